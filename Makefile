@@ -1,0 +1,47 @@
+# `make quickstart` and `make test` need nothing but Python 3.11 or 3.12; each sets up .venv first, and is quick the second time.
+# PYTHON=python3.12 chooses the interpreter; SLOW=1 adds the slow tests, GPU=1 those that need CUDA; T=tests/unit narrows.
+
+export PYTHON
+BIN := .venv/bin
+T ?= tests
+ifeq ($(SLOW)$(GPU),11)
+MARKS := slow or not slow
+else ifeq ($(SLOW),1)
+MARKS := not gpu
+else ifeq ($(GPU),1)
+MARKS := not slow
+else
+MARKS := not slow and not gpu
+endif
+
+.PHONY: help quickstart test lint format bench setup clean
+
+help:
+	@echo "make quickstart   demonstrations, a sweep, evaluation, tracking and a registered model, on this machine"
+	@echo "make test         ruff, pyright, import-linter, pytest (SLOW=1 for all of it)"
+	@echo "make lint | format | bench | setup | clean"
+
+quickstart: setup
+	@$(BIN)/understudy quickstart
+
+test: lint
+	$(BIN)/python -m pytest -m "$(MARKS)" $(T)
+
+lint: setup
+	$(BIN)/ruff check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+setup:
+	@scripts/setup.sh
+
+clean:
+	rm -rf .venv build dist platform/*.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

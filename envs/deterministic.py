@@ -1,0 +1,108 @@
+"""Make a simulator's episodes a pure function of the reset's seed and the actions.
+
+OGBench's environments are not: their reset takes two to forty unseeded random steps for the goal picture, picks
+tasks with the global `np.random`, and leaves solver warm starts and contact forces of those steps behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class SeededManipulation(gymnasium.Wrapper):
+    """Reset an OGBench arm environment to a state that holds nothing of the unseeded goal phase."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._seed = 0
+        with quiet_boxes():  # OGBench builds both spaces anew at each look
+            self.action_space, self.observation_space = env.action_space, env.observation_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset with a seed (counting on from the last one without it)."""
+        import mujoco
+
+        self._seed = self._seed + 1 if seed is None else int(seed)
+        with quiet_boxes(), global_numpy_seed(self._seed):
+            _, info = self.env.reset(seed=self._seed, options=options)
+        arm: Any = self.env.unwrapped
+        model, data = arm._model, arm._data
+        kept = {name: np.copy(getattr(data, name)) for name in ("qpos", "qvel", "mocap_pos", "mocap_quat")}
+        mujoco.mj_resetData(model, data)
+        for name, value in kept.items():
+            getattr(data, name)[:] = value
+        arm.pre_step()
+        mujoco.mj_forward(model, data)
+        arm.post_step()
+        arm._success = False
+        return arm.compute_observation(), {**info, **arm.get_reset_info()}
+
+
+class SeededMaze(gymnasium.Wrapper):
+    """Give an OGBench locomotion environment its own stream in place of the global `np.random`."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._seed = 0
+        self._state: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset with a seed (counting on from the last one without it)."""
+        self._seed = self._seed + 1 if seed is None else int(seed)
+        self.env.action_space.seed(self._seed)
+        self.env.unwrapped.action_space.seed(self._seed)
+        with global_numpy_seed(self._seed):
+            result = self.env.reset(seed=self._seed, options=options)
+            self._state = np.random.get_state()
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; teleports draw from this environment's stream."""
+        outside = np.random.get_state()
+        np.random.set_state(self._state)
+        try:
+            return self.env.step(action)
+        finally:
+            self._state = np.random.get_state()
+            np.random.set_state(outside)
+
+
+@contextmanager
+def global_numpy_seed(seed: int) -> Iterator[None]:
+    """Seed the global `np.random` inside the block and give it back as it was."""
+    outside = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(outside)
+
+
+@contextmanager
+def quiet_boxes() -> Iterator[None]:
+    """Silence gymnasium's warning that OGBench's bounds are float64."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting to float32.*")
+        yield
+
+
+def clone(env: gymnasium.Env) -> gymnasium.Env:
+    """Return a deep copy of an arm environment that was reset once: three times quicker than compiling it again.
+
+    The dm_control model tree is shared (it cannot be copied, and is only read after the compilation).
+    """
+    shared = {id(value): value for value in vars(env.unwrapped).values() if _is_model_tree(value)}
+    return copy.deepcopy(env, shared)
+
+
+def _is_model_tree(value: Any) -> bool:
+    if type(value).__module__.startswith("dm_control"):
+        return True
+    return isinstance(value, (list, tuple)) and len(value) > 0 and _is_model_tree(value[0])

@@ -1,0 +1,216 @@
+"""Keep demonstrations of any source in one on-disk form that is opened by memory map with no copy.
+
+A store is a folder: `manifest.json` (schema, statistics, provenance, content hash), `transitions.arrow` (one
+fixed-size-list column per array, one record batch) and `episodes.arrow` (start, length, final observation). All
+processes of a node that open it share one page cache. `writing.py` makes stores; this module must not import a
+simulator or torch.
+
+Column shapes: N transitions, E episodes, *O observation dims, A action dims.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from understudy.errors import DatasetError, did_you_mean
+
+FORMAT_VERSION = 1
+MANIFEST, TRANSITIONS, EPISODES = "manifest.json", "transitions.arrow", "episodes.arrow"
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Shape of one row (no leading dim) and numpy dtype name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds; `manifest.json` is this as JSON.
+
+    `statistics[column]` has min, max, mean and std per dimension, or per channel for rows too large to list.
+    `content_hash` covers the column bytes and the episode index alone: two imports of equal data are equal.
+    """
+
+    name: str
+    source: str
+    env_id: str
+    num_episodes: int
+    num_transitions: int
+    columns: dict[str, Column]
+    episode_columns: dict[str, Column]
+    statistics: dict[str, dict[str, list[float]]]
+    provenance: dict[str, Any]
+    content_hash: str
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Return the manifest file's text."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read `path`/manifest.json; a damaged one or a newer format raises DatasetError."""
+        file = path / MANIFEST
+        try:
+            data = json.loads(file.read_text())
+            version = data["format_version"]
+            if version != FORMAT_VERSION:
+                raise DatasetError(f"{file}: format version {version!r}, this understudy reads {FORMAT_VERSION}")
+            for key in ("columns", "episode_columns"):
+                data[key] = {name: Column(tuple(c["shape"]), str(c["dtype"])) for name, c in data[key].items()}
+            return cls(**data)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{path}: not an episode store (no {MANIFEST})") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{file}: damaged manifest ({type(error).__name__}: {error})") from error
+
+
+class EpisodeStore:
+    """Read one dataset. Arrays are read-only views of the memory-mapped files."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._tables = {name: _map_batch(path / name) for name in (TRANSITIONS, EPISODES)}
+        self._check_rows()
+
+    @classmethod
+    def open(cls, path: str | Path) -> EpisodeStore:
+        """Open the store at `path`; a missing, truncated or inconsistent one raises DatasetError in one line."""
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such episode store")
+        manifest = Manifest.read(folder)
+        for name in (TRANSITIONS, EPISODES):
+            _check_size(folder / name, manifest.files.get(name, {}).get("size"))
+        return cls(folder, manifest)
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, as in `env_name=`."""
+        return self.manifest.name
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a transition column [N, *shape] without copying it."""
+        return self._array(TRANSITIONS, self.manifest.columns, name)
+
+    def episode_column(self, name: str) -> np.ndarray:
+        """Return an episode column [E, *shape] (such as final_observations) without copying it."""
+        return self._array(EPISODES, self.manifest.episode_columns, name)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First row of each episode, int64 [E]."""
+        return self._tables[EPISODES].column("start").to_numpy(zero_copy_only=True)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Transitions of each episode, int64 [E]."""
+        return self._tables[EPISODES].column("length").to_numpy(zero_copy_only=True)
+
+    def verify(self) -> list[str]:
+        """Rehash everything and look for damage and oddities; return findings, empty when all is well."""
+        from understudy.envs.inspection import verify_store
+
+        return verify_store(self)
+
+    def _array(self, table: str, columns: dict[str, Column], name: str) -> np.ndarray:
+        if name not in columns:
+            raise DatasetError(f"{self.path}: no column {name!r}{did_you_mean(name, columns)}")
+        shape = columns[name].shape
+        values = self._tables[table].column(name)
+        if shape:
+            values = values.flatten()
+        return values.to_numpy(zero_copy_only=True).reshape(-1, *shape)
+
+    def _check_rows(self) -> None:
+        rows = (self._tables[TRANSITIONS].num_rows, self._tables[EPISODES].num_rows)
+        said = (self.manifest.num_transitions, self.manifest.num_episodes)
+        if rows != said or int(self.lengths.sum()) != said[0]:
+            raise DatasetError(f"{self.path}: the files hold {rows} transitions and episodes, the manifest says {said}")
+
+
+def list_stores(data_dir: str | Path) -> list[Manifest]:
+    """Return the manifests of the stores in `data_dir`, by name; damaged ones are left out (`verify` finds them)."""
+    found = []
+    for folder in store_folders(data_dir):
+        try:
+            found.append(Manifest.read(folder))
+        except DatasetError:
+            continue  # listing must not fail for one bad neighbour; opening it by name says what is wrong
+    return found
+
+
+def store_folders(data_dir: str | Path) -> list[Path]:
+    """Return the folders of `data_dir` that hold a manifest, sorted; half-written ones start with a dot."""
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        return []
+    return sorted(p for p in root.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
+
+
+def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:
+    """Open the store of `env_name`; when there is none, say how to make it."""
+    root = Path(data_dir).expanduser()
+    if (root / env_name / MANIFEST).is_file():
+        return EpisodeStore.open(root / env_name)
+    present = did_you_mean(env_name, (p.name for p in store_folders(root)))
+    raise DatasetError(
+        f"no dataset {env_name!r} in {root}{present}; make it with "
+        f"`understudy data import SOURCE FILE --name {env_name}` or `understudy data generate {env_name}`"
+    )
+
+
+def combine_digests(columns: Iterable[tuple[str, Column, str]], index: str) -> str:
+    """Return the content hash from each column's (name, schema, digest) and the digest of the episode index."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, column, digest in sorted(columns):
+        total.update(f"{name}|{column.dtype}|{tuple(column.shape)}|{digest}\n".encode())
+    total.update(f"index|{index}".encode())
+    return total.hexdigest()
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Return the BLAKE2b digest of the arrays' bytes."""
+    total = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def _check_size(file: Path, expected: int | None) -> None:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise DatasetError(f"{file}: missing; import the dataset again") from error
+    if size != expected:
+        raise DatasetError(f"{file}: truncated or changed ({size} bytes, {expected} written); import the dataset again")
+
+
+def _map_batch(file: Path) -> pa.RecordBatch:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        if reader.num_record_batches != 1:
+            raise DatasetError(f"{file}: {reader.num_record_batches} record batches, 1 expected")
+        return reader.get_batch(0)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{file}: not a readable Arrow file ({error}); import the dataset again") from error

@@ -1,0 +1,29 @@
+"""understudy: train, sweep, track and serve policies that learn from demonstrations.
+
+Importing this package is cheap: no torch, ray, mlflow or simulator is loaded until something needs it.
+`load_policy` and the exception tree are the public Python interface; the rest is reached by its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import UnderstudyError, UserError
+
+if TYPE_CHECKING:
+    from understudy.models import load_policy as load_policy
+
+__version__ = "0.1.0"
+"""The one place of the version: the distribution's metadata is read from this line."""
+
+__all__ = ["UnderstudyError", "UserError", "__version__", "load_policy"]
+
+_LAZY = {"load_policy": "understudy.models"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of a public name on its first use; AttributeError for any other name."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'understudy' has no attribute {name!r}")

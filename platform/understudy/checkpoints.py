@@ -1,0 +1,85 @@
+"""Save and read training state: one .pt file per save, atomic, checksummed, never unpickled.
+
+A checkpoint is a dict of tensors and plain values that `torch.load(weights_only=True)` reads. Beside each
+`x.pt` stands `x.pt.sha256` in the format of the sha256sum tool. Randomness is counter-based, so the step is
+all the random state there is.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy.errors import CheckpointError
+from understudy.files import sha256, storage_errors, write_atomic
+
+FORMAT = 1
+KEEP_ROLLING = 2
+log = logging.getLogger("understudy")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path` with its checksum; a crash at any moment leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write_atomic(temporary, lambda file: torch.save({"format": FORMAT, **state}, file))
+    digest = sha256(temporary)
+    write_atomic(path.with_name(path.name + ".sha256"), lambda file: file.write(f"{digest}  {path.name}\n".encode()))
+    with storage_errors(path):
+        temporary.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; raises CheckpointError, in one line, when it is missing or damaged."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}")
+    sidecar = path.with_name(path.name + ".sha256")
+    if sidecar.is_file() and sidecar.read_text().split()[0] != sha256(path):
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged zip
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no understudy checkpoint of format {FORMAT}")
+    return state
+
+
+def rolling_steps(folder: Path) -> list[int]:
+    """Return the steps of the rolling checkpoints in `folder`, newest first."""
+    found = (re.fullmatch(r"step_(\d+)\.pt", path.name) for path in folder.glob("step_*.pt"))
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def save_rolling(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write the rolling checkpoint of `step` and drop all but the newest two."""
+    save(folder / f"step_{step}.pt", state)
+    for old in rolling_steps(folder)[KEEP_ROLLING:]:
+        remove(folder / f"step_{old}.pt")
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the newest whole rolling checkpoint, or None when there is none.
+
+    A damaged one is said so in the log and the one before is taken; when all are damaged, CheckpointError.
+    """
+    steps = rolling_steps(folder)
+    problems = []
+    for step in steps:
+        try:
+            return load(folder / f"step_{step}.pt")
+        except CheckpointError as error:
+            log.warning("%s; falling back to the one before", error)
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"every checkpoint in {folder} is damaged: {'; '.join(problems)}")
+    return None
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint and its checksum."""
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + ".sha256").unlink(missing_ok=True)

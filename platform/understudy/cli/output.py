@@ -1,0 +1,49 @@
+"""What commands print: tables, progress bars, specs. Nothing else in the package prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Click settings of a command that takes `key=value` and `--key=value` words of its own."""
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Print a plain table; long cells are folded, never cut."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def show_mapping(values: Mapping[str, Any]) -> None:
+    """Print keys and values, one a line, as YAML that can be read back."""
+    import yaml
+
+    print(yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=110).rstrip())
+
+
+@contextmanager
+def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar; the block gets a function of (done, total, note)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task(label, total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)

@@ -1,0 +1,90 @@
+"""`understudy sweep`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from understudy.cli.output import OVERRIDES, console, show_mapping
+from understudy.cli.train import show_keys, show_result
+
+EXAMPLES = """\
+Search over configurations, each trained across all seeds.
+
+  understudy sweep space=flow_bc env_name=lift-mh-low_dim seeds=[0,1,2] num_trials=30
+  understudy sweep algo=flow_bc env_name=halfcheetah-medium-v2 lr=interval(1e-5,1e-3) horizon_length=1,5,10 flow_steps=5,10,20
+  understudy sweep algo=bc env_name=hopper-medium-v2 lr=1e-4,3e-4,1e-3 sampler=grid scheduler=none
+
+A list (1,5,10), range(start,stop,step) or interval(low,high) makes a key a dimension; lr and weight_decay intervals are
+logarithmic unless written tag(linear,interval(...)). flow_steps and other evaluation-time keys need no training of their
+own: every trained policy is evaluated at each of their values. Quote parentheses in your shell: 'lr=interval(1e-5,1e-3)'."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(context_settings=OVERRIDES, short_help="Search over configurations, each across all seeds.")(sweep)
+
+
+def sweep(
+    context: typer.Context,
+    cfg: bool = typer.Option(False, "--cfg", help="print the resolved specification and stop"),
+    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    help_: bool = typer.Option(False, "--help", help="show every key"),
+) -> None:
+    """Search over configurations, each trained across all seeds."""
+    if help_:
+        from understudy.sweeping.spec import SweepOptions
+
+        return show_keys(EXAMPLES, context.args, SweepOptions)
+    from understudy.compose import flat_values, parse, split_sweeps
+    from understudy.sweeping.spec import build_sweep
+
+    plain, sweeps = split_sweeps(parse(context.args))
+    spec = build_sweep(flat_values(plain, config_dir), sweeps)
+    if cfg:
+        return show_mapping(spec.model_dump(mode="json"))
+    start_sweep(spec)
+    return None
+
+
+def start_sweep(spec: Any) -> Any:
+    """Check everything, then make the sweep's folder and drive it."""
+    from understudy.sweeping.run import SweepDir, check_sweep
+
+    check_sweep(spec)
+    return drive(SweepDir.create(spec))
+
+
+def drive(sweep: Any) -> Any:
+    """Run what is left of a sweep under a live table; exit 1 when a trial crashed."""
+    from rich.live import Live
+
+    from understudy.sweeping.run import run_sweep
+
+    console.print(f"sweep: {sweep.path}", soft_wrap=True)
+    result = run_sweep(sweep, show=lambda table: Live(get_renderable=table.__rich__, console=console, refresh_per_second=1))
+    show_best(result)
+    if result.crashed:
+        console.print(f"trials {result.crashed} crashed; `understudy resume {sweep.path.name}` keeps the others", soft_wrap=True)
+        raise typer.Exit(1)
+    return result
+
+
+def show_best(result: Any) -> None:
+    """Print the best configuration, its evaluation on fresh episodes, and the registered model's."""
+    best = result.best
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
+    console.print(f"\n{result.trials} configurations: {counts}")
+    settings = "  ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in best.parameters.items())
+    console.print(f"best: trial {best.trial}  {settings}")
+    console.print("its seeds, as trained, on episodes that no trial was ranked by:")
+    show_result(best.metrics)
+    if best.model:
+        name = "success" if "success" in best.seed_metrics else "return"
+        console.print(
+            f"registered {best.model} (alias best, seed {best.seed}): {name} {best.seed_metrics[name]:.3f};"
+            f" loaded back through MLflow and evaluated again: {best.loaded_metrics[name]:.3f}"
+        )
+    if best.video:
+        console.print(f"video: {best.video}", soft_wrap=True)

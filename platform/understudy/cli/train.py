@@ -1,0 +1,189 @@
+"""`understudy train`, `evaluate` and `resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from understudy.cli.output import OVERRIDES, console, progress_bar, show_mapping, show_table
+
+EXAMPLES = """\
+Train one configuration on one or several seeds.
+
+  understudy train env_name=halfcheetah-medium-v2 training_steps=100000 eval_interval=10000
+  understudy train --env_name=lift-mh-low_dim --action_chunking=True --horizon_length=10 --lr=1e-4
+  understudy train algo=ddpm_bc env_name=cube-single-play-singletask-task1-v0 seeds=[0,1,2]
+  understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
+
+Keys are written key=value or --key=value. --cfg prints the resolved specification and stops.
+--config-dir DIR adds your own Hydra groups (DIR/GROUP/NAME.yaml is chosen with GROUP=NAME)."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command(context_settings=OVERRIDES, short_help="Train one configuration.")(train)
+    app.command(context_settings=OVERRIDES, short_help="Evaluate a run or a model in its environment.")(evaluate)
+    app.command(short_help="Go on with a run or a sweep where it was left.")(resume)
+
+
+def train(
+    context: typer.Context,
+    cfg: bool = typer.Option(False, "--cfg", help="print the resolved specification and stop"),
+    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    help_: bool = typer.Option(False, "--help", help="show every key"),
+) -> None:
+    """Train one configuration on one or several seeds."""
+    if help_:
+        return show_keys(EXAMPLES, context.args)
+    from understudy.compose import flat_values, parse, split_sweeps
+    from understudy.errors import SpecError
+    from understudy.spec import build_run
+
+    plain, sweeps = split_sweeps(parse(context.args))
+    values = flat_values(plain, config_dir)
+    for key in ("seed", "seeds"):
+        if key in sweeps and hasattr(sweeps[key], "list"):
+            values["seeds"] = list(sweeps.pop(key).list)  # type: ignore[attr-defined]
+    if sweeps:
+        key = next(iter(sweeps))
+        raise SpecError(f"{key} has several values: `understudy sweep` tries them; train takes one")
+    spec = build_run(values)
+    if cfg:
+        return show_mapping(spec.flat())
+    start_training(spec)
+    return None
+
+
+def start_training(spec: Any) -> None:
+    """Check everything, then make the run directory and train."""
+    from understudy import tracking
+    from understudy.launching import make_loop
+    from understudy.run_dir import RunDir
+
+    loop = make_loop(spec)
+    tracking.prepare(spec.tracking())
+    if spec.config.horizon_length != type(spec.config).model_fields["horizon_length"].default and not spec.config.action_chunking:
+        console.print(f"note: horizon_length={spec.config.horizon_length} has no effect without action_chunking=true")
+    run_training(spec, RunDir.create(spec), loop)
+
+
+def run_training(spec: Any, run: Any, loop: Any = None) -> None:
+    """Train in a run directory with a progress bar, and print what came of it."""
+    from understudy.launching import launch
+    from understudy.sweeping.format import describe
+
+    console.print(f"run directory: {run.path}", soft_wrap=True)
+    with progress_bar(spec.algo, "steps") as bar:
+
+        def progress(step: int, last: int, metrics: Any) -> None:
+            speed = f"{metrics['steps_per_sec']:.0f} steps/s  " if "steps_per_sec" in metrics else ""
+            loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
+            bar(step, last, f"{speed}{loss}{describe(metrics)}")
+
+        result = launch(spec, run, loop=loop, progress=progress)
+    show_result(result.metrics)
+    state = run.state()
+    console.print(f"model: {run.path / 'final_model.pt' if len(spec.all_seeds) == 1 else run.path / 'sd*/final_model.pt'}", soft_wrap=True)
+    if state.get("run_id"):
+        console.print(f"MLflow run {state['run_id']} in {state['tracking_uri']}  (browse: understudy ui)", soft_wrap=True)
+
+
+def show_result(metrics: Any) -> None:
+    """Print an evaluation's means and its interval, with the seeds and episodes behind it."""
+    from understudy.sweeping.format import describe, objective_name
+
+    name = objective_name(metrics)
+    if name is None:
+        return
+    seeds, episodes = int(metrics.get(f"{name}_seeds", 1)), int(metrics.get(f"{name}_episodes", 0))
+    counts = f" over {seeds} seed{'s' if seeds > 1 else ''} x {episodes} episodes" if episodes else ""
+    console.print(f"{name} {describe(metrics)}{counts}; return {metrics['return']:.2f}, length {metrics['length']:.1f}")
+
+
+def evaluate(
+    context: typer.Context,
+    model: str = typer.Argument(..., help="run directory, policy folder, models:/NAME@ALIAS or runs:/ID/model"),
+    video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
+    tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
+    help_: bool = typer.Option(False, "--help", help="show this text", is_eager=True),
+) -> None:
+    """Evaluate a run or a model in its environment.
+
+    understudy evaluate runs/fbc/.../sd000_20260101_120000 eval_episodes=100
+
+    understudy evaluate models:/flow_bc-lift-mh-low_dim@best --video lift.mp4 flow_steps=20
+    """
+    if help_ or model == "--help":
+        console.print(context.get_help())
+        return
+    from understudy.compose import flat_values, parse
+    from understudy.models import load_policy
+    from understudy.registry import loops
+    from understudy.spec import build_run
+
+    policy = load_policy(model, tracking_uri=tracking_uri or None)
+    changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
+    if video is not None:
+        changes.setdefault("video_episodes", 1)
+    spec = build_run({**policy.spec, **changes})
+    acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
+    policy = policy.with_config(**acting)
+    with progress_bar("evaluate", "episodes") as bar:
+        outcome = loops.get("evaluate")(policy, spec, on_step=lambda done, total: bar(done, total, ""))
+    show_result(outcome.summary)
+    if video is not None:
+        loops.get("record")(policy, spec, video)
+        if video.is_file():
+            console.print(f"video: {video}")
+
+
+def resume(run_or_sweep: str = typer.Argument(..., help="its folder, its folder's name, or its MLflow run id")) -> None:
+    """Go on with a run or a sweep where it was left; the result equals never having stopped.
+
+    understudy resume runs/fbc/bc_training/BC/lift-mh-low_dim/sd000_20260101_120000
+
+    understudy resume sweep_20260101_120000
+    """
+    from understudy import tracking
+    from understudy.cli.sweep import drive
+    from understudy.resuming import find
+    from understudy.run_dir import RunDir
+    from understudy.sweeping.run import SweepDir
+
+    path = find(run_or_sweep)
+    if (path / "sweep.json").is_file():
+        sweep = SweepDir.existing(path)
+        tracking.prepare(sweep.spec().base.tracking())
+        drive(sweep)
+        return
+    run = RunDir.existing(path)
+    spec = run.spec()
+    tracking.prepare(spec.tracking())
+    if run.state().get("status") == "finished":
+        console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
+    run_training(spec, run)
+
+
+def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
+    """Print examples, then every key with its default and meaning."""
+    from understudy.registry import algorithms
+    from understudy.spec import RunSpec
+
+    console.print(examples, "\n", markup=False)
+    given = next((word.split("=", 1)[1] for word in words if word.lstrip("-").startswith("algo=")), "flow_bc")
+    sections = [("keys of a run", RunSpec), (f"keys of algo={given} ({', '.join(algorithms.names())})", algorithms.get(given).Config)]
+    if extra is not None:
+        sections.insert(0, ("keys of a sweep", extra))
+    for title, model in sections:
+        rows = [
+            (name, _default(field), field.description or "") for name, field in model.model_fields.items() if name != "config"
+        ]
+        show_table(("key", "default", "meaning"), rows, title=title)
+        console.print()
+
+
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

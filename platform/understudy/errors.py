@@ -1,0 +1,63 @@
+"""The exception tree. Everything understudy raises on purpose derives from UnderstudyError."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnderstudyError(Exception):
+    """Base of every error raised on purpose; the CLI prints it in one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UserError(UnderstudyError):
+    """The user's input is wrong: found before any work starts, nothing was written."""
+
+    exit_code = 2
+
+
+class SpecError(UserError):
+    """A key or a value of a run's specification is wrong."""
+
+
+class UnknownName(UserError):
+    """A name that no registry, store or study holds."""
+
+
+class DatasetError(UserError):
+    """A dataset is missing, damaged, of the wrong shape, or unfit for what was asked."""
+
+
+class CheckpointError(UnderstudyError):
+    """No checkpoint could be read back whole."""
+
+
+class TrainingDiverged(UnderstudyError):
+    """The loss or a gradient became NaN or infinite; the step is in the message."""
+
+
+class TrackingError(UserError):
+    """The tracking server cannot be reached or refuses the request."""
+
+
+class StorageError(UnderstudyError):
+    """The disk is full or a file cannot be written."""
+
+
+def did_you_mean(name: str, allowed: Iterable[str], limit: int = 12) -> str:
+    """Return the tail of an error message: the closest allowed name, then what is allowed.
+
+    >>> did_you_mean("flow_cb", ["flow_bc", "bc"])
+    " (did you mean 'flow_bc'?); allowed: bc, flow_bc"
+    """
+    names = sorted({str(item) for item in allowed})
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    if not names:
+        return hint
+    if len(names) > limit:
+        near = difflib.get_close_matches(str(name), names, n=limit, cutoff=0.2) or names[:limit]
+        return f"{hint}; allowed: {', '.join(near)}, ... ({len(names)} in all)"
+    return f"{hint}; allowed: {', '.join(names)}"

@@ -1,0 +1,161 @@
+"""Run one configuration, tracked: in this process, or on Ray Train workers. The same loop either way.
+
+Everything a run does to the outside (MLflow run, artifacts, status) happens here, once, in the launching process;
+the loop only writes the run directory. So `launcher=inline` and `launcher=ray` track alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from understudy import errors, tracking
+from understudy.errors import UnderstudyError, UserError
+from understudy.files import write_atomic
+from understudy.registry import algorithms, loops
+from understudy.results import Loop, Progress, Report, RunResult
+from understudy.run_dir import RunDir
+from understudy.spec import RunSpec, build_run
+from understudy.tracking import Tracked
+
+logger = logging.getLogger("understudy")
+
+
+def make_loop(spec: RunSpec) -> Loop:
+    """Return the spec's training loop; every problem with data, environment or device is raised here."""
+    return loops.get(algorithms.get(spec.algo).loop)(spec)
+
+
+def launch(
+    spec: RunSpec,
+    run: RunDir,
+    *,
+    loop: Loop | None = None,
+    parent_run_id: str | None = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
+    grid: Mapping[str, tuple[Any, ...]] | None = None,
+) -> RunResult:
+    """Train `spec` in `run`, going on where it was left; returns its result or raises what ended it.
+
+    A finished run is not done again. The run is FINISHED, FAILED or KILLED in MLflow accordingly.
+    """
+    with run.locked():
+        state = run.state()
+        if state.get("status") == "finished":
+            return _finished(run, state, report)
+        tracked = tracking.track_run(spec, run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+        run.update_state(status="running", run_id=tracked.run_id, tracking_uri=tracked.uri, error=None, pid=os.getpid())
+        if tracked.url:
+            write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
+        try:
+            if spec.launcher == "ray":
+                result = _on_ray(spec, run, grid)
+            else:
+                result = (loop or make_loop(spec)).run(run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid)
+        except UnderstudyError as error:
+            run.update_state(status="failed", error=str(error))
+            tracked.close("FAILED")
+            raise
+        except BaseException:
+            tracked.close("KILLED")
+            raise
+        complete(run, tracked, result)
+        return result
+
+
+def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
+    """Upload the run directory, close the MLflow run, drop the rolling checkpoints, mark the run finished."""
+    tracked.log_folder(run.path)
+    tracked.close("FINISHED")
+    run.update_state(
+        status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters
+    )
+    shutil.rmtree(run.resume, ignore_errors=True)
+
+
+def _finished(run: RunDir, state: dict[str, Any], report: Report | None) -> RunResult:
+    result = RunResult(run.path, "finished", state["step"], state["metrics"], state["best_parameters"])
+    if report:
+        report(result.step, result.metrics)
+    return result
+
+
+def _after_shipping(tracked: Tracked, report: Report | None) -> Report | None:
+    """Ship what was measured before reporting it: the report may be the last thing this process does."""
+    if report is None:
+        return None
+
+    def ship_then_report(step: int, metrics: Mapping[str, float]) -> None:
+        tracked.flush(timeout=5.0)
+        report(step, metrics)
+
+    return ship_then_report
+
+
+def start_ray(cpus: int | None = None) -> None:
+    """Connect to $RAY_ADDRESS, or start a Ray of our own on this machine, quietly; nothing when already connected."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:
+    """Train with Ray Train's TorchTrainer; its workers share the run directory's file system."""
+    start_ray()
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    wanted = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
+    for name, amount in wanted.items():
+        held = ray.cluster_resources().get(name, 0)
+        if amount * spec.num_workers > held:
+            raise UserError(
+                f"num_workers={spec.num_workers} x {amount} {name} is more than the {held:g} {name} of this Ray cluster"
+            )
+    storage = run.path / ".ray"
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"spec": spec.flat(), "path": str(run.path.absolute()), "grid": dict(grid or {})},
+        scaling_config=ScalingConfig(
+            num_workers=spec.num_workers, use_gpu=spec.gpus > 0, resources_per_worker=wanted
+        ),
+        run_config=RunConfig(name="train", storage_path=str(storage.absolute())),
+    )
+    try:
+        outcome = (trainer.fit().metrics or {}).get("outcome", {})
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    if "error" in outcome:
+        raise getattr(errors, outcome["kind"], UnderstudyError)(outcome["error"])
+    return RunResult(**{**outcome, "path": Path(outcome["path"])})
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    """Run the loop as one data-parallel worker; rank 0 reports how it ended."""
+    import ray.train
+
+    context = ray.train.get_context()
+    try:
+        loop = make_loop(build_run(config["spec"]))
+        rank, world = context.get_world_rank(), context.get_world_size()
+        result = loop.run(Path(config["path"]), grid=config["grid"], rank=rank, world=world)
+        outcome = {**asdict(result), "path": str(result.path)}
+    except UnderstudyError as error:
+        outcome = {"error": str(error), "kind": type(error).__name__}
+    ray.train.report({"outcome": outcome})

@@ -1,0 +1,100 @@
+"""Find the policy behind an address or a path. Paths need no mlflow; addresses ask one store, never a global one."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.policy import POLICY_FILE, Policy
+from understudy.tracking.addresses import absolute, check_reachable, sqlite_path
+
+FINAL_MODEL = "final_model.pt"
+_VERSION = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_RUN = re.compile(r"runs:/(?P<run_id>\w+)/(?P<name>.+)")
+_MODEL_ID = re.compile(r"models:/(?P<model_id>m-\w+)")
+
+
+def load_policy(source: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> Policy:
+    """Return the policy at a model address or a path.
+
+    `source` is models:/name@alias, models:/name/3, runs:/<run id>/model, a policy folder, an MLflow model folder, a
+    run directory (all of its seeds), or a .pt file. `tracking_uri` is for the first three; default as in RunSpec.
+    """
+    text = str(source)
+    if re.match(r"(models|runs):/", text):
+        return _from_store(text, tracking_uri, device)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"no policy at {text!r}: give models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/model,"
+            " a run directory, a policy folder or a .pt file"
+        )
+    if path.is_file():
+        return Policy.from_checkpoint(path, device=device)
+    if (path / POLICY_FILE).is_file():
+        return Policy.load(path, device)
+    inside = sorted(path.glob(f"data/*/{POLICY_FILE}")) if (path / "MLmodel").is_file() else []
+    if inside:
+        return Policy.load(inside[0].parent, device)
+    models = [path / FINAL_MODEL] if (path / FINAL_MODEL).is_file() else sorted(path.glob(f"sd*/{FINAL_MODEL}"))
+    if not models:
+        raise UserError(f"{path} holds no {FINAL_MODEL}, {POLICY_FILE} or MLmodel: has the run finished?")
+    return Policy.from_checkpoint(*models, device=device)
+
+
+def _from_store(uri: str, tracking_uri: str | None, device: str) -> Policy:
+    from understudy.tracking.store import download, tracking_errors
+
+    if tracking_uri is None:
+        from understudy.spec import RunSpec
+
+        tracking_uri = RunSpec().tracking()
+    tracking_uri = absolute(tracking_uri)
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():  # asking mlflow would make an empty one
+        raise UserError(f"{uri}: there is no tracking store {path}; give the tracking_uri it was registered in")
+    check_reachable(tracking_uri)
+    with tracking_errors(tracking_uri), tempfile.TemporaryDirectory() as scratch:
+        return load_policy(download(tracking_uri, _location(uri, tracking_uri), Path(scratch)), device=device)
+
+
+def _location(uri: str, tracking_uri: str) -> str:
+    """Return the artifact address of a models:/ or runs:/ address.
+
+    mlflow would resolve aliases in its process-wide registry, whatever store is asked for: so it is done here.
+    """
+    from understudy.tracking.store import client
+
+    store: Any = client(tracking_uri)
+    if match := _MODEL_ID.fullmatch(uri):
+        return store.get_logged_model(match["model_id"]).artifact_location
+    if match := _VERSION.fullmatch(uri):
+        version = _version(store, match["name"], match["alias"], match["version"])
+        if version.model_id:
+            return store.get_logged_model(version.model_id).artifact_location
+        return store.get_model_version_download_uri(version.name, version.version)
+    if match := _RUN.fullmatch(uri):
+        run = store.get_run(match["run_id"])
+        outputs = run.outputs.model_outputs if run.outputs else []
+        models = [store.get_logged_model(output.model_id) for output in outputs]
+        named = [model for model in models if model.name == match["name"]]
+        return named[-1].artifact_location if named else f"{run.info.artifact_uri}/{match['name']}"
+    raise UserError(f"{uri!r} is no model address: write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/model")
+
+
+def _version(store: Any, name: str, alias: str | None, number: str | None) -> Any:
+    """Return a model version; UnknownName with the nearest name, alias or version."""
+    models = {model.name: model for model in store.search_registered_models(max_results=1000)}
+    if name not in models:
+        raise UnknownName(f"unknown model {name!r}{did_you_mean(name, models)}")
+    if alias:
+        if alias not in models[name].aliases:
+            raise UnknownName(f"model {name!r} has no alias {alias!r}{did_you_mean(alias, models[name].aliases)}")
+        return store.get_model_version_by_alias(name, alias)
+    versions = {str(item.version): item for item in store.search_model_versions(f"name = '{name}'")}
+    if number not in versions:
+        raise UnknownName(f"model {name!r} has no version {number}{did_you_mean(str(number), versions)}")
+    return versions[number]

@@ -1,0 +1,220 @@
+"""Policies as MLflow models: log, register, load back. With understudy.tracking.store the only importer of mlflow.
+
+A model holds a policy folder (safetensors and JSON) and names this module as its loader (`_load_pyfunc`), so
+nothing is pickled, and `mlflow.pyfunc.load_model(uri).predict(observations)` acts as `Policy.act` does.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.loading import load_policy
+from understudy.policy import Policy, content_hash, read_document
+from understudy.tracking.addresses import absolute, check_reachable
+from understudy.tracking.store import client, tracking_errors
+
+__all__ = ["list_models", "load_policy", "log_model", "register", "show_model"]
+
+HASH_TAG = "understudy.content_hash"
+MODEL_NAME = "model"
+"""Artifact name of a run's model: runs:/<run id>/model."""
+_REGISTERED = re.compile(r"[^/:.%\"']+", re.ASCII)
+_RUNTIME = ("understudy", "mlflow", "numpy", "safetensors", "torch")
+
+
+# ---- the pyfunc: what mlflow calls ----
+
+
+class PolicyModel:
+    """What mlflow.pyfunc wraps: `predict` on observations [B, *O] gives actions [B, H, A]."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def predict(self, model_input: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Return actions; params are temperature, seed and member, as in Policy.act."""
+        settings = {"temperature": 0.0, "seed": 0, "member": 0, **(params or {})}
+        return self.policy.act(
+            np.asarray(model_input),
+            float(settings["temperature"]),
+            seed=int(settings["seed"]),
+            member=int(settings["member"]),
+        )
+
+
+def _load_pyfunc(path: str) -> PolicyModel:
+    """Load the policy folder of a model; mlflow finds this function by name."""
+    return PolicyModel(Policy.load(path))
+
+
+# ---- log and register ----
+
+
+def log_model(run_id: str, folder: Path, *, tracking_uri: str, tags: Mapping[str, Any] | None = None) -> str:
+    """Log a policy folder as the run's model and return its MLflow model id; the same content is logged once."""
+    tracking_uri, folder = absolute(tracking_uri), Path(folder)
+    digest = content_hash(folder)
+    check_reachable(tracking_uri)
+    with tracking_errors(tracking_uri), tempfile.TemporaryDirectory() as scratch:
+        store = client(tracking_uri)
+        from mlflow.entities import LoggedModelOutput
+
+        run = store.get_run(run_id)
+        for output in run.outputs.model_outputs if run.outputs else []:
+            held = store.get_logged_model(output.model_id)
+            if held.tags.get(HASH_TAG) == digest and held.status == "READY":
+                return held.model_id
+        document = read_document(folder)
+        logged = store.create_logged_model(
+            run.info.experiment_id,
+            name=MODEL_NAME,
+            source_run_id=run_id,
+            tags={HASH_TAG: digest, **{key: str(value) for key, value in (tags or {}).items()}},
+            params={"algo": document["algorithm"], "env_name": document["env_name"]},
+            model_type=document["algorithm"],
+        )
+        _save_pyfunc(Path(scratch) / "model", folder, document, run_id, logged)
+        store.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
+        store.finalize_logged_model(logged.model_id, "READY")
+        store.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        return logged.model_id
+
+
+def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str, logged: Any) -> None:
+    """Write the MLflow model folder `path` around the policy folder."""
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    pixels = document["config"].get("encoder")
+    # Without names: mlflow would hand a named tensor over as a dict.
+    observations = TensorSpec(np.dtype(np.uint8 if pixels else np.float32), (-1, *document["observation_shape"]))
+    chunk = document["config"]["horizon_length"] if document["config"]["action_chunking"] else 1
+    actions = TensorSpec(np.dtype(np.float32), (-1, chunk, document["action_dim"]))
+    params = [ParamSpec("temperature", "double", 0.0), ParamSpec("seed", "long", 0), ParamSpec("member", "long", 0)]
+    model = Model(
+        artifact_path=logged.artifact_location,
+        model_uuid=logged.model_id,
+        run_id=run_id,
+        model_id=logged.model_id,
+        metadata={"env_name": document["env_name"], "seeds": [member["seed"] for member in document["members"]]},
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*An input example")  # the signature is complete without one
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module=__name__,
+            data_path=str(folder),
+            mlflow_model=model,
+            signature=ModelSignature(Schema([observations]), Schema([actions]), ParamSchema(params)),
+            pip_requirements=requirements(),  # named, because inferring them loads the model in a new process
+        )
+
+
+def requirements() -> list[str]:
+    """Return what a process needs to load a model, pinned to the versions here (local suffixes like +cpu cut off)."""
+    pins = []
+    for name in _RUNTIME:
+        try:
+            pins.append(f"{name}=={importlib.metadata.version(name).split('+')[0]}")
+        except importlib.metadata.PackageNotFoundError:  # understudy on the path, not installed
+            pins.append(name)
+    return pins
+
+
+def register(
+    run_id: str,
+    folder: Path,
+    name: str,
+    *,
+    tracking_uri: str,
+    alias: str | None = "best",
+    tags: Mapping[str, Any] | None = None,
+) -> int:
+    """Make a policy folder a version of the registered model `name`, point the alias at it, return the version.
+
+    Content that is a version already is not registered again, so a resumed sweep may call this as often as it likes.
+    """
+    if not _REGISTERED.fullmatch(name):
+        raise UserError(f"model name {name!r}: the characters / : . % and quotes are not allowed")
+    tracking_uri = absolute(tracking_uri)
+    digest = content_hash(Path(folder))
+    check_reachable(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = client(tracking_uri).search_model_versions(f"name = '{name}' and tag.`{HASH_TAG}` = '{digest}'")
+        version = min((int(item.version) for item in found if item.status == "READY"), default=None)
+        if version is None:
+            model_id = log_model(run_id, folder, tracking_uri=tracking_uri, tags=tags)
+            texts = {HASH_TAG: digest, **{key: str(value) for key, value in (tags or {}).items()}}
+            version = _create_version(tracking_uri, name, run_id, model_id, texts)
+        if alias:
+            client(tracking_uri).set_registered_model_alias(name, alias, str(version))
+    return version
+
+
+def _create_version(tracking_uri: str, name: str, run_id: str, model_id: str, tags: dict[str, str]) -> int:
+    from mlflow.exceptions import MlflowException
+
+    store = client(tracking_uri)
+    try:
+        store.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = store.get_logged_model(model_id).artifact_location
+    return int(store.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model_id).version)
+
+
+# ---- look ----
+
+
+def list_models(tracking_uri: str) -> list[dict[str, Any]]:
+    """Return the registered models: name, newest version, aliases {alias: version}, updated (unix seconds)."""
+    tracking_uri = absolute(tracking_uri)
+    check_reachable(tracking_uri)
+    with tracking_errors(tracking_uri):
+        rows = []
+        for model in client(tracking_uri).search_registered_models(max_results=1000):
+            versions = client(tracking_uri).search_model_versions(f"name = '{model.name}'")
+            rows.append(
+                {
+                    "name": model.name,
+                    "versions": len(versions),
+                    "newest": max((int(item.version) for item in versions), default=None),
+                    "aliases": {alias: int(version) for alias, version in model.aliases.items()},
+                    "updated": (model.last_updated_timestamp or 0) / 1000,
+                }
+            )
+        return rows
+
+
+def show_model(tracking_uri: str, name: str) -> dict[str, Any]:
+    """Return one registered model with its versions, newest first; UnknownName with the nearest name if there is none."""
+    rows = {row["name"]: row for row in list_models(tracking_uri)}
+    if name not in rows:
+        raise UnknownName(f"unknown model {name!r}{did_you_mean(name, rows)}")
+    tracking_uri = absolute(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = client(tracking_uri).search_model_versions(f"name = '{name}'")
+        versions = [
+            {
+                "version": int(item.version),
+                "uri": f"models:/{name}/{item.version}",
+                "run_id": item.run_id,
+                "created": item.creation_timestamp / 1000,
+                "status": item.status,
+                "aliases": [alias for alias, number in rows[name]["aliases"].items() if number == int(item.version)],
+                "tags": dict(item.tags),
+            }
+            for item in found
+        ]
+    return {**rows[name], "versions": sorted(versions, key=lambda item: -item["version"])}

@@ -1,0 +1,295 @@
+"""A trained policy on disk and in memory: weights, configuration, normaliser; everything needed to act, and no more.
+
+A policy folder holds `policy.json` and one safetensors file per member: `weights.safetensors`, or for the seeds of one
+configuration `member_0.safetensors`, `member_1.safetensors`, ... Nothing in it can run code when it is loaded, and
+neither mlflow nor an environment is needed.
+
+Shape suffixes: B observations, H actions of the chunk, A action dims, M chosen members, R rows of one member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from understudy import checkpoints
+from understudy.algorithm import Algorithm
+from understudy.errors import CheckpointError, UserError, did_you_mean
+from understudy.files import sha256, storage_errors, write_atomic, write_json
+from understudy.normaliser import Normaliser
+from understudy.randomness import torch_generator
+from understudy.registry import algorithms
+
+if TYPE_CHECKING:
+    from understudy.spec import RunSpec
+
+POLICY_FILE = "policy.json"
+FORMAT_VERSION = 1
+Weights = Mapping[str, torch.Tensor]
+
+
+def policy_document(spec: RunSpec, algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]:
+    """Return the JSON-able description that a checkpoint holds beside its weights; paths and addresses stay out."""
+    flat = spec.flat()
+    return {
+        **_description(algorithm, normaliser),
+        "env_name": spec.env_name,
+        "spec": {key: value for key, value in flat.items() if key not in spec.WHERE},
+    }
+
+
+class Policy:
+    """One algorithm, one normaliser, and the weights of one or several members (seeds)."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        weights: Sequence[Weights],
+        normaliser: Normaliser,
+        *,
+        env_name: str = "",
+        seeds: Sequence[int] | None = None,
+        spec: Mapping[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.algorithm = algorithm
+        self.normaliser = normaliser
+        self.env_name = env_name
+        self.seeds = list(range(len(weights))) if seeds is None else [int(seed) for seed in seeds]
+        self.spec = dict(spec or {})
+        self.device = torch.device(device)
+        self._networks = [_network(algorithm, state).to(self.device) for state in weights]
+        self._shift, self._scale = normaliser.tensors(self.device)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    @property
+    def observation_dtype(self) -> str:
+        """What an observation is made of: uint8 for pixels, float32 for states."""
+        return "uint8" if self.algorithm.config.encoder else "float32"
+
+    def weights(self, member: int = 0) -> dict[str, torch.Tensor]:
+        """Return one member's parameters on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self._networks[member].named_parameters()}
+
+    def member(self, index: int) -> Policy:
+        """Return a policy of this one member alone."""
+        if not 0 <= index < len(self):
+            raise UserError(f"member {index} of a policy with {len(self)}: allowed are 0 to {len(self) - 1}")
+        return self._like(self.algorithm, [self.weights(index)], [self.seeds[index]])
+
+    def with_config(self, **changes: Any) -> Policy:
+        """Return the policy with evaluation-time settings changed (flow_steps, say); its weights are the same."""
+        if not changes:
+            return self
+        for key in changes:
+            if key not in self.algorithm.evaluation_parameters:
+                allowed = did_you_mean(key, self.algorithm.evaluation_parameters)
+                raise UserError(f"{key!r} is no evaluation-time setting of {self.algorithm.name}{allowed}")
+        weights = [self.weights(k) for k in range(len(self))]
+        return self._like(self.algorithm.with_config(**changes), weights, self.seeds)
+
+    def _like(self, algorithm: Algorithm, weights: Sequence[Weights], seeds: Sequence[int]) -> Policy:
+        return Policy(
+            algorithm, weights, self.normaliser, env_name=self.env_name, seeds=seeds, spec=self.spec, device=self.device
+        )
+
+    # ---- acting ----
+
+    def act(
+        self,
+        observations: np.ndarray,
+        temperature: float = 0.0,
+        *,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        member: int = 0,
+    ) -> np.ndarray:
+        """Return actions [B, H, A] float32 for raw observations [B, *O] (or [*O], then B is 1).
+
+        The policy's noise is N(0, temperature^2), from `generator`, or from `seed` when there is none.
+        """
+        observations_BO = self._batched(observations)
+        shape = (len(observations_BO), *self.algorithm.noise_shape())
+        if temperature == 0.0:
+            noise = torch.zeros(shape)
+        else:
+            source = generator or torch_generator(seed, "policy")
+            noise = torch.randn(shape, generator=source, device=source.device) * temperature
+        return self.act_members(observations_BO[None], noise[None], [member])[0]
+
+    def sample_actions(self, observations: np.ndarray, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
+        """Return [A] (or the chunk [H, A]) for one observation, [B, A] (or [B, H, A]) for several."""
+        actions = self.act(observations, temperature, seed=seed)
+        actions = actions if self.algorithm.config.action_chunking else actions[:, 0]
+        return actions[0] if np.ndim(observations) == len(self.algorithm.observation_shape) else actions
+
+    @torch.inference_mode()
+    def act_members(
+        self,
+        observations: np.ndarray | torch.Tensor,
+        noise: np.ndarray | torch.Tensor,
+        members: Sequence[int] | None = None,
+        algorithm: Algorithm | None = None,
+    ) -> np.ndarray:
+        """Return actions [M, R, H, A] of several members; observations [M, R, *O] raw, noise already scaled.
+
+        The same arithmetic as a pack's, member after member, so an evaluation of a saved policy repeats its numbers.
+        """
+        chosen = range(len(self)) if members is None else members
+        inputs = self._normalise(torch.as_tensor(observations).to(self.device))
+        noise = torch.as_tensor(noise).to(self.device, torch.float32)
+        act = (algorithm or self.algorithm).act
+        return torch.stack([act(self._networks[k], inputs[i], noise[i]) for i, k in enumerate(chosen)]).cpu().numpy()
+
+    def _normalise(self, observations: torch.Tensor) -> torch.Tensor:
+        if observations.dtype == torch.uint8:
+            return observations
+        observations = observations.to(torch.float32)
+        return observations if self.normaliser.mode == "none" else (observations - self._shift).mul_(self._scale)
+
+    def _batched(self, observations: np.ndarray) -> np.ndarray:
+        """Return observations [B, *O] in the policy's dtype; raises UserError for another shape."""
+        shape = self.algorithm.observation_shape
+        array = np.asarray(observations)
+        array = np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(self.observation_dtype))
+        if array.shape == shape:
+            return array[None]
+        if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+            raise UserError(f"observations have shape {array.shape}; this policy takes {shape} or a batch of them")
+        return array
+
+    # ---- on disk ----
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of policy.json, without the list of files."""
+        return {**_description(self.algorithm, self.normaliser), "env_name": self.env_name, "spec": self.spec}
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the policy folder, whole or not at all; one that is there already is replaced."""
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        names = ["weights.safetensors"] if len(self) == 1 else [f"member_{k}.safetensors" for k in range(len(self))]
+        with storage_errors(folder):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            try:
+                members = []
+                for index, name in enumerate(names):
+                    data = save(self.weights(index))
+                    write_atomic(beside / name, lambda file, data=data: file.write(data))
+                    members.append({"file": name, "seed": self.seeds[index], "sha256": sha256(beside / name)})
+                write_json(beside / POLICY_FILE, {**self.document(), "members": members})
+                if folder.exists():
+                    shutil.rmtree(folder)
+                beside.rename(folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> Policy:
+        """Read a policy folder; CheckpointError in one line, naming the file, for one that is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        document = read_document(folder)
+        weights = []
+        for member in document["members"]:
+            path = folder / member["file"]
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing, which {folder / POLICY_FILE} lists")
+            if sha256(path) != member["sha256"]:
+                raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {POLICY_FILE}")
+            try:
+                weights.append(load_file(path))
+            except SafetensorError as error:
+                raise CheckpointError(f"{path} cannot be read: {error}") from None
+        return cls._from(document, weights, [member["seed"] for member in document["members"]], str(folder), device)
+
+    @classmethod
+    def from_checkpoint(cls, *paths: Path | str, device: torch.device | str = "cpu") -> Policy:
+        """Return the policy of one or several .pt files of a run (several: the seeds of one configuration)."""
+        states = [checkpoints.load(Path(path)) for path in paths]
+        for path, state in zip(paths, states, strict=True):
+            if not {"policy", "weights"} <= set(state):
+                raise CheckpointError(f"{path} holds no policy: it is a checkpoint to resume from, not a model")
+            if state["policy"]["algorithm"] != states[0]["policy"]["algorithm"]:
+                raise CheckpointError(f"{path} is of another algorithm than {paths[0]}")
+        seeds = [int(state.get("seed", index)) for index, state in enumerate(states)]
+        return cls._from(states[0]["policy"], [state["weights"] for state in states], seeds, str(paths[0]), device)
+
+    @classmethod
+    def _from(
+        cls, document: dict[str, Any], weights: Sequence[Weights], seeds: Sequence[int], where: str, device: Any
+    ) -> Policy:
+        kind = algorithms.get(document["algorithm"])
+        shape = tuple(document["observation_shape"])
+        algorithm = kind(shape, document["action_dim"], kind.Config(**document["config"]))
+        normaliser = Normaliser.from_dict(document["normaliser"])
+        facts = {"env_name": document["env_name"], "spec": document["spec"]}
+        try:
+            return cls(algorithm, weights, normaliser, seeds=seeds, device=device, **facts)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from None
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """Return the content of a policy folder's policy.json; CheckpointError in one line when there is none to read."""
+    path = folder / POLICY_FILE
+    try:
+        document = json.loads(path.read_text())
+        version = document["format_version"]
+        missing = {"algorithm", "config", "observation_shape", "action_dim", "normaliser", "members"} - set(document)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no policy folder: it has no {POLICY_FILE}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format version {version}; this understudy reads {FORMAT_VERSION}")
+    if missing:
+        raise CheckpointError(f"{path} is damaged: it has no {', '.join(sorted(missing))}")
+    return {"env_name": "", "spec": {}, **document}
+
+
+def content_hash(folder: Path) -> str:
+    """Return 32 hex digits over what a policy folder holds: the same weights and settings give the same hash."""
+    document = json.dumps(read_document(folder), sort_keys=True)
+    return hashlib.blake2b(document.encode(), digest_size=16).hexdigest()
+
+
+def _description(algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "algorithm": algorithm.name,
+        "config": algorithm.config.model_dump(mode="json"),
+        "observation_shape": list(algorithm.observation_shape),
+        "action_dim": algorithm.action_dim,
+        "normaliser": normaliser.to_dict(),
+    }
+
+
+def _network(algorithm: Algorithm, weights: Weights) -> nn.Module:
+    """Build the algorithm's network with these weights; CheckpointError when they are another network's."""
+    network = algorithm.network(torch_generator(0, "weights")).requires_grad_(False)
+    wanted = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    held = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
+            problem = f"weight {name} has shape {held.get(name)}, the configuration wants {wanted.get(name)}"
+            raise CheckpointError(problem)
+    network.load_state_dict({name: value.detach() for name, value in weights.items()}, strict=False)
+    return network.eval()

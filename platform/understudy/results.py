@@ -1,0 +1,48 @@
+"""What a run gives back. Plain data, so that it crosses processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How one run ended. `metrics` are means over seeds of the last evaluation (and its interval's ends)."""
+
+    path: Path
+    status: str
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """The evaluation-time parameters that `metrics` were reached with, when a grid of them was tried."""
+
+
+def rank_key(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Return what configurations are ranked by: success (else score, else return), ties broken by the return."""
+    first = metrics.get("success", metrics.get("normalized_return", metrics.get("return", float("-inf"))))
+    return first, metrics.get("return", float("-inf"))
+
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called after each evaluation, once what it reports is durable: (step, metrics)."""
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called about twice a second: (step, last step, newest metrics)."""
+
+
+class Loop(Protocol):
+    """A training loop: its constructor reads and checks everything the run needs, and writes nothing."""
+
+    def run(
+        self,
+        path: Path,
+        *,
+        report: Report | None = None,
+        progress: Progress | None = None,
+        grid: Mapping[str, tuple[Any, ...]] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> RunResult: ...

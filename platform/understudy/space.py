@@ -1,0 +1,78 @@
+"""What a sweep varies: dimensions of a search space, as plain validated data. Must not import optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from understudy.errors import SpecError
+
+
+class Choice(BaseModel):
+    """One of several values, as `horizon_length=1,5,10`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["choice"] = "choice"
+    values: tuple[Any, ...] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) for value in self.values)
+
+
+class Interval(BaseModel):
+    """A number between two ends, as `lr=interval(1e-5,1e-3)`; whole numbers when both ends are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["interval"] = "interval"
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if not self.low < self.high:
+            raise ValueError(f"interval({self.low:g},{self.high:g}): the first end must be below the second")
+        if self.log and self.low <= 0:
+            raise ValueError(f"interval({self.low:g},{self.high:g}): a logarithmic interval must be above 0")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.low:g} .. {self.high:g}{' (log)' if self.log else ''}"
+
+
+Dimension = Annotated[Choice | Interval, Field(discriminator="kind")]
+
+
+class SearchSpace(BaseModel):
+    """A registered space: what is swept for an algorithm, and what is set while sweeping it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    algo: str
+    dimensions: dict[str, Dimension]
+    fixed: dict[str, Any] = Field(default_factory=dict)
+
+
+def size(dimensions: Iterable[Dimension]) -> float:
+    """Return how many configurations the dimensions span (infinite with an interval of floats)."""
+    total = 1.0
+    for dimension in dimensions:
+        if isinstance(dimension, Choice):
+            total *= len(dimension.values)
+        elif dimension.integer:
+            total *= dimension.high - dimension.low + 1
+        else:
+            return float("inf")
+    return total
+
+
+def check_values(dimensions: Mapping[str, Dimension], validate: Any) -> None:
+    """Validate every value a sweep could try, before it starts; `validate(key, value)` raises SpecError."""
+    for key, dimension in dimensions.items():
+        values = dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+        if isinstance(dimension, Choice) and len(set(map(str, values))) != len(values):
+            raise SpecError(f"{key}={dimension}: a value is repeated")
+        for value in values:
+            validate(key, int(value) if isinstance(dimension, Interval) and dimension.integer else value)

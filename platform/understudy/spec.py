@@ -1,0 +1,159 @@
+"""What a run is: validated, frozen, fingerprinted. Must not import torch-heavy plug-ins, ray, mlflow or optuna.
+
+The command line is flat: `lr=1e-4` may be a field of the run or of its algorithm. `build_run` sorts the keys
+apart, checks every name against both, and validates every value before anything starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from understudy.algorithm import AlgorithmConfig
+from understudy.errors import SpecError, did_you_mean
+from understudy.registry import algorithms
+
+ALIASES = {"offline_steps": "training_steps", "num_steps": "training_steps", "env": "env_name", "normalise": "normalize"}
+"""Other tools' names for our keys, accepted everywhere a key is."""
+
+
+def home() -> Path:
+    """Return the folder of datasets and defaults: $UNDERSTUDY_HOME, else ~/.understudy."""
+    return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
+
+
+class RunSpec(BaseModel):
+    """One configuration and its seeds. Field order is the order of `--cfg` and flags.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # What: these make the fingerprint.
+    algo: str = Field("flow_bc", description="algorithm, by its registered name")
+    env_name: str = Field("halfcheetah-medium-v2", description="dataset and environment, by name alone")
+    seed: int = Field(0, ge=0, description="random seed of a single run")
+    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="several seeds, trained as one pack")
+    training_steps: int = Field(1_000_000, ge=1, description="gradient updates (offline_steps is the same key)")
+    normalize: Literal["none", "zscore", "bounds"] = Field("zscore", description="scaling of state observations")
+    dataset_proportion: float = Field(1.0, gt=0, le=1, description="share of the episodes to train on")
+    proportion_order: Literal["seeded", "first"] = Field("seeded", description="which episodes that share is")
+    dataset_replace_interval: int = Field(0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first")
+    ogbench_dataset_dir: str | None = Field(None, description="folder of OGBench .npz files to rotate through")
+    sparse: bool = Field(False, description="rewards become -1 where they were not 0")
+    discount: float = Field(0.99, gt=0, le=1, description="discount of the returns that critics learn")
+    config: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="the algorithm's own settings")
+    # When: what is logged, evaluated and kept on the way.
+    log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
+    eval_interval: int = Field(50_000, ge=0, description="steps between evaluations; 0: only at the end")
+    save_interval: int = Field(100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model")
+    checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between the rolling checkpoints that resume uses")
+    eval_episodes: int = Field(10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
+    eval_temperature: float = Field(0.0, ge=0, description="scale of the policy's noise; 0 is deterministic")
+    eval_seed: int = Field(1_000_000, ge=0, description="seed of the first evaluation episode")
+    video_episodes: int = Field(0, ge=0, description="episodes of the last evaluation to record")
+    video_frame_skip: int = Field(3, ge=1, description="environment steps per video frame")
+    # Where: never part of the fingerprint.
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
+    launcher: Literal["inline", "ray"] = Field("inline", description="this process, or Ray Train workers")
+    num_workers: int = Field(1, ge=1, description="data-parallel workers (launcher=ray)")
+    cpus: int = Field(1, ge=1, description="CPUs, and so torch threads, of each worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
+    eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
+    eval_processes: bool = Field(False, description="step them in processes of their own")
+    save_dir: str = Field("runs/fbc/", description="root of the run directories")
+    project: str = Field("bc_training", description="MLflow experiment, and folder below save_dir")
+    run_group: str = Field("BC", description="group of runs, and folder below the project")
+    data_dir: str = Field("", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
+    tracking_uri: str = Field("", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'")
+
+    WHEN: ClassVar[frozenset[str]] = frozenset(
+        "log_interval eval_interval save_interval checkpoint_seconds eval_episodes eval_temperature eval_seed"
+        " video_episodes video_frame_skip".split()
+    )
+    WHERE: ClassVar[frozenset[str]] = frozenset(
+        "device launcher num_workers cpus gpus eval_envs eval_processes save_dir project run_group data_dir"
+        " tracking_uri".split()
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} repeats a seed")
+        if self.num_workers > 1 and self.launcher != "ray":
+            raise ValueError(f"num_workers={self.num_workers} needs launcher=ray")
+        if self.config.batch_size % self.num_workers:
+            raise ValueError(f"batch_size={self.config.batch_size} does not divide by num_workers={self.num_workers}")
+        return self
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of this configuration: `seeds`, else the one `seed`."""
+        return self.seeds if self.seeds is not None else (self.seed,)
+
+    @property
+    def datasets(self) -> Path:
+        """The folder that episode stores are looked up in."""
+        return Path(self.data_dir).expanduser() if self.data_dir else home() / "datasets"
+
+    def tracking(self) -> str:
+        """Return the tracking URI: the key, else the environment, else SQLite beside the runs."""
+        if self.tracking_uri:
+            return self.tracking_uri
+        root = Path(self.save_dir).expanduser().absolute()
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
+
+    def flat(self) -> dict[str, Any]:
+        """Return one flat mapping of every key, as flags.json and MLflow hold it."""
+        data = self.model_dump(mode="json", exclude={"config"})
+        return {**data, **self.config.model_dump(mode="json")}
+
+    def fingerprint(self) -> str:
+        """Return 16 hex digits over what is trained: never over when it is logged nor where it runs."""
+        what = {k: v for k, v in self.flat().items() if k not in self.WHEN | self.WHERE | {"seed", "seeds"}}
+        what["seeds"] = list(self.all_seeds)
+        return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def with_changes(self, **changes: Any) -> RunSpec:
+        """Return a copy with flat keys replaced, everything validated again."""
+        return build_run({**self.flat(), **changes})
+
+
+def resolve_key(key: str, allowed: set[str]) -> str:
+    """Return the canonical name of a key, or raise SpecError with the nearest match."""
+    key = ALIASES.get(key, key)
+    if key not in allowed:
+        raise SpecError(f"unknown key {key!r}{did_you_mean(key, allowed | set(ALIASES))}")
+    return key
+
+
+def run_keys(algo: str) -> set[str]:
+    """Return every key that `understudy train algo=<algo>` takes."""
+    return (set(RunSpec.model_fields) - {"config"}) | set(algorithms.get(algo).Config.model_fields)
+
+
+def build_run(values: dict[str, Any]) -> RunSpec:
+    """Build a RunSpec from flat keys; raises SpecError (or UnknownName) with one clear line."""
+    algo = str(values.get("algo", RunSpec.model_fields["algo"].default))
+    config_type = algorithms.get(algo).Config
+    allowed = run_keys(algo)
+    flat = {resolve_key(key, allowed): value for key, value in values.items()}
+    own = {key: value for key, value in flat.items() if key in config_type.model_fields}
+    rest = {key: value for key, value in flat.items() if key not in config_type.model_fields}
+    return validate(RunSpec, {**rest, "config": validate(config_type, own)})
+
+
+def validate(model: Any, values: dict[str, Any]) -> Any:
+    """Return `model(**values)`; a pydantic error becomes one SpecError line naming key, value and bound."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        parts = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"])
+            message = item["msg"].removeprefix("Value error, ")
+            parts.append(f"{key}={item['input']!r}: {message}" if key else message)
+        raise SpecError("; ".join(parts)) from None

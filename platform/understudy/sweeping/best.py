@@ -1,0 +1,106 @@
+"""What becomes of the best configuration: evaluated on fresh episodes, filmed, registered, loaded back, evaluated again.
+
+It is taken as trained, not retrained: its seeds' final models are evaluated with episode seeds that no trial was
+ranked by, so the number is free of the selection's optimism over episodes. The seed with the highest success there
+(ties: return, then the lower seed) becomes the registered model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from understudy import models
+from understudy.files import write_json
+from understudy.policy import Policy
+from understudy.registry import loops
+from understudy.results import rank_key
+from understudy.run_dir import CsvLog, RunDir
+from understudy.spec import RunSpec
+from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.trial import trial_folder, trial_spec
+from understudy.tracking import Tracked
+
+BEST_CSV = "best_eval.csv"
+FRESH_EPISODES = 1_000_000
+"""Added to eval_seed, so that the final evaluation plays episodes that no trial was ranked by."""
+
+
+@dataclass(frozen=True)
+class BestPolicy:
+    """The best configuration of a sweep and its evaluations."""
+
+    trial: int
+    parameters: dict[str, Any]
+    metrics: dict[str, float]
+    """Over all seeds and final_episodes episodes of each, with the interval."""
+    seed: int
+    """The seed whose policy is registered."""
+    seed_metrics: dict[str, float]
+    folder: str
+    video: str | None = None
+    model: str | None = None
+    """models:/NAME/VERSION of the registered model."""
+    loaded_metrics: dict[str, float] = field(default_factory=dict)
+    """The registered model's, loaded back through MLflow and evaluated on the same episodes."""
+
+
+def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolicy:
+    """Evaluate the best trial's seeds on fresh episodes and write best/; read back if it was done before."""
+    folder, record = sweep / "best", sweep / "best.json"
+    if record.is_file():
+        return BestPolicy(**json.loads(record.read_text()))
+    run_spec = final_spec(spec, trial)
+    run = RunDir(trial_folder(sweep, trial.number))
+    seeds = run_spec.all_seeds
+    trained = Policy.from_checkpoint(*(run.member(seed, seeds) / "final_model.pt" for seed in seeds))
+    chosen = trial.user_attrs.get("best_parameters", {})
+    policy = trained.with_config(**chosen)
+    outcome = loops.get("evaluate")(policy, run_spec)
+    best = max(range(len(seeds)), key=lambda k: (rank_key(outcome.rows[k]), -seeds[k]))
+    policy.member(best).save(folder)
+    video = folder / "video.mp4"
+    if run_spec.video_episodes:
+        loops.get("record")(policy, run_spec, video, best)
+    policy_result = BestPolicy(
+        trial=trial.number,
+        parameters={**trial.params, **chosen},
+        metrics=outcome.summary,
+        seed=seeds[best],
+        seed_metrics=outcome.rows[best],
+        folder=str(folder),
+        video=str(video) if video.is_file() else None,
+    )
+    CsvLog(sweep / BEST_CSV).append(run_spec.training_steps, outcome.summary)
+    write_json(record, asdict(policy_result))
+    return policy_result
+
+
+def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Tracked) -> BestPolicy:
+    """Register the policy with alias `best`, load it back through MLflow and evaluate it on the same episodes."""
+    if spec.model_name is None or tracked.run_id is None or best.model is not None:
+        return best
+    uri = spec.base.tracking()
+    version = models.register(
+        tracked.run_id,
+        Path(best.folder),
+        spec.model_name,
+        alias="best",
+        tags={"sweep": sweep.name, "trial": best.trial, "seed": best.seed},
+        tracking_uri=uri,
+    )
+    loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri)
+    outcome = loops.get("evaluate")(loaded, final_spec(spec, None))
+    best = replace(best, model=f"models:/{spec.model_name}/{version}", loaded_metrics=outcome.rows[0])
+    write_json(sweep / "best.json", asdict(best))
+    return best
+
+
+def final_spec(spec: SweepSpec, trial: FrozenTrial | None) -> RunSpec:
+    """Return the spec of the final evaluation: fresh episodes, final_episodes of each seed."""
+    base = trial_spec(spec, trial.params) if trial is not None else spec.base
+    return base.with_changes(eval_seed=base.eval_seed + FRESH_EPISODES, eval_episodes=spec.options.final_episodes)

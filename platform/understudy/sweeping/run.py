@@ -1,0 +1,241 @@
+"""Drive a sweep from its folder: trials, the best one's evaluation, registration. Each stage is skipped once done.
+
+    <save_dir>/<project>/<run_group>/<env_name>/sweep_<time>/
+        sweep.json   the spec          study.db     Optuna's study
+        state.json   MLflow run, what is done       trials/0000/ ...   run directories
+        summary.csv  one row a trial                best/              the best policies, video.mp4
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from understudy import tracking
+from understudy.errors import UnderstudyError, UserError
+from understudy.files import storage_errors, write_atomic, write_json
+from understudy.launching import make_loop, start_ray
+from understudy.run_dir import RunDir, hold
+from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
+from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.study import Study
+from understudy.sweeping.table import SweepTable, best_trial
+from understudy.sweeping.trial import run_trial, trial_folder
+from understudy.tracking import Tracked
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep made."""
+
+    folder: Path
+    trials: int
+    counts: dict[str, int]
+    crashed: list[int]
+    best: BestPolicy
+    url: str | None
+
+
+class SweepDir:
+    """Paths and small state of a sweep's folder."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, spec: SweepSpec) -> SweepDir:
+        """Make a new folder for the sweep and write its spec."""
+        base = spec.base
+        parent = Path(base.save_dir).expanduser() / base.project / base.run_group / base.env_name.replace(":", "_")
+        stem = f"sweep_{time.strftime('%Y%m%d_%H%M%S')}"
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+            for attempt in range(1000):
+                path = parent / (stem if attempt == 0 else f"{stem}_{attempt}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                write_json(path / "sweep.json", spec.model_dump(mode="json"))
+                return cls(path)
+        raise UnderstudyError(f"cannot make a sweep folder in {parent}")
+
+    @classmethod
+    def existing(cls, path: Path | str) -> SweepDir:
+        """Open a sweep's folder, or raise UserError when it is none."""
+        sweep = cls(Path(path).expanduser())
+        if not (sweep.path / "sweep.json").is_file():
+            raise UserError(f"{path} is no sweep: it has no sweep.json")
+        return sweep
+
+    def spec(self) -> SweepSpec:
+        """Read the sweep's spec back."""
+        return SweepSpec.model_validate_json((self.path / "sweep.json").read_text())
+
+    def state(self) -> dict[str, Any]:
+        """Return state.json."""
+        return RunDir(self.path).state()
+
+    def update_state(self, **changes: Any) -> None:
+        """Merge `changes` into the state, atomically."""
+        RunDir(self.path).update_state(**changes)
+
+
+def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
+    """Open the sweep's parent run in MLflow."""
+    base = spec.base
+    return tracking.track(
+        base.tracking(),
+        path,
+        experiment=base.project,
+        name=path.name,
+        sources=[(path / BEST_CSV, "best/")],
+        run_id=run_id,
+        params={**spec.run, **spec.options.model_dump(), **{key: str(item) for key, item in spec.dimensions.items()}, **spec.grid},
+        tags={"kind": "sweep", "algo": base.algo, "env_name": base.env_name, "run_group": base.run_group},
+    )
+
+
+def check_sweep(spec: SweepSpec) -> None:
+    """Open data and environment at every swept chunk length, so that no trial fails on what could be known before."""
+    base = spec.base
+    horizons = getattr(spec.dimensions.get("horizon_length"), "values", (base.config.horizon_length,))
+    make_loop(base.with_changes(horizon_length=max(horizons)))
+    tracking.prepare(base.tracking())
+
+
+def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
+    """Do what is left of a sweep and return its result; `show` gets the live table and returns a context manager."""
+    spec = sweep.spec()
+    with hold(sweep.path / ".lock", f"sweep {sweep.path}"):
+        state = sweep.state()
+        tracked = track_sweep(spec, sweep.path, state.get("run_id"))
+        sweep.update_state(status="running", run_id=tracked.run_id, tracking_uri=tracked.uri, pid=os.getpid())
+        try:
+            study = Study(sweep.path, spec)
+            _run_trials(sweep, spec, study, tracked.run_id, show)
+            close_stopped(sweep, study, tracked.run_id)
+            trials = study.trials()
+            best = best_trial(trials)
+            write_summary(sweep.path / "summary.csv", spec, trials)
+            if best is None:
+                reasons = {str(trial.user_attrs.get("error", "")) for trial in trials} - {""}
+                raise UnderstudyError(f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}")
+            policy = evaluate_best(sweep.path, spec, best)
+            tracked.set_tags({f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": best.number})
+            tracked.log_files(*(sweep.path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
+            policy = register_best(sweep.path, spec, policy, tracked)
+        except BaseException as error:
+            sweep.update_state(status="failed" if isinstance(error, UnderstudyError) else "interrupted")
+            tracked.close("FAILED" if isinstance(error, UnderstudyError) else "KILLED")
+            raise
+        tracked.close("FINISHED")
+        sweep.update_state(status="finished")
+    counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+    crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
+    return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url)
+
+
+def _run_trials(
+    sweep: SweepDir,
+    spec: SweepSpec,
+    study: Study,
+    parent_run_id: str | None,
+    show: Callable[[SweepTable], Any] | None,
+) -> None:
+    """Let Ray Tune run the trials that are not finished yet."""
+    running, wanted = len(study.trials(TrialState.RUNNING)), spec.options.num_trials
+    left = running + wanted - len(study.trials())
+    if left <= 0:
+        return
+    # Tune would log, sync and snapshot everything once more; the study and the run directories are our memory.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+    start_ray()
+    from ray import tune
+    from ray.tune.schedulers import FIFOScheduler
+
+    from understudy.sweeping.search import StudyAsha, StudySearch
+
+    base, options = spec.base, spec.options
+    grace = options.grace_steps or base.eval_interval or base.training_steps
+    scheduler = (
+        StudyAsha(study, base.training_steps, grace, options.reduction_factor)
+        if options.scheduler == "asha"
+        else FIFOScheduler()
+    )
+    config = {"sweep": spec.model_dump(mode="json"), "folder": str(sweep.path.absolute()), "parent_run_id": parent_run_id}
+    trainable = tune.with_resources(
+        _with(config), {"CPU": base.cpus, **({"GPU": base.gpus} if base.gpus else {})}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearch(study),
+            scheduler=scheduler,
+            num_samples=left,
+            max_concurrent_trials=options.max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str((sweep.path / ".ray").absolute()), verbose=0, callbacks=[]
+        ),
+    )
+    if show is None:
+        tuner.fit()
+        return
+    with show(SweepTable(sweep.path, spec, study)):
+        tuner.fit()
+
+
+def _with(config: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def trial(proposal: dict[str, Any]) -> None:
+        run_trial({**config, **proposal})
+
+    return trial
+
+
+def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> None:
+    """Close the runs of trials that ASHA stopped: their processes may have had no time to."""
+    for trial in study.trials(TrialState.PRUNED):
+        run = RunDir(trial_folder(sweep.path, trial.number))
+        state = run.state()
+        if state.get("status") == "stopped" or not run.flags.is_file():
+            continue
+        tracked = tracking.track_run(run.spec(), run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+        tracked.set_tags({"stopped_by": "asha"})
+        tracked.log_folder(run.path)
+        tracked.close("FINISHED")
+        run.update_state(status="stopped")
+
+
+def write_summary(path: Path, spec: SweepSpec, trials: list[FrozenTrial]) -> None:
+    """Write one row a trial: parameters, state, steps and every metric."""
+    metrics = sorted({key for trial in trials for key in trial.user_attrs.get("metrics", {})})
+    header = ["trial", "state", *spec.dimensions, *(f"best_{key}" for key in spec.grid), *metrics, "error"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    for trial in trials:
+        chosen = trial.user_attrs.get("best_parameters", {})
+        writer.writerow(
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                **trial.params,
+                **{f"best_{key}": value for key, value in chosen.items()},
+                **trial.user_attrs.get("metrics", {}),
+                "error": trial.user_attrs.get("error", ""),
+            }
+        )
+    write_atomic(path, lambda file: file.write(text.getvalue().encode()))

@@ -1,0 +1,104 @@
+"""Ray Tune's view of the study: a searcher that hands out trials, a scheduler that stops the poor ones.
+
+Both take their memory from the study, never from Tune's own snapshots (which lose results after a kill -9): an
+interrupted trial is handed out again first, and ASHA's rungs are filled with what finished trials reported.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+from optuna.trial import TrialState
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from understudy.sweeping.study import Study
+
+OBJECTIVE = "objective"
+
+
+class StudySearch(Searcher):
+    """Propose configurations from the study and write every result back into it at once."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._study = study
+        self._waiting = [(trial.number, dict(trial.params)) for trial in study.trials(TrialState.RUNNING)]
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._waiting:
+            number, parameters = self._waiting.pop(0)
+        elif len(self._study.trials()) < self._study.spec.options.num_trials:
+            number, parameters = self._study.ask()
+        else:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = number
+        return {"number": number, "parameters": parameters}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if OBJECTIVE in result and "error" not in result:
+            self._study.report(self._numbers[trial_id], int(result["step"]), float(result[OBJECTIVE]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers.pop(trial_id)
+        if error or not result or "error" in result:
+            message = (result or {}).get("error", "the trial's process died")
+            self._study.finish(number, TrialState.FAIL, None, error=str(message), crashed=error)
+        elif result.get("finished"):
+            self._study.finish(
+                number,
+                TrialState.COMPLETE,
+                float(result[OBJECTIVE]),
+                metrics=result["metrics"],
+                best_parameters=result["best_parameters"],
+            )
+        else:
+            self._study.finish(number, TrialState.PRUNED, None, step=int(result.get("step", 0)))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is in its database."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study is in its database."""
+
+
+class StudyAsha(AsyncHyperBandScheduler):
+    """ASHA (Li et al. 2018, arXiv 1810.05934) keyed by the study's trial numbers, its rungs filled from the study.
+
+    A trial at its last step is never stopped: it still has to close its run.
+    """
+
+    def __init__(self, study: Study, max_t: int, grace_steps: int, reduction_factor: int) -> None:
+        super().__init__(
+            time_attr="step",
+            metric=OBJECTIVE,
+            mode="max",
+            max_t=max_t,
+            grace_period=min(grace_steps, max_t),
+            reduction_factor=reduction_factor,
+            stop_last_trials=False,
+        )
+        for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
+            for step, value in sorted(trial.intermediate_values.items()):
+                self._brackets[0].on_result(SimpleNamespace(trial_id=trial.number), step, value)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True  # both are fixed above
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "step" not in result or OBJECTIVE not in result or result["step"] >= self._max_t:
+            return TrialScheduler.CONTINUE
+        value = result[OBJECTIVE]
+        if math.isnan(value):
+            return TrialScheduler.CONTINUE
+        key = SimpleNamespace(trial_id=trial.config["number"])
+        return self._brackets[0].on_result(key, result["step"], value)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._trial_info.pop(trial.trial_id, None)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._trial_info.pop(trial.trial_id, None)

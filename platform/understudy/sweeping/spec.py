@@ -1,0 +1,142 @@
+"""What a sweep is: a base run, a search space, and how it is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep, Sweep
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.errors import SpecError, did_you_mean
+from understudy.registry import algorithms, search_spaces
+from understudy.space import Choice, Dimension, Interval, check_values, size
+from understudy.spec import ALIASES, RunSpec, build_run, resolve_key, run_keys, validate
+
+
+class SweepOptions(BaseModel):
+    """The keys that only `understudy sweep` has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_trials: int = Field(20, ge=1, description="configurations to train (each across all seeds)")
+    sampler: Literal["tpe", "random", "qmc", "grid"] = Field("tpe", description="how Optuna proposes configurations")
+    sweep_seed: int = Field(0, ge=0, description="seed of the proposals")
+    scheduler: Literal["asha", "none"] = Field("asha", description="stop poor trials early, or let all finish")
+    grace_steps: int | None = Field(None, ge=1, description="steps no trial is stopped before; default eval_interval")
+    reduction_factor: int = Field(3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung")
+    max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
+    final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
+    register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")
+
+
+class SweepSpec(BaseModel):
+    """A validated sweep. `dimensions` need training; `grid` holds evaluation-time parameters, which need none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: dict[str, Any]
+    """Flat keys of the base run."""
+    dimensions: dict[str, Dimension]
+    grid: dict[str, tuple[Any, ...]]
+    options: SweepOptions
+
+    @property
+    def base(self) -> RunSpec:
+        """The run that every trial starts from."""
+        return build_run(self.run)
+
+    @property
+    def model_name(self) -> str | None:
+        """Name of the registered model, or None."""
+        name = self.options.register_as
+        return None if name == "none" else name or f"{self.run['algo']}-{self.run['env_name']}"
+
+
+def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpec:
+    """Build a SweepSpec from plain keys and swept keys; everything that could be tried is validated now."""
+    values, dimensions = dict(values), {}
+    space_name = values.pop("space", None)
+    if space_name is not None:
+        space = search_spaces.get(str(space_name))
+        if values.get("algo", space.algo) != space.algo:
+            raise SpecError(f"space={space_name} is for algo={space.algo}, not algo={values['algo']}")
+        dimensions = {key: item for key, item in space.dimensions.items() if key not in values}
+        values = {"algo": space.algo, **space.fixed, **values}
+    algo = str(values.get("algo", RunSpec.model_fields["algo"].default))
+    options = {key: values.pop(key) for key in list(values) if key in SweepOptions.model_fields}
+    allowed = run_keys(algo) | set(SweepOptions.model_fields) | {"space"}
+    for key in (*values, *sweeps):
+        if ALIASES.get(key, key) not in allowed:
+            raise SpecError(f"unknown key {key!r}{did_you_mean(key, allowed)}")
+    swept = {resolve_key(key, run_keys(algo)): _dimension(algo, key, sweep) for key, sweep in sweeps.items()}
+    if "seed" in swept:
+        values["seeds"] = _choices("seed", swept.pop("seed"))
+    dimensions.update(swept)
+    if not dimensions:
+        known = ", ".join(search_spaces.names())
+        raise SpecError(f"nothing to sweep: give space=NAME ({known}) or values like lr=interval(1e-5,1e-3)")
+    not_swept = sorted(set(dimensions) & (RunSpec.WHEN | RunSpec.WHERE | {"algo", "seeds", "env_name", "training_steps"}))
+    if not_swept:
+        raise SpecError(f"{not_swept[0]} cannot be swept inside one study: start one sweep for each value")
+    if "horizon_length" in dimensions:
+        if values.get("action_chunking") is False:
+            raise SpecError("horizon_length changes nothing with action_chunking=false; leave one of them out")
+        values["action_chunking"] = True
+    return _checked(algo, values, dimensions, validate(SweepOptions, options))
+
+
+def _checked(
+    algo: str, values: dict[str, Any], dimensions: dict[str, Dimension], options: SweepOptions
+) -> SweepSpec:
+    evaluation = set(algorithms.get(algo).evaluation_parameters)
+    grid = {key: _choices(key, dimension) for key, dimension in dimensions.items() if key in evaluation}
+    training = {key: dimension for key, dimension in dimensions.items() if key not in evaluation}
+    base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
+    check_values(dimensions, lambda key, value: base.with_changes(**{key: value}))
+    if base.eval_episodes < 1:
+        raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
+    if base.num_workers > 1:
+        raise SpecError(f"num_workers={base.num_workers}: a trial of a sweep is one worker; use cpus= or gpus=")
+    options = options.model_copy(update={"num_trials": int(min(options.num_trials, max(1, _limit(options, training))))})
+    run = {**base.flat(), "seeds": list(base.all_seeds), "launcher": "inline"}
+    return SweepSpec(run=run, dimensions=training, grid=grid, options=options)
+
+
+def _limit(options: SweepOptions, training: Mapping[str, Dimension]) -> float:
+    span = size(training.values())
+    if options.sampler == "grid" and span == float("inf"):
+        raise SpecError("sampler=grid needs every swept key to be a list of values, not an interval")
+    return span if options.sampler == "grid" or not training else float("inf")
+
+
+def _first(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
+    def first(item: Dimension) -> Any:
+        if isinstance(item, Choice):
+            return item.values[0]
+        return int(item.low) if item.integer else item.low
+
+    return {key: first(item) for key, item in dimensions.items()}
+
+
+def _choices(key: str, dimension: Dimension) -> tuple[Any, ...]:
+    if isinstance(dimension, Interval):
+        raise SpecError(f"{key}={dimension}: give a list of values, like {key}=5,10,20")
+    return dimension.values
+
+
+def _dimension(algo: str, key: str, sweep: Sweep) -> Dimension:
+    """Turn Hydra's sweep value into a Dimension; fields marked with a log scale get one unless tag(linear, ...)."""
+    config = algorithms.get(algo).Config
+    item = config.model_fields.get(ALIASES.get(key, key))
+    marked = bool(item and isinstance(item.json_schema_extra, dict) and item.json_schema_extra.get("scale") == "log")
+    tags = set(sweep.tags)
+    if isinstance(sweep, ChoiceSweep):
+        values = tuple(getattr(value, "text", value) for value in sweep.list)
+        return Choice(values=values)
+    if isinstance(sweep, RangeSweep):
+        return Choice(values=tuple(sweep.range()))
+    assert isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None
+    integer = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+    log = ("log" in tags or (marked and float(sweep.start) > 0)) and "linear" not in tags
+    return validate(Interval, {"low": sweep.start, "high": sweep.end, "log": log, "integer": integer})

@@ -1,0 +1,54 @@
+"""One trial: one configuration, all its seeds as a pack, in the process that Tune gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from understudy.errors import UnderstudyError
+from understudy.launching import launch
+from understudy.results import rank_key
+from understudy.run_dir import RunDir
+from understudy.spec import RunSpec
+from understudy.sweeping.spec import SweepSpec
+
+
+def trial_folder(sweep: Path, number: int) -> Path:
+    """Return the run directory of one trial."""
+    return sweep / "trials" / f"{number:04d}"
+
+
+def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
+    """Return the run that a trial trains."""
+    return spec.base.with_changes(**parameters)
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train one configuration, reporting each evaluation; a divergence is a result, any other error a crash."""
+    spec = SweepSpec.model_validate(config["sweep"])
+    run_spec = trial_spec(spec, config["parameters"])
+    folder = trial_folder(Path(config["folder"]), config["number"])
+    run = RunDir.at(folder, run_spec)
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        tune.report({"step": step, "objective": rank_key(metrics)[0]})
+
+    try:
+        result = launch(
+            run_spec, run, parent_run_id=config["parent_run_id"], report=report, grid=spec.grid
+        )
+    except UnderstudyError as error:
+        tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan"), "error": str(error)})
+        return
+    tune.report(
+        {
+            "step": result.step,
+            "objective": rank_key(result.metrics)[0],
+            "finished": True,
+            "metrics": result.metrics,
+            "best_parameters": result.parameters,
+        }
+    )

@@ -1,0 +1,38 @@
+"""Track runs in MLflow: what a run's files hold is sent in the background; a store that is away stops nothing.
+
+`addresses` and `tailing` know no mlflow, `store` has one function per call, `shipping` sends csv rows once,
+`tracked` is what a run or a sweep holds, `listing` is what `understudy runs` shows.
+"""
+
+from understudy.tracking.addresses import (
+    OFF,
+    check_port,
+    default_tracking_uri,
+    run_url,
+    ui_command,
+    without_secrets,
+)
+from understudy.tracking.listing import list_runs, run_details
+from understudy.tracking.store import Status, TrackedRun, finish, log_artifacts, prepare, start_run
+from understudy.tracking.tracked import Tracked, metric_sources, track, track_run
+
+__all__ = [
+    "OFF",
+    "Status",
+    "Tracked",
+    "TrackedRun",
+    "check_port",
+    "default_tracking_uri",
+    "finish",
+    "list_runs",
+    "log_artifacts",
+    "metric_sources",
+    "prepare",
+    "run_details",
+    "run_url",
+    "start_run",
+    "track",
+    "track_run",
+    "ui_command",
+    "without_secrets",
+]

@@ -1,0 +1,178 @@
+"""Where tracking lives: addresses, whether anything answers there, pages and the server behind `understudy ui`.
+
+Must not import mlflow: all of this is asked before the seconds that the import takes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from understudy.errors import TrackingError, UserError, did_you_mean
+
+OFF = "none"
+UI_HOST, UI_PORT = "127.0.0.1", 5000
+ANSWER_SECONDS = 5.0
+"""How long a server may take to answer before it counts as away."""
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_SECRET_KEY = re.compile(r"(^|[._-])(password|passwd|secret|api_?key|access_?key|token|credentials?)$", re.I)
+
+
+def default_tracking_uri(root: Path | str) -> str:
+    """Return the embedded default: a SQLite store `mlflow.db` in `root` (artifacts go to `mlartifacts` beside it)."""
+    return f"sqlite:///{Path(root).expanduser().absolute()}/mlflow.db"
+
+
+def absolute(tracking_uri: str) -> str:
+    """Return the address with a relative SQLite path made absolute: workers start in other folders."""
+    path = sqlite_path(tracking_uri)
+    return tracking_uri if path is None else f"sqlite:///{path}"
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """Return the absolute path of a SQLite store's file; None for any other address."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///")).expanduser().absolute()
+
+
+def artifact_root(tracking_uri: str) -> str | None:
+    """Return where a new experiment's artifacts go; None leaves it to the server."""
+    path = sqlite_path(tracking_uri)
+    return None if path is None else path.with_name("mlartifacts").as_uri()
+
+
+def without_secrets(text: str) -> str:
+    """Return text with `user:password@` taken out of every URI in it."""
+    return _CREDENTIALS.sub("", text)
+
+
+def is_secret(key: str) -> bool:
+    """Return whether a key's name says that its value must not be shown."""
+    return _SECRET_KEY.search(key) is not None
+
+
+def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str:
+    """Return the run's page: on the server, or, for an embedded store, where `understudy ui` will serve it."""
+    base = tracking_uri.rstrip("/") if tracking_uri.startswith("http") else f"http://{UI_HOST}:{UI_PORT}"
+    return f"{without_secrets(base)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def check_reachable(tracking_uri: str, seconds: float = ANSWER_SECONDS) -> None:
+    """Raise TrackingError, in one line that says what to do, unless something answers at the address."""
+    scheme = urlsplit(tracking_uri).scheme.split("+")[0]
+    if scheme not in _SCHEMES and scheme:
+        hint = did_you_mean(scheme, [*_SCHEMES, OFF])
+        raise TrackingError(f"tracking_uri={without_secrets(tracking_uri)!r}: unknown kind of store {scheme!r}{hint}")
+    path = sqlite_path(tracking_uri)
+    if path is not None:
+        _check_sqlite(path, seconds)
+    elif scheme in ("http", "https"):
+        _check_http(tracking_uri, seconds)
+    elif scheme in _PORTS:
+        _check_database(tracking_uri, _PORTS[scheme], seconds)
+
+
+def _check_sqlite(path: Path, seconds: float) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=max(seconds, 20.0))  # others may be writing: wait for them
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("PRAGMA schema_version").fetchone()
+            connection.rollback()
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise TrackingError(
+            f"the tracking store {path} cannot be written ({error}):"
+            " set tracking_uri=sqlite:////another/place/mlflow.db, a server's http:// address, or none"
+        ) from None
+
+
+def _check_http(tracking_uri: str, seconds: float) -> None:
+    shown = without_secrets(tracking_uri)
+    try:
+        urllib.request.urlopen(f"{_CREDENTIALS.sub('', tracking_uri).rstrip('/')}/health", timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in is asked through the client
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingError(
+            f"no MLflow server answers at {shown} ({reason}): start it, correct tracking_uri, or use tracking_uri=none"
+        ) from None
+
+
+def _check_database(tracking_uri: str, default_port: int, seconds: float) -> None:
+    parts = urlsplit(tracking_uri)
+    host, port = parts.hostname or "localhost", parts.port or default_port
+    try:
+        socket.create_connection((host, port), timeout=seconds).close()
+    except OSError as error:
+        raise TrackingError(
+            f"no database answers at {host}:{port} ({error}): start it, correct tracking_uri, or use tracking_uri=none"
+        ) from None
+
+
+# ---- the server behind `understudy ui` ----
+
+
+def ui_command(tracking_uri: str, port: int = UI_PORT, host: str = UI_HOST) -> tuple[list[str], dict[str, str]]:
+    """Return (argv, environment additions) of the server that shows an embedded or database store.
+
+    The store's address may hold a password, so it goes by the environment, which other users cannot list.
+    Raises UserError when the address is a server already, or when the port is taken.
+    """
+    if tracking_uri == OFF:
+        raise UserError("tracking_uri=none keeps no runs to show: give the tracking_uri of the runs")
+    if tracking_uri.startswith("http"):
+        raise UserError(f"{without_secrets(tracking_uri)} is a server already: open it in a browser")
+    check_port(port, host)
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": absolute(tracking_uri),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    root = artifact_root(tracking_uri)
+    if root:
+        environment["MLFLOW_ARTIFACTS_DESTINATION"] = root
+    return argv, environment
+
+
+def check_port(port: int, host: str = UI_HOST) -> None:
+    """Raise UserError, naming a free port, when `port` of this machine cannot be listened on."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"port={port}: allowed are 1 to 65535")
+    try:
+        _listen(host, port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise UserError(f"port {port} of {host} cannot be used ({reason}): try port={_free(host, port)}") from None
+
+
+def _listen(host: str, port: int) -> int:
+    """Bind and let go; return the port bound."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        return server.getsockname()[1]
+
+
+def _free(host: str, port: int) -> int:
+    """Return a free port, the next ones first."""
+    for candidate in range(port + 1, min(port + 50, 65536)):
+        try:
+            return _listen(host, candidate)
+        except OSError:
+            continue
+    return _listen(host, 0)

@@ -1,0 +1,208 @@
+"""What a run, or a sweep, holds while it is tracked: its MLflow run and the thread that ships its files."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import TrackingError
+from understudy.tracking import store
+from understudy.tracking.addresses import OFF, absolute, without_secrets
+from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
+from understudy.tracking.store import Status, TrackedRun
+from understudy.tracking.tailing import TIMING_FILE
+
+if TYPE_CHECKING:
+    from understudy.spec import RunSpec
+
+log = logging.getLogger("understudy")
+
+NOT_UPLOADED = frozenset({"resume"})
+"""Folders of a run directory that stay local, besides hidden files: rolling checkpoints are of no use elsewhere."""
+AWAY_SECONDS = 10.0
+"""How long the end of a run waits for a store that is away."""
+
+Start = Callable[[str, str | None], TrackedRun]
+"""Start or go on with an MLflow run, given (key, run id)."""
+
+
+class Tracked:
+    """A tracked folder. With tracking off every method does nothing, at once.
+
+    `uri` is the store's address as given: it may hold a password, so it is not for showing.
+
+    The MLflow run is opened by the first of `open` and the thread that succeeds; its id is kept in the folder, so that
+    the next process goes on with the same one. Until then `run_id` and `url` are None.
+    """
+
+    def __init__(self, uri: str, folder: Path, sources: Sequence[tuple[Path, str]], start: Start | None) -> None:
+        self.uri = uri
+        self.folder = folder
+        self._start = start
+        self._opening = threading.Lock()
+        self._run: TrackedRun | None = None
+        self._shipper: Shipper | None = None
+        if start is not None:
+            self._cursor = Cursor(folder / CURSOR_FILE)
+            self._shipper = Shipper(sources, self._send, self._cursor, store=f"MLflow at {without_secrets(uri)}", paused=True)
+            self._shipper.submit(self.open)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run's id."""
+        return self._run.run_id if self._run else None
+
+    @property
+    def url(self) -> str | None:
+        """The MLflow run's page."""
+        return self._run.url if self._run else None
+
+    def open(self) -> None:
+        """Open the MLflow run, once; raises TrackingError when the store is away."""
+        with self._opening:
+            if self._run is not None or self._start is None:
+                return
+            data = self._cursor.data
+            # Written first: if we die after the run was created, the next process finds it by this key.
+            if "key" not in data:
+                data["key"] = uuid.uuid4().hex
+                self._cursor.save()
+            run = self._start(data["key"], data.get("run_id"))
+            self._cursor.belongs_to(run.run_id)
+            self._run = run
+
+    def log_files(self, *paths: Path, folder: str = "") -> None:
+        """Upload files or folders as they are when their turn comes."""
+        if self._shipper is not None:
+            self._shipper.submit(lambda: store.log_artifacts(self.uri, self._id(), *paths, folder=folder))
+
+    def log_folder(self, path: Path | None = None) -> None:
+        """Upload what is in a run directory (the tracked folder), without hidden files and rolling checkpoints."""
+        root = path or self.folder
+        children = [child for child in sorted(root.iterdir()) if child.name not in NOT_UPLOADED]
+        self.log_files(*(child for child in children if not child.name.startswith(".")))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the MLflow run."""
+        if self._shipper is not None:
+            self._shipper.submit(lambda: store.set_tags(self.uri, self._id(), tags))
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until all there is now has been sent; False when it could not be in `timeout` seconds."""
+        return self._shipper is None or self._shipper.flush(timeout)
+
+    def close(self, status: Status = "FINISHED", timeout: float = 300.0) -> bool:
+        """Send the rest and end the MLflow run; False when the store is away, and then the files still have it all.
+
+        A slow store is waited for up to `timeout` seconds, one that is away for ten. Tracking the folder again later
+        (as resume does) sends what is missing.
+        """
+        shipper, self._shipper = self._shipper, None
+        if shipper is None:
+            return True
+        ends = time.monotonic() + timeout
+        sent = False
+        while not sent and (left := ends - time.monotonic()) > 0:
+            sent = shipper.flush(min(left, AWAY_SECONDS))
+            if not sent and shipper.away:
+                break
+        if sent:
+            shipper.submit(lambda: store.finish(self.uri, self._id(), status))
+            sent = shipper.flush(AWAY_SECONDS)
+        shipper.close(0.0)
+        if not sent:
+            log.warning("not all of %s reached MLflow: resume it once that is back", self.folder)
+        return sent
+
+    def _id(self) -> str:
+        self.open()
+        assert self._run is not None
+        return self._run.run_id
+
+    def _send(self, points: Sequence[Point]) -> None:
+        store.log_points(self.uri, self._id(), points)
+
+    def begin(self) -> None:
+        """Try to open the MLflow run now, so that its id is known; the thread tries on where that fails."""
+        if self._shipper is None:
+            return
+        try:
+            self.open()
+        except TrackingError as error:
+            self._shipper.note_away(error)
+        self._shipper.start()
+
+
+def track(
+    tracking_uri: str,
+    folder: Path,
+    *,
+    experiment: str,
+    name: str,
+    sources: Sequence[tuple[Path, str]] = (),
+    run_id: str | None = None,
+    parent_run_id: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> Tracked:
+    """Track a folder's csv files (path, metric prefix) as one MLflow run, going on with the one it had."""
+    if tracking_uri == OFF:
+        return Tracked(OFF, folder, (), None)
+    uri = absolute(tracking_uri)
+
+    def start(key: str, known: str | None) -> TrackedRun:
+        return store.start_run(
+            uri,
+            experiment,
+            name,
+            parent_run_id=parent_run_id,
+            run_id=run_id or known,
+            key=key,
+            params=params,
+            tags=tags,
+        )
+
+    tracked = Tracked(uri, folder, sources, start)
+    tracked.begin()
+    return tracked
+
+
+def track_run(
+    spec: RunSpec, path: Path, *, run_id: str | None = None, parent_run_id: str | None = None
+) -> Tracked:
+    """Track one run directory: its parameters, and the curves of every seed and of their mean."""
+    seeds = spec.all_seeds
+    return track(
+        spec.tracking(),
+        path,
+        experiment=spec.project,
+        name=path.name,
+        sources=metric_sources(path, seeds),
+        run_id=run_id,
+        parent_run_id=parent_run_id,
+        params=spec.flat(),
+        tags={
+            "algo": spec.algo,
+            "env_name": spec.env_name,
+            "run_group": spec.run_group,
+            "seeds": ",".join(map(str, seeds)),
+            "fingerprint": spec.fingerprint(),
+            "run_dir": path.absolute(),
+        },
+    )
+
+
+def metric_sources(path: Path, seeds: Sequence[int]) -> list[tuple[Path, str]]:
+    """Return a run directory's csv files and the prefixes of their metrics, like `sd001/train/`."""
+    kinds = {"train": "train", "eval": "eval", "eval_grid": "eval"}
+    sources = [(path / f"{kind}.csv", f"{prefix}/") for kind, prefix in kinds.items()]
+    if len(seeds) > 1:
+        for seed in seeds:
+            folder = f"sd{seed:03d}"
+            sources += [(path / folder / f"{kind}.csv", f"{folder}/{prefix}/") for kind, prefix in kinds.items()]
+    return [*sources, (path / TIMING_FILE, "timing/")]

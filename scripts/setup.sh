@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Set up everything that `make` needs: .venv with the pinned packages, this package (editable), and software GL.
+# Quick when nothing changed: the stamp in .venv names this folder and the contents of the two files below.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stamp=.venv/.installed
+wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
+
+suitable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1; }
+version() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo "not found"; }
+
+# $PYTHON when given, else the first of the usual names that runs: a pyenv shim may exist and still refuse to run.
+choose_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        suitable "$PYTHON" && echo "$PYTHON" && return
+        echo "error: PYTHON=$PYTHON is $(version "$PYTHON"); understudy needs Python 3.11 or 3.12" >&2
+        exit 2
+    fi
+    for candidate in python3.11 python3.12 python3 python; do
+        if suitable "$candidate"; then echo "$candidate"; return; fi
+    done
+    echo "error: no Python 3.11 or 3.12 found (python3 is $(version python3)); install one, or run: make PYTHON=/path/to/python3.12 quickstart" >&2
+    exit 2
+}
+
+create_venv() {
+    local python
+    python=$(choose_python)
+    echo "Creating .venv with Python $(version "$python")"
+    rm -rf .venv
+    "$python" -m venv .venv && .venv/bin/python -m pip --version >/dev/null && return
+    rm -rf .venv
+    echo "error: $python cannot create a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2
+    exit 2
+}
+
+# pip's own output goes to a log; the screen shows one line that moves, and the log's end when something fails.
+install_packages() {
+    local started=$SECONDS
+    echo "Installing the pinned packages into .venv (the first time a few minutes and 2 GiB, more with CUDA)"
+    if ! .venv/bin/python -m pip install --no-input --disable-pip-version-check --progress-bar off \
+        -c constraints.txt -e '.[dev]' 2>&1 | tee .venv/install.log | show_progress; then
+        tail -n 15 .venv/install.log >&2
+        echo "error: pip failed; the whole log is .venv/install.log" >&2
+        exit 1
+    fi
+    echo "$wanted" >"$stamp"
+    echo "Installed in $((SECONDS - started)) s"
+}
+
+show_progress() {
+    if [ ! -t 1 ]; then cat >/dev/null; return; fi
+    awk '/^Collecting|^Requirement already/ { n++; printf "\r  %d packages found: %-50.50s", n, $2; fflush() }
+         /^Installing collected/ { printf "\r  unpacking %d packages%-60s", n, ""; fflush() }
+         END { printf "\r%-80s\r", "" }'
+}
+
+if [ ! -x .venv/bin/python ] || ! suitable .venv/bin/python; then
+    create_venv
+elif [ -n "${PYTHON:-}" ] && [ "$(version "$PYTHON")" != "$(version .venv/bin/python)" ]; then
+    echo "error: .venv is Python $(version .venv/bin/python), PYTHON=$PYTHON is $(version "$PYTHON"): run \`make clean\` first" >&2
+    exit 2
+fi
+[ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] || install_packages
+scripts/system_packages.sh

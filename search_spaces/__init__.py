@@ -1,0 +1,1 @@
+"""Search spaces: one file per algorithm, what is swept and over which values. May import trainables' configs."""

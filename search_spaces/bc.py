@@ -1,0 +1,18 @@
+"""Behaviour cloning: learning rate, weight decay, chunk length."""
+
+from __future__ import annotations
+
+from understudy.registry import search_spaces
+from understudy.space import Choice, Interval, SearchSpace
+
+BC = search_spaces.register("bc")(
+    SearchSpace(
+        algo="bc",
+        dimensions={
+            "lr": Interval(low=1e-5, high=1e-3, log=True),
+            "weight_decay": Interval(low=1e-6, high=1e-2, log=True),
+            "horizon_length": Choice(values=(1, 5, 10)),
+        },
+        fixed={"action_chunking": True},
+    )
+)

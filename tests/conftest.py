@@ -1,0 +1,48 @@
+"""What every test stands on: one thread per maths library, an understudy home of its own, a quiet local Ray.
+
+The environment is set at import, before anything under test is imported: maths libraries, MLflow and Ray read theirs once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HOME = Path(tempfile.mkdtemp(prefix="understudy-tests-"))
+
+# Two cores run the tests and Ray's workers: a thread pool in each process makes everything several times slower.
+for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+
+os.environ["UNDERSTUDY_HOME"] = str(HOME)
+for name in [n for n in os.environ if n.startswith("MLFLOW_")] + ["MUJOCO_GL", "RAY_ADDRESS"]:
+    os.environ.pop(name, None)  # a developer's own server or cluster must not receive the tests' runs
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # each report of a Ray Train worker waits for one of these
+os.environ["RAY_DEDUP_LOGS"] = "0"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def understudy_home() -> Path:
+    """Return the session's UNDERSTUDY_HOME: datasets and defaults, shared by all tests, empty at the start."""
+    return HOME
+
+
+def pytest_sessionfinish() -> None:
+    """Remove the session's home; processes that a killed test left behind may still hold files in it."""
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """Return the repository's root."""
+    return Path(__file__).resolve().parent.parent

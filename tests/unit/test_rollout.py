@@ -1,0 +1,222 @@
+"""Rollouts: the numbers depend on the policy, the seed and the episode, and on nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import pytest
+
+from understudy.envs.rollout import ROWS, evaluate
+from understudy.envs.slots import close_pools
+from understudy.errors import UnderstudyError, UserError
+
+
+class Walk(gymnasium.Env):
+    """A point that noise and actions move; it ends beyond 3, or after 20 steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+    def __init__(self, trouble: str = "") -> None:
+        self.trouble, self.steps, self.place = trouble, 0, 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.place = 0, float(self.np_random.normal())
+        return self._look(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.place += float(action[0]) + 0.1 * float(self.np_random.normal())
+        if self.trouble == "die" and self.steps == 5:
+            os._exit(3)
+        if self.trouble == "raise" and self.steps == 5:
+            raise RuntimeError("the arm fell off")
+        over = self.place > 3
+        return self._look(), -abs(self.place), over, self.steps >= 20, {"success": float(over)}
+
+    def render(self):
+        return np.full((8, 8, 3), self.steps, np.uint8)
+
+    def _look(self):
+        return np.array([self.place, self.steps / 20])
+
+
+@dataclass(frozen=True)
+class Make:
+    trouble: str = ""
+
+    def __call__(self, render: bool = False) -> gymnasium.Env:
+        return Walk(self.trouble)
+
+
+class Policy:
+    """A random two-layer network whose arithmetic would show a changed batch shape or another row's values."""
+
+    def __init__(self, members: int = 3, chunk: int = 4) -> None:
+        rng = np.random.default_rng(0)
+        self.first = rng.normal(size=(members, 2 + chunk, 64)).astype(np.float32)
+        self.second = rng.normal(size=(members, 64, chunk)).astype(np.float32) / 8
+        self.chunk, self.calls = chunk, 0
+
+    def __call__(self, observations, noise, members):
+        assert observations.dtype == np.float32
+        assert observations.shape[:2] == noise.shape[:2] == (len(members), ROWS)
+        self.calls += 1
+        hidden = np.tanh(np.concatenate([observations, noise], axis=-1) @ self.first[list(members)])
+        return np.clip(hidden @ self.second[list(members)] + 0.1, -1, 1)[..., None]
+
+
+def run(make=None, policy=None, **options):
+    policy = policy or Policy()
+    settings = {"members": 3, "episodes": 20, "seed": 5, "num_envs": 7, "noise_shape": (4,), "chunk_length": 4}
+    return evaluate(policy, make or Make(), **{**settings, **options})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidy():
+    yield
+    close_pools()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return run()
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 16, 60, 200])
+def test_the_numbers_do_not_depend_on_how_many_environments_run_at_once(usual, num_envs) -> None:
+    other = run(num_envs=num_envs)
+    np.testing.assert_array_equal(usual.returns, other.returns)
+    np.testing.assert_array_equal(usual.lengths, other.lengths)
+    np.testing.assert_array_equal(usual.successes, other.successes)
+
+
+def test_the_numbers_do_not_depend_on_processes(usual) -> None:
+    np.testing.assert_array_equal(usual.returns, run(processes=2).returns)
+    np.testing.assert_array_equal(usual.returns, run(processes=2, num_envs=3).returns)
+
+
+def test_the_numbers_do_not_depend_on_videos(usual) -> None:
+    np.testing.assert_array_equal(usual.returns, run(video_episodes=2).returns)
+
+
+def test_fewer_episodes_are_the_first_of_more(usual) -> None:
+    np.testing.assert_array_equal(usual.returns[:, :9], run(episodes=9).returns)
+
+
+def test_a_member_does_as_it_does_alone(usual) -> None:
+    policy = Policy()
+    policy.first, policy.second = policy.first[1:2], policy.second[1:2]
+    np.testing.assert_array_equal(usual.returns[1], run(policy=policy, members=1).returns[0])
+
+
+def test_returns_lengths_and_successes_are_those_of_a_plain_loop(usual) -> None:
+    policy, env = Policy(), Walk()
+    from understudy.randomness import numpy_generator
+
+    for episode in (0, 17):
+        look, _ = env.reset(seed=5 + episode)
+        total, steps, decision, done, queue, info = 0.0, 0, 0, False, [], {}
+        while not done:
+            if not queue:
+                observations = np.zeros((1, ROWS, 2), np.float32)
+                noise = np.zeros((1, ROWS, 4), np.float32)
+                observations[0, episode % ROWS] = look
+                stream = numpy_generator(5, "act", episode, decision)
+                noise[0, episode % ROWS] = stream.standard_normal(4, np.float32)
+                queue, decision = list(policy(observations, noise, [2])[0, episode % ROWS]), decision + 1
+            look, reward, ended, late, info = env.step(queue.pop(0))
+            total, steps, done = total + reward, steps + 1, ended or late
+        assert usual.lengths[2, episode] == steps
+        assert usual.successes is not None
+        assert usual.successes[2, episode] == info["success"]
+        assert usual.returns[2, episode] == pytest.approx(total, rel=1e-12)
+
+
+def test_the_policy_is_asked_once_a_chunk_and_not_once_a_step() -> None:
+    policy = Policy()
+    result = run(policy=policy, members=1, episodes=16, num_envs=16)
+    assert policy.calls == int(np.ceil(result.lengths.max() / 4))
+
+
+def test_another_seed_and_temperature_zero_give_other_numbers(usual) -> None:
+    assert not np.array_equal(usual.returns, run(seed=6).returns)
+    assert not np.array_equal(usual.returns, run(temperature=0.0).returns)
+
+
+def test_the_summary_has_the_means_and_the_score_when_there_is_one() -> None:
+    result = run(normalized_score=lambda returns: 100 * returns)
+    row = result.summary(1)
+    assert set(row) == {"return", "length", "success", "normalized_return"}
+    assert row["return"] == pytest.approx(result.returns[1].mean())
+    assert row["normalized_return"] == pytest.approx(100 * row["return"])
+
+
+def test_videos_have_the_first_each_third_and_the_last_step_of_the_asked_episodes() -> None:
+    result = run(episodes=3, video_episodes=2, video_frame_skip=3)
+    assert [len(member) for member in result.frames] == [2, 2, 2]
+    shown = result.frames[0][1][:, 0, 0, 0].tolist()
+    length = int(result.lengths[0, 1])
+    assert shown == sorted({*range(0, length + 1, 3), length})
+
+
+def test_progress_counts_up_to_all_episodes() -> None:
+    seen: list[tuple[int, int]] = []
+    run(on_step=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (60, 60)
+    assert seen == sorted(seen)
+
+
+def test_a_process_that_dies_is_an_error_that_says_so_and_no_hang() -> None:
+    begin = time.monotonic()
+    with pytest.raises(UnderstudyError, match="died with exit code 3"):
+        run(make=Make("die"), processes=2)
+    assert time.monotonic() - begin < 30
+    assert run(processes=2).members == 3  # the next evaluation starts afresh
+
+
+def test_an_environment_that_raises_in_a_process_is_an_error_with_its_words() -> None:
+    with pytest.raises(UnderstudyError, match="RuntimeError: the arm fell off"):
+        run(make=Make("raise"), processes=2)
+
+
+def test_nan_actions_are_refused_before_they_reach_the_simulator() -> None:
+    def broken(observations, noise, members):
+        return np.full((len(members), ROWS, 4, 1), np.nan)
+
+    with pytest.raises(UnderstudyError, match="NaN"):
+        run(policy=broken)
+
+
+def test_actions_of_a_wrong_shape_are_refused() -> None:
+    with pytest.raises(UnderstudyError, match="expected"):
+        run(policy=lambda observations, noise, members: np.zeros((len(members), ROWS, 2, 1)))
+
+
+@pytest.mark.parametrize("option", ["members", "episodes", "num_envs"])
+def test_counts_below_one_are_refused(option) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        run(**{option: 0})
+
+
+def test_environments_are_kept_between_evaluations() -> None:
+    made = []
+
+    def make(render: bool = False) -> gymnasium.Env:
+        made.append(1)
+        return Walk()
+
+    for _ in range(3):
+        run(make=make, num_envs=4)
+    assert len(made) == 4
+    with pytest.raises(UserError, match="picklable"):
+        run(make=make, processes=1)

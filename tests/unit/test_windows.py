@@ -1,0 +1,198 @@
+"""Windows: batches are a pure function of (seed, step), masks end with the episode, selection is by episode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from understudy.envs.store import EpisodeStore
+from understudy.envs.windows import Windows, select_episodes
+from understudy.envs.writing import StoreWriter
+from understudy.errors import DatasetError
+
+LENGTHS = [7, 1, 12, 3, 30, 5]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> EpisodeStore:
+    """A store whose numbers say where they are from: observation [episode, step], action [episode, step, -step]."""
+    path = tmp_path_factory.mktemp("data") / "numbered"
+    with StoreWriter(path, name="numbered", source="test", env_id="none") as writer:
+        for number, length in enumerate(LENGTHS):
+            steps = np.arange(length)
+            where = np.stack([np.full(length, number), steps], axis=1)
+            writer.add_episode(
+                {
+                    "observations": where,
+                    "actions": np.concatenate([where, -steps[:, None]], axis=1),
+                    "rewards": np.where(steps == length - 1, 0.0, -2.0),
+                    "terminals": np.zeros(length),
+                }
+            )
+    return EpisodeStore.open(path)
+
+
+def reference(store: EpisodeStore, windows: Windows, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Build the batch sample by sample, straight from the definition."""
+    rows = np.concatenate([np.arange(s, s + n) for s, n in zip(store.starts, store.lengths, strict=True)])
+    own = [r for r in rows if np.searchsorted(store.starts, r, side="right") - 1 in windows.episodes]
+    chunks, masks, observations = [], [], []
+    for index in indices:
+        row = own[index]
+        episode = np.searchsorted(store.starts, row, side="right") - 1
+        last = store.starts[episode] + store.lengths[episode] - 1
+        steps = range(row, row + windows.horizon)
+        chunks.append([store.column("actions")[min(step, last)] for step in steps])
+        masks.append([float(step <= last) for step in steps])
+        observations.append(store.column("observations")[row])
+    return {"observations": np.array(observations), "actions": np.array(chunks), "valid": np.array(masks)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    horizon=st.integers(1, 7),
+    proportion=st.sampled_from([0.3, 0.6, 1.0]),
+    order=st.sampled_from(["seeded", "first"]),
+    seed=st.integers(0, 2**31),
+    step=st.integers(0, 10**9),
+)
+def test_a_batch_is_what_its_definition_says(store, horizon, proportion, order, seed, step) -> None:
+    try:
+        windows = Windows(store, horizon=horizon, proportion=proportion, proportion_order=order)
+    except DatasetError as error:
+        assert "longer than every episode" in str(error)
+        return
+    batch = windows.sample([seed], step, 32)
+    expected = reference(store, windows, windows.indices(seed, step, 32))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(batch[name][0].numpy(), array)
+
+
+def test_shapes_and_types_are_those_of_a_batch(store) -> None:
+    batch = Windows(store, horizon=4).sample([3, 4], 0, 10)
+    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
+        "observations": ((2, 10, 2), torch.float32),
+        "actions": ((2, 10, 4, 3), torch.float32),
+        "valid": ((2, 10, 4), torch.float32),
+    }
+
+
+def test_no_window_crosses_into_the_next_episode(store) -> None:
+    batch = Windows(store, horizon=6).sample([0], 0, 2000)
+    episodes = batch["actions"][0, :, :, 0]
+    assert (episodes == batch["observations"][0, :, :1]).all()
+
+
+def test_every_transition_is_drawn_about_equally_often(store) -> None:
+    windows = Windows(store, horizon=1)
+    drawn = np.concatenate([windows.indices(0, step, 580) for step in range(100)])
+    counts = np.bincount(drawn, minlength=windows.num_transitions)
+    assert len(counts) == sum(LENGTHS)
+    expected = len(drawn) / len(counts)
+    chi = ((counts - expected) ** 2 / expected).sum()
+    assert chi < 110  # 57 degrees of freedom: above 110 once in 25,000
+
+
+def test_a_batch_depends_on_seed_and_step_alone(store) -> None:
+    windows, again = Windows(store, horizon=3), Windows(store, horizon=3)
+    windows.sample([9], 4, 8)  # an earlier draw must not matter
+    for name, value in windows.sample([1, 2], 5, 8).items():
+        assert torch.equal(value, again.sample([1, 2], 5, 8)[name])
+        assert torch.equal(value[1], again.sample([2], 5, 8)[name][0])
+    assert not torch.equal(windows.sample([1], 5, 8)["observations"], windows.sample([1], 6, 8)["observations"])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_workers_parts_put_together_are_the_global_batch(store, world) -> None:
+    windows = Windows(store, horizon=3)
+    whole = windows.sample([1, 2], 7, 12)
+    parts = [windows.sample([1, 2], 7, 12, rank, world) for rank in range(world)]
+    for name, value in whole.items():
+        assert torch.equal(torch.cat([part[name] for part in parts], dim=1), value)
+
+
+def test_a_batch_that_workers_cannot_share_is_refused(store) -> None:
+    with pytest.raises(DatasetError, match="cannot be shared by 3 workers"):
+        Windows(store, horizon=1).sample([0], 0, 8, 0, 3)
+
+
+def test_a_horizon_longer_than_every_episode_is_refused_with_both_numbers(store) -> None:
+    Windows(store, horizon=30)
+    with pytest.raises(DatasetError) as error:
+        Windows(store, horizon=31)
+    assert "horizon 31" in str(error.value)
+    assert "30 steps" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 50), min_size=2, max_size=40),
+    st.floats(0.05, 1.0),
+    st.sampled_from(["seeded", "first"]),
+    st.integers(0, 1000),
+)
+def test_a_share_has_enough_transitions_no_episode_too_many_and_holds_smaller_shares(
+    lengths, proportion, order, seed
+) -> None:
+    sizes = np.asarray(lengths)
+    chosen = select_episodes(sizes, proportion, order, seed, "train", 0.0)
+    assert len(set(chosen)) == len(chosen) > 0
+    assert sizes[chosen].sum() >= proportion * sizes.sum() - 1e-6
+    smaller = select_episodes(sizes, proportion / 2, order, seed, "train", 0.0)
+    assert set(smaller) <= set(chosen)
+    if order == "first":
+        assert chosen.tolist() == list(range(len(chosen)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.floats(0.01, 0.5), st.integers(0, 100))
+def test_training_and_validation_share_no_episode_and_leave_none_out(count, fraction, seed) -> None:
+    lengths = np.ones(count, np.int64)
+    train, validation = (
+        set(select_episodes(lengths, 1.0, "seeded", seed, split, fraction)) for split in ("train", "validation")
+    )
+    assert not train & validation
+    assert train | validation == set(range(count))
+
+
+def test_a_share_is_taken_from_the_training_split_only(store) -> None:
+    validation = Windows(store, horizon=1, split="validation", validation_fraction=0.4)
+    train = Windows(store, horizon=1, proportion=0.5, validation_fraction=0.4)
+    assert not set(train.episodes) & set(validation.episodes)
+    assert len(train.observations_all()) == train.num_transitions
+
+
+def test_sparse_rewards_are_minus_one_wherever_they_were_not_zero(store) -> None:
+    rewards = Windows(store, horizon=1, sparse=True).rewards()
+    plain = Windows(store, horizon=1).rewards()
+    assert set(plain.tolist()) == {-2.0, 0.0}
+    np.testing.assert_array_equal(rewards, np.where(plain == 0, 0, -1))
+
+
+@pytest.mark.parametrize("options", [{"proportion": 0.0}, {"proportion": 1.5}, {"validation_fraction": 1.0}])
+def test_a_share_outside_its_bounds_is_refused(store, options) -> None:
+    with pytest.raises(DatasetError, match="must be"):
+        Windows(store, horizon=1, **options)
+
+
+def test_pixels_stay_bytes(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (9, 6, 5, 3), dtype=np.uint8)
+    with StoreWriter(tmp_path / "x", name="x", source="t", env_id="e") as writer:
+        writer.add_episode(
+            {
+                "observations": pictures,
+                "actions": rng.normal(size=(9, 2)),
+                "rewards": np.zeros(9),
+                "terminals": np.zeros(9),
+            }
+        )
+    windows = Windows(EpisodeStore.open(tmp_path / "x"), horizon=2)
+    batch = windows.sample([0], 0, 16)
+    assert batch["observations"].dtype == torch.uint8
+    np.testing.assert_array_equal(batch["observations"][0].numpy(), pictures[windows.indices(0, 0, 16)])

@@ -1,0 +1,206 @@
+"""Diffusion behaviour cloning: a score network that denoises an action chunk in `diffusion_steps` steps.
+
+Schedules, network, loss and reverse step follow BridgeData's DDPM agent (DDPM: arXiv 2006.11239; cosine schedule:
+arXiv 2102.09672; vp: arXiv 2011.13456; DDIM: arXiv 2010.02502). Observations are states or encoded pixels;
+goals belong to the goal-conditioned variant. Shape suffixes: B samples, H steps, A action dims, D = H * A,
+T diffusion steps, W the score network's width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.nn import functional
+
+from understudy.algorithm import Algorithm, AlgorithmConfig, Batch
+from understudy.registry import algorithms
+from understudy.trainables.networks import ObservationEncoder, linear
+
+TIME_FEATURES = 32
+SAMPLE_RANGE = 2.0
+"""Every reverse step is clipped to +- this."""
+
+
+class DDPMBCConfig(AlgorithmConfig):
+    """Settings of ddpm_bc."""
+
+    hidden_dims: tuple[int, ...] = Field((256, 256, 256), min_length=1, description="width of each residual block")
+    grad_clip: float | None = Field(1.0, gt=0, description="largest gradient norm of one member")
+    beta_schedule: Literal["cosine", "linear", "vp"] = Field("cosine", description="variances of the forward process")
+    diffusion_steps: int = Field(20, ge=2, le=1000, description="steps of the forward process")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the residual blocks")
+    target_update_rate: float = Field(0.002, gt=0, le=1, description="Polyak rate of the averaged weights that act")
+    sampler: Literal["ddpm", "ddim"] = Field("ddpm", description="reverse process: stochastic, or deterministic")
+    sampling_steps: int | None = Field(None, ge=1, description="reverse steps when acting; none for diffusion_steps")
+    repeat_last_step: int = Field(0, ge=0, le=100, description="times the last reverse step is done again")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DDPMBCConfig:
+        if len(set(self.hidden_dims)) > 1:
+            raise ValueError(f"hidden_dims of residual blocks must be equal, not {self.hidden_dims}")
+        if (self.sampling_steps or 1) > self.diffusion_steps:
+            raise ValueError(f"sampling_steps {self.sampling_steps} exceeds diffusion_steps {self.diffusion_steps}")
+        return self
+
+    def reverse_times(self) -> list[int]:
+        """Return the diffusion times that acting visits, last to first: evenly spaced, always down to 0."""
+        count = self.sampling_steps or self.diffusion_steps
+        times = np.linspace(self.diffusion_steps - 1, 0, count).round().astype(int) if count > 1 else [0]
+        if count == 1:
+            times = [self.diffusion_steps - 1]
+        return [int(time) for time in times]
+
+
+def betas(schedule: str, steps: int) -> np.ndarray:
+    """Return the forward process' variances [T], float64, each at most 0.999."""
+    if schedule == "cosine":
+        t = np.linspace(0, 1, steps + 1)
+        kept = np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.clip(1 - kept[1:] / kept[:-1], 0, 0.999)
+    if schedule == "linear":
+        return np.linspace(1e-4, 2e-2, steps)
+    t = np.arange(1, steps + 1)
+    low, high = 0.1, 10.0
+    return 1 - np.exp(-low / steps - 0.5 * (high - low) * (2 * t - 1) / steps**2)
+
+
+class ResidualBlock(nn.Module):
+    """x + dense(swish(dense(LayerNorm(dropout(x))))), four times as wide inside."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.widen = linear(width, 4 * width, generator)
+        self.narrow = linear(4 * width, width, generator)
+
+    def forward(self, x_BW: torch.Tensor, keep_BW: torch.Tensor | None) -> torch.Tensor:
+        """Return [B, W]; `keep_BW` is the dropout mask, already divided by the probability of keeping."""
+        inner = x_BW if keep_BW is None else x_BW * keep_BW
+        return x_BW + self.narrow(functional.silu(self.widen(self.norm(inner))))
+
+
+class ScoreNetwork(nn.Module):
+    """Predict the noise in a noisy chunk: learnable Fourier time, then residual blocks over concat(time, obs, chunk)."""
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        size: int,
+        config: DDPMBCConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        width = config.hidden_dims[0]
+        self.encoder = ObservationEncoder(observation_shape, config.encoder, generator)
+        self.frequencies = nn.Parameter(torch.empty(TIME_FEATURES // 2).normal_(0.0, 0.2, generator=generator))
+        self.time_in = linear(TIME_FEATURES, 2 * TIME_FEATURES, generator)
+        self.time_out = linear(2 * TIME_FEATURES, TIME_FEATURES, generator)
+        self.first = linear(TIME_FEATURES + self.encoder.features + size, width, generator)
+        self.blocks = nn.ModuleList(ResidualBlock(width, generator) for _ in config.hidden_dims)
+        self.last = linear(width, size, generator)
+
+    def forward(
+        self, features_BF: torch.Tensor, noisy_BD: torch.Tensor, time_B1: torch.Tensor, keep: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return predicted noise [B, D] at times [B, 1] in 0..T-1; `keep` [B, blocks, W] holds dropout masks."""
+        angles = 2 * math.pi * time_B1 * self.frequencies
+        time = self.time_out(functional.silu(self.time_in(torch.cat((angles.cos(), angles.sin()), dim=-1))))
+        hidden = self.first(torch.cat((time, features_BF, noisy_BD), dim=-1))
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, None if keep is None else keep[:, index])
+        return self.last(functional.silu(hidden))
+
+
+@algorithms.register("ddpm_bc")
+class DDPMBC(Algorithm):
+    """Predict the noise that was mixed into the demonstrated chunk; act by reversing the mixing step by step."""
+
+    Config = DDPMBCConfig
+    name = "ddpm_bc"
+    evaluation_parameters = ("sampling_steps", "sampler", "repeat_last_step")
+    config: DDPMBCConfig
+
+    def __init__(self, observation_shape: tuple[int, ...], action_dim: int, config: DDPMBCConfig | None = None) -> None:
+        super().__init__(observation_shape, action_dim, config)
+        kept_T = np.cumprod(1 - betas(self.config.beta_schedule, self.config.diffusion_steps))
+        self._kept = kept_T
+        self._signal_T = torch.tensor(np.sqrt(kept_T), dtype=torch.float32)
+        self._noise_T = torch.tensor(np.sqrt(1 - kept_T), dtype=torch.float32)
+
+    @property
+    def target_rate(self) -> float:
+        """The averaged weights act."""
+        return self.config.target_update_rate
+
+    def network(self, generator: torch.Generator) -> ScoreNetwork:
+        """Build the score network."""
+        return ScoreNetwork(self.observation_shape, self.chunk_length * self.action_dim, self.config, generator)
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Draw noise [B, D], a diffusion time [B] as its signal and noise shares, and dropout masks."""
+        config, device = self.config, generator.device
+        time_B = torch.randint(config.diffusion_steps, (batch_size,), generator=generator, device=device)
+        size = (batch_size, self.chunk_length * self.action_dim)
+        drawn = {
+            "noise": torch.randn(size, generator=generator, device=device),
+            "time": time_B[:, None].to(torch.float32),
+            "signal_share": self._signal_T.to(device)[time_B, None],
+            "noise_share": self._noise_T.to(device)[time_B, None],
+        }
+        if config.dropout > 0:
+            masks = (batch_size, len(config.hidden_dims), config.hidden_dims[0])
+            kept = torch.rand(masks, generator=generator, device=device) >= config.dropout
+            drawn["keep"] = kept.to(torch.float32).div_(1 - config.dropout)
+        return drawn
+
+    def loss(
+        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the squared error of the noise: summed over action dims, masked by `valid`, mean elsewhere."""
+        assert isinstance(network, ScoreNetwork)
+        noisy_BD = draws["signal_share"] * batch["actions"].flatten(1) + draws["noise_share"] * draws["noise"]
+        predicted_BD = network(network.encoder(batch["observations"]), noisy_BD, draws["time"], draws.get("keep"))
+        error_BHA = (predicted_BD - draws["noise"]).square().unflatten(1, (-1, self.action_dim))
+        loss = (error_BHA.sum(-1) * batch["valid"]).mean()
+        return loss, {"actor_loss": loss, "ddpm_loss": loss}
+
+    def noise_shape(self) -> tuple[int, ...]:
+        """One decision needs noise [N, H, A]: where it starts from and, for ddpm, what each later step but the last adds."""
+        fresh = len(self.config.reverse_times()) if self.config.sampler == "ddpm" else 1
+        return (fresh, self.chunk_length, self.action_dim)
+
+    def act(self, network: nn.Module, observations_BO: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Denoise from noise[:, 0]; clipped to +-2 after each step, and to +-1 at the end where actions are clipped."""
+        assert isinstance(network, ScoreNetwork)
+        features_BF = network.encoder(observations_BO)
+        noise_BND = noise.flatten(2)
+        x_BD = noise_BND[:, 0]
+        times = self.config.reverse_times()
+        visits = [*enumerate(times), *[(len(times) - 1, times[-1])] * self.config.repeat_last_step]
+        for index, time in visits:
+            predicted_BD = network(features_BF, x_BD, torch.full_like(x_BD[:, :1], float(time)))
+            before = float(self._kept[times[index + 1]]) if index + 1 < len(times) else 1.0
+            x_BD = self._reverse(x_BD, predicted_BD, float(self._kept[time]), before)
+            if self.config.sampler == "ddpm" and index + 1 < len(times):
+                deviation = math.sqrt(1 - float(self._kept[time]) / before)
+                x_BD = x_BD + deviation * noise_BND[:, index + 1]
+            x_BD = x_BD.clamp(-SAMPLE_RANGE, SAMPLE_RANGE)
+        actions_BHA = x_BD.unflatten(1, (self.chunk_length, self.action_dim))
+        return actions_BHA.clamp(-1.0, 1.0) if self.config.action_clip else actions_BHA
+
+    def _reverse(self, x_BD: torch.Tensor, predicted_BD: torch.Tensor, kept: float, before: float) -> torch.Tensor:
+        """Return the mean of one reverse step from signal power `kept` to `before` (1 at the end).
+
+        ddpm: (x - beta / sqrt(1 - kept) eps) / sqrt(alpha), with alpha = kept / before and beta = 1 - alpha;
+        ddim: sqrt(before) x_0 + sqrt(1 - before) eps, with x_0 = (x - sqrt(1 - kept) eps) / sqrt(kept).
+        """
+        if self.config.sampler == "ddpm":
+            alpha = kept / before
+            return (x_BD - (1 - alpha) / math.sqrt(1 - kept) * predicted_BD) / math.sqrt(alpha)
+        start_BD = (x_BD - math.sqrt(1 - kept) * predicted_BD) / math.sqrt(kept)
+        return math.sqrt(before) * start_BD + math.sqrt(1 - before) * predicted_BD

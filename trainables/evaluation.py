@@ -1,0 +1,163 @@
+"""Evaluate a pack in its environment: every member, every evaluation-time setting, one interval."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.algorithm import Algorithm
+from understudy.envs.rollout import Evaluation, OnStep, evaluate
+from understudy.envs.source import EnvFactory
+from understudy.envs.video import rendering_available, write_mp4
+from understudy.errors import DatasetError
+from understudy.policy import Policy
+from understudy.registry import loops
+from understudy.results import rank_key
+from understudy.spec import RunSpec
+from understudy.statistics import interval, return_interval
+
+logger = logging.getLogger("understudy")
+Act = Callable[[np.ndarray, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
+"""act(observations [K, R, *O], noise [K, R, *], members, algorithm) -> actions [K, R, H, A]: a Pack's or a Policy's."""
+
+
+@dataclass
+class Outcome:
+    """One evaluation of a pack at its configured settings, and at every value of a grid when there is one."""
+
+    rows: list[dict[str, float]]
+    """Per seed: return, length, success, normalized_return (those the environment has)."""
+    summary: dict[str, float]
+    """Means over seeds; of the objective also `_low`, `_high`, `_iqm`, `_seeds`, `_episodes`."""
+    grid_rows: list[dict[str, float]] = field(default_factory=list)
+    """Per seed: the same columns for each grid value, as `flow_steps_10/success`."""
+    grid_summary: dict[str, float] = field(default_factory=dict)
+    best_summary: dict[str, float] = field(default_factory=dict)
+    """The summary of the best grid value; `summary` itself without a grid."""
+    best_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Holds a run's environment by name; nothing is created before `check` or `evaluate`."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.factory = EnvFactory(spec.env_name)
+
+    def check(self, observation_shape: tuple[int, ...], action_dim: int) -> None:
+        """Make the environment once and compare its spaces with the dataset's; raises DatasetError."""
+        env = self.factory()
+        shapes = tuple(env.observation_space.shape or ()), int(np.prod(env.action_space.shape or ()))
+        env.close()
+        if shapes != (tuple(observation_shape), action_dim):
+            raise DatasetError(
+                f"{self.spec.env_name}: the data have observations {tuple(observation_shape)} and {action_dim} action"
+                f" dims, the environment {shapes[0]} and {shapes[1]}: they are not of one task"
+            )
+
+    def evaluate(self, act: Act, members: int, algorithm: Algorithm, grid: Mapping[str, tuple[Any, ...]]) -> Outcome:
+        """Evaluate at the configured settings, or at every combination of `grid` (evaluation-time parameters)."""
+        outcome = self.outcome_of(self.rollouts(act, members, algorithm))
+        if not grid:
+            return outcome
+        outcome.grid_rows = [{} for _ in range(members)]
+        tried: list[tuple[dict[str, float], dict[str, Any]]] = []
+        for values in itertools.product(*grid.values()):
+            parameters = dict(zip(grid, values, strict=True))
+            configured = all(getattr(algorithm.config, key) == value for key, value in parameters.items())
+            acting = algorithm.with_config(**parameters)
+            one = outcome if configured else self.outcome_of(self.rollouts(act, members, acting))
+            for row, column in zip(outcome.grid_rows, one.rows, strict=True):
+                row.update({f"{tag(parameters)}/{key}": value for key, value in column.items()})
+            outcome.grid_summary.update({f"{tag(parameters)}/{key}": value for key, value in one.summary.items()})
+            tried.append((one.summary, parameters))
+        outcome.best_summary, outcome.best_parameters = max(tried, key=lambda item: rank_key(item[0]))
+        best = {f"best/{key}": float(value) for key, value in outcome.best_parameters.items()}
+        outcome.grid_summary |= {f"best/{key}": value for key, value in outcome.best_summary.items()} | best
+        return outcome
+
+    @staticmethod
+    def outcome_of(result: Evaluation) -> Outcome:
+        """Return rows and summary of finished rollouts."""
+        summary = summarise(result)
+        return Outcome([result.summary(k) for k in range(result.members)], summary, best_summary=summary)
+
+    def rollouts(self, act: Act, members: int, algorithm: Algorithm, on_step: OnStep | None = None) -> Evaluation:
+        """Run eval_episodes episodes of every member."""
+        spec = self.spec
+        return evaluate(
+            lambda observations, noise, chosen: act(observations, noise, chosen, algorithm),
+            self.factory,
+            members=members,
+            episodes=spec.eval_episodes,
+            num_envs=spec.eval_envs,
+            processes=spec.eval_processes,
+            on_step=on_step,
+            **self._policy_settings(algorithm),
+        )
+
+    def record(self, act: Act, algorithm: Algorithm, path: Path, member: int = 0) -> str | None:
+        """Write a video of one member's first `video_episodes` episodes; return why not, where none can be made."""
+        reason = rendering_available()
+        if reason is not None:
+            return reason
+        spec = self.spec
+        # A process of its own: a renderer must be chosen before the simulator is imported.
+        result = evaluate(
+            lambda observations, noise, _: act(observations, noise, [member], algorithm),
+            self.factory,
+            episodes=spec.video_episodes,
+            num_envs=1,
+            processes=1,
+            video_episodes=spec.video_episodes,
+            video_frame_skip=spec.video_frame_skip,
+            **self._policy_settings(algorithm),
+        )
+        write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.video_frame_skip))
+        return None
+
+    def _policy_settings(self, algorithm: Algorithm) -> dict[str, Any]:
+        return {
+            "seed": self.spec.eval_seed,
+            "noise_shape": algorithm.noise_shape(),
+            "temperature": self.spec.eval_temperature,
+            "chunk_length": algorithm.chunk_length,
+        }
+
+
+@loops.register("evaluate")
+def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
+    """Evaluate every member of a saved policy with `spec`'s evaluation settings."""
+    evaluator = Evaluator(spec)
+    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))
+
+
+@loops.register("record")
+def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
+    """Write a video of one member; where this machine cannot render, say why in the log and go on without."""
+    reason = Evaluator(spec).record(policy.act_members, policy.algorithm, path, member)
+    if reason:
+        logger.warning("%s", reason)
+
+
+def summarise(result: Evaluation) -> dict[str, float]:
+    """Return means over seeds and, for the objective, its interval and interquartile mean."""
+    rows = [result.summary(k) for k in range(result.members)]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    if result.successes is not None:
+        return {**means, **interval(result.successes).as_metrics("success")}
+    if result.normalized is not None:
+        return {**means, **return_interval(result.normalized).as_metrics("normalized_return")}
+    return {**means, **return_interval(result.returns).as_metrics("return")}
+
+
+def tag(parameters: Mapping[str, Any]) -> str:
+    """Return the column prefix of one combination of evaluation-time parameters, like `flow_steps_10`."""
+    return ",".join(f"{key}_{value}" for key, value in parameters.items())

@@ -1,0 +1,65 @@
+"""One block of memory for the parameters of a pack's members: where each parameter lies, and moving modules in.
+
+Knows nothing of algorithms, losses or optimisers. Shape suffixes: K members, P padded parameters of one member.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from understudy.errors import CheckpointError
+
+ALIGNMENT = 16
+"""Every parameter starts at a multiple of this many numbers: 64 bytes, a cache line and an AVX-512 register."""
+
+
+class Layout:
+    """Where each parameter of one member lies in its row of P numbers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        self.offsets: dict[str, int] = {}
+        offset = 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = offset
+            offset += math.ceil(shape.numel() / ALIGNMENT) * ALIGNMENT
+        self.size = offset
+
+    def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return every parameter's view of `flat` [..., >= P], keeping the leading dims."""
+        lead = flat.shape[:-1]
+        return {
+            name: flat[..., self.offsets[name] : self.offsets[name] + shape.numel()].view(*lead, *shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def copies(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return copies, on the CPU, of every parameter in `row` [>= P]."""
+        return {name: view.cpu().clone() for name, view in self.views(row.detach()).items()}
+
+    def fill(self, row: torch.Tensor, named: dict[str, torch.Tensor]) -> None:
+        """Write what `copies` returned into `row`; CheckpointError names a parameter that is another network's."""
+        shapes = {name: tuple(value.shape) for name, value in named.items()}
+        wanted = {name: tuple(shape) for name, shape in self.shapes.items()}
+        if shapes != wanted:
+            odd = min(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+            raise CheckpointError(
+                f"the saved weights are of another network: {odd} is {shapes.get(odd, 'absent')} in the file"
+                f" and {wanted.get(odd, 'absent')} here"
+            )
+        for name, view in self.views(row.detach()).items():
+            view.copy_(named[name])
+
+
+def move_into(module: nn.Module, values: dict[str, torch.Tensor], gradients: dict[str, torch.Tensor] | None) -> None:
+    """Copy a module's parameters into `values` and make those its parameters; without `gradients` they are frozen."""
+    for path, parameter in list(module.named_parameters()):
+        values[path].copy_(parameter.detach())
+        owner, _, name = path.rpartition(".")
+        moved = nn.Parameter(values[path], requires_grad=gradients is not None)
+        if gradients is not None:
+            moved.grad = gradients[path]
+        setattr(module.get_submodule(owner), name, moved)

@@ -1,0 +1,270 @@
+"""The one offline training loop: data, updates, evaluation, checkpoints. No ray, no mlflow, no command line.
+
+    open data -> pack of seeds -> for each step: batch, update, log, evaluate, checkpoint -> RunResult
+
+A step's work is a pure function of (spec, step) and of the weights before it: going on from a checkpoint equals
+never having stopped, bit for bit on the CPU with one worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy import checkpoints
+from understudy.algorithm import Algorithm
+from understudy.errors import CheckpointError, SpecError, StorageError, TrainingDiverged
+from understudy.normaliser import Normaliser
+from understudy.policy import policy_document
+from understudy.registry import algorithms, loops
+from understudy.results import Progress, Report, RunResult
+from understudy.run_dir import CsvLog, RunDir, read_csv
+from understudy.spec import RunSpec
+from understudy.trainables.data import open_data
+from understudy.trainables.evaluation import Evaluator
+from understudy.trainables.pack import Pack
+
+logger = logging.getLogger("understudy")
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device; `auto` is CUDA where there is one. Raises SpecError for one that is not here."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise SpecError(f"device={device!r}: allowed are auto, cpu, cuda, cuda:N") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise SpecError(f"device={device!r}: torch {torch.__version__} sees no CUDA device here; use device=cpu")
+    return resolved
+
+
+@dataclass
+class _Logs:
+    """The csv files of one run, opened for appending."""
+
+    train: list[CsvLog]
+    evaluation: list[CsvLog]
+    summary: CsvLog | None
+    timing: CsvLog
+
+    @classmethod
+    def open(cls, run: RunDir, seeds: tuple[int, ...]) -> _Logs:
+        folders = [run.member(seed, seeds) for seed in seeds]
+        return cls(
+            [CsvLog(folder / "train.csv") for folder in folders],
+            [CsvLog(folder / "eval.csv") for folder in folders],
+            CsvLog(run.path / "eval.csv") if len(seeds) > 1 else None,
+            CsvLog(run.path / "timing.csv"),
+        )
+
+    def sync(self) -> None:
+        for log in [*self.train, *self.evaluation, *([self.summary] if self.summary else []), self.timing]:
+            log.sync()
+
+
+@loops.register("offline")
+class OfflineLoop:
+    """Train every seed of one configuration from a fixed dataset."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.device = resolve_device(spec.device)
+        self.data = open_data(spec)
+        first = self.data.windows(1)
+        self.algorithm: Algorithm = algorithms.get(spec.algo)(first.observation_shape, first.action_dim, spec.config)
+        self.evaluator = Evaluator(spec) if spec.eval_episodes else None
+        if self.evaluator:
+            self.evaluator.check(first.observation_shape, first.action_dim)
+
+    def run(
+        self,
+        path: Path,
+        *,
+        report: Report | None = None,
+        progress: Progress | None = None,
+        grid: Mapping[str, tuple[Any, ...]] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> RunResult:
+        """Train to `training_steps`, going on from the newest whole checkpoint in the run directory."""
+        torch.set_num_threads(self.spec.cpus)
+        return _Training(self, RunDir(path), report, progress, dict(grid or {}), rank, world).go()
+
+
+class _Training:
+    """The state of one call of OfflineLoop.run."""
+
+    def __init__(
+        self,
+        loop: OfflineLoop,
+        run: RunDir,
+        report: Report | None,
+        progress: Progress | None,
+        grid: dict[str, tuple[Any, ...]],
+        rank: int,
+        world: int,
+    ) -> None:
+        self.loop, self.spec, self.run = loop, loop.spec, run
+        self.report, self.progress, self.grid = report, progress, grid
+        self.rank, self.world = rank, world
+        self.seeds = self.spec.all_seeds
+        self.step = 0
+        saved = checkpoints.load_newest(run.resume)
+        normaliser = Normaliser.from_dict(saved["normaliser"]) if saved else loop.data.normaliser(self.spec.normalize)
+        self.pack = Pack(
+            loop.algorithm, self.seeds, normaliser=normaliser, device=loop.device, world_size=world, rank=rank
+        )
+        if saved:
+            self._restore(saved)
+        self.logs = _Logs.open(run, self.seeds) if rank == 0 else None
+        self.best_parameters: dict[str, Any] = saved["best_parameters"] if saved else {}
+        self.metrics: dict[str, float] = saved["metrics"] if saved else {}
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        if saved["fingerprint"] != self.spec.fingerprint() or saved["data"] != self.loop.data.content_hash:
+            raise CheckpointError(f"{self.run.resume} belongs to another spec or dataset than {self.run.flags}")
+        for index, state in enumerate(saved["members"]):
+            self.pack.load_member_state(index, state)
+        self.step = int(saved["step"])
+
+    def go(self) -> RunResult:
+        """Do the remaining steps; the last evaluation and the final model belong to the last step."""
+        last = self.spec.training_steps
+        if self.rank == 0:
+            self._replay_reports()
+        mark_time, mark_step, saved_at, shown_at = time.perf_counter(), self.step, time.monotonic(), 0.0
+        try:
+            while self.step < last:
+                step = self.step + 1
+                windows = self.loop.data.windows(step)
+                batch = windows.sample(self.seeds, step, self.spec.config.batch_size, self.rank, self.world)
+                metrics = self.pack.update(batch, step)
+                self.step = step
+                now = time.monotonic()
+                if self.rank != 0:
+                    continue
+                logged = step % self.spec.log_interval == 0 or step == last
+                if logged:
+                    self.pack.check_finite()
+                    elapsed = time.perf_counter() - mark_time
+                    self._log(metrics, (step - mark_step) / max(elapsed, 1e-9))
+                    mark_time, mark_step = time.perf_counter(), step
+                if self.progress and (now - shown_at > 0.5 or step == last):
+                    shown_at = now
+                    self.progress(step, last, self.metrics)
+                evaluated = self._evaluation_due(step)
+                if evaluated:
+                    self._evaluate(final=step == last)
+                    mark_time, mark_step = time.perf_counter(), step
+                if self.spec.save_interval > 0 and step % self.spec.save_interval == 0:
+                    self._save_members(f"checkpoint_{step}.pt")
+                if evaluated or step == last or now - saved_at > self.spec.checkpoint_seconds:
+                    self._checkpoint()
+                    saved_at = time.monotonic()
+                if evaluated and self.report:
+                    self.report(step, self.metrics)
+        except (TrainingDiverged, StorageError):
+            # What led here is on disk already: the last good checkpoint is the newest rolling one.
+            self._sync_logs()
+            raise
+        return self._finish()
+
+    def _evaluation_due(self, step: int) -> bool:
+        if self.loop.evaluator is None:
+            return False
+        every = self.spec.eval_interval
+        return step == self.spec.training_steps or (every > 0 and step % every == 0)
+
+    def _replay_reports(self) -> None:
+        """Tell the caller again what was evaluated before the checkpoint: its own memory may be gone."""
+        if self.report is None or self.step == 0:
+            return
+        path = self.run.path / "eval.csv"
+        for row in read_csv(path) if path.is_file() else []:
+            if row["step"] <= self.step:
+                self.report(int(row["step"]), {key: value for key, value in row.items() if key != "step"})
+
+    def _log(self, metrics: dict[str, torch.Tensor], steps_per_sec: float) -> None:
+        assert self.logs is not None
+        table = {key: value.detach().double().cpu().tolist() for key, value in metrics.items()}
+        for index, log in enumerate(self.logs.train):
+            log.append(self.step, {key: values[index] for key, values in table.items()})
+        self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": steps_per_sec})
+        self.metrics = {
+            **self.metrics,
+            **{key: sum(values) / len(values) for key, values in table.items()},
+            "steps_per_sec": steps_per_sec,
+        }
+
+    def _evaluate(self, final: bool) -> None:
+        assert self.logs is not None and self.loop.evaluator is not None
+        evaluator, algorithm = self.loop.evaluator, self.loop.algorithm
+        outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, self.grid if final else {})
+        if final and self.spec.video_episodes:
+            acting = algorithm.with_config(**outcome.best_parameters)
+            reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4")
+            if reason:
+                logger.warning("%s", reason)
+        for log, row in zip(self.logs.evaluation, outcome.rows, strict=True):
+            log.append(self.step, row)
+        if self.logs.summary:
+            self.logs.summary.append(self.step, outcome.summary)
+        if outcome.grid_summary:
+            CsvLog(self.run.path / "eval_grid.csv").append(self.step, outcome.grid_summary)
+            if self.logs.summary:
+                for log, row in zip(self.logs.evaluation, outcome.grid_rows, strict=True):
+                    CsvLog(log.path.with_name("eval_grid.csv")).append(self.step, row)
+        self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")})
+        self.best_parameters = outcome.best_parameters
+        self.metrics = {**self.metrics, **outcome.best_summary}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "fingerprint": self.spec.fingerprint(),
+            "data": self.loop.data.content_hash,
+            "normaliser": self.pack.normaliser.to_dict(),
+            "metrics": self.metrics,
+            "best_parameters": self.best_parameters,
+            "members": [self.pack.member_state(index) for index in range(len(self.seeds))],
+        }
+
+    def _sync_logs(self) -> None:
+        if self.logs:
+            self.logs.sync()
+
+    def _checkpoint(self) -> None:
+        self.pack.check_finite()
+        self._sync_logs()
+        checkpoints.save_rolling(self.run.resume, self.step, self._state())
+        self.run.update_state(step=self.step)
+
+    def _save_members(self, name: str) -> None:
+        """Write one file per seed, loadable alone: weights, optimiser, spec and policy description."""
+        self.pack.check_finite()
+        document = policy_document(self.spec, self.loop.algorithm, self.pack.normaliser)
+        for index, seed in enumerate(self.seeds):
+            checkpoints.save(
+                self.run.member(seed, self.seeds) / name,
+                {
+                    "step": self.step,
+                    "seed": seed,
+                    "spec": self.spec.flat(),
+                    "policy": document,
+                    "weights": self.pack.weights(index),
+                    "training": self.pack.member_state(index),
+                },
+            )
+
+    def _finish(self) -> RunResult:
+        if self.rank == 0:
+            self._save_members("final_model.pt")
+        return RunResult(self.run.path, "finished", self.step, self.metrics, self.best_parameters)
