@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` need nothing but Python 3.11 or 3.12; each sets up .venv first, and is quick the second time.
+# `make quickstart` and `make test` need nothing but Python 3.11 to 3.13; each sets up .venv first, and is quick the second time.
 # PYTHON=python3.12 chooses the interpreter; SLOW=1 adds the slow tests, GPU=1 those that need CUDA; T=tests/unit narrows.
 
 export PYTHON
@@ -29,7 +29,7 @@ test: lint
 
 lint: setup
 	$(BIN)/ruff check .
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: setup

@@ -35,11 +35,11 @@ class SeededManipulation(gymnasium.Wrapper):
         arm: Any = self.env.unwrapped
         model, data = arm._model, arm._data
         kept = {name: np.copy(getattr(data, name)) for name in ("qpos", "qvel", "mocap_pos", "mocap_quat")}
-        mujoco.mj_resetData(model, data)
+        mujoco.mj_resetData(model, data)  # pyright: ignore[reportAttributeAccessIssue]
         for name, value in kept.items():
             getattr(data, name)[:] = value
         arm.pre_step()
-        mujoco.mj_forward(model, data)
+        mujoco.mj_forward(model, data)  # pyright: ignore[reportAttributeAccessIssue]
         arm.post_step()
         arm._success = False
         return arm.compute_observation(), {**info, **arm.get_reset_info()}
@@ -100,6 +100,17 @@ def clone(env: gymnasium.Env) -> gymnasium.Env:
     """
     shared = {id(value): value for value in vars(env.unwrapped).values() if _is_model_tree(value)}
     return copy.deepcopy(env, shared)
+
+
+def lighten(env: gymnasium.Env) -> None:
+    """Leave shadows, reflections and smoothed edges out of an arm environment's videos: six times quicker on CPUs.
+
+    Never for pixel observations, which would no longer look like their dataset's.
+    """
+    model: Any = vars(env.unwrapped)["_model"]
+    model.vis.quality.offsamples = 0
+    model.vis.quality.shadowsize = 0
+    model.mat_reflectance[:] = 0
 
 
 def _is_model_tree(value: Any) -> bool:

@@ -94,7 +94,7 @@ def generate(
         f"understudy scripted expert: {env_name}, {episodes} of {attempts} attempts, seed {seed}, "
         f"noise {noise} on executed actions, clean actions recorded"
     )
-    write_atomic(target, lambda stream: np.savez(stream, **arrays))
+    write_atomic(target, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
     return Generated(target, episodes, len(arrays["actions"]) - episodes, attempts)
 
 

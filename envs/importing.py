@@ -40,6 +40,7 @@ def import_file(
     if not name or Path(name).name != name or name.startswith("."):
         raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
     provenance = {
+        "env_name": env_name,
         "files": [{"name": file.name, "sha256": sha256(file)} for file in source.files(path)],
         **source.provenance(path, env_name),
     }
@@ -75,5 +76,5 @@ def export_npz(store: EpisodeStore, path: str | Path) -> Path:
         arrays[name][~last] = values
         # the extra row repeats what has no final value: nothing reads it
         arrays[name][last] = store.episode_column("final_observations") if name == "observations" else values[ends - 1]
-    write_atomic(target, lambda stream: np.savez(stream, **arrays))
+    write_atomic(target, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
     return target

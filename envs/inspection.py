@@ -173,10 +173,13 @@ def _dimensions(store: EpisodeStore, name: str, bins: int) -> list[DimensionInfo
     stride = max(1, len(flat) // 200_000)  # a histogram for the eye needs no more
     return [
         DimensionInfo(
-            name,
-            i,
-            *(float(numbers[key][i]) for key in ("min", "max", "mean", "std")),
-            text_histogram(flat[::stride, i], bins),
+            column=name,
+            index=i,
+            min=numbers["min"][i],
+            max=numbers["max"][i],
+            mean=numbers["mean"][i],
+            std=numbers["std"][i],
+            histogram=text_histogram(flat[::stride, i], bins),
         )
         for i in range(flat.shape[1])
     ]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.envs.deterministic import SeededManipulation, SeededMaze, clone, quiet_boxes
+from understudy.envs.deterministic import SeededManipulation, SeededMaze, clone, lighten, quiet_boxes
 from understudy.envs.reading import read_npz
 from understudy.envs.source import Episode, Source, missing_package
 from understudy.envs.video import choose_renderer
@@ -180,18 +180,22 @@ def _registered(env_id: str) -> Any:
 
 
 def _make(env_id: str, render: bool, size: int) -> gymnasium.Env:
+    if env_id.startswith("visual-") and _is_arm(env_id):
+        return SeededManipulation(_build(env_id, {}))  # it renders at once, and a renderer cannot be copied
     if _is_arm(env_id):
         return SeededManipulation(clone(_arm_prototype(env_id, size if render else None)))
-    return SeededMaze(_build(env_id, {"render_mode": "rgb_array", "width": size, "height": size} if render else {}))
+    pictures = render and not env_id.startswith("visual-")  # those have them, of the size that was trained on
+    return SeededMaze(_build(env_id, {"render_mode": "rgb_array", "width": size, "height": size} if pictures else {}))
 
 
 @functools.lru_cache(maxsize=4)
 def _arm_prototype(env_id: str, size: int | None) -> gymnasium.Env:
     """Compile an arm environment once a process; it is only ever cloned."""
-    fixed = size is None or env_id.startswith("visual-")
-    env = _build(env_id, {} if fixed else {"width": size, "height": size})
+    env = _build(env_id, {} if size is None else {"width": size, "height": size})
     with quiet_boxes():
         env.reset(seed=0)
+    if size is not None:
+        lighten(env)
     return env
 
 

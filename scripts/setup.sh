@@ -7,20 +7,20 @@ cd "$(dirname "$0")/.."
 stamp=.venv/.installed
 wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
 
-suitable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1; }
+suitable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }
 version() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo "not found"; }
 
 # $PYTHON when given, else the first of the usual names that runs: a pyenv shim may exist and still refuse to run.
 choose_python() {
     if [ -n "${PYTHON:-}" ]; then
         suitable "$PYTHON" && echo "$PYTHON" && return
-        echo "error: PYTHON=$PYTHON is $(version "$PYTHON"); understudy needs Python 3.11 or 3.12" >&2
+        echo "error: PYTHON=$PYTHON is $(version "$PYTHON"); understudy needs Python 3.11 to 3.13" >&2
         exit 2
     fi
-    for candidate in python3.11 python3.12 python3 python; do
+    for candidate in python3.11 python3.12 python3.13 python3 python; do
         if suitable "$candidate"; then echo "$candidate"; return; fi
     done
-    echo "error: no Python 3.11 or 3.12 found (python3 is $(version python3)); install one, or run: make PYTHON=/path/to/python3.12 quickstart" >&2
+    echo "error: no Python 3.11 to 3.13 found (python3 is $(version python3)); install one, or run: make PYTHON=/path/to/python3.12 quickstart" >&2
     exit 2
 }
 

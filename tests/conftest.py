@@ -1,6 +1,6 @@
 """What every test stands on: one thread per maths library, an understudy home of its own, a quiet local Ray.
 
-The environment is set at import, before anything under test is imported: maths libraries, MLflow and Ray read theirs once.
+The environment is set at import, before anything under test is: maths libraries, MLflow and Ray read theirs once.
 """
 
 from __future__ import annotations
@@ -40,6 +40,39 @@ def understudy_home() -> Path:
 def pytest_sessionfinish() -> None:
     """Remove the session's home; processes that a killed test left behind may still hold files in it."""
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def hopper_data(understudy_home: Path) -> Path:
+    """Import `hopper-medium-v2`: real Hopper episodes under random actions, in D4RL's file format; return the folder."""
+    import h5py
+    import numpy as np
+
+    from understudy.envs.importing import import_file
+    from understudy.envs.source import EnvFactory
+
+    env = EnvFactory("hopper-medium-v2")()
+    rng = np.random.default_rng(0)
+    rows: dict[str, list] = {key: [] for key in ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")}
+    for episode in range(30):
+        observation, _ = env.reset(seed=episode)
+        ended = False
+        while not ended:
+            action = rng.uniform(-1, 1, 3).astype(np.float32)
+            following, reward, terminated, truncated, _ = env.step(action)
+            ended = terminated or truncated
+            values = (observation, action, reward, terminated, truncated, following)
+            for key, value in zip(rows, values, strict=True):
+                rows[key].append(value)
+            observation = following
+    env.close()
+    file = understudy_home / "hopper_medium-v2.hdf5"
+    with h5py.File(file, "w") as target:
+        for key, values in rows.items():
+            kind = bool if key in ("terminals", "timeouts") else np.float32
+            target[key] = np.asarray(values).astype(kind)
+    import_file("d4rl", file, "hopper-medium-v2", understudy_home / "datasets")
+    return understudy_home / "datasets"
 
 
 @pytest.fixture(scope="session")

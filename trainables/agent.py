@@ -119,8 +119,8 @@ class Agent:
         same_length = len(observations) == len(actions)
         if observations.shape[1:] != self.algorithm.observation_shape or actions.shape[1:] != chunk or not same_length:
             raise UserError(
-                f"a batch has {_shapes(arrays)}; this agent takes observations [B, {_dims(self.algorithm.observation_shape)}]"
-                f" and actions [B, {_dims(chunk)}]"
+                f"a batch has {_shapes(arrays)}; this agent takes"
+                f" observations [B, {_dims(self.algorithm.observation_shape)}] and actions [B, {_dims(chunk)}]"
             )
         # Without chunking there is no mask: a single action is always inside its episode.
         valid = torch.ones(actions.shape[:2])

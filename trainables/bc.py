@@ -26,10 +26,14 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class BCConfig(AlgorithmConfig):
     """Settings of bc."""
 
-    policy: Literal["gaussian", "mse"] = Field("gaussian", description="likelihood of a Gaussian, or squared error")
-    std: Literal["fixed", "global", "state"] = Field("fixed", description="what the Gaussian's deviation depends on")
-    fixed_std: float = Field(1.0, gt=0, description="the deviation when std=fixed")
-    tanh_squash: bool = Field(False, description="squash the policy's output into (-1, 1) by tanh")
+    policy: Literal["gaussian", "mse"] = Field(
+        default="gaussian", description="likelihood of a Gaussian, or squared error"
+    )
+    std: Literal["fixed", "global", "state"] = Field(
+        default="fixed", description="what the Gaussian's deviation depends on"
+    )
+    fixed_std: float = Field(default=1.0, gt=0, description="the deviation when std=fixed")
+    tanh_squash: bool = Field(default=False, description="squash the policy's output into (-1, 1) by tanh")
 
 
 class GaussianPolicy(nn.Module):
@@ -83,7 +87,7 @@ def log_probability(
 
 @algorithms.register("bc")
 class BC(Algorithm):
-    """Fit a policy to the demonstrated actions by maximum likelihood (policy=gaussian) or squared error (policy=mse)."""
+    """Fit a policy to demonstrated actions by maximum likelihood (policy=gaussian) or squared error (policy=mse)."""
 
     Config = BCConfig
     name = "bc"

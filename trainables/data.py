@@ -59,5 +59,8 @@ def open_data(spec: RunSpec) -> Data:
     for file in files:
         target = spec.datasets / f"{spec.env_name}.files"
         place = target / file.stem
-        stores.append(EpisodeStore.open(place) if place.is_dir() else import_file("ogbench", file, file.stem, target))
+        if place.is_dir():
+            stores.append(EpisodeStore.open(place))
+        else:
+            stores.append(import_file("ogbench", file, spec.env_name, target, name=file.stem))
     return Data(spec, stores)

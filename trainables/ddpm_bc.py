@@ -29,15 +29,25 @@ SAMPLE_RANGE = 2.0
 class DDPMBCConfig(AlgorithmConfig):
     """Settings of ddpm_bc."""
 
-    hidden_dims: tuple[int, ...] = Field((256, 256, 256), min_length=1, description="width of each residual block")
-    grad_clip: float | None = Field(1.0, gt=0, description="largest gradient norm of one member")
-    beta_schedule: Literal["cosine", "linear", "vp"] = Field("cosine", description="variances of the forward process")
-    diffusion_steps: int = Field(20, ge=2, le=1000, description="steps of the forward process")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout in the residual blocks")
-    target_update_rate: float = Field(0.002, gt=0, le=1, description="Polyak rate of the averaged weights that act")
-    sampler: Literal["ddpm", "ddim"] = Field("ddpm", description="reverse process: stochastic, or deterministic")
-    sampling_steps: int | None = Field(None, ge=1, description="reverse steps when acting; none for diffusion_steps")
-    repeat_last_step: int = Field(0, ge=0, le=100, description="times the last reverse step is done again")
+    hidden_dims: tuple[int, ...] = Field(
+        default=(256, 256, 256), min_length=1, description="width of each residual block"
+    )
+    grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm of one member")
+    beta_schedule: Literal["cosine", "linear", "vp"] = Field(
+        default="cosine", description="variances of the forward process"
+    )
+    diffusion_steps: int = Field(default=20, ge=2, le=1000, description="steps of the forward process")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the residual blocks")
+    target_update_rate: float = Field(
+        default=0.002, gt=0, le=1, description="Polyak rate of the averaged weights that act"
+    )
+    sampler: Literal["ddpm", "ddim"] = Field(
+        default="ddpm", description="reverse process: stochastic, or deterministic"
+    )
+    sampling_steps: int | None = Field(
+        default=None, ge=1, description="reverse steps when acting; none for diffusion_steps"
+    )
+    repeat_last_step: int = Field(default=0, ge=0, le=100, description="times the last reverse step is done again")
 
     @model_validator(mode="after")
     def _consistent(self) -> DDPMBCConfig:
@@ -48,12 +58,9 @@ class DDPMBCConfig(AlgorithmConfig):
         return self
 
     def reverse_times(self) -> list[int]:
-        """Return the diffusion times that acting visits, last to first: evenly spaced, always down to 0."""
+        """Return the diffusion times that acting visits, evenly spaced from the last to 0 (one: the last)."""
         count = self.sampling_steps or self.diffusion_steps
-        times = np.linspace(self.diffusion_steps - 1, 0, count).round().astype(int) if count > 1 else [0]
-        if count == 1:
-            times = [self.diffusion_steps - 1]
-        return [int(time) for time in times]
+        return [int(time) for time in np.linspace(self.diffusion_steps - 1, 0, count).round()]
 
 
 def betas(schedule: str, steps: int) -> np.ndarray:
@@ -85,7 +92,7 @@ class ResidualBlock(nn.Module):
 
 
 class ScoreNetwork(nn.Module):
-    """Predict the noise in a noisy chunk: learnable Fourier time, then residual blocks over concat(time, obs, chunk)."""
+    """Predict a noisy chunk's noise: learnable Fourier time, then residual blocks over concat(time, obs, chunk)."""
 
     def __init__(
         self,
@@ -170,7 +177,7 @@ class DDPMBC(Algorithm):
         return loss, {"actor_loss": loss, "ddpm_loss": loss}
 
     def noise_shape(self) -> tuple[int, ...]:
-        """One decision needs noise [N, H, A]: where it starts from and, for ddpm, what each later step but the last adds."""
+        """One decision needs noise [N, H, A]: its start and, for ddpm, what each step but the last adds."""
         fresh = len(self.config.reverse_times()) if self.config.sampler == "ddpm" else 1
         return (fresh, self.chunk_length, self.action_dim)
 

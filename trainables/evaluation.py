@@ -14,6 +14,7 @@ import numpy as np
 from understudy.algorithm import Algorithm
 from understudy.envs.rollout import Evaluation, OnStep, evaluate
 from understudy.envs.source import EnvFactory
+from understudy.envs.store import MANIFEST, Manifest
 from understudy.envs.video import rendering_available, write_mp4
 from understudy.errors import DatasetError
 from understudy.policy import Policy
@@ -48,7 +49,7 @@ class Evaluator:
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
-        self.factory = EnvFactory(spec.env_name)
+        self.factory = EnvFactory(environment_name(spec))
 
     def check(self, observation_shape: tuple[int, ...], action_dim: int) -> None:
         """Make the environment once and compare its spaces with the dataset's; raises DatasetError."""
@@ -108,13 +109,11 @@ class Evaluator:
         if reason is not None:
             return reason
         spec = self.spec
-        # A process of its own: a renderer must be chosen before the simulator is imported.
         result = evaluate(
             lambda observations, noise, _: act(observations, noise, [member], algorithm),
             self.factory,
             episodes=spec.video_episodes,
             num_envs=1,
-            processes=1,
             video_episodes=spec.video_episodes,
             video_frame_skip=spec.video_frame_skip,
             **self._policy_settings(algorithm),
@@ -145,6 +144,13 @@ def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) ->
     reason = Evaluator(spec).record(policy.act_members, policy.algorithm, path, member)
     if reason:
         logger.warning("%s", reason)
+
+
+def environment_name(spec: RunSpec) -> str:
+    """Return the environment of a dataset: what it was imported as, else its own name."""
+    folder = spec.datasets / spec.env_name
+    known = Manifest.read(folder).provenance if (folder / MANIFEST).is_file() else {}
+    return str(known.get("env_name", spec.env_name))
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

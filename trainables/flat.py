@@ -1,4 +1,4 @@
-"""One block of memory for the parameters of a pack's members: where each parameter lies, and moving modules in.
+"""One block of memory for a pack's parameters: where each lies, moving modules in, calling with swapped ones.
 
 Knows nothing of algorithms, losses or optimisers. Shape suffixes: K members, P padded parameters of one member.
 """
@@ -6,6 +6,8 @@ Knows nothing of algorithms, losses or optimisers. Shape suffixes: K members, P 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,3 +65,15 @@ def move_into(module: nn.Module, values: dict[str, torch.Tensor], gradients: dic
         if gradients is not None:
             moved.grad = gradients[path]
         setattr(module.get_submodule(owner), name, moved)
+
+
+class Caller(nn.Module):
+    """Calls a function with its network, so that functional_call can swap the network's parameters meanwhile."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return function(network, *arguments)."""
+        return function(self.network, *arguments)

@@ -17,8 +17,10 @@ from understudy.trainables.networks import VectorField
 class FlowBCConfig(AlgorithmConfig):
     """Settings of flow_bc."""
 
-    flow_steps: int = Field(10, ge=1, le=1000, description="Euler steps from noise to actions when acting")
-    use_fourier_features: bool = Field(False, description="64 Fourier features of the flow's time instead of the time")
+    flow_steps: int = Field(default=10, ge=1, le=1000, description="Euler steps from noise to actions when acting")
+    use_fourier_features: bool = Field(
+        default=False, description="64 Fourier features of the flow's time instead of the time"
+    )
 
 
 @algorithms.register("flow_bc")

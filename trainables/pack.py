@@ -21,36 +21,24 @@ this worker, R rows of observations, O observation dims.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from understudy.algorithm import Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.randomness import torch_generator
-from understudy.trainables.flat import ALIGNMENT, Layout, move_into
+from understudy.trainables.flat import ALIGNMENT, Caller, Layout, move_into
 
 Mode = Literal["loop", "vmap"]
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
 NEVER = 2**62
-
-
-class _Caller(nn.Module):
-    """Calls a function with its network, so that functional_call can swap the network's parameters meanwhile."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(self.network, *arguments)
 
 
 class Pack:
@@ -99,8 +87,10 @@ class Pack:
 
         self._stacked = self._stack(self.parameters) if self.mode == "vmap" else {}
         self._leaf_gradients = list(self.layout.views(self._gradients).values())
-        self._leaves = [self._stacked[f"network.{name}"].requires_grad_() for name in self.layout.shapes if self._stacked]
-        self._caller = _Caller(self.members[0])
+        self._leaves = [
+            self._stacked[f"network.{name}"].requires_grad_() for name in self.layout.shapes if self._stacked
+        ]
+        self._caller = Caller(self.members[0])
         self._optimiser = self._make_optimiser(learning_rates, weight_decays)
 
     def __len__(self) -> int:
@@ -195,7 +185,7 @@ class Pack:
         losses, metrics = vmap(one)(self._stacked, batch, stacked_draws)
         # Copied, not accumulated: autograd would warn of leaves that are strided over the rows.
         gradients = torch.autograd.grad(losses.sum(), self._leaves)
-        torch._foreach_copy_(self._leaf_gradients, gradients)
+        torch._foreach_copy_(self._leaf_gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
         self._losses.copy_(losses.detach())
         return {"actor_loss": losses.detach(), **{name: value.detach() for name, value in metrics.items()}}
 
@@ -231,7 +221,7 @@ class Pack:
         return torch.optim.AdamW(groups, fused=True)
 
     def _stack(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return [K, ...] views of the flat storage, and the members' constant buffers, named for `_Caller`."""
+        """Return [K, ...] views of the flat storage, and the members' constant buffers, named for `Caller`."""
         stacked = self.layout.views(parameters.detach())
         buffers = stack_module_state([*self.members])[1]
         return {f"network.{name}": value for name, value in {**stacked, **buffers}.items()}

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from understudy.errors import UnderstudyError, UserError
 
 if TYPE_CHECKING:
-    from understudy.models import load_policy as load_policy
+    from understudy.loading import load_policy as load_policy
 
 __version__ = "0.1.0"
 """The one place of the version: the distribution's metadata is read from this line."""
 
 __all__ = ["UnderstudyError", "UserError", "__version__", "load_policy"]
 
-_LAZY = {"load_policy": "understudy.models"}
+_LAZY = {"load_policy": "understudy.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,13 +11,13 @@ import abc
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
 """observations [B, *O] float32 (or uint8 pixels), actions [B, H, A] float32, valid [B, H] float32 in {0, 1}."""
 
-LOG = {"scale": "log"}
+LOG: dict[str, JsonValue] = {"scale": "log"}
 """`json_schema_extra` of a field whose intervals are searched on a logarithmic scale."""
 
 
@@ -26,15 +26,19 @@ class AlgorithmConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    lr: float = Field(3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
-    weight_decay: float = Field(0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam")
-    batch_size: int = Field(256, ge=1, description="samples an update, over all workers")
-    horizon_length: int = Field(5, ge=1, description="actions in a chunk (used when action_chunking is on)")
-    action_chunking: bool = Field(False, description="predict and execute horizon_length actions at once")
-    hidden_dims: tuple[int, ...] = Field((512, 512, 512, 512), min_length=1, description="widths of the MLP's layers")
-    encoder: str | None = Field(None, description="pixel encoder (impala_small, impala, impala_large); none for states")
-    grad_clip: float | None = Field(None, gt=0, description="largest gradient norm of one member")
-    action_clip: bool = Field(True, description="clip actions to [-1, 1], as the environments here expect")
+    lr: float = Field(default=3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
+    weight_decay: float = Field(default=0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam")
+    batch_size: int = Field(default=256, ge=1, description="samples an update, over all workers")
+    horizon_length: int = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
+    action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
+    hidden_dims: tuple[int, ...] = Field(
+        default=(512, 512, 512, 512), min_length=1, description="widths of the MLP's layers"
+    )
+    encoder: str | None = Field(
+        default=None, description="pixel encoder (impala_small, impala, impala_large); none for states"
+    )
+    grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
+    action_clip: bool = Field(default=True, description="clip actions to [-1, 1], as the environments here expect")
 
     @property
     def chunk_length(self) -> int:
@@ -99,7 +103,13 @@ class Algorithm(abc.ABC):
 
     @classmethod
     def create(
-        cls, observation_shape: tuple[int, ...], action_dim: int, config: Any = None, *, seed: int = 0, device: str = "cpu"
+        cls,
+        observation_shape: tuple[int, ...],
+        action_dim: int,
+        config: Any = None,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
     ) -> Any:
         """Return an Agent with `update(batch)`, `batch_update`, `sample_actions(obs)`, `save`, `load`."""
         from understudy.registry import loops  # the kernel finds trainables by name only

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -48,9 +49,9 @@ def launch(
     with run.locked():
         state = run.state()
         if state.get("status") == "finished":
-            return _finished(run, state, report)
+            return _finished(spec, run, parent_run_id, report)
         tracked = tracking.track_run(spec, run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id)
-        run.update_state(status="running", run_id=tracked.run_id, tracking_uri=tracked.uri, error=None, pid=os.getpid())
+        run.update_state(status="running", run_id=tracked.run_id, error=None, pid=os.getpid())
         if tracked.url:
             write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
         try:
@@ -70,16 +71,25 @@ def launch(
 
 
 def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
-    """Upload the run directory, close the MLflow run, drop the rolling checkpoints, mark the run finished."""
-    tracked.log_folder(run.path)
-    tracked.close("FINISHED")
+    """Mark the run finished, upload its directory, close the MLflow run, drop the rolling checkpoints."""
     run.update_state(
-        status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters
+        status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters, shipped=False
     )
     shutil.rmtree(run.resume, ignore_errors=True)
+    _ship(run, tracked)
 
 
-def _finished(run: RunDir, state: dict[str, Any], report: Report | None) -> RunResult:
+def _ship(run: RunDir, tracked: Tracked) -> None:
+    """Upload the directory and close the MLflow run; where MLflow is away, a later resume does it."""
+    tracked.log_folder(run.path)
+    run.update_state(shipped=tracked.close("FINISHED"))
+
+
+def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: Report | None) -> RunResult:
+    """Return what a finished run gave, shipping first what MLflow has not got yet."""
+    state = run.state()
+    if not state.get("shipped", True):
+        _ship(run, tracking.track_run(spec, run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id))
     result = RunResult(run.path, "finished", state["step"], state["metrics"], state["best_parameters"])
     if report:
         report(result.step, result.metrics)
@@ -112,6 +122,19 @@ def start_ray(cpus: int | None = None) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def ray_round_trip() -> float:
+    """Start a Ray of one CPU, run one task on it, stop it; return the seconds it took."""
+    import ray
+
+    started = time.monotonic()
+    start_ray(cpus=1)
+    try:
+        ray.get(ray.remote(os.getpid).remote(), timeout=120)
+    finally:
+        ray.shutdown()
+    return time.monotonic() - started
 
 
 def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:

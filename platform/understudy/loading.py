@@ -49,9 +49,9 @@ def _from_store(uri: str, tracking_uri: str | None, device: str) -> Policy:
     from understudy.tracking.store import download, tracking_errors
 
     if tracking_uri is None:
-        from understudy.spec import RunSpec
+        from understudy.spec import build_run
 
-        tracking_uri = RunSpec().tracking()
+        tracking_uri = build_run({}).tracking()
     tracking_uri = absolute(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is not None and not path.is_file():  # asking mlflow would make an empty one
@@ -82,7 +82,7 @@ def _location(uri: str, tracking_uri: str) -> str:
         models = [store.get_logged_model(output.model_id) for output in outputs]
         named = [model for model in models if model.name == match["name"]]
         return named[-1].artifact_location if named else f"{run.info.artifact_uri}/{match['name']}"
-    raise UserError(f"{uri!r} is no model address: write models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID/model")
+    raise UserError(f"{uri!r} is none of models:/NAME@ALIAS, models:/NAME/VERSION and runs:/RUN_ID/model")
 
 
 def _version(store: Any, name: str, alias: str | None, number: str | None) -> Any:

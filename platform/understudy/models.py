@@ -7,6 +7,7 @@ nothing is pickled, and `mlflow.pyfunc.load_model(uri).predict(observations)` ac
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import tempfile
 import warnings
@@ -25,6 +26,7 @@ from understudy.tracking.store import client, tracking_errors
 __all__ = ["list_models", "load_policy", "log_model", "register", "show_model"]
 
 HASH_TAG = "understudy.content_hash"
+VERSIONS_TAG = "mlflow.modelVersions"
 MODEL_NAME = "model"
 """Artifact name of a run's model: runs:/<run id>/model."""
 _REGISTERED = re.compile(r"[^/:.%\"']+", re.ASCII)
@@ -170,8 +172,12 @@ def _create_version(tracking_uri: str, name: str, run_id: str, model_id: str, ta
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = store.get_logged_model(model_id).artifact_location
-    return int(store.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model_id).version)
+    logged = store.get_logged_model(model_id)
+    made = store.create_model_version(name, logged.artifact_location, run_id=run_id, tags=tags, model_id=model_id)
+    # As mlflow's own register_model does: the model's page then links to its versions.
+    versions = [*json.loads(logged.tags.get(VERSIONS_TAG, "[]")), {"name": name, "version": made.version}]
+    store.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps(versions)})
+    return int(made.version)
 
 
 # ---- look ----
@@ -198,7 +204,7 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
 
 
 def show_model(tracking_uri: str, name: str) -> dict[str, Any]:
-    """Return one registered model with its versions, newest first; UnknownName with the nearest name if there is none."""
+    """Return one registered model with its versions, newest first; UnknownName with the nearest name for another."""
     rows = {row["name"]: row for row in list_models(tracking_uri)}
     if name not in rows:
         raise UnknownName(f"unknown model {name!r}{did_you_mean(name, rows)}")

@@ -98,7 +98,7 @@ class RunDir:
         """Make a new directory for `spec`, named by its seeds and the time, and write flags.json."""
         seeds = spec.all_seeds
         name = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
-        parent = Path(spec.save_dir).expanduser() / spec.project / spec.run_group / spec.env_name.replace(":", "_")
+        parent = Path(spec.save_dir) / spec.project / spec.run_group / spec.env_name.replace(":", "_")
         stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
         with storage_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.algorithm import AlgorithmConfig
 from understudy.errors import SpecError, did_you_mean
@@ -71,13 +72,27 @@ class RunSpec(BaseModel):
     tracking_uri: str = Field("", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'")
 
     WHEN: ClassVar[frozenset[str]] = frozenset(
-        "log_interval eval_interval save_interval checkpoint_seconds eval_episodes eval_temperature eval_seed"
-        " video_episodes video_frame_skip".split()
+        {"log_interval", "eval_interval", "save_interval", "checkpoint_seconds", "eval_episodes", "eval_temperature"}
+        | {"eval_seed", "video_episodes", "video_frame_skip"}
     )
     WHERE: ClassVar[frozenset[str]] = frozenset(
-        "device launcher num_workers cpus gpus eval_envs eval_processes save_dir project run_group data_dir"
-        " tracking_uri".split()
+        {"device", "launcher", "num_workers", "cpus", "gpus", "eval_envs", "eval_processes", "save_dir", "project"}
+        | {"run_group", "data_dir", "tracking_uri"}
     )
+
+    @field_validator("save_dir", "data_dir", "ogbench_dataset_dir")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        """Workers start in other folders than the command did."""
+        return str(Path(value).expanduser().absolute()) if value else value
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        """flags.json and --cfg show every key."""
+        if re.search(r"://[^/@]*:[^/@]*@", value):
+            raise ValueError("holds a password, which flags.json would keep: set MLFLOW_TRACKING_URI in the environment")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -97,14 +112,13 @@ class RunSpec(BaseModel):
     @property
     def datasets(self) -> Path:
         """The folder that episode stores are looked up in."""
-        return Path(self.data_dir).expanduser() if self.data_dir else home() / "datasets"
+        return Path(self.data_dir) if self.data_dir else home() / "datasets"
 
     def tracking(self) -> str:
         """Return the tracking URI: the key, else the environment, else SQLite beside the runs."""
         if self.tracking_uri:
             return self.tracking_uri
-        root = Path(self.save_dir).expanduser().absolute()
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db"
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.save_dir}/mlflow.db"
 
     def flat(self) -> dict[str, Any]:
         """Return one flat mapping of every key, as flags.json and MLflow hold it."""
@@ -155,5 +169,6 @@ def validate(model: Any, values: dict[str, Any]) -> Any:
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
-            parts.append(f"{key}={item['input']!r}: {message}" if key else message)
+            shown = "***" if key == "tracking_uri" else repr(item["input"])
+            parts.append(f"{key}={shown}: {message}" if key else message)
         raise SpecError("; ".join(parts)) from None

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from understudy.envs.d4rl import REFERENCE_SCORES, episode_ends
 from understudy.envs.importing import export_npz, import_file
 from understudy.envs.source import EnvFactory, source_for
+from understudy.envs.video import rendering_available
 from understudy.errors import DatasetError, UnknownName, UserError
 from understudy.registry import sources
 
@@ -275,7 +277,8 @@ def test_ogbench_rewards_are_ogbenchs_own(tmp_path) -> None:
     file = write_ogbench(tmp_path / "x.npz", qpos=qpos)
     write_ogbench(tmp_path / "x-val.npz", qpos=qpos)
     store = load("ogbench", file)
-    _, reference, _ = make_env_and_datasets("cube-single-play-singletask-task1-v0", dataset_path=str(file))
+    made: Any = make_env_and_datasets("cube-single-play-singletask-task1-v0", dataset_path=str(file))
+    reference = made[1]
     np.testing.assert_array_equal(store.column("rewards"), reference["rewards"])
     np.testing.assert_array_equal(store.column("terminals"), 1 - reference["masks"])
     np.testing.assert_array_equal(store.column("observations"), reference["observations"])
@@ -335,6 +338,24 @@ def test_an_arm_environment_repeats_by_seed_whatever_ran_before() -> None:
 )
 def test_other_ogbench_environments_repeat_by_seed_whatever_ran_before(name) -> None:
     assert repeats(EnvFactory(name)(), 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["visual-cube-single-play-singletask-task1-v0", "visual-antmaze-medium-navigate-singletask-v0"]
+)
+def test_pixel_environments_see_pictures_that_repeat_by_seed(name) -> None:
+    reason = rendering_available()
+    if reason is not None:
+        assert "no videos" in reason
+        return
+    env = EnvFactory(name)()
+    look, _ = env.reset(seed=0)
+    assert look.shape == env.observation_space.shape == (64, 64, 3)
+    assert look.dtype == np.uint8
+    assert look.std() > 10
+    assert repeats(env, 3)
+    env.close()
 
 
 def repeats(env, steps: int) -> bool:

@@ -112,9 +112,7 @@ def test_a_rollout_counts_the_success_and_ends_at_it_with_or_without_a_video(sto
     factory = EnvFactory(NAME, size=64)
     plain = evaluate(replay(store), factory, episodes=1, seed=seed)
     assert plain.summary() == {"return": plain.returns[0, 0], "length": plain.lengths[0, 0], "success": 1.0}
-    assert (
-        plain.lengths[0, 0] == store.lengths[0] - 9
-    )  # `generate` goes on for ten solved steps, the task ends at the first
+    assert plain.lengths[0, 0] == store.lengths[0] - 9  # the task ends at the first of the ten solved steps
     reason = rendering_available()
     if reason is not None:
         assert "no videos" in reason

@@ -1,8 +1,7 @@
-"""The package's own promises: links, pins, one version, a cheap import, and the rule for who imports whom."""
+"""The package's own promises: links, pins, one version, a cheap import, and the refusal of another Python."""
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import os
 import re
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 FOLDERS = ("envs", "trainables", "search_spaces", "cluster", "dashboards")
-TRAINABLES_MAY_IMPORT = {"understudy.envs.store", "understudy.envs.windows", "understudy.envs.rollout"}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def test_torch_is_pinned_without_a_build_and_torchvision_is_not_needed(repo_root
     pinned = pins(repo_root)
     assert pinned["torch"] == "2.13.0"
     assert pinned["mujoco"] == "3.8.1"
-    assert [name for name in pinned if name.startswith(("torchvision", "nvidia", "jax"))] == []
+    assert [name for name in pinned if name.startswith(("torchvision", "nvidia"))] == []
     assert [name for name, version in pinned.items() if "+" in version] == []
 
 
@@ -84,8 +82,17 @@ def test_what_is_installed_here_is_what_is_pinned(repo_root: Path, pyproject: di
 def test_importing_the_package_and_its_errors_loads_nothing_heavy() -> None:
     heavy = ("torch", "ray", "mlflow", "optuna", "gymnasium", "mujoco", "ogbench", "h5py", "pyarrow")
     code = f"import sys, understudy, understudy.errors; print([m for m in {heavy!r} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=with_package(), check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=with_package(), check=True
+    )
     assert result.stdout.strip() == "[]"
+
+
+def test_load_policy_is_reached_from_the_package() -> None:
+    import understudy
+    from understudy.loading import load_policy
+
+    assert understudy.load_policy is load_policy
 
 
 def with_package() -> dict[str, str]:
@@ -95,38 +102,20 @@ def with_package() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(understudy.__file__).parent.parent)}
 
 
-def test_trainables_import_the_store_the_windows_and_the_rollouts_of_envs_and_nothing_else(repo_root: Path) -> None:
-    imported = {
-        (path.name, module)
-        for path in (repo_root / "trainables").rglob("*.py")
-        for module in envs_modules(ast.parse(path.read_text()))
-    }
-    assert {(name, module) for name, module in imported if module not in TRAINABLES_MAY_IMPORT} == set()
-
-
-def envs_modules(tree: ast.Module) -> set[str]:
-    """Return the modules of understudy.envs that a source file imports, `from understudy.envs import x` included."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "understudy.envs":
-            found |= {f"understudy.envs.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-    return {name for name in found if name.startswith("understudy.envs")}
-
-
-def test_another_python_is_refused_by_setup_in_one_line_that_says_which_will_do(repo_root: Path, tmp_path: Path) -> None:
+def test_another_python_is_refused_in_one_line_that_says_which_will_do(repo_root: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"):
         shutil.copy(repo_root / name, tmp_path / name)
     old = tmp_path / "python3.9"
-    old.write_text("#!/bin/sh\ncase \"$2\" in *exit*) exit 1;; *) echo 3.9.18;; esac\n")
+    old.write_text('#!/bin/sh\ncase "$2" in *exit*) exit 1;; *) echo 3.9.18;; esac\n')
     old.chmod(0o755)
     result = subprocess.run(
-        ["bash", "scripts/setup.sh"], cwd=tmp_path, env={**os.environ, "PYTHON": str(old)}, capture_output=True, text=True
+        ["bash", "scripts/setup.sh"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(old)},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 2
-    assert result.stderr == f"error: PYTHON={old} is 3.9.18; understudy needs Python 3.11 or 3.12\n"
+    assert result.stderr == f"error: PYTHON={old} is 3.9.18; understudy needs Python 3.11 to 3.13\n"
     assert not (tmp_path / ".venv").exists()

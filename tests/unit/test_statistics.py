@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+
 from understudy.errors import UserError
 from understudy.statistics import interquartile_mean, interval, return_interval, student_t, wilson
 

@@ -45,14 +45,15 @@ def info(name: str, data_dir: str = DATA_DIR) -> None:
     from understudy.envs.inspection import describe
     from understudy.envs.store import find_store
 
-    console.print(describe(find_store(name, _folder(data_dir))), markup=False, soft_wrap=True)
+    console.print(describe(find_store(name, _folder(data_dir))))
 
 
 @data.command("import")
 def import_(
     source: str = typer.Argument(..., help="format: d4rl, ogbench, robomimic"),
     path: Path = typer.Argument(..., help="the file in that format"),
-    name: str = typer.Option("", "--name", help="dataset (and environment) name; default: the file's own"),
+    name: str = typer.Option("", "--name", help="name to keep it under; default: the file's own"),
+    env_name: str = typer.Option("", "--env_name", help="published name that says which task it is of; default: --name"),
     data_dir: str = DATA_DIR,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
 ) -> None:
@@ -61,6 +62,8 @@ def import_(
     understudy data import d4rl ~/.d4rl/datasets/halfcheetah_medium-v2.hdf5 --name halfcheetah-medium-v2
 
     understudy data import robomimic lift/mh/low_dim_v15.hdf5 --name lift-mh-low_dim
+
+    understudy data import ogbench mine.npz --name my-cubes --env_name cube-single-play-singletask-task1-v0
     """
     from understudy.envs.importing import import_file
 
@@ -68,8 +71,9 @@ def import_(
         store = import_file(
             source,
             path,
-            name or path.stem,
+            env_name or name or path.stem,
             _folder(data_dir),
+            name=name or env_name or path.stem,
             overwrite=overwrite,
             progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
         )
@@ -78,15 +82,18 @@ def import_(
 
 @data.command()
 def verify(name: str, data_dir: str = DATA_DIR) -> None:
-    """Rehash a dataset and look for NaN, constant dims, wrong lengths and duplicates; exit 1 when damaged."""
+    """Rehash a dataset and look for NaN, wrong lengths, constant dims and duplicates; exit 1 when it is damaged."""
+    from understudy.envs.inspection import damage, oddities
     from understudy.envs.store import find_store
 
     store = find_store(name, _folder(data_dir))
-    findings = store.verify()
-    for finding in findings:
-        console.print(finding, markup=False, soft_wrap=True)
-    if findings:
+    found = damage(store)
+    for line in found:
+        console.print(f"DAMAGED: {line}", markup=False, soft_wrap=True)
+    if found:
         raise typer.Exit(1)
+    for line in oddities(store):
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
     console.print(f"{name}: whole; hash {store.manifest.content_hash}")
 
 

@@ -23,7 +23,7 @@ def tracking_address(tracking_uri: str, save_dir: str) -> str:
     from understudy.spec import RunSpec
 
     given = {"tracking_uri": tracking_uri, **({"save_dir": save_dir} if save_dir else {})}
-    return RunSpec(**given).tracking()
+    return RunSpec.model_validate(given).tracking()
 
 
 @runs.command("list")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import typer
@@ -56,8 +57,8 @@ def doctor() -> None:
 
 
 def _python() -> tuple[str, bool]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return f"{version}, {os.cpu_count()} CPUs", (3, 11) <= sys.version_info[:2] < (3, 14)
+    number = ".".join(map(str, sys.version_info[:3]))
+    return f"{number}, {os.cpu_count()} CPUs", (3, 11) <= sys.version_info[:2] < (3, 14)
 
 
 def _torch() -> tuple[str, bool]:
@@ -76,26 +77,18 @@ def _cuda() -> tuple[str, bool]:
 
 
 def _ray() -> tuple[str, bool]:
-    import ray
+    from understudy.launching import ray_round_trip
 
-    from understudy.launching import start_ray
-
-    started = time.monotonic()
-    start_ray(cpus=1)
-    answer = ray.get(ray.remote(lambda: 42).remote(), timeout=60)
-    ray.shutdown()
-    return f"{ray.__version__}, a task came back in {time.monotonic() - started:.1f} s", answer == 42
+    return f"{version('ray')}, a task came back in {ray_round_trip():.1f} s", True
 
 
 def _mlflow() -> tuple[str, bool]:
-    import mlflow
-
     from understudy.tracking import list_runs, prepare
 
     with tempfile.TemporaryDirectory() as folder:
         address = f"sqlite:///{folder}/mlflow.db"
         prepare(address)
-        return f"{mlflow.__version__}, a SQLite store works", list_runs(address) == []
+        return f"{version('mlflow')}, a SQLite store works", list_runs(address) == []
 
 
 def _rendering() -> tuple[str, bool]:

@@ -73,6 +73,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
     from understudy.launching import launch
     from understudy.sweeping.format import describe
+    from understudy.tracking import without_secrets
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
     with progress_bar(spec.algo, "steps") as bar:
@@ -87,7 +88,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     state = run.state()
     console.print(f"model: {run.path / 'final_model.pt' if len(spec.all_seeds) == 1 else run.path / 'sd*/final_model.pt'}", soft_wrap=True)
     if state.get("run_id"):
-        console.print(f"MLflow run {state['run_id']} in {state['tracking_uri']}  (browse: understudy ui)", soft_wrap=True)
+        console.print(f"MLflow run {state['run_id']} in {without_secrets(spec.tracking())}", soft_wrap=True)
 
 
 def show_result(metrics: Any) -> None:
@@ -159,7 +160,8 @@ def resume(run_or_sweep: str = typer.Argument(..., help="its folder, its folder'
         drive(sweep)
         return
     run = RunDir.existing(path)
-    spec = run.spec()
+    with run.locked():  # someone else's run: say so before anything is printed
+        spec = run.spec()
     tracking.prepare(spec.tracking())
     if run.state().get("status") == "finished":
         console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)

@@ -54,7 +54,7 @@ class SweepDir:
     def create(cls, spec: SweepSpec) -> SweepDir:
         """Make a new folder for the sweep and write its spec."""
         base = spec.base
-        parent = Path(base.save_dir).expanduser() / base.project / base.run_group / base.env_name.replace(":", "_")
+        parent = Path(base.save_dir) / base.project / base.run_group / base.env_name.replace(":", "_")
         stem = f"sweep_{time.strftime('%Y%m%d_%H%M%S')}"
         with storage_errors(parent):
             parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
     with hold(sweep.path / ".lock", f"sweep {sweep.path}"):
         state = sweep.state()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
-        sweep.update_state(status="running", run_id=tracked.run_id, tracking_uri=tracked.uri, pid=os.getpid())
+        sweep.update_state(status="running", run_id=tracked.run_id, pid=os.getpid())
         try:
             study = Study(sweep.path, spec)
             _run_trials(sweep, spec, study, tracked.run_id, show)
@@ -159,8 +159,7 @@ def _run_trials(
     # Tune would log, sync and snapshot everything once more; the study and the run directories are our memory.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     start_ray()
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler
@@ -181,7 +180,7 @@ def _run_trials(
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearch(study),
+            search_alg=StudySearch(study, sweep.path),
             scheduler=scheduler,
             num_samples=left,
             max_concurrent_trials=options.max_concurrent,

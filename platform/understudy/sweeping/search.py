@@ -7,6 +7,7 @@ interrupted trial is handed out again first, and ASHA's rungs are filled with wh
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,10 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from understudy.results import rank_key
+from understudy.run_dir import RunDir
 from understudy.sweeping.study import Study
+from understudy.sweeping.trial import trial_folder
 
 OBJECTIVE = "objective"
 
@@ -22,9 +26,9 @@ OBJECTIVE = "objective"
 class StudySearch(Searcher):
     """Propose configurations from the study and write every result back into it at once."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, folder: Path) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
-        self._study = study
+        self._study, self._folder = study, folder
         self._waiting = [(trial.number, dict(trial.params)) for trial in study.trials(TrialState.RUNNING)]
         self._numbers: dict[str, int] = {}
 
@@ -39,24 +43,27 @@ class StudySearch(Searcher):
         return {"number": number, "parameters": parameters}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if OBJECTIVE in result and "error" not in result:
+        if not math.isnan(result.get(OBJECTIVE, math.nan)):
             self._study.report(self._numbers[trial_id], int(result["step"]), float(result[OBJECTIVE]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Close the trial with what its run directory says: that is where it was made durable."""
         number = self._numbers.pop(trial_id)
-        if error or not result or "error" in result:
-            message = (result or {}).get("error", "the trial's process died")
-            self._study.finish(number, TrialState.FAIL, None, error=str(message), crashed=error)
-        elif result.get("finished"):
+        state = RunDir(trial_folder(self._folder, number)).state()
+        if state.get("status") == "finished":
+            metrics = state["metrics"]
             self._study.finish(
                 number,
                 TrialState.COMPLETE,
-                float(result[OBJECTIVE]),
-                metrics=result["metrics"],
-                best_parameters=result["best_parameters"],
+                rank_key(metrics)[0],
+                metrics=metrics,
+                best_parameters=state["best_parameters"],
             )
+        elif error or state.get("status") == "failed":
+            message = state.get("error") or "its process died"
+            self._study.finish(number, TrialState.FAIL, None, error=message, crashed=error)
         else:
-            self._study.finish(number, TrialState.PRUNED, None, step=int(result.get("step", 0)))
+            self._study.finish(number, TrialState.PRUNED, None, step=int((result or {}).get("step", 0)))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is in its database."""

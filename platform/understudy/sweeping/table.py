@@ -65,7 +65,7 @@ class SweepTable:
         return [
             str(trial.number),
             STATES[trial.state],
-            *(number(trial.params[key]) for key in self.spec.dimensions),
+            *(number(trial.params.get(key, "-")) for key in self.spec.dimensions),
             *(number(chosen[key]) if key in chosen else "-" for key in self.spec.grid),
             f"{step}/{self.base.training_steps}",
             f"{progress['steps_per_sec']:.0f}" if progress["steps_per_sec"] else "-",
@@ -75,8 +75,7 @@ class SweepTable:
     def _objective(self, best: FrozenTrial | None) -> str:
         metrics = best.user_attrs["metrics"] if best else {}
         name = objective_name(metrics) or "objective"
-        seeds, episodes = len(self.base.all_seeds), self.base.eval_episodes
-        return f"{name} [95%], {seeds} seeds x {episodes}"
+        return f"{name} [95 %]"
 
     def _footer(self, trials: list[FrozenTrial], steps: Mapping[int, float], best: FrozenTrial | None) -> RenderableType:
         total = self.spec.options.num_trials * self.base.training_steps
@@ -90,7 +89,8 @@ class SweepTable:
         elapsed = time.monotonic() - self.started
         gained = done - self.done_before
         left = f"{clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
-        line = f"{ended}/{self.spec.options.num_trials} trials x {len(self.base.all_seeds)} seeds, {clock(elapsed)} gone, {left}"
+        seeds, episodes = len(self.base.all_seeds), self.base.eval_episodes
+        line = f"{ended}/{self.spec.options.num_trials} trials x {seeds} seeds x {episodes} episodes, {clock(elapsed)} gone, {left}"
         if best is not None:
             line += f"; best: trial {best.number}, {describe(best.user_attrs['metrics'])}"
         return Group(ProgressBar(total=total, completed=done, width=60), Text(line))

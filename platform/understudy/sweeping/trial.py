@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from understudy.results import rank_key
 from understudy.run_dir import RunDir
 from understudy.spec import RunSpec
 from understudy.sweeping.spec import SweepSpec
+
+logger = logging.getLogger("understudy")
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -37,18 +40,8 @@ def run_trial(config: dict[str, Any]) -> None:
         tune.report({"step": step, "objective": rank_key(metrics)[0]})
 
     try:
-        result = launch(
-            run_spec, run, parent_run_id=config["parent_run_id"], report=report, grid=spec.grid
-        )
+        launch(run_spec, run, parent_run_id=config["parent_run_id"], report=report, grid=spec.grid)
     except UnderstudyError as error:
-        tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan"), "error": str(error)})
-        return
-    tune.report(
-        {
-            "step": result.step,
-            "objective": rank_key(result.metrics)[0],
-            "finished": True,
-            "metrics": result.metrics,
-            "best_parameters": result.parameters,
-        }
-    )
+        # In run.json already; for Tune the trial has ended, and the sweep goes on.
+        logger.warning("trial %s: %s", config["number"], error)
+        tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan")})

@@ -51,6 +51,14 @@ def artifact_root(tracking_uri: str) -> str | None:
     return None if path is None else path.with_name("mlartifacts").as_uri()
 
 
+def reachable_artifacts(tracking_uri: str, artifact_uri: str) -> str:
+    """Return the address of artifacts that a server stored for us, when its SQLite store is now read without it."""
+    root = artifact_root(tracking_uri)
+    if root is None or not artifact_uri.startswith("mlflow-artifacts:"):
+        return artifact_uri
+    return f"{root}/{urlsplit(artifact_uri).path.lstrip('/')}"
+
+
 def without_secrets(text: str) -> str:
     """Return text with `user:password@` taken out of every URI in it."""
     return _CREDENTIALS.sub("", text)

@@ -6,7 +6,7 @@ from typing import Any
 
 from understudy.errors import UnknownName, did_you_mean
 from understudy.tracking.addresses import absolute, check_reachable, run_url
-from understudy.tracking.store import client, tracking_errors
+from understudy.tracking.store import artifact_names, client, tracking_errors
 
 SHORTEST_ID = 6
 """Characters of a run id that are enough to name it."""
@@ -41,12 +41,11 @@ def run_details(tracking_uri: str, run: str) -> dict[str, Any]:
         children = store.search_runs(
             [entity.info.experiment_id], f"tags.`mlflow.parentRunId` = '{found['run_id']}'", max_results=1000
         )
-        artifacts = [file.path for file in store.list_artifacts(found["run_id"])]
         names = {entity.info.experiment_id: found["experiment"]}
         return {
             **found,
             "artifact_uri": entity.info.artifact_uri,
-            "artifacts": artifacts,
+            "artifacts": artifact_names(tracking_uri, entity),
             "children": [_row(tracking_uri, child, names) for child in children],
         }
 

@@ -24,6 +24,7 @@ from understudy.tracking.addresses import (
     artifact_root,
     check_reachable,
     is_secret,
+    reachable_artifacts,
     run_url,
     sqlite_path,
     without_secrets,
@@ -274,7 +275,17 @@ def download(tracking_uri: str, artifact_uri: str, into: Path) -> Path:
     client(tracking_uri)  # sets how mlflow behaves, before it is used without a client
     from mlflow.artifacts import download_artifacts
 
-    return Path(download_artifacts(artifact_uri=artifact_uri, dst_path=str(into), tracking_uri=tracking_uri))
+    source = reachable_artifacts(tracking_uri, artifact_uri)
+    return Path(download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=tracking_uri))
+
+
+def artifact_names(tracking_uri: str, run: Any) -> list[str]:
+    """Return the names of a run's artifact files and folders, sorted."""
+    client(tracking_uri)
+    from mlflow.artifacts import list_artifacts
+
+    source = reachable_artifacts(tracking_uri, run.info.artifact_uri or "")
+    return sorted(Path(item.path).name for item in list_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
 
 
 def finish(tracking_uri: str, run_id: str, status: Status = "FINISHED") -> None:

@@ -49,7 +49,8 @@ class Tracked:
         self._shipper: Shipper | None = None
         if start is not None:
             self._cursor = Cursor(folder / CURSOR_FILE)
-            self._shipper = Shipper(sources, self._send, self._cursor, store=f"MLflow at {without_secrets(uri)}", paused=True)
+            shown = f"MLflow at {without_secrets(uri)}"
+            self._shipper = Shipper(sources, self._send, self._cursor, store=shown, paused=True)
             self._shipper.submit(self.open)
 
     @property

@@ -1,0 +1,253 @@
+"""What every registered algorithm must do. A new algorithm is tested here without an edit.
+
+Shapes: K members, B samples, H steps of the chunk, A action dims, O observation dims.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.algorithm import Algorithm, Batch
+from understudy.errors import CheckpointError, TrainingDiverged, UserError
+from understudy.normaliser import Normaliser
+from understudy.randomness import numpy_generator, torch_generator
+from understudy.registry import algorithms
+from understudy.trainables.agent import Agent
+from understudy.trainables.pack import Pack
+
+OBSERVATION, ACTION, HORIZON = 5, 3, 4
+NAMES = algorithms.names()
+
+# Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
+QUICK: dict[str, dict[str, Any]] = {"ddpm_bc": {"target_update_rate": 0.02, "dropout": 0.0}}
+SETTINGS = [
+    *[(name, {}) for name in NAMES],
+    *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in NAMES],
+]
+EACH = pytest.mark.parametrize("name", NAMES)
+EACH_SETTING = pytest.mark.parametrize(
+    ("name", "settings"), SETTINGS, ids=[f"{name}-{'chunk' if settings else 'single'}" for name, settings in SETTINGS]
+)
+
+
+def make(name: str, **settings: Any) -> Algorithm:
+    """Return a small instance of a registered algorithm."""
+    kind = algorithms.get(name)
+    return kind((OBSERVATION,), ACTION, kind.Config(**{"hidden_dims": (32, 32), **settings}))
+
+
+def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:
+    """Return a batch whose every member holds the same samples, some steps masked."""
+    random = numpy_generator(7, "test batch", step)
+    shape = (size, algorithm.chunk_length)
+    valid = np.ones(shape, np.float32)
+    valid[: size // 4, 1:] = 0
+    arrays = {
+        "observations": random.normal(size=(size, OBSERVATION)).astype(np.float32),
+        "actions": random.uniform(-1, 1, size=(*shape, ACTION)).astype(np.float32),
+        "valid": valid,
+    }
+    return {name: torch.from_numpy(np.stack([array] * members)) for name, array in arrays.items()}
+
+
+def train(pack: Pack, first: int, last: int) -> list[list[float]]:
+    """Train steps first..last; return each step's losses, one a member."""
+    rows = []
+    for step in range(first, last + 1):
+        metrics = pack.update(batch(pack.algorithm, step, len(pack)), step)
+        rows.append(metrics["actor_loss"].tolist())
+    return rows
+
+
+@EACH_SETTING
+def test_two_trainings_with_one_seed_are_bit_for_bit_equal(name: str, settings: dict[str, Any]) -> None:
+    one, two = (Pack(make(name, **settings), [3]) for _ in range(2))
+    torch.manual_seed(0)
+    first = train(one, 1, 5)
+    torch.manual_seed(1)  # the global random state has no say
+    assert first == train(two, 1, 5)
+    assert torch.equal(one.parameters, two.parameters)
+
+
+@EACH
+def test_training_leaves_the_global_random_state_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    train(Pack(make(name), [0]), 1, 2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@EACH
+def test_two_seeds_differ_in_weights(name: str) -> None:
+    pack = Pack(make(name), [0, 1])
+    assert not torch.equal(pack.parameters[0], pack.parameters[1])
+
+
+@EACH_SETTING
+def test_one_update_changes_every_parameter_that_has_a_gradient(name: str, settings: dict[str, Any]) -> None:
+    pack = Pack(make(name, **settings), [0])
+    before = pack.member_state(0)["weights"]
+    train(pack, 1, 1)
+    after = pack.member_state(0)["weights"]
+    assert [key for key in before if torch.equal(before[key], after[key])] == []
+
+
+@EACH_SETTING
+def test_a_member_of_a_pack_equals_the_seed_trained_alone_bit_for_bit(name: str, settings: dict[str, Any]) -> None:
+    algorithm = make(name, **settings)
+    pack = Pack(algorithm, [4, 5, 6], learning_rates=[1e-3, 2e-3, 3e-3], weight_decays=[0.0, 0.1, 0.0])
+    together = train(pack, 1, 6)
+    for index, seed in enumerate(pack.seeds):
+        alone = Pack(algorithm, [seed], learning_rates=[(index + 1) * 1e-3], weight_decays=[0.1 * (index == 1)])
+        assert [row[index] for row in together] == [row[0] for row in train(alone, 1, 6)]
+        assert torch.equal(pack.parameters[index], alone.parameters[0])
+        observations, noise = decisions(algorithm, members=1)
+        assert np.array_equal(pack.act(observations, noise, [index]), alone.act(observations, noise))
+
+
+@EACH_SETTING
+def test_a_stacked_pack_equals_a_looped_one_within_tolerance(name: str, settings: dict[str, Any]) -> None:
+    algorithm = make(name, **settings)
+    looped, stacked = (Pack(algorithm, [4, 5, 6], mode=mode) for mode in ("loop", "vmap"))
+    np.testing.assert_allclose(train(looped, 1, 6), train(stacked, 1, 6), rtol=1e-5)
+    torch.testing.assert_close(looped.parameters, stacked.parameters, rtol=1e-4, atol=1e-5)
+    observations, noise = decisions(algorithm, members=2)
+    expected = looped.act(observations, noise, [0, 2])
+    np.testing.assert_allclose(stacked.act(observations, noise, [0, 2]), expected, atol=1e-4)
+
+
+def decisions(algorithm: Algorithm, members: int, rows: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Return observations [K, R, O] and noise [K, R, ...] for `act`."""
+    random = numpy_generator(7, "test decisions")
+    observations = random.normal(size=(members, rows, OBSERVATION)).astype(np.float32)
+    return observations, random.normal(size=(members, rows, *algorithm.noise_shape())).astype(np.float32)
+
+
+@EACH_SETTING
+def test_actions_are_chunks_within_bounds_and_depend_on_nothing_but_their_arguments(
+    name: str, settings: dict[str, Any]
+) -> None:
+    algorithm = make(name, **settings)
+    pack = Pack(algorithm, [0, 1])
+    observations, noise = decisions(algorithm, members=2)
+    actions = pack.act(observations, noise)
+    assert actions.shape == (2, 7, algorithm.chunk_length, ACTION)
+    assert actions.dtype == np.float32
+    assert np.abs(actions).max() <= 1.0
+    assert np.array_equal(actions, pack.act(observations, noise))
+
+
+@EACH
+def test_evaluation_parameters_are_settings_that_act_reads_and_the_weights_do_not(name: str) -> None:
+    algorithm = make(name)
+    shapes = {key: value.shape for key, value in algorithm.network(torch_generator(0, "x")).state_dict().items()}
+    changes = {"flow_steps": 3, "sampling_steps": 5, "sampler": "ddim", "repeat_last_step": 2}
+    for key in algorithm.evaluation_parameters:
+        changed = algorithm.with_config(**{key: changes[key]})
+        network = changed.network(torch_generator(0, "x"))
+        assert {key: value.shape for key, value in network.state_dict().items()} == shapes
+        pack = Pack(algorithm, [0])
+        observations, noise = decisions(changed, members=1)
+        assert pack.act(observations, noise, algorithm=changed).shape == (1, 7, 1, ACTION)
+
+
+@EACH_SETTING
+def test_saving_and_loading_a_member_goes_on_bit_for_bit(name: str, settings: dict[str, Any], tmp_path: Any) -> None:
+    algorithm = make(name, **settings)
+    whole, before, after = (Pack(algorithm, [8, 9]) for _ in range(3))
+    train(whole, 1, 6)
+    train(before, 1, 3)
+    torch.save([before.member_state(k) for k in range(2)], tmp_path / "members.pt")
+    for index, state in enumerate(torch.load(tmp_path / "members.pt", weights_only=True)):
+        after.load_member_state(index, state)
+    train(after, 4, 6)
+    assert torch.equal(whole.parameters, after.parameters)
+    for key, value in whole.weights(1).items():
+        assert torch.equal(value, after.weights(1)[key])
+
+
+@EACH
+def test_state_of_another_network_is_refused_with_one_line(name: str) -> None:
+    state = Pack(make(name, hidden_dims=(16, 16)), [0]).member_state(0)
+    with pytest.raises(CheckpointError, match="of another network") as caught:
+        Pack(make(name), [0]).load_member_state(0, state)
+    assert "\n" not in str(caught.value)
+
+
+@EACH
+def test_a_nan_loss_names_step_and_seed_and_touches_no_parameter(name: str) -> None:
+    pack = Pack(make(name), [0, 1])
+    before = pack.parameters.clone()
+    bad = batch(pack.algorithm, 1, members=2)
+    bad["actions"][1, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingDiverged, match=r"seed 1 .* step 12"):
+        pack.update(bad, 12)
+    assert torch.equal(before, pack.parameters)
+
+
+@EACH_SETTING
+def test_eight_samples_are_memorised(name: str, settings: dict[str, Any]) -> None:
+    algorithm = make(name, **settings, **QUICK.get(name, {}), lr=3e-3)
+    few = batch(algorithm, 0, size=8)
+    few["valid"].fill_(1.0)
+    repeated = {key: value.repeat(1, 16, *[1] * (value.ndim - 2)) for key, value in few.items()}
+    pack = Pack(algorithm, [0], normaliser=Normaliser.fit(few["observations"][0].numpy(), "zscore"))
+    losses = [pack.update(repeated, step)["actor_loss"].item() for step in range(1, 1001)]
+    assert np.mean(losses[-50:]) < losses[0]
+    actions = pack.act(few["observations"], torch.zeros(1, 8, *algorithm.noise_shape()))
+    assert np.abs(actions - few["actions"].numpy()).mean() < 0.1
+
+
+@EACH
+def test_batch_update_equals_a_sequence_of_updates(name: str) -> None:
+    one, two = (Agent(make(name), seed=2) for _ in range(2))
+    batches = [{key: value[0].numpy() for key, value in batch(one.algorithm, step).items()} for step in range(3)]
+    rows = [one.update(item) for item in batches]
+    means = two.batch_update({key: np.stack([item[key] for item in batches]) for key in batches[0]})
+    assert torch.equal(one.pack.parameters, two.pack.parameters)
+    assert means["actor_loss"] == pytest.approx(np.mean([row["actor_loss"] for row in rows]))
+
+
+@EACH_SETTING
+def test_an_agent_acts_saves_and_loads(name: str, settings: dict[str, Any], tmp_path: Any) -> None:
+    kind = algorithms.get(name)
+    config = kind.Config(hidden_dims=(32, 32), **settings)
+    agent = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config)
+    agent.update({key: value[0].numpy() for key, value in batch(agent.algorithm, 0).items()})
+    chunk = (HORIZON, ACTION) if settings else (ACTION,)
+    one, many = np.zeros(OBSERVATION), np.zeros((6, OBSERVATION))
+    assert agent.sample_actions(one).shape == chunk
+    assert agent.sample_actions(many, temperature=1.0).shape == (6, *chunk)
+    assert np.array_equal(agent.sample_actions(one), agent.sample_actions(one))
+
+    agent.save(tmp_path / "agent.pt")
+    other = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config, seed=99)
+    other.load(tmp_path / "agent.pt")
+    assert np.array_equal(agent.sample_actions(many, temperature=1.0), other.sample_actions(many, temperature=1.0))
+    more = {key: value[0].numpy() for key, value in batch(agent.algorithm, 1).items()}
+    assert agent.update(more) == other.update(more)
+
+
+@EACH
+def test_an_agent_refuses_arrays_of_the_wrong_shape(name: str) -> None:
+    agent = Agent(make(name))
+    with pytest.raises(UserError, match=r"observations \(4, 9\)"):
+        agent.update({"observations": np.zeros((4, 9)), "actions": np.zeros((4, ACTION))})
+    with pytest.raises(UserError, match="actions missing"):
+        agent.update({"observations": np.zeros((4, OBSERVATION))})
+    with pytest.raises(UserError, match="observations have shape"):
+        agent.sample_actions(np.zeros(OBSERVATION + 1))
+
+
+@EACH
+def test_pixels_train_and_act_through_an_encoder(name: str) -> None:
+    kind = algorithms.get(name)
+    config = kind.Config(hidden_dims=(16,), encoder="impala_small")
+    agent = kind.create(observation_shape=(16, 16, 3), action_dim=ACTION, config=config)
+    random = numpy_generator(0, "pixels")
+    pixels = random.integers(0, 256, size=(4, 16, 16, 3), dtype=np.uint8)
+    agent.update({"observations": pixels, "actions": random.uniform(-1, 1, size=(4, ACTION))})
+    assert agent.sample_actions(pixels[0]).shape == (ACTION,)

@@ -1,0 +1,70 @@
+"""Losses of the first 20 steps of each algorithm, float32 on the CPU, against a stored file.
+
+They change only when an algorithm's mathematics or random numbers change. When that is meant, write them anew:
+`PYTHONPATH=platform python tests/golden/test_losses.py`, and say in the change why the numbers moved.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.normaliser import Normaliser
+from understudy.randomness import numpy_generator
+from understudy.registry import algorithms
+from understudy.trainables.pack import Pack
+
+FILE = Path(__file__).with_name("losses.json")
+STEPS, SAMPLES, OBSERVATION, ACTION, HORIZON = 20, 32, 5, 3, 4
+CHUNK: dict[str, Any] = {"hidden_dims": (32, 32), "lr": 1e-3, "action_chunking": True, "horizon_length": HORIZON}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "flow_bc": ("flow_bc", CHUNK),
+    "flow_bc single": ("flow_bc", {**CHUNK, "action_chunking": False}),
+    "flow_bc fourier": ("flow_bc", {**CHUNK, "use_fourier_features": True}),
+    "bc": ("bc", CHUNK),
+    "bc global tanh": ("bc", {**CHUNK, "std": "global", "tanh_squash": True}),
+    "bc state": ("bc", {**CHUNK, "std": "state", "weight_decay": 0.1}),
+    "bc mse": ("bc", {**CHUNK, "policy": "mse"}),
+    "ddpm_bc": ("ddpm_bc", CHUNK),
+    "ddpm_bc linear": ("ddpm_bc", {**CHUNK, "beta_schedule": "linear", "dropout": 0.0, "grad_clip": None}),
+    "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
+}
+
+
+def losses(name: str, settings: dict[str, Any]) -> list[float]:
+    """Train 20 steps on drawn data and return the loss of each."""
+    kind = algorithms.get(name)
+    algorithm = kind((OBSERVATION,), ACTION, kind.Config(**settings))
+    random = numpy_generator(0, "golden")
+    observations = random.normal(1.0, 2.0, size=(STEPS, SAMPLES, OBSERVATION)).astype(np.float32)
+    actions = random.uniform(-1, 1, size=(STEPS, SAMPLES, HORIZON, ACTION)).astype(np.float32)
+    valid = (random.integers(1, HORIZON + 1, size=(STEPS, SAMPLES, 1)) > np.arange(HORIZON)).astype(np.float32)
+    pack = Pack(algorithm, [0], normaliser=Normaliser.fit(observations[0], "zscore"))
+    chunk = algorithm.chunk_length
+    rows = []
+    for step in range(STEPS):
+        arrays = {"observations": observations, "actions": actions[:, :, :chunk], "valid": valid[:, :, :chunk]}
+        batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
+        rows.append(pack.update(batch, step + 1)["actor_loss"].item())
+    return rows
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_losses_are_those_on_file(case: str) -> None:
+    expected = json.loads(FILE.read_text())[case]
+    np.testing.assert_allclose(losses(*CASES[case]), expected, rtol=2e-4)
+
+
+def test_every_registered_algorithm_has_golden_losses() -> None:
+    builtin = {name for name, kind in algorithms.items() if kind.__module__.startswith("understudy.trainables.")}
+    assert builtin == {name for name, _ in CASES.values()}
+
+
+if __name__ == "__main__":
+    table = {case: [float(f"{loss:.7g}") for loss in losses(*settings)] for case, settings in CASES.items()}
+    FILE.write_text(json.dumps(table, indent=1) + "\n")

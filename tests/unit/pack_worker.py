@@ -1,0 +1,59 @@
+"""One of two workers in test_pack.py: trains its share of each global batch and saves what came out.
+
+Arguments: rank, world size, the rendezvous file, the algorithms (with commas), the file to write,
+the step at which worker 0 gets NaN (0: never).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from understudy.algorithm import Algorithm, Batch
+from understudy.randomness import torch_generator
+from understudy.registry import algorithms
+from understudy.trainables.pack import Pack
+
+SEEDS, SAMPLES, STEPS = [0, 1], 32, 8
+
+
+def algorithm(name: str) -> Algorithm:
+    """Return the small algorithm that both the workers and the single process train."""
+    kind = algorithms.get(name)
+    return kind((5,), 3, kind.Config(hidden_dims=(32, 32), action_chunking=True, horizon_length=4, batch_size=SAMPLES))
+
+
+def share(step: int, rank: int, world: int) -> Batch:
+    """Return the rank's slice of the global batch of a step, for two members."""
+    random = torch_generator(0, "worker test", step)
+    drawn = {
+        "observations": torch.randn(2, SAMPLES, 5, generator=random),
+        "actions": torch.rand(2, SAMPLES, 4, 3, generator=random) * 2 - 1,
+        "valid": (torch.rand(2, SAMPLES, 4, generator=random) < 0.8).float(),
+    }
+    size = SAMPLES // world
+    return {name: value[:, rank * size : (rank + 1) * size] for name, value in drawn.items()}
+
+
+def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -> dict[str, Any]:
+    """Train and return parameters, losses, and the noise this worker drew at the first step."""
+    pack = Pack(algorithm(name), SEEDS, rank=rank, world_size=world)
+    drawn = pack._draw(SAMPLES // world, 1)
+    losses = []
+    for step in range(1, STEPS + 1):
+        batch = share(step, rank, world)
+        if step == poison and rank == 0:
+            batch["actions"] = batch["actions"].clone().fill_(float("nan"))
+        losses.append(pack.average_over_workers(pack.update(batch, step))["actor_loss"])
+    return {"parameters": pack.parameters.clone(), "losses": torch.stack(losses), "draws": drawn}
+
+
+if __name__ == "__main__":
+    rank, world, meeting, names, out, poison = sys.argv[1:]
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(world))
+    results = {name: train(name, int(rank), int(world), int(poison) or None) for name in names.split(",")}
+    torch.save(results, out)
+    dist.destroy_process_group()

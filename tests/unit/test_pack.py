@@ -1,0 +1,201 @@
+"""Packs: memory layout, rates of their own, workers, divergence. What holds for every algorithm is a contract test."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from understudy.errors import TrainingDiverged
+from understudy.normaliser import Normaliser
+from understudy.registry import algorithms
+from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.pack import ACTION_LIMIT, Pack
+
+WORKER = Path(__file__).with_name("pack_worker.py")
+
+
+def load_worker() -> Any:
+    """Import the worker script, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("pack_worker", WORKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+worker = load_worker()
+
+
+def run_workers(names: list[str], folder: Path, poison: int = 0) -> list[tuple[int, str]]:
+    """Run two worker processes to their end; return each one's exit code and what it wrote to stderr."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "platform")}
+    meeting, listed = str(folder / "meet"), ",".join(names)
+    started = []
+    for rank in range(2):
+        command = [
+            sys.executable,
+            str(WORKER),
+            str(rank),
+            "2",
+            meeting,
+            listed,
+            str(folder / f"{rank}.pt"),
+            str(poison),
+        ]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(started, errors, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two workers, each on its half of every batch, made of each algorithm."""
+    folder = tmp_path_factory.mktemp("workers")
+    done = run_workers(algorithms.names(), folder)
+    assert [code for code, _ in done] == [0, 0], done
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_two_workers_on_halves_of_the_batch_equal_one_on_the_whole(name: str, halves: list[dict[str, Any]]) -> None:
+    first, second = (half[name] for half in halves)
+    whole = worker.train(name)
+    assert torch.equal(first["parameters"], second["parameters"])
+    torch.testing.assert_close(first["parameters"], whole["parameters"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first["losses"], whole["losses"], rtol=1e-4, atol=1e-5)
+    for index, drawn in enumerate(whole["draws"]):
+        for key, value in drawn.items():
+            assert torch.equal(torch.cat([half["draws"][index][key] for half in (first, second)]), value)
+
+
+def test_a_nan_on_one_worker_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    for code, error in run_workers(["flow_bc"], tmp_path, poison=5):
+        assert code != 0
+        assert "stopped being finite at step 5" in error
+
+
+def small(**settings: Any) -> FlowBC:
+    return FlowBC((5,), 3, FlowBCConfig(hidden_dims=(24, 24), action_chunking=True, horizon_length=4, **settings))
+
+
+def batch(members: int) -> dict[str, torch.Tensor]:
+    return {name: value[:1].repeat(members, *[1] * (value.ndim - 1)) for name, value in worker.share(1, 0, 1).items()}
+
+
+def test_parameters_and_gradients_are_views_of_one_block_each() -> None:
+    pack = Pack(small(), [0, 1])
+    pack.update(batch(2), 1)
+    for index, member in enumerate(pack.members):
+        for name, parameter in member.named_parameters():
+            assert parameter.data_ptr() % 64 == 0, name
+            assert parameter.grad is not None
+            offset = pack.layout.offsets[name]
+            row = pack.parameters[index, offset : offset + parameter.numel()]
+            assert row.data_ptr() == parameter.data_ptr()
+            assert torch.equal(row.view_as(parameter), parameter)
+
+
+def test_the_padding_between_parameters_stays_zero() -> None:
+    pack = Pack(small(weight_decay=0.1), [0])
+    for step in range(3):
+        pack.update(batch(1), step)
+    held = sum(parameter.numel() for parameter in pack.members[0].parameters())
+    assert pack.layout.size > held
+    assert (pack.parameters != 0).sum() <= held
+
+
+def test_each_member_has_its_own_learning_rate_and_decay_and_equals_torch_adam() -> None:
+    rates, decays = [1e-3, 1e-2], [0.0, 0.5]
+    pack = Pack(small(), [3, 3], learning_rates=rates, weight_decays=decays)
+    plain = [Pack(small(), [3]) for _ in rates]
+    optimisers = [
+        torch.optim.Adam(plain[0].members[0].parameters(), lr=rates[0]),
+        torch.optim.AdamW(plain[1].members[0].parameters(), lr=rates[1], weight_decay=decays[1]),
+    ]
+    for step in range(5):
+        pack.update(batch(2), step)
+        for alone, optimiser in zip(plain, optimisers, strict=True):
+            data, draws = alone._prepare(batch(1)), alone._draw(worker.SAMPLES, step)
+            optimiser.zero_grad()
+            alone.algorithm.loss(alone.members[0], {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
+            optimiser.step()
+    for index, alone in enumerate(plain):
+        torch.testing.assert_close(pack.parameters[index], alone.parameters[0], rtol=1e-5, atol=1e-6)
+
+
+def test_observations_are_normalised_and_actions_clipped_before_the_loss() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 5)).astype(np.float32)
+    normaliser = Normaliser.fit(values, "zscore")
+    prepared = Pack(small(), [0], normaliser=normaliser)._prepare(
+        {
+            "observations": torch.from_numpy(values)[None],
+            "actions": torch.full((1, 100, 4, 3), 2.0),
+            "valid": torch.ones(1, 100, 4),
+        }
+    )
+    assert prepared["observations"].mean().abs() < 1e-5
+    assert prepared["actions"].max() == np.float32(ACTION_LIMIT)
+
+
+def test_the_callers_batch_is_not_changed() -> None:
+    normaliser = Normaliser.fit(np.random.default_rng(0).normal(3.0, 2.0, size=(100, 5)).astype(np.float32), "zscore")
+    given = batch(1)
+    before = {name: value.clone() for name, value in given.items()}
+    Pack(small(), [0], normaliser=normaliser).update(given, 1)
+    assert all(torch.equal(given[name], before[name]) for name in given)
+
+
+def test_pixels_reach_the_encoder_as_they_are() -> None:
+    pack = Pack(FlowBC((8, 8, 3), 2, FlowBCConfig(encoder="impala_small", hidden_dims=(16,))), [0])
+    pixels = torch.randint(0, 256, (1, 4, 8, 8, 3), dtype=torch.uint8)
+    data = {"observations": pixels, "actions": torch.zeros(1, 4, 1, 2), "valid": torch.ones(1, 4, 1)}
+    assert torch.equal(pack._prepare(data)["observations"], pixels)
+    pack.update(data, 1)
+
+
+def test_divergence_seen_late_names_the_first_step_and_the_seed() -> None:
+    pack = Pack(small(), [7, 8])
+    pack.check_finite()
+    bad = batch(2)
+    bad["actions"][1] = float("nan")
+    with pytest.raises(TrainingDiverged):
+        pack.update(bad, 41)
+    with pytest.raises(TrainingDiverged, match="seed 8 stopped being finite at step 41"):
+        pack.check_finite()
+
+
+def test_loading_a_member_leaves_the_others_alone() -> None:
+    pack, other = Pack(small(), [0, 1]), Pack(small(), [5])
+    pack.update(batch(2), 1)
+    before = pack.parameters[0].clone()
+    pack.load_member_state(1, other.member_state(0))
+    assert torch.equal(pack.parameters[0], before)
+    assert torch.equal(pack.parameters[1], other.parameters[0])
+
+
+@pytest.mark.gpu
+def test_a_pack_on_the_gpu_follows_the_one_on_the_cpu() -> None:
+    losses = {}
+    for device in ("cpu", "cuda"):
+        algorithm = small()
+        pack = Pack(algorithm, [0, 1, 2], device=device)
+        drawn = [Pack(algorithm, [0, 1, 2])._draw(worker.SAMPLES, step) for step in range(20)]
+        # The two devices' generators differ: the CPU's noise is given to both.
+        pack._draw = lambda share, step, drawn=drawn, pack=pack: [  # type: ignore[method-assign]
+            {name: value.to(pack.device) for name, value in member.items()} for member in drawn[step]
+        ]
+        losses[device] = [pack.update(batch(3), step)["actor_loss"].tolist() for step in range(20)]
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=1e-3)
