@@ -94,6 +94,9 @@ class ResidualBlock(nn.Module):
 class ScoreNetwork(nn.Module):
     """Predict a noisy chunk's noise: learnable Fourier time, then residual blocks over concat(time, obs, chunk)."""
 
+    shares: torch.Tensor
+    """How much signal and how much noise there is at each diffusion time, [T, 2]."""
+
     def __init__(
         self,
         observation_shape: tuple[int, ...],
@@ -103,6 +106,9 @@ class ScoreNetwork(nn.Module):
     ) -> None:
         super().__init__()
         width = config.hidden_dims[0]
+        kept = np.cumprod(1 - betas(config.beta_schedule, config.diffusion_steps))
+        shares = torch.from_numpy(np.sqrt(np.stack((kept, 1 - kept), axis=1))).float()
+        self.register_buffer("shares", shares, persistent=False)
         self.encoder = ObservationEncoder(observation_shape, config.encoder, generator)
         self.frequencies = nn.Parameter(torch.empty(TIME_FEATURES // 2).normal_(0.0, 0.2, generator=generator))
         self.time_in = linear(TIME_FEATURES, 2 * TIME_FEATURES, generator)
@@ -134,10 +140,7 @@ class DDPMBC(Algorithm):
 
     def __init__(self, observation_shape: tuple[int, ...], action_dim: int, config: DDPMBCConfig | None = None) -> None:
         super().__init__(observation_shape, action_dim, config)
-        kept_T = np.cumprod(1 - betas(self.config.beta_schedule, self.config.diffusion_steps))
-        self._kept = kept_T
-        self._signal_T = torch.tensor(np.sqrt(kept_T), dtype=torch.float32)
-        self._noise_T = torch.tensor(np.sqrt(1 - kept_T), dtype=torch.float32)
+        self._kept = np.cumprod(1 - betas(self.config.beta_schedule, self.config.diffusion_steps))
 
     @property
     def target_rate(self) -> float:
@@ -149,15 +152,12 @@ class DDPMBC(Algorithm):
         return ScoreNetwork(self.observation_shape, self.chunk_length * self.action_dim, self.config, generator)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Draw noise [B, D], a diffusion time [B] as its signal and noise shares, and dropout masks."""
+        """Draw noise [B, D], diffusion times [B] in 0..T-1, and dropout masks [B, blocks, W]."""
         config, device = self.config, generator.device
-        time_B = torch.randint(config.diffusion_steps, (batch_size,), generator=generator, device=device)
         size = (batch_size, self.chunk_length * self.action_dim)
         drawn = {
             "noise": torch.randn(size, generator=generator, device=device),
-            "time": time_B[:, None].to(torch.float32),
-            "signal_share": self._signal_T.to(device)[time_B, None],
-            "noise_share": self._noise_T.to(device)[time_B, None],
+            "time": torch.randint(config.diffusion_steps, (batch_size,), generator=generator, device=device),
         }
         if config.dropout > 0:
             masks = (batch_size, len(config.hidden_dims), config.hidden_dims[0])
@@ -170,9 +170,12 @@ class DDPMBC(Algorithm):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the squared error of the noise: summed over action dims, masked by `valid`, mean elsewhere."""
         assert isinstance(network, ScoreNetwork)
-        noisy_BD = draws["signal_share"] * batch["actions"].flatten(1) + draws["noise_share"] * draws["noise"]
-        predicted_BD = network(network.encoder(batch["observations"]), noisy_BD, draws["time"], draws.get("keep"))
-        error_BHA = (predicted_BD - draws["noise"]).square().unflatten(1, (-1, self.action_dim))
+        time_B, noise_BD = draws["time"], draws["noise"]
+        signal_B1, noise_B1 = network.shares[time_B].split(1, dim=-1)
+        noisy_BD = signal_B1 * batch["actions"].flatten(1) + noise_B1 * noise_BD
+        time_B1 = time_B.unsqueeze(-1).to(torch.float32)
+        predicted_BD = network(network.encoder(batch["observations"]), noisy_BD, time_B1, draws.get("keep"))
+        error_BHA = (predicted_BD - noise_BD).square().unflatten(1, (-1, self.action_dim))
         loss = (error_BHA.sum(-1) * batch["valid"]).mean()
         return loss, {"actor_loss": loss, "ddpm_loss": loss}
 

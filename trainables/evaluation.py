@@ -114,6 +114,7 @@ class Evaluator:
             self.factory,
             episodes=spec.video_episodes,
             num_envs=1,
+            processes=1,  # of its own: a renderer belongs to the thread that made it, and trials run in threads
             video_episodes=spec.video_episodes,
             video_frame_skip=spec.video_frame_skip,
             **self._policy_settings(algorithm),

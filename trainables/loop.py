@@ -40,9 +40,13 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
+        resolved = None
+    if resolved is None or resolved.type not in ("cpu", "cuda"):
         raise SpecError(f"device={device!r}: allowed are auto, cpu, cuda, cuda:N") from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise SpecError(f"device={device!r}: torch {torch.__version__} sees no CUDA device here; use device=cpu")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise SpecError(f"device={device!r}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0")
     return resolved
 
 
@@ -80,6 +84,7 @@ class OfflineLoop:
         self.data = open_data(spec)
         first = self.data.windows(1)
         self.algorithm: Algorithm = algorithms.get(spec.algo)(first.observation_shape, first.action_dim, spec.config)
+        self.algorithm.network(torch.Generator())  # an encoder that does not fit these observations is said now
         self.evaluator = Evaluator(spec) if spec.eval_episodes else None
         if self.evaluator:
             self.evaluator.check(first.observation_shape, first.action_dim)

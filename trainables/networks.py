@@ -60,46 +60,70 @@ GELU_CUBIC = 0.044715 * GELU_LINEAR
 _GELU_LINEAR = torch.tensor(GELU_LINEAR)
 
 
-class _Gelu(torch.autograd.Function):
-    """Tanh-GELU as x * sigmoid(u), u = x (GELU_LINEAR + GELU_CUBIC x^2): the same function, by 0.5 (1 + tanh(u / 2)).
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """Return GELU in its tanh form, the activation of every MLP here."""
+    # Below some thousand numbers the four calls cost more than the faster arithmetic saves.
+    if _in_pieces(x) and x.numel() >= 4096 and not torch.is_grad_enabled():
+        return x * _gelu_gate(x)
+    return functional.gelu(x, approximate="tanh")
 
-    On CPUs ATen's own kernel takes 2.8 times as long, forward and backward together, and is the largest cost
-    of an update beside the matrix products.
+
+def _in_pieces(x: torch.Tensor) -> bool:
+    """Whether tanh-GELU is faster here as x * sigmoid(u): on CPUs ATen's kernel takes 2.8 times as long."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _gelu_gate(x: torch.Tensor) -> torch.Tensor:
+    """Return sigmoid(u), u = x (GELU_LINEAR + GELU_CUBIC x^2), which is the tanh form's 0.5 (1 + tanh(u / 2))."""
+    return torch.addcmul(_GELU_LINEAR, x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
+
+
+def _gelu_slope(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Return gate + x u' gate (1 - gate), with u' = GELU_LINEAR + 3 GELU_CUBIC x^2."""
+    slope = torch.addcmul(_GELU_LINEAR, x, x, value=3.0 * GELU_CUBIC).mul_(x)
+    return torch.ops.aten.sigmoid_backward(slope, gate).add_(gate)
+
+
+class _Layers(torch.autograd.Function):
+    """All dense layers and tanh-GELUs of an MLP as one node of the graph: a small network's step is mostly overhead.
+
+    The forward pass also returns what the backward pass needs, so that torch.func can stack it too.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        gate = _gelu_gate(x)
-        return x * gate, gate
+    def forward(x: torch.Tensor, activated: int, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        count, hidden, kept = len(parameters) // 2, x, []
+        for index in range(count):
+            hidden = functional.linear(hidden, parameters[2 * index], parameters[2 * index + 1])
+            if index < activated:
+                gate = _gelu_gate(hidden)
+                kept += [hidden, gate]
+                hidden = hidden * gate
+                kept += [hidden] if index < count - 1 else []
+        return (hidden, *kept)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], output[1])
+        ctx.activated, ctx.count = inputs[1], (len(inputs) - 2) // 2
+        ctx.save_for_backward(*inputs[2::2], inputs[0], *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, _: None) -> torch.Tensor:  # type: ignore[override]
-        x, gate = ctx.saved_tensors
-        # d/dx = gate + x u' gate (1 - gate), with u' = GELU_LINEAR + 3 GELU_CUBIC x^2.
-        slope = torch.addcmul(_GELU_LINEAR, x, x, value=3.0 * GELU_CUBIC).mul_(x)
-        slope = torch.ops.aten.sigmoid_backward(slope, gate)
-        return slope.add_(gate).mul_(grad)
-
-
-def _gelu_gate(x: torch.Tensor) -> torch.Tensor:
-    return torch.addcmul(_GELU_LINEAR, x, x, value=GELU_CUBIC).mul_(x).sigmoid_()
-
-
-def gelu(x: torch.Tensor) -> torch.Tensor:
-    """Return GELU in its tanh form, the activation of every MLP here."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return functional.gelu(x, approximate="tanh")
-    if torch.is_grad_enabled():
-        return _Gelu.apply(x)[0]
-    return x * _gelu_gate(x)
+    def backward(ctx: Any, grad: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        weights, kept = ctx.saved_tensors[: ctx.count], list(ctx.saved_tensors[ctx.count :])
+        gradients: list[torch.Tensor | None] = [None] * (2 * ctx.count)
+        for index in reversed(range(ctx.count)):
+            if index < ctx.activated:
+                gate, before = kept.pop(), kept.pop()
+                grad = _gelu_slope(before, gate).mul_(grad)
+            gradients[2 * index] = grad.t() @ kept.pop()
+            gradients[2 * index + 1] = grad.sum(0)
+            if index or ctx.needs_input_grad[0]:
+                grad = grad @ weights[index]
+        return (grad if ctx.needs_input_grad[0] else None, None, *gradients)
 
 
 class MLP(nn.Module):
@@ -109,20 +133,21 @@ class MLP(nn.Module):
         self, inputs: int, widths: Sequence[int], generator: torch.Generator, *, activate_final: bool = False
     ) -> None:
         super().__init__()
-        sizes = [inputs, *widths]
-        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in itertools.pairwise(sizes))
-        self.activate_final = activate_final
+        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in itertools.pairwise([inputs, *widths]))
+        self.activated = len(widths) if activate_final else len(widths) - 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the output [B, widths[-1]] of inputs [B, inputs]."""
+        if torch.is_grad_enabled() and _in_pieces(x):
+            pairs = [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)]
+            return _Layers.apply(x, self.activated, *pairs)[0]
         return self.after_first(self.layers[0](x))
 
     def after_first(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Finish a forward pass whose first dense layer was computed by the caller (see VectorField.steps)."""
-        last = len(self.layers) - 1
+        """Finish a forward pass whose first dense layer was computed by the caller (see VectorField.euler)."""
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden) if index else hidden
-            if index < last or self.activate_final:
+            if index < self.activated:
                 hidden = gelu(hidden)
         return hidden
 

@@ -1,8 +1,8 @@
 """A pack: K members (seeds, learning rates, weight decays) of one algorithm trained at once on one device.
 
-All members' parameters live in one float32 tensor [K, P] (row k is member k, every parameter padded to a
-multiple of 16 numbers) and their gradients in another of the same layout, so that clearing, averaging over workers and
-the fused AdamW step each touch one block of memory. A single run is a pack of one.
+All members' parameters live in one float32 tensor [K, P] (row k is member k) and their gradients in another of
+the same layout, so that clearing, averaging over workers and the fused AdamW step each touch one block of memory.
+A single run is a pack of one.
 
 Two ways to run the members give the same numbers: `loop` (one after the other; a member is then bit for
 bit the seed trained alone) and `vmap` (one stacked model through torch.func; equal within float tolerance,
@@ -96,8 +96,6 @@ class Pack:
     def __len__(self) -> int:
         return len(self.seeds)
 
-    # ---- training ----
-
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         """Take one optimiser step for every member and return its metrics, each [K], detached, not synchronised.
 
@@ -151,8 +149,9 @@ class Pack:
     def _normalise(self, observations: torch.Tensor) -> torch.Tensor:
         if observations.dtype == torch.uint8:
             return observations
+        observations = observations.to(torch.float32)
         if self.normaliser.mode == "none":
-            return observations.to(torch.float32)
+            return observations
         return (observations - self._shift).mul_(self._scale)
 
     def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:
@@ -243,8 +242,8 @@ class Pack:
         """
         policy = algorithm or self.algorithm
         chosen = list(range(len(self))) if members is None else list(members)
-        inputs = self._normalise(_on_device(observations, self.device))
-        noise = _on_device(noise, self.device).to(torch.float32)
+        inputs = self._normalise(torch.as_tensor(observations).to(self.device))
+        noise = torch.as_tensor(noise).to(self.device, torch.float32)
         if self.mode == "loop" or len(chosen) == 1:
             actions = [policy.act(self._acting[k], inputs[i], noise[i]) for i, k in enumerate(chosen)]
             return torch.stack(actions).cpu().numpy()
@@ -295,8 +294,3 @@ class Pack:
 
     def _row(self, k: int) -> torch.Tensor:
         return self._optimiser.param_groups[k]["params"][0]
-
-
-def _on_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    tensor = torch.as_tensor(values)
-    return tensor.to(device) if tensor.dtype in (torch.uint8, torch.float32) else tensor.to(device, torch.float32)

@@ -11,7 +11,7 @@ import abc
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
@@ -24,14 +24,14 @@ LOG: dict[str, JsonValue] = {"scale": "log"}
 class AlgorithmConfig(BaseModel):
     """The settings that every offline algorithm has; a plug-in's config adds its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     lr: float = Field(default=3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
     weight_decay: float = Field(default=0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam")
     batch_size: int = Field(default=256, ge=1, description="samples an update, over all workers")
     horizon_length: int = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
     action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
-    hidden_dims: tuple[int, ...] = Field(
+    hidden_dims: tuple[PositiveInt, ...] = Field(
         default=(512, 512, 512, 512), min_length=1, description="widths of the MLP's layers"
     )
     encoder: str | None = Field(

@@ -16,15 +16,13 @@ from understudy.errors import StorageError
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk below `path` into one StorageError line."""
+    """Turn a full disk, or a place that cannot be written, into one StorageError line. Hold only writes in it."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(f"no space left while writing {path}: free some, or move save_dir/data_dir") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise StorageError(f"cannot write {path}: {error.strerror}; choose another save_dir/data_dir") from error
-        raise
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; choose another save_dir/data_dir") from error
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

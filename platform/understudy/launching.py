@@ -131,54 +131,69 @@ def ray_round_trip() -> float:
     started = time.monotonic()
     start_ray(cpus=1)
     try:
-        ray.get(ray.remote(os.getpid).remote(), timeout=120)
+        ray.get(ray.remote(lambda: os.getpid()).remote(), timeout=120)
     finally:
         ray.shutdown()
     return time.monotonic() - started
 
 
-def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:
-    """Train with Ray Train's TorchTrainer; its workers share the run directory's file system."""
+def check_launcher(spec: RunSpec) -> None:
+    """Start or reach Ray where the spec wants it; UserError when its cluster cannot hold the workers."""
+    if spec.launcher != "ray":
+        return
     start_ray()
     import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    wanted = {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
-    for name, amount in wanted.items():
+    for name, amount in _resources(spec).items():
         held = ray.cluster_resources().get(name, 0)
         if amount * spec.num_workers > held:
             raise UserError(
-                f"num_workers={spec.num_workers} x {amount} {name} is more than the {held:g} {name} of this Ray cluster"
+                f"num_workers={spec.num_workers} x {amount:g} {name} is more than the {held:g} {name} of this Ray cluster"
             )
+
+
+def _resources(spec: RunSpec) -> dict[str, float]:
+    """Return what one worker asks Ray for."""
+    return {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
+
+
+def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:
+    """Train with Ray Train's TorchTrainer; its workers share the run directory's file system."""
+    check_launcher(spec)
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
     storage = run.path / ".ray"
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={"spec": spec.flat(), "path": str(run.path.absolute()), "grid": dict(grid or {})},
         scaling_config=ScalingConfig(
-            num_workers=spec.num_workers, use_gpu=spec.gpus > 0, resources_per_worker=wanted
+            num_workers=spec.num_workers, use_gpu=spec.gpus > 0, resources_per_worker=_resources(spec)
         ),
         run_config=RunConfig(name="train", storage_path=str(storage.absolute())),
     )
     try:
-        outcome = (trainer.fit().metrics or {}).get("outcome", {})
+        run.update_state(outcome=None)
+        trainer.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+    outcome = run.state()["outcome"]
     if "error" in outcome:
         raise getattr(errors, outcome["kind"], UnderstudyError)(outcome["error"])
     return RunResult(**{**outcome, "path": Path(outcome["path"])})
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
-    """Run the loop as one data-parallel worker; rank 0 reports how it ended."""
+    """Run the loop as one data-parallel worker; rank 0 leaves how it ended in run.json."""
     import ray.train
 
     context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     try:
         loop = make_loop(build_run(config["spec"]))
-        rank, world = context.get_world_rank(), context.get_world_size()
         result = loop.run(Path(config["path"]), grid=config["grid"], rank=rank, world=world)
         outcome = {**asdict(result), "path": str(result.path)}
     except UnderstudyError as error:
         outcome = {"error": str(error), "kind": type(error).__name__}
-    ray.train.report({"outcome": outcome})
+    if rank == 0:
+        RunDir(config["path"]).update_state(outcome=outcome)

@@ -167,7 +167,9 @@ class RunDir:
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
     """Hold an exclusive lock file while the block runs; the lock dies with its process."""
-    with storage_errors(path), open(path, "a+", encoding="utf-8") as file:
+    with storage_errors(path):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (what the block raises is not about this file)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -31,7 +31,7 @@ def home() -> Path:
 class RunSpec(BaseModel):
     """One configuration and its seeds. Field order is the order of `--cfg` and flags.json."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     # What: these make the fingerprint.
     algo: str = Field("flow_bc", description="algorithm, by its registered name")
@@ -85,6 +85,14 @@ class RunSpec(BaseModel):
     def _absolute(cls, value: str | None) -> str | None:
         """Workers start in other folders than the command did."""
         return str(Path(value).expanduser().absolute()) if value else value
+
+    @field_validator("env_name", "project", "run_group")
+    @classmethod
+    def _below_save_dir(cls, value: str) -> str:
+        """They name folders: one that leads elsewhere would write there."""
+        if not value or Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError("must be a name: not empty, no path that leads elsewhere")
+        return value
 
     @field_validator("tracking_uri")
     @classmethod
@@ -166,9 +174,24 @@ def validate(model: Any, values: dict[str, Any]) -> Any:
         return model(**values)
     except ValidationError as error:
         parts = []
-        for item in error.errors():
+        errors = error.errors()
+        inside = {item["loc"][0] for item in errors if len(item["loc"]) > 1}
+        for item in errors:
+            if item["type"] == "too_short" and item["loc"][0] in inside:
+                continue  # pydantic counts the values that are left
             key = ".".join(str(part) for part in item["loc"])
-            message = item["msg"].removeprefix("Value error, ")
+            message = _explain(item)
             shown = "***" if key == "tracking_uri" else repr(item["input"])
             parts.append(f"{key}={shown}: {message}" if key else message)
         raise SpecError("; ".join(parts)) from None
+
+
+def _explain(item: Any) -> str:
+    """Return what is wrong with one value, and what is allowed, in few words."""
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "literal_error":
+        allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"no such choice{did_you_mean(str(item['input']), allowed)}"
+    if item["type"] == "too_short":
+        return f"must have at least {item['ctx']['min_length']} value"
+    return message.replace("Input should be", "must be").split(", unable to")[0]

@@ -1,7 +1,6 @@
 """One of two workers in test_pack.py: trains its share of each global batch and saves what came out.
 
-Arguments: rank, world size, the rendezvous file, the algorithms (with commas), the file to write,
-the step at which worker 0 gets NaN (0: never).
+Arguments: rank, world size, the rendezvous file, the file to write.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from understudy.algorithm import Algorithm, Batch
+from understudy.errors import TrainingDiverged
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.trainables.pack import Pack
@@ -52,8 +52,12 @@ def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -
 
 
 if __name__ == "__main__":
-    rank, world, meeting, names, out, poison = sys.argv[1:]
+    rank, world, meeting, out = sys.argv[1:]
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=int(world))
-    results = {name: train(name, int(rank), int(world), int(poison) or None) for name in names.split(",")}
+    results = {name: train(name, int(rank), int(world)) for name in algorithms.names()}
+    try:
+        train("flow_bc", int(rank), int(world), poison=5)
+    except TrainingDiverged as error:
+        results["poisoned"] = {"error": str(error)}
     torch.save(results, out)
     dist.destroy_process_group()

@@ -27,37 +27,68 @@ def generator() -> torch.Generator:
     return torch_generator(0, "test networks")
 
 
+def activation() -> MLP:
+    """Return one unit of weight 1 and bias 0: its output is the activation of its input."""
+    unit = MLP(1, (1,), generator(), activate_final=True)
+    torch.nn.init.ones_(next(unit.parameters()))
+    return unit
+
+
 def values() -> torch.Tensor:
-    """Return numbers in [-30, 30] and the extremes where an exponential could overflow."""
+    """Return numbers in [-30, 30] and extremes where an exponential could overflow, [20004, 1]."""
     extremes = torch.tensor([-1e4, -100.0, 100.0, 1e4])
-    return torch.cat((torch.linspace(-30, 30, 20001), extremes)).requires_grad_()
+    return torch.cat((torch.linspace(-30, 30, 20000), extremes))[:, None]
 
 
-def test_gelu_and_its_slope_are_the_tanh_form_to_a_millionth() -> None:
-    x = values()
-    exact = x.detach().double().requires_grad_()
+def test_the_activation_and_its_slope_are_tanh_gelu_to_a_millionth() -> None:
+    x, exact = values().requires_grad_(), values().double().requires_grad_()
     expected = functional.gelu(exact, approximate="tanh")
-    measured = gelu(x)
+    measured = activation()(x)
     # Relative to max(1, |x|): far out GELU is x itself, whose float32 spacing grows with it.
-    size = exact.detach().abs().clamp(min=1)
-    assert ((measured.double() - expected).abs() / size).max() < 1e-6
+    error = (measured.double() - expected).abs() / exact.abs().clamp(min=1)
+    assert error.max() < 1e-6
     (slope,) = torch.autograd.grad(measured.sum(), x)
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
-    assert slope.isfinite().all()
-    inner = exact.detach().abs() <= 30
-    assert (slope.double() - expected_slope)[inner].abs().max() < 2e-6
+    torch.testing.assert_close(slope.double(), expected_slope, rtol=0, atol=2e-6)
 
 
-def test_gelu_is_the_same_with_and_without_gradients_and_under_vmap() -> None:
-    x = values()
+def test_acting_computes_the_activation_that_training_computes() -> None:
+    training = activation()(values())
     with torch.inference_mode():
-        acting = gelu(x.detach())
-    assert torch.equal(acting, gelu(x).detach())
-    stacked = x.detach().view(5, -1)
-    assert torch.equal(torch.func.vmap(gelu)(stacked).flatten(), acting)
-    slopes = torch.func.vmap(torch.func.grad(gelu))(x.detach())
-    (expected,) = torch.autograd.grad(gelu(x).sum(), x)
-    torch.testing.assert_close(slopes, expected)
+        assert torch.equal(activation()(values()), training)
+        assert torch.equal(gelu(values()), training)
+
+
+@pytest.mark.parametrize("activate_final", [False, True])
+def test_an_mlp_and_its_gradients_are_those_of_plain_torch_layers(activate_final: bool) -> None:
+    mlp = MLP(7, (40, 30, 20), generator(), activate_final=activate_final)
+    for index, parameter in enumerate(mlp.parameters()):
+        torch.nn.init.normal_(parameter, std=0.5, generator=torch_generator(0, "test", index))
+    x = torch.randn(50, 7, generator=generator(), requires_grad=True)
+    hidden = x
+    for index, layer in enumerate(mlp.layers):
+        hidden = layer(hidden)
+        hidden = functional.gelu(hidden, approximate="tanh") if index < 2 or activate_final else hidden
+    expected = torch.autograd.grad(hidden.square().mean(), [x, *mlp.parameters()])
+    measured = mlp(x)
+    torch.testing.assert_close(measured, hidden, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(measured.square().mean(), [x, *mlp.parameters()]), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_mlp_stacks_under_vmap() -> None:
+    members = [MLP(7, (40, 20), torch_generator(seed, "test")) for seed in range(3)]
+    x = torch.randn(3, 50, 7, generator=generator())
+    state, _ = torch.func.stack_module_state([*members])
+
+    def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(members[0], parameters, (x,)).square().mean()
+
+    measured = torch.func.vmap(torch.func.grad(loss))(state, x)
+    for index, member in enumerate(members):
+        expected = torch.autograd.grad(member(x[index]).square().mean(), list(member.parameters()))
+        torch.testing.assert_close([value[index] for value in measured.values()], list(expected))
 
 
 def test_weights_are_xavier_uniform_and_biases_zero() -> None:

@@ -6,21 +6,39 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
 
+from understudy import __version__
 from understudy.cli import data, models, runs, sweep, system, train
+from understudy.cli.output import HELP_WIDTH, console
 from understudy.errors import UnderstudyError
 
 app = typer.Typer(
     name="understudy",
-    help="Learn from demonstrations: train, sweep across seeds, track, resume, register.",
     epilog="Start with `understudy quickstart`, or `understudy train --help` for every key of a run.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings=HELP_WIDTH,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"understudy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+) -> None:
+    """Learn from demonstrations: train, sweep across seeds, track, resume, register."""
+
+
 train.add_to(app)
 sweep.add_to(app)
 data.add_to(app)
@@ -36,13 +54,31 @@ def main() -> None:
     # Third parties' deprecation notes are no use to someone who trains a policy.
     warnings.filterwarnings("ignore")
     try:
-        app()
+        code = _run()
     except UnderstudyError as error:
         print(f"understudy: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("understudy: interrupted; `understudy resume` goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    if code == 130:
+        print("understudy: interrupted; `understudy resume` goes on from the last checkpoint", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code; a word that typer cannot read is one line, not its usage text."""
+    try:
+        code: Any = app(prog_name="understudy", standalone_mode=False)
+    except Exception as error:
+        # typer's own errors: their class has moved between click and typer, what they hold has not.
+        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+            raise
+        message = error.format_message()  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message, file=sys.stderr)
+        else:
+            command = getattr(getattr(error, "ctx", None), "command_path", "understudy")
+            print(f"understudy: {message.rstrip('.')}; see `{command} --help`", file=sys.stderr)
+        return int(error.exit_code)  # type: ignore[attr-defined]
+    return code if isinstance(code, int) else 0

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import typer
 
-from understudy.cli.output import console, progress_bar, show_table
+from understudy.cli.output import console, examples, progress_bar, show_table
 
 data = typer.Typer(help="Datasets: list, look into, import, verify, generate.", no_args_is_help=True)
+NAME = typer.Argument(..., help="the dataset's name, as `understudy data list` shows it")
 DATA_DIR = typer.Option("", "--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
 
 
@@ -40,7 +41,7 @@ def list_(data_dir: str = DATA_DIR) -> None:
 
 
 @data.command()
-def info(name: str, data_dir: str = DATA_DIR) -> None:
+def info(name: str = NAME, data_dir: str = DATA_DIR) -> None:
     """Show a dataset's counts, lengths, ranges and histograms."""
     from understudy.envs.inspection import describe
     from understudy.envs.store import find_store
@@ -48,7 +49,14 @@ def info(name: str, data_dir: str = DATA_DIR) -> None:
     console.print(describe(find_store(name, _folder(data_dir))))
 
 
-@data.command("import")
+@data.command(
+    "import",
+    epilog=examples(
+        "understudy data import d4rl ~/.d4rl/datasets/halfcheetah_medium-v2.hdf5 --name halfcheetah-medium-v2",
+        "understudy data import robomimic lift/mh/low_dim_v15.hdf5 --name lift-mh-low_dim",
+        "understudy data import ogbench mine.npz --name my-cubes --env_name cube-single-play-singletask-task1-v0",
+    ),
+)
 def import_(
     source: str = typer.Argument(..., help="format: d4rl, ogbench, robomimic"),
     path: Path = typer.Argument(..., help="the file in that format"),
@@ -57,14 +65,7 @@ def import_(
     data_dir: str = DATA_DIR,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
 ) -> None:
-    """Import a file into the episode store.
-
-    understudy data import d4rl ~/.d4rl/datasets/halfcheetah_medium-v2.hdf5 --name halfcheetah-medium-v2
-
-    understudy data import robomimic lift/mh/low_dim_v15.hdf5 --name lift-mh-low_dim
-
-    understudy data import ogbench mine.npz --name my-cubes --env_name cube-single-play-singletask-task1-v0
-    """
+    """Import a file into the episode store."""
     from understudy.envs.importing import import_file
 
     with progress_bar("import", "episodes") as bar:
@@ -80,8 +81,8 @@ def import_(
     _show_store(store)
 
 
-@data.command()
-def verify(name: str, data_dir: str = DATA_DIR) -> None:
+@data.command(short_help="Rehash a dataset and look for damage.")
+def verify(name: str = NAME, data_dir: str = DATA_DIR) -> None:
     """Rehash a dataset and look for NaN, wrong lengths, constant dims and duplicates; exit 1 when it is damaged."""
     from understudy.envs.inspection import damage, oddities
     from understudy.envs.store import find_store
@@ -97,7 +98,7 @@ def verify(name: str, data_dir: str = DATA_DIR) -> None:
     console.print(f"{name}: whole; hash {store.manifest.content_hash}")
 
 
-@data.command()
+@data.command(short_help="Make demonstrations with a scripted expert.")
 def generate(
     name: str = typer.Argument(..., help="dataset name, like cube-single-scripted-singletask-task1-v0"),
     episodes: int = typer.Option(100, "--episodes", help="successful episodes to keep"),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import typer
 
-from understudy.cli.output import show_mapping, show_table
-from understudy.cli.runs import SAVE_DIR, TRACKING_URI, tracking_address
+from understudy.cli.output import console, show_mapping, show_table
+from understudy.cli.runs import SAVE_DIR, TRACKING_URI, clock_time, existing_address
 
 models = typer.Typer(help="Registered models: list, show.", no_args_is_help=True)
 
@@ -23,16 +21,24 @@ def list_(tracking_uri: str = TRACKING_URI, save_dir: str = SAVE_DIR) -> None:
     from understudy.models import list_models
 
     rows = []
-    for model in list_models(tracking_address(tracking_uri, save_dir)):
+    for model in list_models(existing_address(tracking_uri, save_dir)):
         aliases = ", ".join(f"{alias} -> {version}" for alias, version in model["aliases"].items())
-        updated = time.strftime("%Y-%m-%d %H:%M", time.localtime(model["updated"]))
-        rows.append((model["name"], model["newest"], aliases, updated))
+        rows.append((model["name"], model["newest"], aliases, clock_time(model["updated"])))
+    if not rows:
+        console.print("no registered models: `understudy sweep` registers its best policy", soft_wrap=True)
+        return
     show_table(("name", "newest version", "aliases", "updated"), rows)
 
 
 @models.command()
-def show(name: str, tracking_uri: str = TRACKING_URI, save_dir: str = SAVE_DIR) -> None:
+def show(
+    name: str = typer.Argument(..., help="the model's name, as `understudy models list` shows it"),
+    tracking_uri: str = TRACKING_URI,
+    save_dir: str = SAVE_DIR,
+) -> None:
     """Show one registered model's versions."""
     from understudy.models import show_model
 
-    show_mapping(show_model(tracking_address(tracking_uri, save_dir), name))
+    model = show_model(existing_address(tracking_uri, save_dir), name)
+    versions = [{**version, "created": clock_time(version["created"])} for version in model["versions"]]
+    show_mapping({**model, "updated": clock_time(model["updated"]), "versions": versions})

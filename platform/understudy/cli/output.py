@@ -12,8 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+HELP_WIDTH = {"max_content_width": 110}
+"""Click settings of every command."""
+OVERRIDES: dict[str, Any] = {**HELP_WIDTH, "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Click settings of a command that takes `key=value` and `--key=value` words of its own."""
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a help text: command lines that no terminal's width folds."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
@@ -26,11 +33,18 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     console.print(table)
 
 
-def show_mapping(values: Mapping[str, Any]) -> None:
-    """Print keys and values, one a line, as YAML that can be read back."""
+def show_mapping(values: Mapping[str, Any], title: str | None = None, indent: int = 0) -> None:
+    """Print keys and values, one a line, as YAML that can be read back; lists of plain values stay on their line."""
     import yaml
 
-    print(yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=110).rstrip())
+    class Dumper(yaml.SafeDumper):
+        def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+            plain = not any(isinstance(item, Mapping | list | tuple) for item in sequence)
+            return super().represent_sequence(tag, sequence, flow_style=plain)
+
+    text = yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, default_flow_style=False, width=110).rstrip()
+    lines = [*([f"# {title}"] if title else []), *text.splitlines()]
+    print("\n".join(" " * indent + line for line in lines))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 import typer
 
 from understudy.cli.output import show_mapping, show_table
+from understudy.errors import UserError
 
 runs = typer.Typer(help="Runs in MLflow: list, show.", no_args_is_help=True)
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
@@ -26,6 +27,24 @@ def tracking_address(tracking_uri: str, save_dir: str) -> str:
     return RunSpec.model_validate(given).tracking()
 
 
+def existing_address(tracking_uri: str, save_dir: str) -> str:
+    """Return the same, or raise UserError when it is a SQLite store that nothing has been tracked in."""
+    from understudy.tracking.addresses import sqlite_path
+
+    address = tracking_address(tracking_uri, save_dir)
+    if address == "none":
+        raise UserError("tracking_uri=none keeps nothing to look at: give --tracking_uri, or --save_dir")
+    path = sqlite_path(address)
+    if path is not None and not path.is_file():  # asking MLflow would make an empty one
+        raise UserError(f"nothing is tracked in {path} yet: give --save_dir, or --tracking_uri, of the runs")
+    return address
+
+
+def clock_time(seconds: float) -> str:
+    """Return unix seconds as local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
 @runs.command("list")
 def list_(
     project: str | None = typer.Option(None, "--project", help="one experiment's runs only"),
@@ -36,12 +55,12 @@ def list_(
     """List the newest runs with their outcome."""
     from understudy.tracking import list_runs
 
-    found = list_runs(tracking_address(tracking_uri, save_dir), project, limit)
+    found = list_runs(existing_address(tracking_uri, save_dir), project, limit)
     rows = []
     for run in found:
         key = next((name for name in OUTCOMES if name in run["metrics"]), None)
         outcome = f"{key.split('/')[1]} {run['metrics'][key]:.3f}" if key else "-"
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["start"]))
+        started = clock_time(run["start"])
         name = f"  {run['name']}" if run["parent_run_id"] else run["name"]
         rows.append((run["run_id"][:8], name, run["status"].lower(), started, run["tags"].get("env_name", ""), outcome))
     show_table(("id", "name", "status", "started", "env_name", "outcome"), rows)
@@ -56,5 +75,8 @@ def show(
     """Show one run: parameters, newest metrics, artifacts, child runs."""
     from understudy.tracking import run_details
 
-    show_mapping(run_details(tracking_address(tracking_uri, save_dir), run))
+    details = run_details(existing_address(tracking_uri, save_dir), run)
+    details["start"] = clock_time(details["start"])
+    details["children"] = [f"{child['run_id'][:8]} {child['name']} {child['status'].lower()}" for child in details["children"]]
+    show_mapping(details)
 

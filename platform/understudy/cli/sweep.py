@@ -7,18 +7,19 @@ from typing import Any
 import typer
 
 from understudy.cli.output import OVERRIDES, console, show_mapping
-from understudy.cli.train import show_keys, show_result
+from understudy.cli.train import show_keys, show_result, show_run
 
 EXAMPLES = """\
 Search over configurations, each trained across all seeds.
 
   understudy sweep space=flow_bc env_name=lift-mh-low_dim seeds=[0,1,2] num_trials=30
-  understudy sweep algo=flow_bc env_name=halfcheetah-medium-v2 lr=interval(1e-5,1e-3) horizon_length=1,5,10 flow_steps=5,10,20
+  understudy sweep env_name=halfcheetah-medium-v2 'lr=interval(1e-5,1e-3)' horizon_length=1,5,10 flow_steps=5,10,20
   understudy sweep algo=bc env_name=hopper-medium-v2 lr=1e-4,3e-4,1e-3 sampler=grid scheduler=none
 
-A list (1,5,10), range(start,stop,step) or interval(low,high) makes a key a dimension; lr and weight_decay intervals are
-logarithmic unless written tag(linear,interval(...)). flow_steps and other evaluation-time keys need no training of their
-own: every trained policy is evaluated at each of their values. Quote parentheses in your shell: 'lr=interval(1e-5,1e-3)'."""
+A list (1,5,10), range(start,stop,step) or interval(low,high) makes a key a dimension; write parentheses in quotes.
+Intervals of lr and weight_decay are logarithmic, unless written tag(linear,interval(...)). Keys that only change how a
+policy acts, like flow_steps, need no training of their own: every trained policy is evaluated at each of their values.
+--cfg prints the resolved specification and stops."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,9 +44,19 @@ def sweep(
     plain, sweeps = split_sweeps(parse(context.args))
     spec = build_sweep(flat_values(plain, config_dir), sweeps)
     if cfg:
-        return show_mapping(spec.model_dump(mode="json"))
+        return show_sweep(spec)
     start_sweep(spec)
     return None
+
+
+def show_sweep(spec: Any) -> None:
+    """Print a sweep as YAML: how it searches, what it varies, and the run that every trial starts from."""
+    swept = {key: list(item.values) if hasattr(item, "values") else str(item) for key, item in spec.dimensions.items()}
+    show_mapping({"options": spec.options.model_dump(mode="json")}, "how it searches")
+    show_mapping({"dimensions": swept}, "what is trained at different values")
+    show_mapping({"grid": {key: list(values) for key, values in spec.grid.items()}}, "what is only evaluated at different values")
+    print("# the rest of every trial\nrun:")
+    show_run({key: value for key, value in spec.run.items() if key not in swept and key not in spec.grid}, spec.base, 2)
 
 
 def start_sweep(spec: Any) -> Any:

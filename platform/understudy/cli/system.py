@@ -21,9 +21,9 @@ QUICKSTART_ENV = "cube-single-scripted-singletask-task1-v0"
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command()(ui)
-    app.command()(doctor)
-    app.command()(quickstart)
+    app.command(short_help="Serve MLflow's pages for the embedded store.")(ui)
+    app.command(short_help="Check what a run needs on this machine.")(doctor)
+    app.command(short_help="Do the whole job in small, in minutes.")(quickstart)
 
 
 def ui(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 
-from understudy.cli.output import OVERRIDES, console, progress_bar, show_mapping, show_table
+from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_mapping, show_table
 
+EVALUATION_KEYS = (
+    *("env_name", "eval_episodes", "eval_temperature", "eval_seed", "eval_envs", "eval_processes"),
+    *("video_episodes", "video_frame_skip", "data_dir"),
+)
+"""Keys that `understudy evaluate` takes, beside the algorithm's own evaluation-time ones."""
 EXAMPLES = """\
 Train one configuration on one or several seeds.
 
@@ -24,8 +29,22 @@ Keys are written key=value or --key=value. --cfg prints the resolved specificati
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command(context_settings=OVERRIDES, short_help="Train one configuration.")(train)
-    app.command(context_settings=OVERRIDES, short_help="Evaluate a run or a model in its environment.")(evaluate)
-    app.command(short_help="Go on with a run or a sweep where it was left.")(resume)
+    app.command(
+        context_settings={**OVERRIDES, "help_option_names": ["--help"]},
+        short_help="Evaluate a run or a model in its environment.",
+        options_metavar="[OPTIONS] [KEY=VALUE]...",
+        epilog=examples(
+            "understudy evaluate runs/fbc/.../sd000_20260101_120000 eval_episodes=100",
+            "understudy evaluate models:/flow_bc-lift-mh-low_dim@best --video lift.mp4 flow_steps=20",
+        ),
+    )(evaluate)
+    app.command(
+        short_help="Go on with a run or a sweep where it was left.",
+        epilog=examples(
+            "understudy resume runs/fbc/bc_training/BC/lift-mh-low_dim/sd000_20260101_120000",
+            "understudy resume sweep_20260101_120000",
+        ),
+    )(resume)
 
 
 def train(
@@ -51,18 +70,32 @@ def train(
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; train takes one")
     spec = build_run(values)
     if cfg:
-        return show_mapping(spec.flat())
+        return show_run(spec.flat(), spec)
     start_training(spec)
     return None
+
+
+def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
+    """Print a run's keys as YAML in three groups; `flat` may lack some of them."""
+    own = type(spec.config).model_fields
+    groups = {
+        f"what is trained (algo {spec.algo})": [key for key in flat if key not in spec.WHEN | spec.WHERE],
+        "when it is logged, evaluated and kept": [key for key in flat if key in spec.WHEN],
+        "where it runs and what it writes": [key for key in flat if key in spec.WHERE],
+    }
+    for title, keys in groups.items():
+        ordered = sorted(keys, key=lambda key: key in own)  # stable: the run's own keys first
+        show_mapping({key: flat[key] for key in ordered}, title, indent)
 
 
 def start_training(spec: Any) -> None:
     """Check everything, then make the run directory and train."""
     from understudy import tracking
-    from understudy.launching import make_loop
+    from understudy.launching import check_launcher, make_loop
     from understudy.run_dir import RunDir
 
     loop = make_loop(spec)
+    check_launcher(spec)
     tracking.prepare(spec.tracking())
     if spec.config.horizon_length != type(spec.config).model_fields["horizon_length"].default and not spec.config.action_chunking:
         console.print(f"note: horizon_length={spec.config.horizon_length} has no effect without action_chunking=true")
@@ -108,17 +141,12 @@ def evaluate(
     model: str = typer.Argument(..., help="run directory, policy folder, models:/NAME@ALIAS or runs:/ID/model"),
     video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
-    help_: bool = typer.Option(False, "--help", help="show this text", is_eager=True),
 ) -> None:
     """Evaluate a run or a model in its environment.
 
-    understudy evaluate runs/fbc/.../sd000_20260101_120000 eval_episodes=100
-
-    understudy evaluate models:/flow_bc-lift-mh-low_dim@best --video lift.mp4 flow_steps=20
+    Keys are those of `understudy train` that say how to evaluate (eval_episodes, eval_temperature, eval_envs, ...)
+    and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
     """
-    if help_ or model == "--help":
-        console.print(context.get_help())
-        return
     from understudy.compose import flat_values, parse
     from understudy.models import load_policy
     from understudy.registry import loops
@@ -126,6 +154,7 @@ def evaluate(
 
     policy = load_policy(model, tracking_uri=tracking_uri or None)
     changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
+    _check_evaluation_keys(policy, changes)
     if video is not None:
         changes.setdefault("video_episodes", 1)
     spec = build_run({**policy.spec, **changes})
@@ -140,13 +169,19 @@ def evaluate(
             console.print(f"video: {video}")
 
 
+def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
+    """Raise SpecError for a key that would change nothing, or another policy than the one given."""
+    from understudy.errors import SpecError, did_you_mean
+    from understudy.spec import ALIASES
+
+    allowed = {*EVALUATION_KEYS, *policy.algorithm.evaluation_parameters}
+    for key in changes:
+        if ALIASES.get(key, key) not in allowed:
+            raise SpecError(f"{key} is no key of an evaluation{did_you_mean(key, allowed)}")
+
+
 def resume(run_or_sweep: str = typer.Argument(..., help="its folder, its folder's name, or its MLflow run id")) -> None:
-    """Go on with a run or a sweep where it was left; the result equals never having stopped.
-
-    understudy resume runs/fbc/bc_training/BC/lift-mh-low_dim/sd000_20260101_120000
-
-    understudy resume sweep_20260101_120000
-    """
+    """Go on with a run or a sweep where it was left; the result equals never having stopped."""
     from understudy import tracking
     from understudy.cli.sweep import drive
     from understudy.resuming import find
@@ -173,19 +208,28 @@ def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
     from understudy.registry import algorithms
     from understudy.spec import RunSpec
 
-    console.print(examples, "\n", markup=False)
+    console.print(f"{examples}\n", markup=False, soft_wrap=True)
     given = next((word.split("=", 1)[1] for word in words if word.lstrip("-").startswith("algo=")), "flow_bc")
     sections = [("keys of a run", RunSpec), (f"keys of algo={given} ({', '.join(algorithms.names())})", algorithms.get(given).Config)]
     if extra is not None:
         sections.insert(0, ("keys of a sweep", extra))
     for title, model in sections:
         rows = [
-            (name, _default(field), field.description or "") for name, field in model.model_fields.items() if name != "config"
+            (name, _default(field), _meaning(field)) for name, field in model.model_fields.items() if name != "config"
         ]
         show_table(("key", "default", "meaning"), rows, title=title)
         console.print()
 
 
+def _meaning(field: Any) -> str:
+    """Return a field's description, and its choices where the description does not have them."""
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    meaning = field.description or ""
+    return meaning if not choices else f"{', '.join(choices)}: {meaning}"
+
+
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
+    if value in (None, ""):
+        return "-"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

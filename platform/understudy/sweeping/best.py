@@ -22,7 +22,7 @@ from understudy.results import rank_key
 from understudy.run_dir import CsvLog, RunDir
 from understudy.spec import RunSpec
 from understudy.sweeping.spec import SweepSpec
-from understudy.sweeping.trial import trial_folder, trial_spec
+from understudy.sweeping.trial import trial_folder
 from understudy.tracking import Tracked
 
 BEST_CSV = "best_eval.csv"
@@ -102,5 +102,5 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
 
 def final_spec(spec: SweepSpec, trial: FrozenTrial | None) -> RunSpec:
     """Return the spec of the final evaluation: fresh episodes, final_episodes of each seed."""
-    base = trial_spec(spec, trial.params) if trial is not None else spec.base
+    base = spec.base.with_changes(**trial.params) if trial is not None else spec.base
     return base.with_changes(eval_seed=base.eval_seed + FRESH_EPISODES, eval_episodes=spec.options.final_episodes)

@@ -32,6 +32,10 @@ from understudy.sweeping.trial import run_trial, trial_folder
 from understudy.tracking import Tracked
 
 
+RETRIES = 2
+"""Times that a trial is started again after its process died."""
+
+
 @dataclass(frozen=True)
 class SweepResult:
     """What a sweep made."""
@@ -187,7 +191,11 @@ def _run_trials(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str((sweep.path / ".ray").absolute()), verbose=0, callbacks=[]
+            name="tune",
+            storage_path=str((sweep.path / ".ray").absolute()),
+            verbose=0,
+            # A trial whose process dies is started again, and goes on from its own checkpoint.
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
     if show is None:

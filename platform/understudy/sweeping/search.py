@@ -48,7 +48,7 @@ class StudySearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Close the trial with what its run directory says: that is where it was made durable."""
-        number = self._numbers.pop(trial_id)
+        number = self._numbers[trial_id]
         state = RunDir(trial_folder(self._folder, number)).state()
         if state.get("status") == "finished":
             metrics = state["metrics"]

@@ -121,7 +121,7 @@ def _first(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
 
 def _choices(key: str, dimension: Dimension) -> tuple[Any, ...]:
     if isinstance(dimension, Interval):
-        raise SpecError(f"{key}={dimension}: give a list of values, like {key}=5,10,20")
+        raise SpecError(f"{key}=interval({dimension.low:g},{dimension.high:g}): give a list of values, like {key}=5,10,20")
     return dimension.values
 
 
@@ -139,4 +139,7 @@ def _dimension(algo: str, key: str, sweep: Sweep) -> Dimension:
     assert isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None
     integer = isinstance(sweep.start, int) and isinstance(sweep.end, int)
     log = ("log" in tags or (marked and float(sweep.start) > 0)) and "linear" not in tags
-    return validate(Interval, {"low": sweep.start, "high": sweep.end, "log": log, "integer": integer})
+    try:
+        return validate(Interval, {"low": sweep.start, "high": sweep.end, "log": log, "integer": integer})
+    except SpecError as error:
+        raise SpecError(f"{key}={error}") from None

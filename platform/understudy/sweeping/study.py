@@ -56,6 +56,8 @@ class Study:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = self._sampler(number)
         trial = self._study.ask(self._distributions)
+        # A sampler of one proposal has no say when trials end (Optuna's grid one would stop an optimize() we never run).
+        self._study.sampler = optuna.samplers.RandomSampler()
         return trial.number, dict(trial.params)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
@@ -73,14 +75,10 @@ class Study:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
 
     def report(self, number: int, step: int, value: float) -> None:
-        """Keep an intermediate value; what is there already stays."""
-        trial = optuna.Trial(self._study, self.trial_id(number))
-        if step not in self._study.trials[number].intermediate_values:
-            trial.report(value, step)
-
-    def trial_id(self, number: int) -> int:
-        """Return the storage's id of a trial."""
-        return self._study.trials[number]._trial_id
+        """Keep an intermediate value; what is there already stays, and an ended trial takes no more."""
+        held = self._study.trials[number]
+        if not held.state.is_finished() and step not in held.intermediate_values:
+            optuna.Trial(self._study, held._trial_id).report(value, step)
 
     def finish(self, number: int, state: TrialState, value: float | None, **attributes: Any) -> None:
         """Close a trial once; `attributes` (JSON-able) are kept with it."""

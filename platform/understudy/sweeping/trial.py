@@ -25,8 +25,8 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
-    """Return the run that a trial trains."""
-    return spec.base.with_changes(**parameters)
+    """Return the run that a trial trains; the best one is filmed, once, at the sweep's end."""
+    return spec.base.with_changes(**parameters, video_episodes=0)
 
 
 def run_trial(config: dict[str, Any]) -> None:

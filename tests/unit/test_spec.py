@@ -1,0 +1,220 @@
+"""What a run and a sweep are: names, bounds, fingerprints, search dimensions."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_compose import say as say  # noqa: PLC0414  (a fixture)
+from understudy.compose import flat_values, parse, split_sweeps
+from understudy.errors import SpecError, UnknownName
+from understudy.space import Choice, Interval
+from understudy.spec import RunSpec, build_run
+from understudy.sweeping.spec import SweepSpec, build_sweep
+
+
+@pytest.mark.parametrize(
+    ("alias", "value", "key"),
+    [("offline_steps", 7, "training_steps"), ("num_steps", 7, "training_steps"), ("env", "a-v1", "env_name"), ("normalise", "none", "normalize")],
+)
+def test_another_tools_name_for_a_key_is_taken(alias, value, key) -> None:
+    assert build_run({alias: value}).flat()[key] == value
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lrr": 1}, r"unknown key 'lrr' \(did you mean 'lr'\?\); allowed: .*lr"),
+        ({"trainning_steps": 1}, r"did you mean 'training_steps'"),
+        ({"algo": "bc", "flow_steps": 5}, r"unknown key 'flow_steps'"),
+        ({"lr": 0}, r"lr=0: must be greater than 0"),
+        ({"lr": 10}, r"lr=10: must be less than 10"),
+        ({"lr": float("nan")}, r"lr=nan: must be a finite number"),
+        ({"lr": "fast"}, r"lr='fast': must be a valid number"),
+        ({"batch_size": 2.5}, r"batch_size=2.5: must be a valid integer"),
+        ({"hidden_dims": []}, r"hidden_dims=\[\]: must have at least 1 value"),
+        ({"hidden_dims": [32, 0]}, r"hidden_dims.1=0: must be greater than 0$"),
+        ({"dataset_proportion": 0}, r"dataset_proportion=0: must be greater than 0"),
+        ({"dataset_proportion": 1.1}, r"must be less than or equal to 1"),
+        ({"save_interval": -2}, r"save_interval=-2: must be greater than or equal to -1"),
+        ({"seeds": [1, 1]}, r"seeds=\[1, 1\] repeats a seed"),
+        ({"normalize": "zscor"}, r"did you mean 'zscore'\?\); allowed: bounds, none, zscore"),
+        ({"num_workers": 2}, r"num_workers=2 needs launcher=ray"),
+        ({"num_workers": 3, "launcher": "ray"}, r"batch_size=256 does not divide by num_workers=3"),
+        ({"env_name": ""}, r"env_name='': must be a name"),
+        ({"env_name": "../../etc"}, r"must be a name"),
+        ({"project": "/etc"}, r"project='/etc': must be a name"),
+        ({"tracking_uri": "http://me:secret@host"}, r"tracking_uri=\*\*\*: holds a password"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line_that_says_what_is_allowed(values, said) -> None:
+    with pytest.raises(SpecError, match=said) as caught:
+        build_run(values)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "secret" not in str(caught.value)
+
+
+def test_an_unknown_algorithm_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match=r"unknown algorithm 'flow_cb' \(did you mean 'flow_bc'\?\); allowed: bc, ddpm_bc, flow_bc"):
+        build_run({"algo": "flow_cb"})
+
+
+def test_two_wrong_values_are_said_in_one_line() -> None:
+    with pytest.raises(SpecError, match=r"lr=-1: .*; batch_size=0: ") as caught:
+        build_run({"lr": -1, "batch_size": 0})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("algo", ["flow_bc", "bc", "ddpm_bc"])
+def test_flat_keys_build_the_same_run_again(algo) -> None:
+    spec = build_run({"algo": algo, "lr": 1e-5, "seeds": [2, 0], "hidden_dims": [8, 8], "save_dir": "~/x y"})
+    assert build_run(spec.flat()) == spec
+    assert build_run(spec.flat()).fingerprint() == spec.fingerprint()
+
+
+WHAT = {
+    **{"algo": "bc", "env_name": "other-v1", "seed": 1, "seeds": [0, 1], "training_steps": 5, "normalize": "none"},
+    **{"dataset_proportion": 0.5, "proportion_order": "first", "dataset_replace_interval": 5, "sparse": True, "discount": 0.5},
+    **{"ogbench_dataset_dir": "/data", "lr": 1e-5, "weight_decay": 0.1, "batch_size": 8, "horizon_length": 2},
+    **{"action_chunking": True, "hidden_dims": [8], "encoder": "impala_small", "grad_clip": 1.0, "action_clip": False},
+    **{"flow_steps": 3, "use_fourier_features": True},
+}
+"""A change of each key that says what is trained."""
+
+
+@pytest.mark.parametrize("key", WHAT)
+def test_the_fingerprint_changes_with_what_is_trained(key) -> None:
+    changes = {key: WHAT[key]}
+    assert build_run(changes).fingerprint() != build_run({}).fingerprint()
+
+
+def test_the_fingerprint_stays_when_only_logging_or_the_place_changes() -> None:
+    elsewhere = {
+        **{"log_interval": 1, "eval_interval": 0, "save_interval": -1, "checkpoint_seconds": 1, "eval_episodes": 0},
+        **{"eval_temperature": 1, "eval_seed": 5, "video_episodes": 1, "video_frame_skip": 1, "device": "cpu"},
+        **{"launcher": "ray", "num_workers": 2, "cpus": 2, "gpus": 1, "eval_envs": 1, "eval_processes": True},
+        **{"save_dir": "/x", "project": "p", "run_group": "g", "data_dir": "/y", "tracking_uri": "none"},
+    }
+    assert set(elsewhere) == RunSpec.WHEN | RunSpec.WHERE
+    assert build_run(elsewhere).fingerprint() == build_run({}).fingerprint()
+
+
+def test_every_key_says_either_what_or_when_or_where() -> None:
+    flow_bc = build_run({})
+    assert set(flow_bc.flat()) == set(WHAT) | RunSpec.WHEN | RunSpec.WHERE
+
+
+def test_one_seed_alone_and_in_a_list_are_the_same_run() -> None:
+    assert build_run({"seed": 3}).fingerprint() == build_run({"seeds": [3]}).fingerprint()
+
+
+def test_relative_folders_become_absolute_because_workers_start_elsewhere(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert build_run({"save_dir": "runs"}).save_dir == str(tmp_path / "runs")
+
+
+# ---- sweeps ----
+
+
+def sweep(*words: str) -> SweepSpec:
+    plain, sweeps = split_sweeps(parse(words))
+    return build_sweep(flat_values(plain), sweeps)
+
+
+def test_an_interval_of_lr_is_logarithmic_and_one_of_dataset_proportion_is_not() -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "dataset_proportion=interval(0.1,1)")
+    assert spec.dimensions["lr"] == Interval(low=1e-5, high=1e-3, log=True)
+    assert spec.dimensions["dataset_proportion"] == Interval(low=0.1, high=1.0)
+
+
+def test_tags_choose_the_scale() -> None:
+    spec = sweep("lr=tag(linear,interval(1e-5,1e-3))", "batch_size=tag(log,interval(16,512))")
+    assert spec.dimensions["lr"] == Interval(low=1e-5, high=1e-3, log=False)
+    assert spec.dimensions["batch_size"] == Interval(low=16, high=512, log=True, integer=True)
+
+
+def test_an_interval_of_weight_decay_from_0_cannot_be_logarithmic_and_is_linear() -> None:
+    assert sweep("weight_decay=interval(0,0.1)").dimensions["weight_decay"] == Interval(low=0, high=0.1)
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("batch_size=16,32", (16, 32)),
+        ("batch_size=choice(16,32)", (16, 32)),
+        ("batch_size=range(16,49,16)", (16, 32, 48)),
+        ("normalize=none,zscore", ("none", "zscore")),
+        ("--batch_size=16,32", (16, 32)),
+        ("action_chunking=true,false", (True, False)),
+    ],
+)
+def test_lists_choices_and_ranges_become_choices(word, values) -> None:
+    assert list(sweep(word).dimensions.values()) == [Choice(values=values)]
+
+
+def test_seeds_are_never_a_dimension() -> None:
+    spec = sweep("seed=0,1,2", "lr=1e-4,1e-3")
+    assert spec.base.all_seeds == (0, 1, 2)
+    assert set(spec.dimensions) == {"lr"}
+
+
+def test_flow_steps_are_evaluated_and_not_trained() -> None:
+    spec = sweep("flow_steps=5,10,20", "lr=1e-4,1e-3")
+    assert spec.grid == {"flow_steps": (5, 10, 20)}
+    assert set(spec.dimensions) == {"lr"}
+
+
+def test_a_sweep_over_flow_steps_alone_trains_once() -> None:
+    spec = sweep("flow_steps=5,10")
+    assert (spec.dimensions, spec.options.num_trials) == ({}, 1)
+
+
+def test_sweeping_the_chunk_length_turns_chunking_on_and_contradicting_it_is_refused() -> None:
+    assert sweep("horizon_length=1,5").base.config.action_chunking
+    with pytest.raises(SpecError, match="horizon_length changes nothing with action_chunking=false"):
+        sweep("horizon_length=1,5", "action_chunking=false")
+
+
+def test_a_space_is_taken_and_a_key_on_the_line_wins_over_its_dimension() -> None:
+    assert set(sweep("space=flow_bc").dimensions) == {"lr", "horizon_length"}
+    fixed = sweep("space=flow_bc", "lr=1e-4")
+    assert "lr" not in fixed.dimensions
+    assert fixed.base.config.lr == 1e-4
+
+
+def test_a_grid_has_as_many_trials_as_combinations() -> None:
+    assert sweep("lr=1e-4,1e-3", "batch_size=16,32,64", "sampler=grid").options.num_trials == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing to sweep"),
+        (("seed=0,1",), "nothing to sweep"),
+        (("lr=interval(1e-3,1e-5)",), r"lr=interval\(0.001,1e-05\): the first end must be below"),
+        (("lr=interval(1e-5,100)",), r"lr=100.0: must be less than 10"),
+        (("lr=1e-4,fast",), "lr='fast': must be a valid number"),
+        (("lr=1e-4,1e-4",), "a value is repeated"),
+        (("flow_steps=interval(1,5)",), r"flow_steps=interval\(1,5\): give a list of values"),
+        (("eval_interval=1,2",), "eval_interval cannot be swept"),
+        (("env_name=a,b",), "env_name cannot be swept"),
+        (("lr=interval(1e-5,1e-3)", "sampler=grid"), "sampler=grid needs every swept key to be a list"),
+        (("lr=1e-4,1e-3", "eval_episodes=0"), "ranks its trials by evaluation"),
+        (("lr=1e-4,1e-3", "sampler=tp"), "did you mean 'tpe'"),
+        (("lrr=1e-4,1e-3",), r"unknown key 'lrr' \(did you mean 'lr'\?\)"),
+        (("space=flow_bc", "algo=bc"), "space=flow_bc is for algo=flow_bc"),
+        (("space=flow",), "unknown search space 'flow'"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line(words, said) -> None:
+    with pytest.raises((SpecError, UnknownName), match=said) as caught:
+        sweep(*words)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_sweeps_cfg_is_yaml_that_shows_dimensions_grid_options_and_the_rest(say) -> None:
+    shown = say("sweep", "--cfg", "space=flow_bc", "seed=0,1", "num_trials=7").yaml
+    assert shown["dimensions"] == {"lr": "1e-05 .. 0.001 (log)", "horizon_length": [1, 5, 10]}
+    assert shown["grid"] == {"flow_steps": [5, 10, 20]}
+    assert shown["options"]["num_trials"] == 7
+    assert shown["run"]["seeds"] == [0, 1]
+    assert not set(shown["run"]) & {"lr", "horizon_length", "flow_steps"}

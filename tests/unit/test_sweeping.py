@@ -1,0 +1,86 @@
+"""The study and ASHA keep everything in the database: opened again, they are where they were."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
+
+from understudy.compose import flat_values, parse, split_sweeps
+from understudy.sweeping.search import StudyAsha
+from understudy.sweeping.spec import SweepSpec, build_sweep
+from understudy.sweeping.study import Study
+from understudy.sweeping.table import best_trial
+
+
+def sweep(*words: str) -> SweepSpec:
+    plain, sweeps = split_sweeps(parse(("env_name=hopper-medium-v2", *words)))
+    return build_sweep(flat_values(plain), sweeps)
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+def test_a_study_opened_again_proposes_what_it_would_have_proposed(tmp_path, sampler) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "horizon_length=1,5,10", "num_trials=8", f"sampler={sampler}")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    unbroken = Study(tmp_path / "a", spec)
+    expected = [unbroken.ask() for _ in range(4)]
+    found = []
+    for _ in range(4):
+        found.append(Study(tmp_path / "b", spec).ask())
+    assert found == expected
+    assert len({item["lr"] for _, item in found}) == 4
+
+
+def test_grid_proposes_every_combination_once(tmp_path) -> None:
+    spec = sweep("lr=1e-4,1e-3", "horizon_length=1,5", "sampler=grid", "num_trials=100")
+    assert spec.options.num_trials == 4
+    study = Study(tmp_path, spec)
+    proposals = set()
+    for _ in range(4):
+        number, parameters = study.ask()
+        proposals.add(tuple(parameters.values()))
+        study.finish(number, TrialState.COMPLETE, 0.0)
+    assert len(proposals) == 4
+
+
+def test_asha_opened_again_stops_what_it_would_have_stopped(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=4", "sampler=random")
+    study = Study(tmp_path, spec)
+    for value in (0.9, 0.8, 0.7):
+        number, _ = study.ask()
+        study.report(number, 100, value)
+        study.finish(number, TrialState.COMPLETE, value)
+
+    def decide(value: float, step: int) -> str:
+        scheduler = StudyAsha(Study(tmp_path, spec), max_t=400, grace_steps=100, reduction_factor=2)
+        trial = SimpleNamespace(trial_id="x", config={"number": 3})
+        return scheduler.on_trial_result(None, trial, {"step": step, "objective": value})
+
+    assert decide(0.1, 100) == TrialScheduler.STOP
+    assert decide(0.95, 100) == TrialScheduler.CONTINUE
+    assert decide(0.1, 50) == TrialScheduler.CONTINUE
+    assert decide(0.0, 400) == TrialScheduler.CONTINUE, "a trial at its last step still has to close its run"
+
+
+def test_the_best_trial_is_by_success_then_by_return_then_the_earlier(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=4", "sampler=random")
+    study = Study(tmp_path, spec)
+    for success, score in ((0.5, 9.0), (1.0, -50.0), (1.0, -40.0), (1.0, -40.0)):
+        number, _ = study.ask()
+        study.finish(number, TrialState.COMPLETE, success, metrics={"success": success, "return": score})
+    best = best_trial(study.trials())
+    assert best is not None and best.number == 2
+
+
+def test_a_report_for_a_stopped_trial_changes_nothing(tmp_path) -> None:
+    study = Study(tmp_path, sweep("lr=interval(1e-5,1e-3)", "num_trials=2"))
+    number, _ = study.ask()
+    study.report(number, 10, 0.5)
+    study.report(number, 10, 0.7)
+    study.finish(number, TrialState.PRUNED, None)
+    study.report(number, 20, 0.9)
+    (trial,) = study.trials()
+    assert trial.intermediate_values == {10: 0.5}
