@@ -78,7 +78,7 @@ class D4RL(Source):
         """Return the environment; AntMaze and missing simulators raise UserError."""
         found = _parse(env_name)
         if found["maze"]:
-            raise UserError(f"{env_name}: no simulator here has D4RL's fixed AntMaze goals; train with eval_interval=0")
+            raise UserError(f"{env_name}: no simulator here has D4RL's fixed AntMaze goals; train with eval_episodes=0")
         package = "gymnasium_robotics" if found["hand"] else "mujoco"
         if importlib.util.find_spec(package) is None:
             raise missing_package(env_name, package.replace("_", "-"), "envs")

@@ -52,7 +52,7 @@ class Robomimic(Source):
 
     def make_env(self, env_name: str, *, render: bool = False, size: int = 256) -> gymnasium.Env:
         """Raise UserError: robosuite is no part of understudy's environments."""
-        raise UserError(f"{env_name}: understudy has no robosuite rollouts; train with eval_interval=0")
+        raise UserError(f"{env_name}: understudy has no robosuite rollouts; train with eval_episodes=0")
 
     def max_episode_steps(self, env_name: str) -> int:
         """Return the task's usual limit."""

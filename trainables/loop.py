@@ -31,6 +31,8 @@ from understudy.trainables.evaluation import Evaluator
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
+SHOW_SECONDS = 0.5
+"""Between two calls of `progress`."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -122,6 +124,7 @@ class _Training:
         self.rank, self.world = rank, world
         self.seeds = self.spec.all_seeds
         self.step = 0
+        self._saved_at, self._shown_at = time.monotonic(), 0.0
         saved = checkpoints.load_newest(run.resume)
         normaliser = Normaliser.from_dict(saved["normaliser"]) if saved else loop.data.normaliser(self.spec.normalize)
         self.pack = Pack(
@@ -142,45 +145,52 @@ class _Training:
 
     def go(self) -> RunResult:
         """Do the remaining steps; the last evaluation and the final model belong to the last step."""
-        last = self.spec.training_steps
+        spec = self.spec
         if self.rank == 0:
             self._replay_reports()
-        mark_time, mark_step, saved_at, shown_at = time.perf_counter(), self.step, time.monotonic(), 0.0
+        self._mark()
         try:
-            while self.step < last:
+            while self.step < spec.training_steps:
                 step = self.step + 1
                 windows = self.loop.data.windows(step)
-                batch = windows.sample(self.seeds, step, self.spec.config.batch_size, self.rank, self.world)
+                batch = windows.sample(self.seeds, step, spec.config.batch_size, self.rank, self.world)
                 metrics = self.pack.update(batch, step)
                 self.step = step
-                now = time.monotonic()
-                if self.rank != 0:
-                    continue
-                logged = step % self.spec.log_interval == 0 or step == last
-                if logged:
-                    self.pack.check_finite()
-                    elapsed = time.perf_counter() - mark_time
-                    self._log(metrics, (step - mark_step) / max(elapsed, 1e-9))
-                    mark_time, mark_step = time.perf_counter(), step
-                if self.progress and (now - shown_at > 0.5 or step == last):
-                    shown_at = now
-                    self.progress(step, last, self.metrics)
-                evaluated = self._evaluation_due(step)
-                if evaluated:
-                    self._evaluate(final=step == last)
-                    mark_time, mark_step = time.perf_counter(), step
-                if self.spec.save_interval > 0 and step % self.spec.save_interval == 0:
-                    self._save_members(f"checkpoint_{step}.pt")
-                if evaluated or step == last or now - saved_at > self.spec.checkpoint_seconds:
-                    self._checkpoint()
-                    saved_at = time.monotonic()
-                if evaluated and self.report:
-                    self.report(step, self.metrics)
+                if step % spec.log_interval == 0 or step == spec.training_steps:
+                    metrics = self.pack.average_over_workers(metrics)  # by every worker, or none
+                    if self.rank == 0:
+                        self._log(metrics)
+                if self.rank == 0:
+                    self._after_step()
         except (TrainingDiverged, StorageError):
             # What led here is on disk already: the last good checkpoint is the newest rolling one.
-            self._sync_logs()
+            if self.logs:
+                self.logs.sync()
             raise
         return self._finish()
+
+    def _mark(self) -> None:
+        """Start measuring steps/s anew: evaluations and checkpoints are no training."""
+        self._mark_time, self._mark_step = time.perf_counter(), self.step
+
+    def _after_step(self) -> None:
+        """Show, evaluate, keep, checkpoint, report: in this order, so that a checkpoint implies all before it."""
+        step, spec, now = self.step, self.spec, time.monotonic()
+        last = step == spec.training_steps
+        if self.progress and (now - self._shown_at > SHOW_SECONDS or last):
+            self._shown_at = now
+            self.progress(step, spec.training_steps, self.metrics)
+        evaluated = self._evaluation_due(step)
+        if evaluated:
+            self._evaluate(final=last)
+            self._mark()
+        if spec.save_interval > 0 and step % spec.save_interval == 0:
+            self._save_members(f"checkpoint_{step}.pt")
+        if evaluated or last or now - self._saved_at > spec.checkpoint_seconds:
+            self._checkpoint()
+            self._saved_at = time.monotonic()
+        if evaluated and self.report:
+            self.report(step, self.metrics)
 
     def _evaluation_due(self, step: int) -> bool:
         if self.loop.evaluator is None:
@@ -197,17 +207,17 @@ class _Training:
             if row["step"] <= self.step:
                 self.report(int(row["step"]), {key: value for key, value in row.items() if key != "step"})
 
-    def _log(self, metrics: dict[str, torch.Tensor], steps_per_sec: float) -> None:
+    def _log(self, metrics: dict[str, torch.Tensor]) -> None:
         assert self.logs is not None
+        self.pack.check_finite()
+        steps_per_sec = (self.step - self._mark_step) / max(time.perf_counter() - self._mark_time, 1e-9)
+        self._mark()
         table = {key: value.detach().double().cpu().tolist() for key, value in metrics.items()}
         for index, log in enumerate(self.logs.train):
             log.append(self.step, {key: values[index] for key, values in table.items()})
         self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": steps_per_sec})
-        self.metrics = {
-            **self.metrics,
-            **{key: sum(values) / len(values) for key, values in table.items()},
-            "steps_per_sec": steps_per_sec,
-        }
+        means = {key: sum(values) / len(values) for key, values in table.items()}
+        self.metrics = {**self.metrics, **means, "steps_per_sec": steps_per_sec}
 
     def _evaluate(self, final: bool) -> None:
         assert self.logs is not None and self.loop.evaluator is not None
@@ -242,13 +252,10 @@ class _Training:
             "members": [self.pack.member_state(index) for index in range(len(self.seeds))],
         }
 
-    def _sync_logs(self) -> None:
-        if self.logs:
-            self.logs.sync()
-
     def _checkpoint(self) -> None:
+        assert self.logs is not None
         self.pack.check_finite()
-        self._sync_logs()
+        self.logs.sync()
         checkpoints.save_rolling(self.run.resume, self.step, self._state())
         self.run.update_state(step=self.step)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -25,11 +25,21 @@ log = logging.getLogger("understudy")
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` with its checksum; a crash at any moment leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    write_atomic(temporary, lambda file: torch.save({"format": FORMAT, **state}, file))
+    write_atomic(temporary, lambda file: _write(file, {"format": FORMAT, **state}))
     digest = sha256(temporary)
     write_atomic(path.with_name(path.name + ".sha256"), lambda file: file.write(f"{digest}  {path.name}\n".encode()))
     with storage_errors(path):
         temporary.replace(path)
+
+
+def _write(file: BinaryIO, document: dict[str, Any]) -> None:
+    try:
+        torch.save(document, file)
+    except RuntimeError as error:
+        # Closing its half-written archive, torch hides the full disk that broke it.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load(path: Path) -> dict[str, Any]:

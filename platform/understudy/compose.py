@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
@@ -19,7 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from understudy.errors import SpecError, UserError, did_you_mean
+from understudy.spec import RunSpec
 
+TEXTS = {key for key, field in RunSpec.model_fields.items() if field.annotation in (str, str | None)} | {"env"}
+"""Keys whose value is a text, even where it looks like a number."""
 CONF = Path(__file__).parent / "conf"
 _KEY = re.compile(r"^[A-Za-z_][\w./@-]*$")
 
@@ -36,6 +40,8 @@ def to_overrides(words: Sequence[str]) -> list[str]:
             name = word[2:]
             if "=" in name:
                 key, value = name.split("=", 1)
+                if not _KEY.match(key):
+                    raise UserError(f"cannot read {word!r}: write key=value or --key=value")
                 overrides.append(f"{key.replace('-', '_')}={value}")
             elif _KEY.match(name):
                 waiting = name.replace("-", "_")
@@ -88,6 +94,16 @@ def split_sweeps(overrides: Sequence[Override]) -> tuple[list[Override], dict[st
     return plain, sweeps
 
 
+def listed(key: str, sweep: Sweep) -> list[Any]:
+    """Return the values of a list, choice(...) or range(...), in order; UserError for an interval."""
+    if isinstance(sweep, ChoiceSweep):
+        return [_plain(value) for value in sweep.list]
+    if isinstance(sweep, RangeSweep):
+        return list(sweep.range())
+    assert isinstance(sweep, IntervalSweep)
+    raise UserError(f"{key}=interval({sweep.start:g},{sweep.end:g}): give a list of values, like {key}=0,1,2")
+
+
 def flat_values(overrides: Sequence[Override], config_dir: str | None = None) -> dict[str, Any]:
     """Compose groups and YAML of `conf/` (and of the user's `config_dir`) with the overrides; return flat keys.
 
@@ -106,6 +122,8 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
             chosen.append(f"+{key}={option}")
         elif item.is_delete():
             raise UserError(f"{item.input_line}: a key cannot be deleted; leave it out")
+        elif key in TEXTS and isinstance(item.value(), bool | int | float):
+            values[key] = str(item.input_line).split("=", 1)[1]  # run_group=007 names a group
         else:
             values[key] = item.value()
     composed: dict[str, Any] = {}
@@ -116,6 +134,10 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
             composed = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(str(error).splitlines()[0]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+        raise SpecError(f"{where}not readable YAML ({error.problem})") from None
     return {**composed, **{key: _plain(value) for key, value in values.items()}}
 
 

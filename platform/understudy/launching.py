@@ -37,6 +37,7 @@ def launch(
     run: RunDir,
     *,
     loop: Loop | None = None,
+    name: str | None = None,
     parent_run_id: str | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
@@ -50,7 +51,9 @@ def launch(
         state = run.state()
         if state.get("status") == "finished":
             return _finished(spec, run, parent_run_id, report)
-        tracked = tracking.track_run(spec, run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+        tracked = tracking.track_run(
+            spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
+        )
         run.update_state(status="running", run_id=tracked.run_id, error=None, pid=os.getpid())
         if tracked.url:
             write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
@@ -61,6 +64,7 @@ def launch(
                 result = (loop or make_loop(spec)).run(run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid)
         except UnderstudyError as error:
             run.update_state(status="failed", error=str(error))
+            tracked.set_tags({"error": error})
             tracked.close("FAILED")
             raise
         except BaseException:

@@ -41,7 +41,9 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: str
         return Policy.load(inside[0].parent, device)
     models = [path / FINAL_MODEL] if (path / FINAL_MODEL).is_file() else sorted(path.glob(f"sd*/{FINAL_MODEL}"))
     if not models:
-        raise UserError(f"{path} holds no {FINAL_MODEL}, {POLICY_FILE} or MLmodel: has the run finished?")
+        kept = sorted(path.rglob("checkpoint_*.pt"), key=lambda file: int(file.stem.split("_")[1]))
+        hint = f"; it kept {kept[-1]}" if kept else ""
+        raise UserError(f"{path} holds no {FINAL_MODEL}, {POLICY_FILE} or MLmodel: has the run finished?{hint}")
     return Policy.from_checkpoint(*models, device=device)
 
 

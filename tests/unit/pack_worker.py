@@ -39,7 +39,7 @@ def share(step: int, rank: int, world: int) -> Batch:
 
 
 def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -> dict[str, Any]:
-    """Train and return parameters, losses, and the noise this worker drew at the first step."""
+    """Train and return parameters, last gradients, losses, and the noise this worker drew at the first step."""
     pack = Pack(algorithm(name), SEEDS, rank=rank, world_size=world)
     drawn = pack._draw(SAMPLES // world, 1)
     losses = []
@@ -48,7 +48,12 @@ def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -
         if step == poison and rank == 0:
             batch["actions"] = batch["actions"].clone().fill_(float("nan"))
         losses.append(pack.average_over_workers(pack.update(batch, step))["actor_loss"])
-    return {"parameters": pack.parameters.clone(), "losses": torch.stack(losses), "draws": drawn}
+    return {
+        "parameters": pack.parameters.clone(),
+        "gradients": pack._gradients.clone(),  # Adam forgives a wrong scale; these do not
+        "losses": torch.stack(losses),
+        "draws": drawn,
+    }
 
 
 if __name__ == "__main__":

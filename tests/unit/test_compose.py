@@ -67,6 +67,9 @@ def test_a_negative_number_is_a_value_and_not_a_flag() -> None:
         ("save_dir=/data/lr=1e-4/seed=0", "/data/lr=1e-4/seed=0"),
         ("save_dir='quoted, comma'", "quoted, comma"),
         ("run_group=it's", "it's"),
+        ("run_group=007", "007"),
+        ("--project=1e3", "1e3"),
+        ("save_dir=nan", "nan"),
     ],
 )
 def test_values_are_read_as_a_user_means_them(word, value) -> None:
@@ -212,6 +215,10 @@ def test_train_refuses_several_values_and_names_the_command_that_takes_them(say)
     said = say("train", "--cfg", "lr=1e-4,3e-4")
     assert said.code == 2
     assert said.err == "understudy: lr has several values: `understudy sweep` tries them; train takes one\n"
+
+
+def test_seeds_from_an_interval_are_refused(say) -> None:
+    assert "seed=interval(0,3): give a list of values" in say("train", "--cfg", "seed=interval(0,3)").err
 
 
 def test_the_version_is_printed(say) -> None:

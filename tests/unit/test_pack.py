@@ -65,6 +65,7 @@ def test_two_workers_on_halves_of_the_batch_equal_one_on_the_whole(name: str, ha
     whole = worker.train(name)
     assert torch.equal(first["parameters"], second["parameters"])
     torch.testing.assert_close(first["parameters"], whole["parameters"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first["gradients"], whole["gradients"], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(first["losses"], whole["losses"], rtol=1e-4, atol=1e-5)
     for index, drawn in enumerate(whole["draws"]):
         for key, value in drawn.items():

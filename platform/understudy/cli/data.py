@@ -67,14 +67,21 @@ def import_(
 ) -> None:
     """Import a file into the episode store."""
     from understudy.envs.importing import import_file
+    from understudy.errors import DatasetError, did_you_mean
+    from understudy.registry import sources
 
+    published = env_name or name or path.stem
+    if not sources.get(source).matches(published):
+        hint = "" if env_name else "; with --env_name, say which published dataset's task this is"
+        nearest = did_you_mean(published, sources.get(source).known_names(), limit=5)
+        raise DatasetError(f"{published!r} is not a name that {source} has published{nearest}{hint}")
     with progress_bar("import", "episodes") as bar:
         store = import_file(
             source,
             path,
-            env_name or name or path.stem,
+            published,
             _folder(data_dir),
-            name=name or env_name or path.stem,
+            name=name or published,
             overwrite=overwrite,
             progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
         )

@@ -59,6 +59,16 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], No
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=False) as bar:
-        task = bar.add_task(label, total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+    bar = Progress(*columns, console=console, transient=False)
+    task = bar.add_task(label, total=None, note="")
+
+    def update(done: int, total: int, note: str = "") -> None:
+        if not bar.live.is_started:  # not before: what fails at once shows its error alone
+            bar.start()
+        bar.update(task, completed=done, total=total, note=note)
+
+    try:
+        yield update
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -20,6 +23,10 @@ A list (1,5,10), range(start,stop,step) or interval(low,high) makes a key a dime
 Intervals of lr and weight_decay are logarithmic, unless written tag(linear,interval(...)). Keys that only change how a
 policy acts, like flow_steps, need no training of their own: every trained policy is evaluated at each of their values.
 --cfg prints the resolved specification and stops."""
+
+
+LINE_SECONDS = 30.0
+"""Between two progress lines where the output is no screen."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,17 +76,40 @@ def start_sweep(spec: Any) -> Any:
 
 def drive(sweep: Any) -> Any:
     """Run what is left of a sweep under a live table; exit 1 when a trial crashed."""
-    from rich.live import Live
-
     from understudy.sweeping.run import run_sweep
 
     console.print(f"sweep: {sweep.path}", soft_wrap=True)
-    result = run_sweep(sweep, show=lambda table: Live(get_renderable=table.__rich__, console=console, refresh_per_second=1))
+    result = run_sweep(sweep, show=show_live)
     show_best(result)
     if result.crashed:
         console.print(f"trials {result.crashed} crashed; `understudy resume {sweep.path.name}` keeps the others", soft_wrap=True)
         raise typer.Exit(1)
     return result
+
+
+@contextmanager
+def show_live(table: Any) -> Iterator[None]:
+    """Draw the sweep's table once a second on a screen; elsewhere print a line every half minute and the table last."""
+    from rich.live import Live
+
+    if console.is_terminal:
+        with Live(get_renderable=table.__rich__, console=console, refresh_per_second=1):
+            yield
+        return
+    done = threading.Event()
+
+    def print_lines() -> None:
+        while not done.wait(LINE_SECONDS):
+            console.print(table.line(), soft_wrap=True)
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        console.print(table)
 
 
 def show_best(result: Any) -> None:

@@ -56,15 +56,15 @@ def train(
     """Train one configuration on one or several seeds."""
     if help_:
         return show_keys(EXAMPLES, context.args)
-    from understudy.compose import flat_values, parse, split_sweeps
+    from understudy.compose import flat_values, listed, parse, split_sweeps
     from understudy.errors import SpecError
     from understudy.spec import build_run
 
     plain, sweeps = split_sweeps(parse(context.args))
     values = flat_values(plain, config_dir)
     for key in ("seed", "seeds"):
-        if key in sweeps and hasattr(sweeps[key], "list"):
-            values["seeds"] = list(sweeps.pop(key).list)  # type: ignore[attr-defined]
+        if key in sweeps:
+            values["seeds"] = listed(key, sweeps.pop(key))
     if sweeps:
         key = next(iter(sweeps))
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; train takes one")
@@ -198,8 +198,12 @@ def resume(run_or_sweep: str = typer.Argument(..., help="its folder, its folder'
     with run.locked():  # someone else's run: say so before anything is printed
         spec = run.spec()
     tracking.prepare(spec.tracking())
-    if run.state().get("status") == "finished":
+    state = run.state()
+    if state.get("status") == "finished":
         console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
+    if state.get("status") == "failed":
+        console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
+        console.print(f"going on from step {state.get('step', 0)} with the same settings; for others, train anew", soft_wrap=True)
     run_training(spec, run)
 
 

@@ -28,7 +28,7 @@ from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, regist
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import SweepTable, best_trial
-from understudy.sweeping.trial import run_trial, trial_folder
+from understudy.sweeping.trial import run_trial, trial_folder, trial_name
 from understudy.tracking import Tracked
 
 
@@ -164,6 +164,7 @@ def _run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     start_ray()
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler
@@ -219,7 +220,10 @@ def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> N
         state = run.state()
         if state.get("status") == "stopped" or not run.flags.is_file():
             continue
-        tracked = tracking.track_run(run.spec(), run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+        name = trial_name(trial.number, trial.params)
+        tracked = tracking.track_run(
+            run.spec(), run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
+        )
         tracked.set_tags({"stopped_by": "asha"})
         tracked.log_folder(run.path)
         tracked.close("FINISHED")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep, Sweep
+from hydra.core.override_parser.types import IntervalSweep, Sweep
 from pydantic import BaseModel, ConfigDict, Field
 
+from understudy.compose import listed
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, search_spaces
 from understudy.space import Choice, Dimension, Interval, check_values, size
@@ -127,17 +128,17 @@ def _choices(key: str, dimension: Dimension) -> tuple[Any, ...]:
 
 def _dimension(algo: str, key: str, sweep: Sweep) -> Dimension:
     """Turn Hydra's sweep value into a Dimension; fields marked with a log scale get one unless tag(linear, ...)."""
-    config = algorithms.get(algo).Config
-    item = config.model_fields.get(ALIASES.get(key, key))
-    marked = bool(item and isinstance(item.json_schema_extra, dict) and item.json_schema_extra.get("scale") == "log")
+    if not isinstance(sweep, IntervalSweep):
+        return Choice(values=tuple(listed(key, sweep)))
+    assert sweep.start is not None and sweep.end is not None
+    item = {**RunSpec.model_fields, **algorithms.get(algo).Config.model_fields}[ALIASES.get(key, key)]
+    if item.annotation not in (int, float, float | None):
+        raise SpecError(f"{key} is no number: give a list of values instead of interval(...)")
+    integer = item.annotation is int  # Hydra makes floats of both ends
+    if integer and not (sweep.start.is_integer() and sweep.end.is_integer()):
+        raise SpecError(f"{key}=interval({sweep.start:g},{sweep.end:g}): {key} is a whole number, so are the ends")
+    marked = isinstance(item.json_schema_extra, dict) and item.json_schema_extra.get("scale") == "log"
     tags = set(sweep.tags)
-    if isinstance(sweep, ChoiceSweep):
-        values = tuple(getattr(value, "text", value) for value in sweep.list)
-        return Choice(values=values)
-    if isinstance(sweep, RangeSweep):
-        return Choice(values=tuple(sweep.range()))
-    assert isinstance(sweep, IntervalSweep) and sweep.start is not None and sweep.end is not None
-    integer = isinstance(sweep.start, int) and isinstance(sweep.end, int)
     log = ("log" in tags or (marked and float(sweep.start) > 0)) and "linear" not in tags
     try:
         return validate(Interval, {"low": sweep.start, "high": sweep.end, "log": log, "integer": integer})

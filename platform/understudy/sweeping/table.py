@@ -44,12 +44,11 @@ class SweepTable:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("trial", "state", *self.spec.dimensions, *self.spec.grid, "step", "steps/s", self._objective(best)):
             table.add_column(heading, justify="left" if heading in ("trial", "state") else "right")
-        steps = {}
         for trial in trials:
             progress = read_progress(trial_folder(self.folder, trial.number))
-            steps[trial.number] = self.base.training_steps if trial.state == TrialState.COMPLETE else progress["step"]
             table.add_row(*self._row(trial, progress), style="bold green" if trial is best else "")
-        return Group(table, self._footer(trials, steps, best))
+        done, total = self._steps(trials)
+        return Group(table, ProgressBar(total=total, completed=done, width=60), Text(self.line()))
 
     def _row(self, trial: FrozenTrial, progress: Mapping[str, float]) -> list[str]:
         metrics = trial.user_attrs.get("metrics", {})
@@ -77,23 +76,34 @@ class SweepTable:
         name = objective_name(metrics) or "objective"
         return f"{name} [95 %]"
 
-    def _footer(self, trials: list[FrozenTrial], steps: Mapping[int, float], best: FrozenTrial | None) -> RenderableType:
-        total = self.spec.options.num_trials * self.base.training_steps
-        ended = sum(trial.state.is_finished() for trial in trials)
-        # A stopped trial's remaining steps need no doing: they count as done.
-        done = sum(
-            self.base.training_steps if trial.state.is_finished() else steps.get(trial.number, 0) for trial in trials
-        )
+    def line(self) -> str:
+        """Return where the sweep stands in one or two lines: trials, time, the best so far with its interval."""
+        trials = self.study.trials()
+        done, total = self._steps(trials)
         if self.done_before is None:
-            self.done_before = int(done)
+            self.done_before = done
         elapsed = time.monotonic() - self.started
         gained = done - self.done_before
-        left = f"{clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
+        left = f"about {clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
+        ended = sum(trial.state.is_finished() for trial in trials)
         seeds, episodes = len(self.base.all_seeds), self.base.eval_episodes
-        line = f"{ended}/{self.spec.options.num_trials} trials x {seeds} seeds x {episodes} episodes, {clock(elapsed)} gone, {left}"
+        text = (
+            f"{ended}/{self.spec.options.num_trials} trials x {seeds} seeds x {episodes} episodes,"
+            f" {clock(elapsed)} gone, {left}"
+        )
+        best = best_trial(trials)
         if best is not None:
-            line += f"; best: trial {best.number}, {describe(best.user_attrs['metrics'])}"
-        return Group(ProgressBar(total=total, completed=done, width=60), Text(line))
+            text += f"\nbest so far: trial {best.number}, {describe(best.user_attrs['metrics'])}"
+        return text
+
+    def _steps(self, trials: list[FrozenTrial]) -> tuple[int, int]:
+        """Return (steps done, steps in all); a stopped trial's remaining steps need no doing, so they count as done."""
+        each = self.base.training_steps
+        done = sum(
+            each if trial.state.is_finished() else int(read_progress(trial_folder(self.folder, trial.number))["step"])
+            for trial in trials
+        )
+        return done, self.spec.options.num_trials * each
 
 
 def best_trial(trials: list[FrozenTrial]) -> FrozenTrial | None:

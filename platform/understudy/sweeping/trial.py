@@ -14,6 +14,7 @@ from understudy.launching import launch
 from understudy.results import rank_key
 from understudy.run_dir import RunDir
 from understudy.spec import RunSpec
+from understudy.sweeping.format import number as show
 from understudy.sweeping.spec import SweepSpec
 
 logger = logging.getLogger("understudy")
@@ -29,6 +30,11 @@ def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
     return spec.base.with_changes(**parameters, video_episodes=0)
 
 
+def trial_name(number: int, parameters: Mapping[str, Any]) -> str:
+    """Return the trial's name in MLflow, like `0006 lr=0.000867 horizon_length=5`."""
+    return " ".join([f"{number:04d}", *(f"{key}={show(value)}" for key, value in parameters.items())])
+
+
 def run_trial(config: dict[str, Any]) -> None:
     """Train one configuration, reporting each evaluation; a divergence is a result, any other error a crash."""
     spec = SweepSpec.model_validate(config["sweep"])
@@ -40,7 +46,14 @@ def run_trial(config: dict[str, Any]) -> None:
         tune.report({"step": step, "objective": rank_key(metrics)[0]})
 
     try:
-        launch(run_spec, run, parent_run_id=config["parent_run_id"], report=report, grid=spec.grid)
+        launch(
+            run_spec,
+            run,
+            name=trial_name(config["number"], config["parameters"]),
+            parent_run_id=config["parent_run_id"],
+            report=report,
+            grid=spec.grid,
+        )
     except UnderstudyError as error:
         # In run.json already; for Tune the trial has ended, and the sweep goes on.
         logger.warning("trial %s: %s", config["number"], error)

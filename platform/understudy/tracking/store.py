@@ -5,6 +5,7 @@ Importing mlflow takes seconds, so nothing here may be needed to parse a command
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import socket
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 log = logging.getLogger("understudy")
 
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow open an experiment with its runs and charts, not with its pages for language models."""
 KEY_TAG = "understudy.key"
 LONGEST_PARAM = 500
 """Characters of a parameter's value: what every MLflow server takes."""
@@ -190,7 +193,7 @@ def experiment_named(tracking_uri: str, name: str) -> str:
     held = store.get_experiment_by_name(name)
     if held is None:
         try:
-            return store.create_experiment(name, artifact_location=artifact_root(tracking_uri))
+            return store.create_experiment(name, artifact_root(tracking_uri), tags=MODEL_TRAINING)
         except MlflowException as error:
             held = store.get_experiment_by_name(name)
             if held is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -213,8 +216,7 @@ def _log_facts(store: MlflowClient, run_id: str, params: Mapping[str, str], tags
 
 
 def _source_tags() -> dict[str, str]:
-    user = os.environ.get("USER") or os.environ.get("LOGNAME") or str(os.getuid())
-    return {"mlflow.user": user, "mlflow.source.name": "understudy", "understudy.host": socket.gethostname()}
+    return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "understudy", "understudy.host": socket.gethostname()}
 
 
 def printable(params: Mapping[str, Any]) -> dict[str, str]:

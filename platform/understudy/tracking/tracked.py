@@ -174,7 +174,12 @@ def track(
 
 
 def track_run(
-    spec: RunSpec, path: Path, *, run_id: str | None = None, parent_run_id: str | None = None
+    spec: RunSpec,
+    path: Path,
+    *,
+    name: str | None = None,
+    run_id: str | None = None,
+    parent_run_id: str | None = None,
 ) -> Tracked:
     """Track one run directory: its parameters, and the curves of every seed and of their mean."""
     seeds = spec.all_seeds
@@ -182,7 +187,7 @@ def track_run(
         spec.tracking(),
         path,
         experiment=spec.project,
-        name=path.name,
+        name=name or path.name,
         sources=metric_sources(path, seeds),
         run_id=run_id,
         parent_run_id=parent_run_id,

@@ -1,0 +1,253 @@
+"""Wrong input and broken surroundings: one line on stderr, an honest exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.integration.commands import SMALL
+from tests.unit.command_line import Said, understudy
+from understudy.envs.importing import import_file
+from understudy.run_dir import read_csv
+
+TRAIN = ("train", *SMALL, "training_steps=20", "log_interval=10", "tracking_uri=none", "save_dir=runs")
+
+
+@pytest.fixture
+def say(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty working folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> Said:
+        return understudy(monkeypatch, capsys, *words)
+
+    return command
+
+
+def refused(said: Said, *parts: str, code: int = 2) -> None:
+    """Check the exit code, and that stderr is exactly one line with all the parts."""
+    assert said.code == code, said.err
+    assert len(said.err.splitlines()) == 1, said.err
+    assert said.err.startswith("understudy: ")
+    for part in parts:
+        assert part in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("lrr=1",), ("unknown key 'lrr'", "did you mean 'lr'?")),
+        (("algo=flow_cb",), ("unknown algorithm 'flow_cb'", "did you mean 'flow_bc'?", "allowed: bc, ddpm_bc, flow_bc")),
+        (("env_name=hoper-medium-v2",), ("no dataset 'hoper-medium-v2'", "did you mean 'hopper-medium-v2'?", "data import")),
+        (("action_chunking=true", "horizon_length=5000"), ("horizon 5000 is longer than every episode", "the longest has")),
+        (("device=gpu",), ("device='gpu'", "allowed are auto, cpu, cuda, cuda:N")),
+        (("device=meta",), ("device='meta'", "allowed are auto, cpu, cuda, cuda:N")),
+        (("encoder=impala_smal",), ("unknown encoder 'impala_smal'", "did you mean 'impala_small'?")),
+        (("encoder=impala_small",), ("encoder= is for pixels",)),
+        (("tracking_uri=http://127.0.0.1:9",), ("no MLflow server answers at http://127.0.0.1:9", "tracking_uri=none")),
+        (("tracking_uri=htp://127.0.0.1:9",), ("unknown kind of store 'htp'", "did you mean 'http'?")),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(hopper_data, say, tmp_path, words, parts) -> None:
+    refused(say(*TRAIN, *words), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cuda_device_that_is_not_there_is_refused(hopper_data, say, tmp_path) -> None:
+    refused(say(*TRAIN, "device=cuda:99"), "device='cuda:99'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(hopper_data, say, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused(say(*TRAIN, "save_dir=file"), f"cannot write {tmp_path / 'file'}", "choose another save_dir", code=1)
+
+
+@pytest.fixture
+def copied(hopper_data, tmp_path) -> Path:
+    """A data folder of the test's own with the Hopper dataset in it."""
+    shutil.copytree(hopper_data / "hopper-medium-v2", tmp_path / "data" / "hopper-medium-v2")
+    return tmp_path / "data"
+
+
+def test_a_truncated_dataset_is_refused(copied, say, tmp_path) -> None:
+    file = copied / "hopper-medium-v2" / "transitions.arrow"
+    file.write_bytes(file.read_bytes()[:-1000])
+    refused(say(*TRAIN, f"data_dir={copied}"), str(file), "truncated", "import the dataset again")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dataset_of_another_task_than_its_environment_is_refused(understudy_home, hopper_data, say, tmp_path) -> None:
+    import_file("d4rl", understudy_home / "hopper_medium-v2.hdf5", "walker2d-medium-v2", tmp_path / "data")
+    said = say(*TRAIN, "env_name=walker2d-medium-v2", f"data_dir={tmp_path / 'data'}")
+    refused(said, "(11,) and 3 action dims", "(17,) and 6", "not of one task")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dataset_whose_environment_nobody_knows_is_refused(copied, say, tmp_path) -> None:
+    manifest = copied / "hopper-medium-v2" / "manifest.json"
+    data = json.loads(manifest.read_text())
+    data["provenance"]["env_name"] = "hoper-medium-v9"
+    manifest.write_text(json.dumps(data))
+    refused(say(*TRAIN, f"data_dir={copied}"), "unknown environment 'hoper-medium-v9'", "did you mean 'hopper-medium-v")
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- importing ----
+
+
+@pytest.fixture
+def file(understudy_home, hopper_data, tmp_path) -> Path:
+    """A copy of the Hopper file for the test to spoil."""
+    return Path(shutil.copy(understudy_home / "hopper_medium-v2.hdf5", tmp_path / "file.hdf5"))
+
+
+def nan(file: Path) -> None:
+    with h5py.File(file, "r+") as data:
+        data["observations"][100, 3] = np.nan
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def other_kind(file: Path) -> None:
+    file.write_text("hello")
+
+
+def fewer_rewards(file: Path) -> None:
+    with h5py.File(file, "r+") as data:
+        rewards = data["rewards"][:-1]
+        del data["rewards"]
+        data["rewards"] = rewards
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (nan, ("column 'observations' has NaN or infinity", "episode ", "step ")),
+        (cut, ("file.hdf5", "truncated or damaged")),
+        (other_kind, ("file.hdf5", "not a readable HDF5 file")),
+        (fewer_rewards, ("file.hdf5", "rewards")),
+        (Path.unlink, ("file.hdf5: no such file",)),
+    ],
+)
+def test_a_spoilt_file_is_refused_and_leaves_no_dataset(file, say, tmp_path, spoil, parts) -> None:
+    spoil(file)
+    refused(say("data", "import", "d4rl", "file.hdf5", "--name", "hopper-medium-v2", "--data_dir", "data"), *parts)
+    assert not list((tmp_path / "data").glob("*")) + list((tmp_path / "data").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("d4rll", "file.hdf5"), ("unknown data source 'd4rll'", "did you mean 'd4rl'?")),
+        (("d4rl", "file.hdf5", "--name", "mine"), ("'mine' is not a name that d4rl has published", "--env_name")),
+        (("d4rl", "file.hdf5", "--name", "../up", "--env_name", "hopper-medium-v2"), ("'../up'", "plain name")),
+    ],
+)
+def test_an_import_under_a_wrong_name_is_refused(file, say, tmp_path, words, parts) -> None:
+    refused(say("data", "import", *words, "--data_dir", "data"), *parts)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_dataset_is_not_replaced_unless_asked(copied, understudy_home, say) -> None:
+    words = ("data", "import", "d4rl", str(understudy_home / "hopper_medium-v2.hdf5"), "--name", "hopper-medium-v2")
+    before = (copied / "hopper-medium-v2" / "manifest.json").stat().st_mtime_ns
+    refused(say(*words, "--data_dir", str(copied)), "exists already", "--overwrite")
+    assert (copied / "hopper-medium-v2" / "manifest.json").stat().st_mtime_ns == before
+    assert say(*words, "--data_dir", str(copied), "--overwrite").code == 0
+
+
+# ---- other commands ----
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("resume", "sd000_2020"), ("sd000_2020: no such run or sweep", "give its folder, its name or its MLflow run id")),
+        (("resume", "."), ("is no run directory or sweep",)),
+        (("evaluate", "nowhere"), ("no policy at 'nowhere'", "models:/NAME@ALIAS", ".pt file")),
+        (("evaluate", "models:/flow_bc@best"), ("there is no tracking store",)),
+        (("runs", "list"), ("nothing is tracked in", "--save_dir")),
+        (("runs", "show", "abc"), ("nothing is tracked in", "--save_dir")),
+        (("models", "list", "--tracking_uri", "none"), ("tracking_uri=none keeps nothing",)),
+        (("models", "show", "flow_bc"), ("nothing is tracked in", "--save_dir")),
+        (("data", "info", "hoper"), ("no dataset 'hoper'", "data import")),
+        (("data", "generate", "cube-single-scripted-singletask-task9-v0"), ("no scripted expert", "did you mean")),
+        (("sweep", "space=flow_bc", "env_name=hoper-medium-v2"), ("no dataset 'hoper-medium-v2'", "did you mean")),
+        (("sweep", "env_name=hopper-medium-v2", "horizon_length=1,5000"), ("horizon 5000 is longer",)),
+        (("ui", "--port", "70000"), ("port=70000: allowed are 1 to 65535",)),
+        (("ui", "--tracking_uri", "http://127.0.0.1:9"), ("is a server already", "open it in a browser")),
+    ],
+)
+def test_a_name_that_is_not_there_is_refused_and_nothing_is_made(hopper_data, say, tmp_path, words, parts) -> None:
+    refused(say(*words), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_is_refused_with_a_free_one(say, tmp_path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(say("ui", "--port", str(port)), f"port {port} of 127.0.0.1 cannot be used", "try port=")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_that_an_evaluation_would_ignore_is_refused(hopper_data, say) -> None:
+    assert say(*TRAIN, "eval_episodes=0").code == 0
+    folder = next(Path("runs").rglob("flags.json")).parent
+    refused(say("evaluate", str(folder), "lr=1e-4"), "lr is no key of an evaluation", "flow_steps")
+    assert "2 episodes" in say("evaluate", str(folder), "eval_episodes=2", "flow_steps=3").out
+
+
+# ---- a full disk, in a process of its own: the limit is the process's ----
+
+
+def run_limited(*words: str, cwd: Path, size: int) -> tuple[int, str]:
+    """Run the command where no file can grow beyond `size` bytes, as on a full disk; return exit code and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "understudy", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_disk_that_fills_up_during_an_import_leaves_no_dataset(file, tmp_path) -> None:
+    words = ("data", "import", "d4rl", "file.hdf5", "--name", "hopper-medium-v2", "--data_dir", "data")
+    code, err = run_limited(*words, cwd=tmp_path, size=20_000)
+    refused(Said(code, "", err), "no space left while writing", "free some", code=1)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_during_training_keeps_the_last_whole_checkpoint_and_resumes(hopper_data, say, tmp_path) -> None:
+    words = (*TRAIN, "eval_episodes=0", "training_steps=60", "save_interval=20", "checkpoint_seconds=1000", "hidden_dims=[8]")
+    assert say(*words, "save_dir=whole").code == 0
+    whole = next((tmp_path / "whole").rglob("flags.json")).parent
+    rolling = (whole / "checkpoint_20.pt").stat().st_size * 3 // 4
+    code, err = run_limited(*words, "hidden_dims=[64,64]", cwd=tmp_path, size=max(rolling, 10_000))
+    refused(Said(code, "", err), "no space left while writing", code=1)
+    folder = next((tmp_path / "runs").rglob("flags.json")).parent
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    assert not list(folder.rglob("*.tmp"))
+    assert not list(folder.rglob("*.pt"))
+    assert [row["step"] for row in read_csv(folder / "train.csv")] == [10, 20]
+    said = say("resume", str(folder))
+    assert said.code == 0
+    assert "it failed: no space left" in said.out
+    assert (folder / "final_model.pt").is_file()
