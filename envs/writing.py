@@ -264,7 +264,9 @@ def _as_stored(array: np.ndarray, name: str, number: int) -> np.ndarray:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0]
         place = f"at step {where[0]}, index {where[1:].tolist()}"
-        raise DatasetError(f"episode {number}: column {name!r} has NaN or infinity {place}: drop or repair that episode in the file")
+        raise DatasetError(
+            f"episode {number}: column {name!r} has NaN or infinity {place}: drop or repair that episode in the file"
+        )
     return np.ascontiguousarray(array)
 
 

@@ -44,7 +44,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def hopper_data(understudy_home: Path) -> Path:
-    """Import `hopper-medium-v2`: real Hopper episodes under random actions, in D4RL's file format; return the folder."""
+    """Import `hopper-medium-v2`: real Hopper episodes, random actions, D4RL's file format; return the folder."""
     import h5py
     import numpy as np
 
@@ -53,7 +53,9 @@ def hopper_data(understudy_home: Path) -> Path:
 
     env = EnvFactory("hopper-medium-v2")()
     rng = np.random.default_rng(0)
-    rows: dict[str, list] = {key: [] for key in ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")}
+    rows: dict[str, list] = {
+        key: [] for key in ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+    }
     for episode in range(30):
         observation, _ = env.reset(seed=episode)
         ended = False

@@ -220,7 +220,8 @@ class _Training:
         self.metrics = {**self.metrics, **means, "steps_per_sec": steps_per_sec}
 
     def _evaluate(self, final: bool) -> None:
-        assert self.logs is not None and self.loop.evaluator is not None
+        assert self.logs is not None
+        assert self.loop.evaluator is not None
         evaluator, algorithm = self.loop.evaluator, self.loop.algorithm
         outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, self.grid if final else {})
         if final and self.spec.video_episodes:
@@ -237,7 +238,9 @@ class _Training:
             if self.logs.summary:
                 for log, row in zip(self.logs.evaluation, outcome.grid_rows, strict=True):
                     CsvLog(log.path.with_name("eval_grid.csv")).append(self.step, row)
-        self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")})
+        self.logs.timing.append(
+            self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
+        )
         self.best_parameters = outcome.best_parameters
         self.metrics = {**self.metrics, **outcome.best_summary}
 

@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged zip
+    except Exception as error:  # noqa: BLE001  (torch raises many types for a damaged zip)
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no understudy checkpoint of format {FORMAT}")

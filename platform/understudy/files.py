@@ -22,7 +22,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(f"no space left while writing {path}: free some, or move save_dir/data_dir") from error
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; choose another save_dir/data_dir") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; choose another save_dir/data_dir"
+        ) from error
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -51,9 +51,7 @@ def launch(
         state = run.state()
         if state.get("status") == "finished":
             return _finished(spec, run, parent_run_id, report)
-        tracked = tracking.track_run(
-            spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
-        )
+        tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
         run.update_state(status="running", run_id=tracked.run_id, error=None, pid=os.getpid())
         if tracked.url:
             write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
@@ -61,7 +59,9 @@ def launch(
             if spec.launcher == "ray":
                 result = _on_ray(spec, run, grid)
             else:
-                result = (loop or make_loop(spec)).run(run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid)
+                result = (loop or make_loop(spec)).run(
+                    run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid
+                )
         except UnderstudyError as error:
             run.update_state(status="failed", error=str(error))
             tracked.set_tags({"error": error})
@@ -152,7 +152,7 @@ def check_launcher(spec: RunSpec) -> None:
         held = ray.cluster_resources().get(name, 0)
         if amount * spec.num_workers > held:
             raise UserError(
-                f"num_workers={spec.num_workers} x {amount:g} {name} is more than the {held:g} {name} of this Ray cluster"
+                f"num_workers={spec.num_workers} x {amount:g} {name} is more than this Ray holds: {held:g} {name}"
             )
 
 

@@ -34,7 +34,9 @@ class Registry(Generic[T]):
         def add(item: T) -> T:
             held = self._items.get(name)
             if held is not None and _origin(held) != _origin(item):
-                raise UnderstudyError(f"{self.kind} {name!r} is registered twice: by {_origin(held)} and {_origin(item)}")
+                raise UnderstudyError(
+                    f"{self.kind} {name!r} is registered twice: by {_origin(held)} and {_origin(item)}"
+                )
             self._items[name] = item
             return item
 

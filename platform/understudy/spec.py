@@ -19,7 +19,12 @@ from understudy.algorithm import AlgorithmConfig
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms
 
-ALIASES = {"offline_steps": "training_steps", "num_steps": "training_steps", "env": "env_name", "normalise": "normalize"}
+ALIASES = {
+    "offline_steps": "training_steps",
+    "num_steps": "training_steps",
+    "env": "env_name",
+    "normalise": "normalize",
+}
 """Other tools' names for our keys, accepted everywhere a key is."""
 
 
@@ -42,7 +47,9 @@ class RunSpec(BaseModel):
     normalize: Literal["none", "zscore", "bounds"] = Field("zscore", description="scaling of state observations")
     dataset_proportion: float = Field(1.0, gt=0, le=1, description="share of the episodes to train on")
     proportion_order: Literal["seeded", "first"] = Field("seeded", description="which episodes that share is")
-    dataset_replace_interval: int = Field(0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first")
+    dataset_replace_interval: int = Field(
+        0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
+    )
     ogbench_dataset_dir: str | None = Field(None, description="folder of OGBench .npz files to rotate through")
     sparse: bool = Field(False, description="rewards become -1 where they were not 0")
     discount: float = Field(0.99, gt=0, le=1, description="discount of the returns that critics learn")
@@ -51,7 +58,9 @@ class RunSpec(BaseModel):
     log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
     eval_interval: int = Field(50_000, ge=0, description="steps between evaluations; 0: only at the end")
     save_interval: int = Field(100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model")
-    checkpoint_seconds: float = Field(30.0, ge=0, description="seconds between the rolling checkpoints that resume uses")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
+    )
     eval_episodes: int = Field(10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
     eval_temperature: float = Field(0.0, ge=0, description="scale of the policy's noise; 0 is deterministic")
     eval_seed: int = Field(1_000_000, ge=0, description="seed of the first evaluation episode")
@@ -69,7 +78,9 @@ class RunSpec(BaseModel):
     project: str = Field("bc_training", description="MLflow experiment, and folder below save_dir")
     run_group: str = Field("BC", description="group of runs, and folder below the project")
     data_dir: str = Field("", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
-    tracking_uri: str = Field("", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'")
+    tracking_uri: str = Field(
+        "", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
+    )
 
     WHEN: ClassVar[frozenset[str]] = frozenset(
         {"log_interval", "eval_interval", "save_interval", "checkpoint_seconds", "eval_episodes", "eval_temperature"}
@@ -99,7 +110,9 @@ class RunSpec(BaseModel):
     def _no_password(cls, value: str) -> str:
         """flags.json and --cfg show every key."""
         if re.search(r"://[^/@]*:[^/@]*@", value):
-            raise ValueError("holds a password, which flags.json would keep: set MLFLOW_TRACKING_URI in the environment")
+            raise ValueError(
+                "holds a password, which flags.json would keep: set MLFLOW_TRACKING_URI in the environment"
+            )
         return value
 
     @model_validator(mode="after")

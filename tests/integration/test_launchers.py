@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.integration.commands import SMALL, run
 
 RUN = (
@@ -47,4 +46,4 @@ def test_one_ray_worker_equals_inline_bit_for_bit_and_two_share_the_batch(hopper
 @pytest.mark.slow
 def test_a_worker_that_ray_cannot_place_is_refused_in_one_line(hopper_data, tmp_path) -> None:
     said = run(*RUN, "launcher=ray", "num_workers=16", "cpus=64", cwd=tmp_path, code=2)
-    assert "more than the" in said.strip().splitlines()[-1]
+    assert "more than this Ray holds" in said.strip().splitlines()[-1]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.integration.commands import SMALL, kill_when, run, start
 
 STEPS = ("training_steps=1200", "log_interval=20", "eval_interval=400", "save_interval=400", "checkpoint_seconds=0.05")
@@ -84,7 +83,9 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(ho
 
 
 def test_a_second_resume_of_a_running_run_is_refused_naming_the_first(hopper_data, tmp_path) -> None:
-    process = start("train", *SMALL, "training_steps=100000000", "eval_interval=0", "checkpoint_seconds=0.1", cwd=tmp_path)
+    process = start(
+        "train", *SMALL, "training_steps=100000000", "eval_interval=0", "checkpoint_seconds=0.1", cwd=tmp_path
+    )
     try:
         while not any(tmp_path.rglob("resume/step_*.pt")):
             assert process.poll() is None

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-
 from tests.integration.commands import SMALL, kill_when, run, start
 
 SWEEP = (
@@ -54,16 +53,16 @@ def kill_ray_of(root: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_trials_with_none_done_twice(hopper_data, tmp_path) -> None:
-    mark = {"UNDERSTUDY_TEST_ROOT": str(tmp_path)}
-    run(*SWEEP, "save_dir=whole", cwd=tmp_path, **mark)
-    process = start(*SWEEP, "save_dir=broken", cwd=tmp_path, **mark)
+    mark = str(tmp_path)
+    run(*SWEEP, "save_dir=whole", cwd=tmp_path, UNDERSTUDY_TEST_ROOT=mark)
+    process = start(*SWEEP, "save_dir=broken", cwd=tmp_path, UNDERSTUDY_TEST_ROOT=mark)
     second = "trials/0001/resume/step_*.pt"
     kill_when(process, lambda: any(path for path in (tmp_path / "broken").rglob(second)))
     kill_ray_of(tmp_path)
     broken, whole = sweep_folder(tmp_path / "broken"), sweep_folder(tmp_path / "whole")
     first = broken / "trials" / "0000" / "sd000" / "final_model.pt"
     made = first.stat().st_mtime_ns
-    run("resume", str(broken), cwd=tmp_path, **mark)
+    run("resume", str(broken), cwd=tmp_path, UNDERSTUDY_TEST_ROOT=mark)
 
     assert first.stat().st_mtime_ns == made
     assert summary(broken) == summary(whole)
@@ -75,7 +74,9 @@ def test_a_killed_sweep_resumes_to_the_same_trials_with_none_done_twice(hopper_d
         for name in names:
             assert (mine / name).read_text() == (other / name).read_text()
         for seed in ("sd000", "sd001"):
-            states = [torch.load(trial / seed / "final_model.pt", weights_only=True)["weights"] for trial in (mine, other)]
+            states = [
+                torch.load(trial / seed / "final_model.pt", weights_only=True)["weights"] for trial in (mine, other)
+            ]
             assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
     with sqlite3.connect(tmp_path / "broken" / "mlflow.db") as connection:
         statuses = connection.execute("select status, count(*) from runs group by status").fetchall()

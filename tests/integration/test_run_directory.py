@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
-from tests.integration.test_bad_input import say as say  # noqa: PLC0414  (a fixture)
+from tests.integration.test_bad_input import say as say
+
 from understudy.checkpoints import load
 from understudy.loading import load_policy
 from understudy.run_dir import read_csv
@@ -50,7 +51,9 @@ def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all
     assert "no registered models" in say("models", "list", "--save_dir", "runs").out
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays_and_loads(hopper_data, say, tmp_path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays_and_loads(
+    hopper_data, say, tmp_path
+) -> None:
     said = say(*DIVERGING)
     refused(said, "the loss of seed 0 stopped being finite at step ", "lower lr", code=1)
     step = int(said.err.split("at step ")[1].split(":")[0])

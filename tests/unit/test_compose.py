@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.unit.command_line import Said, understudy
+
 from understudy.compose import flat_values, parse, split_sweeps, to_overrides
 from understudy.errors import SpecError, UserError
 from understudy.spec import build_run
@@ -41,7 +41,10 @@ def test_every_spelling_of_a_key_means_the_same(words) -> None:
 
 
 def test_dashes_in_a_flag_are_underscores_and_dashes_in_a_value_stay() -> None:
-    assert to_overrides(["--env-name=lift-mh-low_dim", "--run-group", "a-b"]) == ["env_name=lift-mh-low_dim", "run_group=a-b"]
+    assert to_overrides(["--env-name=lift-mh-low_dim", "--run-group", "a-b"]) == [
+        "env_name=lift-mh-low_dim",
+        "run_group=a-b",
+    ]
 
 
 def test_a_negative_number_is_a_value_and_not_a_flag() -> None:
@@ -129,14 +132,16 @@ GUIDE = {
         "action_chunking": True,
         "horizon_length": 5,
     },
-    "--env_name=visual-singletask-task0-v0 --encoder=impala_small --training_steps=500000 --batch_size=128 --lr=1e-4 --seed=0": {
+    "--env_name=visual-singletask-task0-v0 --encoder=impala_small --training_steps=500000"
+    " --batch_size=128 --lr=1e-4 --seed=0": {
         "env_name": "visual-singletask-task0-v0",
         "encoder": "impala_small",
         "training_steps": 500_000,
         "batch_size": 128,
         "lr": 1e-4,
     },
-    "--env_name=lift-mh-low_dim --training_steps=200000 --action_chunking=True --horizon_length=10 --batch_size=256 --seed=0": {
+    "--env_name=lift-mh-low_dim --training_steps=200000 --action_chunking=True --horizon_length=10"
+    " --batch_size=256 --seed=0": {
         "env_name": "lift-mh-low_dim",
         "training_steps": 200_000,
         "action_chunking": True,
@@ -145,7 +150,10 @@ GUIDE = {
     },
     "--env_name=halfcheetah-medium-v2 --seed=4 --run_group=BC_seeds": {"seed": 4, "run_group": "BC_seeds"},
     "--env_name=halfcheetah-medium-v2 --lr=3e-4 --run_group=lr_search": {"lr": 3e-4, "run_group": "lr_search"},
-    "--env_name=halfcheetah-medium-v2 --flow_steps=20 --run_group=flow_search": {"flow_steps": 20, "run_group": "flow_search"},
+    "--env_name=halfcheetah-medium-v2 --flow_steps=20 --run_group=flow_search": {
+        "flow_steps": 20,
+        "run_group": "flow_search",
+    },
     "--batch_size=128": {"batch_size": 128},
     "--batch_size=512": {"batch_size": 512},
     "--device=cpu": {"device": "cpu"},
@@ -198,7 +206,10 @@ def test_a_command_line_of_the_guide_sets_what_it_says_and_nothing_else(say, lin
     shown = say("train", "--cfg", *line.split()).yaml
     untouched = {key: value for key, value in DEFAULTS.items() if f"--{key}=" not in line}
     assert {key: shown[key] for key in GUIDE[line]} == GUIDE[line]
-    assert {key: shown[key] for key in untouched} == {**untouched, **{k: v for k, v in GUIDE[line].items() if k in untouched}}
+    assert {key: shown[key] for key in untouched} == {
+        **untouched,
+        **{k: v for k, v in GUIDE[line].items() if k in untouched},
+    }
 
 
 def test_what_cfg_prints_builds_the_same_run_again(say) -> None:
@@ -206,7 +217,9 @@ def test_what_cfg_prints_builds_the_same_run_again(say) -> None:
     assert build_run(shown).flat() == shown
 
 
-@pytest.mark.parametrize("words", [("seed=0,1,2",), ("--seed=0,1,2",), ("seeds=0,1,2",), ("seeds=[0,1,2]",), ("seed=range(0,3)",)])
+@pytest.mark.parametrize(
+    "words", [("seed=0,1,2",), ("--seed=0,1,2",), ("seeds=0,1,2",), ("seeds=[0,1,2]",), ("seed=range(0,3)",)]
+)
 def test_several_seeds_can_be_given_to_train_in_any_way(say, words) -> None:
     assert say("train", "--cfg", *words).yaml["seeds"] == [0, 1, 2]
 
@@ -227,7 +240,9 @@ def test_the_version_is_printed(say) -> None:
     assert say("--version").out == f"understudy {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [("trian",), ("data", "lst"), ("ui", "--port", "x"), ("evaluate",), ("runs", "list", "--bogus")])
+@pytest.mark.parametrize(
+    "words", [("trian",), ("data", "lst"), ("ui", "--port", "x"), ("evaluate",), ("runs", "list", "--bogus")]
+)
 def test_a_word_that_no_command_has_is_one_line_that_names_the_help(say, words) -> None:
     said = say(*words)
     assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.test_compose import say as say
 
-from tests.unit.test_compose import say as say  # noqa: PLC0414  (a fixture)
 from understudy.compose import flat_values, parse, split_sweeps
 from understudy.errors import SpecError, UnknownName
 from understudy.space import Choice, Interval
@@ -14,7 +14,12 @@ from understudy.sweeping.spec import SweepSpec, build_sweep
 
 @pytest.mark.parametrize(
     ("alias", "value", "key"),
-    [("offline_steps", 7, "training_steps"), ("num_steps", 7, "training_steps"), ("env", "a-v1", "env_name"), ("normalise", "none", "normalize")],
+    [
+        ("offline_steps", 7, "training_steps"),
+        ("num_steps", 7, "training_steps"),
+        ("env", "a-v1", "env_name"),
+        ("normalise", "none", "normalize"),
+    ],
 )
 def test_another_tools_name_for_a_key_is_taken(alias, value, key) -> None:
     assert build_run({alias: value}).flat()[key] == value
@@ -54,7 +59,9 @@ def test_a_wrong_key_or_value_is_one_line_that_says_what_is_allowed(values, said
 
 
 def test_an_unknown_algorithm_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match=r"unknown algorithm 'flow_cb' \(did you mean 'flow_bc'\?\); allowed: bc, ddpm_bc, flow_bc"):
+    with pytest.raises(
+        UnknownName, match=r"unknown algorithm 'flow_cb' \(did you mean 'flow_bc'\?\); allowed: bc, ddpm_bc, flow_bc"
+    ):
         build_run({"algo": "flow_cb"})
 
 
@@ -73,7 +80,13 @@ def test_flat_keys_build_the_same_run_again(algo) -> None:
 
 WHAT = {
     **{"algo": "bc", "env_name": "other-v1", "seed": 1, "seeds": [0, 1], "training_steps": 5, "normalize": "none"},
-    **{"dataset_proportion": 0.5, "proportion_order": "first", "dataset_replace_interval": 5, "sparse": True, "discount": 0.5},
+    **{
+        "dataset_proportion": 0.5,
+        "proportion_order": "first",
+        "dataset_replace_interval": 5,
+        "sparse": True,
+        "discount": 0.5,
+    },
     **{"ogbench_dataset_dir": "/data", "lr": 1e-5, "weight_decay": 0.1, "batch_size": 8, "horizon_length": 2},
     **{"action_chunking": True, "hidden_dims": [8], "encoder": "impala_small", "grad_clip": 1.0, "action_clip": False},
     **{"flow_steps": 3, "use_fourier_features": True},

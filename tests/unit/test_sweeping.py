@@ -72,7 +72,8 @@ def test_the_best_trial_is_by_success_then_by_return_then_the_earlier(tmp_path) 
         number, _ = study.ask()
         study.finish(number, TrialState.COMPLETE, success, metrics={"success": success, "return": score})
     best = best_trial(study.trials())
-    assert best is not None and best.number == 2
+    assert best is not None
+    assert best.number == 2
 
 
 def test_a_report_for_a_stopped_trial_changes_nothing(tmp_path) -> None:

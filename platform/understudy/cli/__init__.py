@@ -34,7 +34,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    _version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    _version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     """Learn from demonstrations: train, sweep across seeds, track, resume, register."""
 

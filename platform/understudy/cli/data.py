@@ -32,7 +32,9 @@ def list_(data_dir: str = DATA_DIR) -> None:
     folder = _folder(data_dir)
     stores = list_stores(folder)
     if not stores:
-        console.print(f"no datasets in {folder}; `understudy data import --help` shows how to bring one in", soft_wrap=True)
+        console.print(
+            f"no datasets in {folder}; `understudy data import --help` shows how to bring one in", soft_wrap=True
+        )
         return
     rows = [
         (item.name, item.source, item.num_episodes, item.num_transitions, item.content_hash[:12]) for item in stores
@@ -61,7 +63,9 @@ def import_(
     source: str = typer.Argument(..., help="format: d4rl, ogbench, robomimic"),
     path: Path = typer.Argument(..., help="the file in that format"),
     name: str = typer.Option("", "--name", help="name to keep it under; default: the file's own"),
-    env_name: str = typer.Option("", "--env_name", help="published name that says which task it is of; default: --name"),
+    env_name: str = typer.Option(
+        "", "--env_name", help="published name that says which task it is of; default: --name"
+    ),
     data_dir: str = DATA_DIR,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
 ) -> None:
@@ -140,7 +144,7 @@ def generate(
     _show_store(import_file("ogbench", made.path, name, folder, overwrite=overwrite))
 
 
-def _show_store(store) -> None:  # noqa: ANN001  (the store's type would import pyarrow for --help)
+def _show_store(store) -> None:
     manifest = store.manifest
     console.print(
         f"{manifest.name}: {manifest.num_episodes} episodes, {manifest.num_transitions} transitions,"

@@ -14,7 +14,12 @@ from rich.table import Table
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 HELP_WIDTH = {"max_content_width": 110}
 """Click settings of every command."""
-OVERRIDES: dict[str, Any] = {**HELP_WIDTH, "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+OVERRIDES: dict[str, Any] = {
+    **HELP_WIDTH,
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
 """Click settings of a command that takes `key=value` and `--key=value` words of its own."""
 
 

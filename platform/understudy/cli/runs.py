@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 import typer
 
 from understudy.cli.output import show_mapping, show_table
@@ -77,6 +78,7 @@ def show(
 
     details = run_details(existing_address(tracking_uri, save_dir), run)
     details["start"] = clock_time(details["start"])
-    details["children"] = [f"{child['run_id'][:8]} {child['name']} {child['status'].lower()}" for child in details["children"]]
+    details["children"] = [
+        f"{child['run_id'][:8]} {child['name']} {child['status'].lower()}" for child in details["children"]
+    ]
     show_mapping(details)
-

@@ -61,7 +61,9 @@ def show_sweep(spec: Any) -> None:
     swept = {key: list(item.values) if hasattr(item, "values") else str(item) for key, item in spec.dimensions.items()}
     show_mapping({"options": spec.options.model_dump(mode="json")}, "how it searches")
     show_mapping({"dimensions": swept}, "what is trained at different values")
-    show_mapping({"grid": {key: list(values) for key, values in spec.grid.items()}}, "what is only evaluated at different values")
+    show_mapping(
+        {"grid": {key: list(values) for key, values in spec.grid.items()}}, "what is only evaluated at different values"
+    )
     print("# the rest of every trial\nrun:")
     show_run({key: value for key, value in spec.run.items() if key not in swept and key not in spec.grid}, spec.base, 2)
 
@@ -82,7 +84,9 @@ def drive(sweep: Any) -> Any:
     result = run_sweep(sweep, show=show_live)
     show_best(result)
     if result.crashed:
-        console.print(f"trials {result.crashed} crashed; `understudy resume {sweep.path.name}` keeps the others", soft_wrap=True)
+        console.print(
+            f"trials {result.crashed} crashed; `understudy resume {sweep.path.name}` keeps the others", soft_wrap=True
+        )
         raise typer.Exit(1)
     return result
 
@@ -117,7 +121,9 @@ def show_best(result: Any) -> None:
     best = result.best
     counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
     console.print(f"\n{result.trials} configurations: {counts}")
-    settings = "  ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in best.parameters.items())
+    settings = "  ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in best.parameters.items()
+    )
     console.print(f"best: trial {best.trial}  {settings}")
     console.print("its seeds, as trained, on episodes that no trial was ranked by:")
     show_result(best.metrics)

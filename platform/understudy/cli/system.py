@@ -42,12 +42,12 @@ def ui(
 
 
 def doctor() -> None:
-    """Check what a run needs here: Python, torch and CUDA, Ray, MLflow, rendering, disk; exit 1 when something is broken."""
+    """Check what a run needs here: Python, torch, CUDA, Ray, MLflow, rendering, disk; exit 1 when one is broken."""
     rows, broken = [], False
     for name, check in CHECKS.items():
         try:
             note, fine = check()
-        except Exception as error:  # a doctor reports whatever a library raises
+        except Exception as error:  # noqa: BLE001  a doctor reports whatever a library raises
             note, fine = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False
         rows.append((name, "ok" if fine else "BROKEN", note))
         broken |= not fine
@@ -124,7 +124,9 @@ CHECKS: dict[str, Callable[[], tuple[str, bool]]] = {
 
 
 def quickstart(
-    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with an experiment/quickstart.yaml of your own"),
+    config_dir: str | None = typer.Option(
+        None, "--config-dir", help="folder with an experiment/quickstart.yaml of your own"
+    ),
     save_dir: str = typer.Option("runs/quickstart", "--save_dir", help="root of everything it makes but the dataset"),
 ) -> None:
     """Do the whole job in small: demonstrations, a sweep across seeds, evaluation, tracking, a registered model."""
@@ -141,7 +143,8 @@ def quickstart(
     spec = build_sweep(flat_values(plain, config_dir), sweeps)
     seeds = len(spec.base.all_seeds)
     console.print(
-        f"\n[bold]2/3 a sweep[/bold]: {spec.options.num_trials} configurations of {spec.base.algo}, each across {seeds} seeds",
+        f"\n[bold]2/3 a sweep[/bold]: {spec.options.num_trials} configurations of {spec.base.algo},"
+        f" each across {seeds} seeds",
         soft_wrap=True,
     )
     result = start_sweep(spec)
@@ -158,6 +161,9 @@ def quickstart(
     for what, command in (
         ("browse it", f"understudy ui --save_dir {save_dir}"),
         ("resume it", f"understudy resume {result.folder}"),
-        ("scale it", "ray start --head, then RAY_ADDRESS=auto understudy sweep space=flow_bc ... cpus=4 max_concurrent=64"),
+        (
+            "scale it",
+            "ray start --head, then RAY_ADDRESS=auto understudy sweep space=flow_bc ... cpus=4 max_concurrent=64",
+        ),
     ):
         console.print(f"  {what:10} {command}", soft_wrap=True)

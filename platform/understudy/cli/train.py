@@ -97,7 +97,10 @@ def start_training(spec: Any) -> None:
     loop = make_loop(spec)
     check_launcher(spec)
     tracking.prepare(spec.tracking())
-    if spec.config.horizon_length != type(spec.config).model_fields["horizon_length"].default and not spec.config.action_chunking:
+    if (
+        spec.config.horizon_length != type(spec.config).model_fields["horizon_length"].default
+        and not spec.config.action_chunking
+    ):
         console.print(f"note: horizon_length={spec.config.horizon_length} has no effect without action_chunking=true")
     run_training(spec, RunDir.create(spec), loop)
 
@@ -119,7 +122,10 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
         result = launch(spec, run, loop=loop, progress=progress)
     show_result(result.metrics)
     state = run.state()
-    console.print(f"model: {run.path / 'final_model.pt' if len(spec.all_seeds) == 1 else run.path / 'sd*/final_model.pt'}", soft_wrap=True)
+    console.print(
+        f"model: {run.path / 'final_model.pt' if len(spec.all_seeds) == 1 else run.path / 'sd*/final_model.pt'}",
+        soft_wrap=True,
+    )
     if state.get("run_id"):
         console.print(f"MLflow run {state['run_id']} in {without_secrets(spec.tracking())}", soft_wrap=True)
 
@@ -203,7 +209,9 @@ def resume(run_or_sweep: str = typer.Argument(..., help="its folder, its folder'
         console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
     if state.get("status") == "failed":
         console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
-        console.print(f"going on from step {state.get('step', 0)} with the same settings; for others, train anew", soft_wrap=True)
+        console.print(
+            f"going on from step {state.get('step', 0)} with the same settings; for others, train anew", soft_wrap=True
+        )
     run_training(spec, run)
 
 
@@ -214,7 +222,10 @@ def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
 
     console.print(f"{examples}\n", markup=False, soft_wrap=True)
     given = next((word.split("=", 1)[1] for word in words if word.lstrip("-").startswith("algo=")), "flow_bc")
-    sections = [("keys of a run", RunSpec), (f"keys of algo={given} ({', '.join(algorithms.names())})", algorithms.get(given).Config)]
+    sections = [
+        ("keys of a run", RunSpec),
+        (f"keys of algo={given} ({', '.join(algorithms.names())})", algorithms.get(given).Config),
+    ]
     if extra is not None:
         sections.insert(0, ("keys of a sweep", extra))
     for title, model in sections:

@@ -1,4 +1,4 @@
-"""What becomes of the best configuration: evaluated on fresh episodes, filmed, registered, loaded back, evaluated again.
+"""What becomes of the best configuration: evaluated on fresh episodes, filmed, registered, loaded, evaluated again.
 
 It is taken as trained, not retrained: its seeds' final models are evaluated with episode seeds that no trial was
 ranked by, so the number is free of the selection's optimism over episodes. The seed with the highest success there

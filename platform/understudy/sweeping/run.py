@@ -1,9 +1,9 @@
 """Drive a sweep from its folder: trials, the best one's evaluation, registration. Each stage is skipped once done.
 
-    <save_dir>/<project>/<run_group>/<env_name>/sweep_<time>/
-        sweep.json   the spec          study.db     Optuna's study
-        state.json   MLflow run, what is done       trials/0000/ ...   run directories
-        summary.csv  one row a trial                best/              the best policies, video.mp4
+<save_dir>/<project>/<run_group>/<env_name>/sweep_<time>/
+    sweep.json   the spec          study.db     Optuna's study
+    state.json   MLflow run, what is done       trials/0000/ ...   run directories
+    summary.csv  one row a trial                best/              the best policies, video.mp4
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from understudy.sweeping.study import Study
 from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import run_trial, trial_folder, trial_name
 from understudy.tracking import Tracked
-
 
 RETRIES = 2
 """Times that a trial is started again after its process died."""
@@ -103,7 +102,12 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
         name=path.name,
         sources=[(path / BEST_CSV, "best/")],
         run_id=run_id,
-        params={**spec.run, **spec.options.model_dump(), **{key: str(item) for key, item in spec.dimensions.items()}, **spec.grid},
+        params={
+            **spec.run,
+            **spec.options.model_dump(),
+            **{key: str(item) for key, item in spec.dimensions.items()},
+            **spec.grid,
+        },
         tags={"kind": "sweep", "algo": base.algo, "env_name": base.env_name, "run_group": base.run_group},
     )
 
@@ -132,9 +136,13 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             write_summary(sweep.path / "summary.csv", spec, trials)
             if best is None:
                 reasons = {str(trial.user_attrs.get("error", "")) for trial in trials} - {""}
-                raise UnderstudyError(f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}")
+                raise UnderstudyError(
+                    f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}"
+                )
             policy = evaluate_best(sweep.path, spec, best)
-            tracked.set_tags({f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": best.number})
+            tracked.set_tags(
+                {f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": best.number}
+            )
             tracked.log_files(*(sweep.path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
             policy = register_best(sweep.path, spec, policy, tracked)
         except BaseException as error:
@@ -178,10 +186,12 @@ def _run_trials(
         if options.scheduler == "asha"
         else FIFOScheduler()
     )
-    config = {"sweep": spec.model_dump(mode="json"), "folder": str(sweep.path.absolute()), "parent_run_id": parent_run_id}
-    trainable = tune.with_resources(
-        _with(config), {"CPU": base.cpus, **({"GPU": base.gpus} if base.gpus else {})}
-    )
+    config = {
+        "sweep": spec.model_dump(mode="json"),
+        "folder": str(sweep.path.absolute()),
+        "parent_run_id": parent_run_id,
+    }
+    trainable = tune.with_resources(_with(config), {"CPU": base.cpus, **({"GPU": base.gpus} if base.gpus else {})})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from optuna.trial import TrialState
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -72,6 +73,11 @@ class StudySearch(Searcher):
         """Nothing: the study is in its database."""
 
 
+def keyed(number: int) -> Trial:
+    """Return what a bracket knows of a trial: its key, ours instead of Tune's, which a restart would change."""
+    return cast(Trial, SimpleNamespace(trial_id=number))
+
+
 class StudyAsha(AsyncHyperBandScheduler):
     """ASHA (Li et al. 2018, arXiv 1810.05934) keyed by the study's trial numbers, its rungs filled from the study.
 
@@ -90,7 +96,7 @@ class StudyAsha(AsyncHyperBandScheduler):
         )
         for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
             for step, value in sorted(trial.intermediate_values.items()):
-                self._brackets[0].on_result(SimpleNamespace(trial_id=trial.number), step, value)
+                self._brackets[0].on_result(keyed(trial.number), step, value)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True  # both are fixed above
@@ -101,8 +107,7 @@ class StudyAsha(AsyncHyperBandScheduler):
         value = result[OBJECTIVE]
         if math.isnan(value):
             return TrialScheduler.CONTINUE
-        key = SimpleNamespace(trial_id=trial.config["number"])
-        return self._brackets[0].on_result(key, result["step"], value)
+        return self._brackets[0].on_result(keyed(trial.config["number"]), result["step"], value)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)

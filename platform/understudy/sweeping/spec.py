@@ -77,7 +77,9 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
     if not dimensions:
         known = ", ".join(search_spaces.names())
         raise SpecError(f"nothing to sweep: give space=NAME ({known}) or values like lr=interval(1e-5,1e-3)")
-    not_swept = sorted(set(dimensions) & (RunSpec.WHEN | RunSpec.WHERE | {"algo", "seeds", "env_name", "training_steps"}))
+    not_swept = sorted(
+        set(dimensions) & (RunSpec.WHEN | RunSpec.WHERE | {"algo", "seeds", "env_name", "training_steps"})
+    )
     if not_swept:
         raise SpecError(f"{not_swept[0]} cannot be swept inside one study: start one sweep for each value")
     if "horizon_length" in dimensions:
@@ -87,9 +89,7 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
     return _checked(algo, values, dimensions, validate(SweepOptions, options))
 
 
-def _checked(
-    algo: str, values: dict[str, Any], dimensions: dict[str, Dimension], options: SweepOptions
-) -> SweepSpec:
+def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension], options: SweepOptions) -> SweepSpec:
     evaluation = set(algorithms.get(algo).evaluation_parameters)
     grid = {key: _choices(key, dimension) for key, dimension in dimensions.items() if key in evaluation}
     training = {key: dimension for key, dimension in dimensions.items() if key not in evaluation}
@@ -122,7 +122,9 @@ def _first(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
 
 def _choices(key: str, dimension: Dimension) -> tuple[Any, ...]:
     if isinstance(dimension, Interval):
-        raise SpecError(f"{key}=interval({dimension.low:g},{dimension.high:g}): give a list of values, like {key}=5,10,20")
+        raise SpecError(
+            f"{key}=interval({dimension.low:g},{dimension.high:g}): give a list of values, like {key}=5,10,20"
+        )
     return dimension.values
 
 
@@ -130,7 +132,8 @@ def _dimension(algo: str, key: str, sweep: Sweep) -> Dimension:
     """Turn Hydra's sweep value into a Dimension; fields marked with a log scale get one unless tag(linear, ...)."""
     if not isinstance(sweep, IntervalSweep):
         return Choice(values=tuple(listed(key, sweep)))
-    assert sweep.start is not None and sweep.end is not None
+    assert sweep.start is not None
+    assert sweep.end is not None
     item = {**RunSpec.model_fields, **algorithms.get(algo).Config.model_fields}[ALIASES.get(key, key)]
     if item.annotation not in (int, float, float | None):
         raise SpecError(f"{key} is no number: give a list of values instead of interval(...)")

@@ -56,7 +56,7 @@ class Study:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = self._sampler(number)
         trial = self._study.ask(self._distributions)
-        # A sampler of one proposal has no say when trials end (Optuna's grid one would stop an optimize() we never run).
+        # It has no say when trials end: Optuna's grid sampler would stop an optimize() that we never run.
         self._study.sampler = optuna.samplers.RandomSampler()
         return trial.number, dict(trial.params)
 

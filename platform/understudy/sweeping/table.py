@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group, RenderableType
@@ -42,7 +41,15 @@ class SweepTable:
         trials = self.study.trials()
         best = best_trial(trials)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("trial", "state", *self.spec.dimensions, *self.spec.grid, "step", "steps/s", self._objective(best)):
+        for heading in (
+            "trial",
+            "state",
+            *self.spec.dimensions,
+            *self.spec.grid,
+            "step",
+            "steps/s",
+            self._objective(best),
+        ):
             table.add_column(heading, justify="left" if heading in ("trial", "state") else "right")
         for trial in trials:
             progress = read_progress(trial_folder(self.folder, trial.number))

@@ -216,7 +216,11 @@ def _log_facts(store: MlflowClient, run_id: str, params: Mapping[str, str], tags
 
 
 def _source_tags() -> dict[str, str]:
-    return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "understudy", "understudy.host": socket.gethostname()}
+    return {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": "understudy",
+        "understudy.host": socket.gethostname(),
+    }
 
 
 def printable(params: Mapping[str, Any]) -> dict[str, str]:
