@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from understudy.algorithm import Algorithm
 from understudy.envs.rollout import Evaluation, OnStep, evaluate
@@ -134,6 +135,7 @@ class Evaluator:
 @loops.register("evaluate")
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
     """Evaluate every member of a saved policy with `spec`'s evaluation settings."""
+    torch.set_num_threads(spec.cpus)
     evaluator = Evaluator(spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))

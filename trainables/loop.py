@@ -19,7 +19,7 @@ import torch
 
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
-from understudy.errors import CheckpointError, SpecError, StorageError, TrainingDiverged
+from understudy.errors import CheckpointError, OutOfMemory, SpecError, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.policy import policy_document
 from understudy.registry import algorithms, loops
@@ -167,6 +167,12 @@ class _Training:
             if self.logs:
                 self.logs.sync()
             raise
+        except torch.OutOfMemoryError as error:
+            wanted = str(error).splitlines()[0].split(". ")[0]
+            raise OutOfMemory(
+                f"step {self.step + 1}: {wanted}: try a smaller batch_size (now {spec.config.batch_size}), smaller"
+                f" hidden_dims, fewer seeds at once (now {len(self.seeds)}), or device=cpu"
+            ) from error
         return self._finish()
 
     def _mark(self) -> None:

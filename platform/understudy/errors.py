@@ -38,6 +38,10 @@ class TrainingDiverged(UnderstudyError):
     """The loss or a gradient became NaN or infinite; the step is in the message."""
 
 
+class OutOfMemory(UnderstudyError):
+    """The accelerator's memory does not hold the run; the message says what makes it smaller."""
+
+
 class TrackingError(UserError):
     """The tracking server cannot be reached or refuses the request."""
 

@@ -62,9 +62,10 @@ def launch(
                 result = (loop or make_loop(spec)).run(
                     run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid
                 )
-        except UnderstudyError as error:
-            run.update_state(status="failed", error=str(error))
-            tracked.set_tags({"error": error})
+        except Exception as error:
+            message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
+            run.update_state(status="failed", error=message)
+            tracked.set_tags({"error": message})
             tracked.close("FAILED")
             raise
         except BaseException:

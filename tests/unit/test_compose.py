@@ -256,3 +256,11 @@ def test_help_shows_every_key_of_the_chosen_algorithm(say, command) -> None:
     for key in ("env_name", "sampling_steps", "hidden_dims", "save_interval", "none, zscore, bounds"):
         assert key in said.out
     assert "flow_steps" not in said.out.split("keys of algo=")[1]
+
+
+def test_runs_are_listed_newest_first_with_children_below_their_parents() -> None:
+    from understudy.cli.runs import under_parents
+
+    rows = [("c2", "p1"), ("p2", None), ("c1", "p1"), ("p1", None), ("lost", "elsewhere")]
+    ordered = under_parents([{"run_id": name, "parent_run_id": parent} for name, parent in rows])
+    assert [run["run_id"] for run in ordered] == ["p2", "p1", "c2", "c1", "lost"]

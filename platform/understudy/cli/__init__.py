@@ -63,6 +63,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    finally:
+        # Renderers must be closed before the interpreter takes OpenGL down; nothing to do where none was loaded.
+        slots = sys.modules.get("understudy.envs.slots")
+        if slots is not None:
+            slots.close_pools()
     if code == 130:
         print("understudy: interrupted; `understudy resume` goes on from the last checkpoint", file=sys.stderr)
     raise SystemExit(code)

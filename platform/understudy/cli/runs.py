@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import typer
 
@@ -12,7 +13,11 @@ from understudy.errors import UserError
 runs = typer.Typer(help="Runs in MLflow: list, show.", no_args_is_help=True)
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
 SAVE_DIR = typer.Option("", "--save_dir", help="root of the run directories; default runs/fbc/")
-OUTCOMES = ("best/success", "eval/success", "eval/normalized_return", "eval/return", "train/actor_loss")
+OUTCOMES = (
+    *(f"{kind}/{name}" for name in ("success", "normalized_return", "return") for kind in ("best", "eval")),
+    "train/actor_loss",
+)
+"""Metrics that say how a run came out, the first that it has being shown."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,6 +46,16 @@ def existing_address(tracking_uri: str, save_dir: str) -> str:
     return address
 
 
+def under_parents(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs, newest first, each child below its parent where that is among them."""
+    ids = {run["run_id"] for run in found}
+    ordered = []
+    for run in found:
+        if run["parent_run_id"] not in ids:
+            ordered += [run, *(child for child in found if child["parent_run_id"] == run["run_id"])]
+    return ordered
+
+
 def clock_time(seconds: float) -> str:
     """Return unix seconds as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
@@ -58,7 +73,7 @@ def list_(
 
     found = list_runs(existing_address(tracking_uri, save_dir), project, limit)
     rows = []
-    for run in found:
+    for run in under_parents(found):
         key = next((name for name in OUTCOMES if name in run["metrics"]), None)
         outcome = f"{key.split('/')[1]} {run['metrics'][key]:.3f}" if key else "-"
         started = clock_time(run["start"])

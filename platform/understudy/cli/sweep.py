@@ -131,7 +131,8 @@ def show_best(result: Any) -> None:
         name = "success" if "success" in best.seed_metrics else "return"
         console.print(
             f"registered {best.model} (alias best, seed {best.seed}): {name} {best.seed_metrics[name]:.3f};"
-            f" loaded back through MLflow and evaluated again: {best.loaded_metrics[name]:.3f}"
+            f" loaded back through MLflow and evaluated again: {best.loaded_metrics[name]:.3f}",
+            soft_wrap=True,
         )
     if best.video:
         console.print(f"video: {best.video}", soft_wrap=True)

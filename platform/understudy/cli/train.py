@@ -108,7 +108,7 @@ def start_training(spec: Any) -> None:
 def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
     from understudy.launching import launch
-    from understudy.sweeping.format import describe
+    from understudy.sweeping.format import describe, objective_name
     from understudy.tracking import without_secrets
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
@@ -117,7 +117,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
         def progress(step: int, last: int, metrics: Any) -> None:
             speed = f"{metrics['steps_per_sec']:.0f} steps/s  " if "steps_per_sec" in metrics else ""
             loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
-            bar(step, last, f"{speed}{loss}{describe(metrics)}")
+            bar(step, last, f"{speed}{loss}{describe(metrics) if objective_name(metrics) else ''}")
 
         result = launch(spec, run, loop=loop, progress=progress)
     show_result(result.metrics)

@@ -55,7 +55,9 @@ class SweepTable:
             progress = read_progress(trial_folder(self.folder, trial.number))
             table.add_row(*self._row(trial, progress), style="bold green" if trial is best else "")
         done, total = self._steps(trials)
-        return Group(table, ProgressBar(total=total, completed=done, width=60), Text(self.line()))
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=total, completed=done, width=60))
+        return Group(table, bar, Text(self.line()))
 
     def _row(self, trial: FrozenTrial, progress: Mapping[str, float]) -> list[str]:
         metrics = trial.user_attrs.get("metrics", {})
