@@ -71,9 +71,8 @@ def main() -> None:
         for launcher, found in rates.items():
             print(f"{launcher:7} {statistics.median(found):7.1f} steps/s  [{min(found):.1f}, {max(found):.1f}]")
         ratios = [ray / inline for ray, inline in zip(rates["ray"], rates["inline"], strict=True)]
-        print(
-            f"ray/inline {statistics.median(ratios):.3f}  [{min(ratios):.3f}, {max(ratios):.3f}]  ({repeats} pairs of {steps} steps)"
-        )
+        spread = f"[{min(ratios):.3f}, {max(ratios):.3f}]"
+        print(f"ray/inline {statistics.median(ratios):.3f}  {spread}  ({repeats} pairs of {steps} steps)")
 
 
 if __name__ == "__main__":

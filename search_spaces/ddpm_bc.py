@@ -1,4 +1,4 @@
-"""Diffusion: learning rate, chunk length, denoising steps. The steps of a trained policy need no training of their own."""
+"""Diffusion: learning rate, chunk length, denoising steps, the last without training of their own."""
 
 from __future__ import annotations
 
