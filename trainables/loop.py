@@ -19,7 +19,8 @@ import torch
 
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
-from understudy.errors import CheckpointError, OutOfMemory, SpecError, StorageError, TrainingDiverged
+from understudy.devices import resolve_device
+from understudy.errors import CheckpointError, OutOfMemory, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.policy import policy_document
 from understudy.registry import algorithms, loops
@@ -33,23 +34,6 @@ from understudy.trainables.pack import Pack
 logger = logging.getLogger("understudy")
 SHOW_SECONDS = 0.5
 """Between two calls of `progress`."""
-
-
-def resolve_device(device: str) -> torch.device:
-    """Return the torch device; `auto` is CUDA where there is one. Raises SpecError for one that is not here."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        resolved = None
-    if resolved is None or resolved.type not in ("cpu", "cuda"):
-        raise SpecError(f"device={device!r}: allowed are auto, cpu, cuda, cuda:N") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise SpecError(f"device={device!r}: torch {torch.__version__} sees no CUDA device here; use device=cpu")
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise SpecError(f"device={device!r}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0")
-    return resolved
 
 
 @dataclass

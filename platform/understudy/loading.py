@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.policy import POLICY_FILE, Policy
 from understudy.tracking.addresses import absolute, check_reachable, sqlite_path
@@ -17,7 +19,7 @@ _RUN = re.compile(r"runs:/(?P<run_id>\w+)/(?P<name>.+)")
 _MODEL_ID = re.compile(r"models:/(?P<model_id>m-\w+)")
 
 
-def load_policy(source: str | Path, tracking_uri: str | None = None, device: str = "cpu") -> Policy:
+def load_policy(source: str | Path, tracking_uri: str | None = None, device: torch.device | str = "cpu") -> Policy:
     """Return the policy at a model address or a path.
 
     `source` is models:/name@alias, models:/name/3, runs:/<run id>/model, a policy folder, an MLflow model folder, a
@@ -47,7 +49,7 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: str
     return Policy.from_checkpoint(*models, device=device)
 
 
-def _from_store(uri: str, tracking_uri: str | None, device: str) -> Policy:
+def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) -> Policy:
     from understudy.tracking.store import download, tracking_errors
 
     if tracking_uri is None:

@@ -98,18 +98,7 @@ class RunDir:
         """Make a new directory for `spec`, named by its seeds and the time, and write flags.json."""
         seeds = spec.all_seeds
         name = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
-        parent = Path(spec.save_dir) / spec.project / spec.run_group / spec.env_name.replace(":", "_")
-        stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
-        with storage_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1000):
-                path = parent / (stem if attempt == 0 else f"{stem}_{attempt}")
-                try:
-                    path.mkdir()
-                except FileExistsError:
-                    continue
-                return cls.at(path, spec)
-        raise UnderstudyError(f"cannot make a run directory in {parent}")
+        return cls.at(new_folder(spec, name), spec)
 
     @classmethod
     def at(cls, path: Path, spec: RunSpec) -> RunDir:
@@ -162,6 +151,22 @@ class RunDir:
         """Hold the run for this process; a second holder gets a UserError naming the first."""
         with hold(self.path / ".lock", f"run {self.path}"):
             yield
+
+
+def new_folder(spec: RunSpec, name: str) -> Path:
+    """Make and return `<save_dir>/<project>/<run_group>/<env_name>/<name>_<time>`, numbered where that is taken."""
+    parent = Path(spec.save_dir) / spec.project / spec.run_group / spec.env_name.replace(":", "_")
+    stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1000):
+            path = parent / (stem if attempt == 0 else f"{stem}_{attempt}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    raise UnderstudyError(f"cannot make a new folder in {parent}")
 
 
 @contextmanager

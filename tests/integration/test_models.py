@@ -163,7 +163,7 @@ def test_pyfunc_predicts_what_the_policy_does(
     policy = make_policy()
     version = models.register(run_id, policy.save(tmp_path / "policy"), "pyfunc-model", tracking_uri=store)
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # as a reader has it; set_tracking_uri would outlive the test
     loaded = mlflow.pyfunc.load_model(f"models:/pyfunc-model/{version}")
     assert np.array_equal(loaded.predict(OBSERVATIONS), policy.act(OBSERVATIONS))
     noisy = loaded.predict(OBSERVATIONS, {"temperature": 1.0, "seed": 9, "member": 1})

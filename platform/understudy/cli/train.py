@@ -11,7 +11,7 @@ from understudy.cli.output import OVERRIDES, console, examples, progress_bar, sh
 
 EVALUATION_KEYS = (
     *("env_name", "eval_episodes", "eval_temperature", "eval_seed", "eval_envs", "eval_processes"),
-    *("video_episodes", "video_frame_skip", "data_dir"),
+    *("video_episodes", "video_frame_skip", "data_dir", "device", "cpus"),
 )
 """Keys that `understudy evaluate` takes, beside the algorithm's own evaluation-time ones."""
 EXAMPLES = """\
@@ -154,12 +154,14 @@ def evaluate(
     and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
     """
     from understudy.compose import flat_values, parse
+    from understudy.devices import resolve_device
     from understudy.models import load_policy
     from understudy.registry import loops
     from understudy.spec import build_run
 
-    policy = load_policy(model, tracking_uri=tracking_uri or None)
     changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
+    device = resolve_device(str(changes.get("device", "auto")))
+    policy = load_policy(model, tracking_uri=tracking_uri or None, device=device)
     _check_evaluation_keys(policy, changes)
     if video is not None:
         changes.setdefault("video_episodes", 1)

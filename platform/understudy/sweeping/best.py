@@ -15,6 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from understudy import models
+from understudy.devices import resolve_device
 from understudy.files import write_json
 from understudy.policy import Policy
 from understudy.registry import loops
@@ -57,7 +58,8 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
     run_spec = final_spec(spec, trial)
     run = RunDir(trial_folder(sweep, trial.number))
     seeds = run_spec.all_seeds
-    trained = Policy.from_checkpoint(*(run.member(seed, seeds) / "final_model.pt" for seed in seeds))
+    files = (run.member(seed, seeds) / "final_model.pt" for seed in seeds)
+    trained = Policy.from_checkpoint(*files, device=resolve_device(run_spec.device))
     chosen = trial.user_attrs.get("best_parameters", {})
     policy = trained.with_config(**chosen)
     outcome = loops.get("evaluate")(policy, run_spec)
@@ -93,8 +95,10 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
         tags={"sweep": sweep.name, "trial": best.trial, "seed": best.seed},
         tracking_uri=uri,
     )
-    loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri)
-    outcome = loops.get("evaluate")(loaded, final_spec(spec, None))
+    again = final_spec(spec, None)
+    device = resolve_device(again.device)
+    loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri, device=device)
+    outcome = loops.get("evaluate")(loaded, again)
     best = replace(best, model=f"models:/{spec.model_name}/{version}", loaded_metrics=outcome.rows[0])
     write_json(sweep / "best.json", asdict(best))
     return best

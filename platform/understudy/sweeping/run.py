@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from understudy import tracking
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import storage_errors, write_atomic, write_json
+from understudy.files import write_atomic, write_json
 from understudy.launching import make_loop, start_ray
-from understudy.run_dir import RunDir, hold
+from understudy.run_dir import RunDir, hold, new_folder
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
@@ -56,20 +55,9 @@ class SweepDir:
     @classmethod
     def create(cls, spec: SweepSpec) -> SweepDir:
         """Make a new folder for the sweep and write its spec."""
-        base = spec.base
-        parent = Path(base.save_dir) / base.project / base.run_group / base.env_name.replace(":", "_")
-        stem = f"sweep_{time.strftime('%Y%m%d_%H%M%S')}"
-        with storage_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1000):
-                path = parent / (stem if attempt == 0 else f"{stem}_{attempt}")
-                try:
-                    path.mkdir()
-                except FileExistsError:
-                    continue
-                write_json(path / "sweep.json", spec.model_dump(mode="json"))
-                return cls(path)
-        raise UnderstudyError(f"cannot make a sweep folder in {parent}")
+        sweep = cls(new_folder(spec.base, "sweep"))
+        write_json(sweep.path / "sweep.json", spec.model_dump(mode="json"))
+        return sweep
 
     @classmethod
     def existing(cls, path: Path | str) -> SweepDir:
