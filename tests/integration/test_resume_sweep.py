@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import sqlite3
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from tests.integration.commands import SMALL, kill_when, run, start
@@ -43,26 +40,16 @@ def summary(sweep: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "steps_per_sec"} for row in csv.DictReader(file)]
 
 
-def kill_ray_of(root: Path) -> None:
-    """Kill what a killed driver leaves behind: its Ray processes (only those that work for this test)."""
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        environment = process.info["environ"] or {}
-        if environment.get("UNDERSTUDY_TEST_ROOT") == str(root) and process.pid != os.getpid():
-            process.send_signal(signal.SIGKILL)
-
-
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_trials_with_none_done_twice(hopper_data, tmp_path) -> None:
-    mark = str(tmp_path)
-    run(*SWEEP, "save_dir=whole", cwd=tmp_path, UNDERSTUDY_TEST_ROOT=mark)
-    process = start(*SWEEP, "save_dir=broken", cwd=tmp_path, UNDERSTUDY_TEST_ROOT=mark)
+    run(*SWEEP, "save_dir=whole", cwd=tmp_path)
+    process = start(*SWEEP, "save_dir=broken", cwd=tmp_path)
     second = "trials/0001/resume/step_*.pt"
     kill_when(process, lambda: any(path for path in (tmp_path / "broken").rglob(second)))
-    kill_ray_of(tmp_path)
     broken, whole = sweep_folder(tmp_path / "broken"), sweep_folder(tmp_path / "whole")
     first = broken / "trials" / "0000" / "sd000" / "final_model.pt"
     made = first.stat().st_mtime_ns
-    run("resume", str(broken), cwd=tmp_path, UNDERSTUDY_TEST_ROOT=mark)
+    run("resume", str(broken), cwd=tmp_path)
 
     assert first.stat().st_mtime_ns == made
     assert summary(broken) == summary(whole)
@@ -92,7 +79,7 @@ def test_a_diverging_trial_fails_with_its_step_named_and_the_sweep_goes_on(hoppe
     changed = ("lr", "num_trials", "horizon", "flow_steps", "hidden_dims")
     words = [word for word in SWEEP if not word.startswith(changed)]
     deep = f"hidden_dims={[32] * 10}".replace(" ", "")
-    run(*words, "lr=1e-3,9.9", deep, "sampler=grid", cwd=tmp_path, UNDERSTUDY_TEST_ROOT=str(tmp_path))
+    run(*words, "lr=1e-3,9.9", deep, "sampler=grid", cwd=tmp_path)
     rows = {float(row["lr"]): row for row in summary(sweep_folder(tmp_path))}
     assert rows[1e-3]["state"] == "complete"
     assert rows[9.9]["state"] == "fail"

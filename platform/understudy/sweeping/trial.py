@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from understudy.errors import UnderstudyError
+from understudy.errors import UnderstudyError, UserError
 from understudy.launching import launch
 from understudy.results import rank_key
 from understudy.run_dir import RunDir
@@ -35,6 +36,19 @@ def trial_name(number: int, parameters: Mapping[str, Any]) -> str:
     return " ".join([f"{number:04d}", *(f"{key}={show(value)}" for key, value in parameters.items())])
 
 
+def wait_until_free(run: RunDir, seconds: float = 60.0) -> None:
+    """Wait for a process of a killed driver to end: it may hold the trial for some seconds more."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with run.locked():
+                return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
 def run_trial(config: dict[str, Any]) -> None:
     """Train one configuration, reporting each evaluation; a divergence is a result, any other error a crash."""
     spec = SweepSpec.model_validate(config["sweep"])
@@ -45,6 +59,7 @@ def run_trial(config: dict[str, Any]) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         tune.report({"step": step, "objective": rank_key(metrics)[0]})
 
+    wait_until_free(run)
     try:
         launch(
             run_spec,
@@ -55,6 +70,8 @@ def run_trial(config: dict[str, Any]) -> None:
             grid=spec.grid,
         )
     except UnderstudyError as error:
+        if run.state().get("status") != "failed":
+            raise
         # In run.json already; for Tune the trial has ended, and the sweep goes on.
         logger.warning("trial %s: %s", config["number"], error)
         tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan")})
