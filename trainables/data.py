@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from understudy.envs.importing import import_file
-from understudy.envs.store import EpisodeStore, find_store
+from understudy.envs.source import source_for
+from understudy.envs.store import MANIFEST, EpisodeStore, find_store
 from understudy.envs.windows import Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
@@ -50,6 +51,8 @@ class Data:
 def open_data(spec: RunSpec) -> Data:
     """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
     if spec.ogbench_dataset_dir is None:
+        if not (spec.datasets / spec.env_name / MANIFEST).is_file():
+            source_for(spec.env_name)  # a name that nobody knows gets the nearest known one
         return Data(spec, [find_store(spec.env_name, spec.datasets)])
     folder = Path(spec.ogbench_dataset_dir).expanduser()
     files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))

@@ -64,6 +64,8 @@ class StudySearch(Searcher):
             message = state.get("error") or "its process died"
             self._study.finish(number, TrialState.FAIL, None, error=message, crashed=error)
         else:
+            # Tune shows a searcher the result that a trial was stopped by only here.
+            self.on_trial_result(trial_id, result or {})
             self._study.finish(number, TrialState.PRUNED, None, step=int((result or {}).get("step", 0)))
 
     def save(self, checkpoint_path: str) -> None:
