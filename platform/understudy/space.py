@@ -55,6 +55,13 @@ class SearchSpace(BaseModel):
     fixed: dict[str, Any] = Field(default_factory=dict)
 
 
+def largest(dimension: Dimension) -> Any:
+    """Return the largest value of a numeric dimension."""
+    if isinstance(dimension, Choice):
+        return max(dimension.values)
+    return int(dimension.high) if dimension.integer else dimension.high
+
+
 def size(dimensions: Iterable[Dimension]) -> float:
     """Return how many configurations the dimensions span (infinite with an interval of floats)."""
     total = 1.0

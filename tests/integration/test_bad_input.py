@@ -200,7 +200,10 @@ def test_a_dataset_is_not_replaced_unless_asked(copied, understudy_home, say) ->
         (("models", "show", "flow_bc"), ("nothing is tracked in", "--save_dir")),
         (("data", "info", "hoper"), ("no dataset 'hoper'", "data import")),
         (("data", "generate", "cube-single-scripted-singletask-task9-v0"), ("no scripted expert", "did you mean")),
-        (("sweep", "space=flow_bc", "env_name=hoper-medium-v2"), ("unknown environment 'hoper-medium-v2'", "did you mean")),
+        (
+            ("sweep", "space=flow_bc", "env_name=hoper-medium-v2"),
+            ("unknown environment 'hoper-medium-v2'", "did you mean"),
+        ),
         (("sweep", "env_name=hopper-medium-v2", "horizon_length=1,5000"), ("horizon 5000 is longer",)),
         (("ui", "--port", "70000"), ("port=70000: allowed are 1 to 65535",)),
         (("ui", "--tracking_uri", "http://127.0.0.1:9"), ("is a server already", "open it in a browser")),

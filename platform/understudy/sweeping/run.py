@@ -1,9 +1,9 @@
 """Drive a sweep from its folder: trials, the best one's evaluation, registration. Each stage is skipped once done.
 
 <save_dir>/<project>/<run_group>/<env_name>/sweep_<time>/
-    sweep.json   the spec          study.db     Optuna's study
-    state.json   MLflow run, what is done       trials/0000/ ...   run directories
-    summary.csv  one row a trial                best/              the best policies, video.mp4
+    sweep.json   the spec           study.db     Optuna's study
+    run.json     status, MLflow id  trials/0000/ ...   run directories
+    summary.csv  one row a trial    best/        the best policy and its video
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from understudy.errors import UnderstudyError, UserError
 from understudy.files import write_atomic, write_json
 from understudy.launching import make_loop, start_ray
 from understudy.run_dir import RunDir, hold, new_folder
+from understudy.space import largest
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
@@ -72,7 +73,7 @@ class SweepDir:
         return SweepSpec.model_validate_json((self.path / "sweep.json").read_text())
 
     def state(self) -> dict[str, Any]:
-        """Return state.json."""
+        """Return run.json."""
         return RunDir(self.path).state()
 
     def update_state(self, **changes: Any) -> None:
@@ -101,10 +102,10 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
 
 
 def check_sweep(spec: SweepSpec) -> None:
-    """Open data and environment at every swept chunk length, so that no trial fails on what could be known before."""
+    """Open data and environment at the longest swept chunk, so that no trial fails on what could be known before."""
     base = spec.base
-    horizons = getattr(spec.dimensions.get("horizon_length"), "values", (base.config.horizon_length,))
-    make_loop(base.with_changes(horizon_length=max(horizons)))
+    swept = spec.dimensions.get("horizon_length")
+    make_loop(base.with_changes(horizon_length=largest(swept)) if swept else base)
     tracking.prepare(base.tracking())
 
 
