@@ -58,12 +58,15 @@ def open_data(spec: RunSpec) -> Data:
     files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
     if not files:
         raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
-    stores = []
-    for file in files:
-        target = spec.datasets / f"{spec.env_name}.files"
-        place = target / file.stem
-        if place.is_dir():
-            stores.append(EpisodeStore.open(place))
-        else:
-            stores.append(import_file("ogbench", file, spec.env_name, target, name=file.stem))
-    return Data(spec, stores)
+    # One place for each source folder: files of the same name in two folders are two datasets.
+    origin = hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
+    target = spec.datasets / f"{spec.env_name}.files" / origin
+    return Data(spec, [_imported(file, spec.env_name, target) for file in files])
+
+
+def _imported(file: Path, env_name: str, target: Path) -> EpisodeStore:
+    """Open the file's store below `target`, importing the file first when it is new or was written since."""
+    manifest = target / file.stem / MANIFEST
+    if manifest.is_file() and manifest.stat().st_mtime >= file.stat().st_mtime:
+        return EpisodeStore.open(manifest.parent)
+    return import_file("ogbench", file, env_name, target, name=file.stem, overwrite=True)

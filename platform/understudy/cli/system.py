@@ -32,12 +32,14 @@ def ui(
     save_dir: str = SAVE_DIR,
 ) -> None:
     """Serve MLflow's pages for the embedded store, on 127.0.0.1 only."""
-    from understudy.tracking import prepare, ui_command
+    from understudy.tracking import prepare, ui_command, without_secrets
 
     address = tracking_address(tracking_uri, save_dir)
     command, environment = ui_command(address, port)
     prepare(address)
-    console.print(f"MLflow on http://127.0.0.1:{port} (stop with Ctrl-C); store {address}", soft_wrap=True)
+    console.print(
+        f"MLflow on http://127.0.0.1:{port} (stop with Ctrl-C); store {without_secrets(address)}", soft_wrap=True
+    )
     os.execvpe(command[0], command, {**os.environ, **environment})
 
 
