@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.envs.reading import open_hdf5, read_dataset
-from understudy.envs.source import Episode, Source, missing_package
+from understudy.envs.source import Episode, Settings, Source, missing_package
 from understudy.envs.video import choose_renderer
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
@@ -58,6 +58,7 @@ class D4RL(Source):
     """D4RL's datasets and the environments that fit them."""
 
     name = "d4rl"
+    suffix = ".hdf5"
 
     def matches(self, env_name: str) -> bool:
         """Say whether the name is one of D4RL's, such as halfcheetah-medium-v2."""
@@ -74,7 +75,9 @@ class D4RL(Source):
         found = _parse(env_name)
         return MUJOCO.get(found["task"] or "") or ADROIT.get(found["hand"] or "") or env_name
 
-    def make_env(self, env_name: str, *, render: bool = False, size: int = 256) -> gymnasium.Env:
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
         """Return the environment; AntMaze and missing simulators raise UserError."""
         found = _parse(env_name)
         if found["maze"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from understudy.envs.source import Source
-from understudy.envs.store import EpisodeStore
+from understudy.envs.store import EpisodeStore, store_path
 from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError
 from understudy.files import sha256, write_atomic
@@ -37,14 +37,14 @@ def import_file(
     path = Path(path).expanduser()
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
-    if not name or Path(name).name != name or name.startswith("."):
+    if not source.matches(name) and (not name or Path(name).name != name or name.startswith(".")):
         raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
     provenance = {
         "env_name": env_name,
         "files": [{"name": file.name, "sha256": sha256(file)} for file in source.files(path)],
         **source.provenance(path, env_name),
     }
-    target = Path(data_dir).expanduser() / name
+    target = store_path(name, data_dir)
     env_id = source.env_id(env_name)
     writer = StoreWriter(
         target, name=name, source=source_name, env_id=env_id, provenance=provenance, overwrite=overwrite

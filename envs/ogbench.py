@@ -19,7 +19,7 @@ import numpy as np
 
 from understudy.envs.deterministic import SeededManipulation, SeededMaze, clone, lighten, quiet_boxes
 from understudy.envs.reading import read_npz
-from understudy.envs.source import Episode, Source, missing_package
+from understudy.envs.source import Episode, Settings, Source, missing_package
 from understudy.envs.video import choose_renderer
 from understudy.errors import DatasetError
 from understudy.registry import sources
@@ -48,6 +48,7 @@ class OGBench(Source):
     """OGBench's single-task datasets and environments."""
 
     name = "ogbench"
+    suffix = ".npz"
 
     def matches(self, env_name: str) -> bool:
         """Say whether the name is `<environment>-<dataset type>-singletask[-task1..5]-v0`."""
@@ -73,7 +74,9 @@ class OGBench(Source):
             )
         return f"{found['family']}-singletask{found['task'] or ''}-v0"
 
-    def make_env(self, env_name: str, *, render: bool = False, size: int = 256) -> gymnasium.Env:
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
         """Return the environment, made deterministic; pixel observations keep their 64 x 64 in videos."""
         if importlib.util.find_spec("ogbench") is None:
             raise missing_package(env_name, "ogbench", "envs")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.envs.reading import open_hdf5, read_dataset
-from understudy.envs.source import Episode, Source
+from understudy.envs.source import Episode, Settings, Source
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
@@ -37,6 +37,7 @@ class Robomimic(Source):
     """robomimic's low_dim datasets."""
 
     name = "robomimic"
+    suffix = ".hdf5"
 
     def matches(self, env_name: str) -> bool:
         """Say whether the name is like lift-mh-low_dim."""
@@ -50,7 +51,9 @@ class Robomimic(Source):
         """Return robosuite's name of the environment."""
         return TASKS[_task(env_name)][0]
 
-    def make_env(self, env_name: str, *, render: bool = False, size: int = 256) -> gymnasium.Env:
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
         """Raise UserError: robosuite is no part of understudy's environments."""
         raise UserError(f"{env_name}: understudy has no robosuite rollouts; train with eval_episodes=0")
 

@@ -7,10 +7,11 @@ Simulators are imported inside methods, so that `understudy --help` and reading 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,12 +23,41 @@ if TYPE_CHECKING:
 
 Episode = Mapping[str, np.ndarray]
 """observations [T, *O], actions [T, A], rewards [T], terminals [T], optionally final_observation [*O] and more."""
+Settings = Mapping[str, Any]
+"""What a file says about its environment (robomimic's env_args, Minari's env_spec): JSON-able."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a dataset is published; `sha256` only where its publisher gives one."""
+
+    url: str
+    sha256: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the address."""
+        return self.url.split("?")[0].rstrip("/").rpartition("/")[2]
+
+
+class Expert(Protocol):
+    """Something that solves a task: a scripted controller or a trained policy."""
+
+    def reset(self, env: Any, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> None:
+        """Start an episode; whatever is random in it comes from `rng`."""
+        ...
+
+    def act(self, env: Any, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+        """Return the action [A] for the state that `env` is in."""
+        ...
 
 
 class Source(abc.ABC):
     """One kind of dataset and its environments. `env_name` is always the dataset's name."""
 
     name: str
+    suffix: ClassVar[str] = ""
+    """Of its files' names; empty for a format that is a folder."""
 
     @abc.abstractmethod
     def matches(self, env_name: str) -> bool:
@@ -42,10 +72,15 @@ class Source(abc.ABC):
         """Return the environment's own name (a gymnasium id where there is one)."""
 
     @abc.abstractmethod
-    def make_env(self, env_name: str, *, render: bool = False, size: int = 256) -> gymnasium.Env:
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
         """Return an environment whose episodes are a pure function of `reset(seed=)` and the actions.
 
-        `render` makes `env.render()` give RGB frames of `size` pixels. A missing simulator raises UserError.
+        `render` makes `env.render()` give RGB frames of `size` pixels. `settings` are what the dataset's file said
+        about its environment (`provenance["environment"]` of its store); without them the published ones are used.
+        A missing simulator raises UserError. Goal-conditioned ones give the episode's goal [G] in the `info` of
+        `reset` as "goal", and observations without it.
         """
 
     @abc.abstractmethod
@@ -64,12 +99,35 @@ class Source(abc.ABC):
         """Return scores where 0 is the published random policy and 100 the published expert, if there are such."""
         return None
 
+    def is_goal_conditioned(self, env_name: str) -> bool:
+        """Say whether a policy for this task must be told a goal."""
+        return False
+
+    def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
+        """Write episodes as a file (or folder) of this source's format, which `read` gives back unchanged.
+
+        The inverse of `read`: its conventions for rewards are undone. Written beside `path` and renamed when whole.
+        """
+        raise UserError(f"understudy cannot write {self.name} files")
+
+    def remote(self, env_name: str) -> Remote | None:
+        """Return where the dataset is published, None for names that are made here."""
+        return None
+
+    def expert(self, env_name: str) -> Expert | None:
+        """Return a new scripted expert for the task, if there is one."""
+        return None
+
+    def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
+        """Return what the format stores of a simulator's state beside the observation, such as qpos; one row each."""
+        return {}
+
     def files(self, path: Path) -> list[Path]:
         """Return the data files that `path` stands for (itself; some sources take a folder)."""
         return [path]
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return what the manifest should say about how these data were made."""
+        """Return what the manifest should say about how these data were made; `environment` is for `make_env`."""
         return {}
 
 
@@ -88,10 +146,13 @@ class EnvFactory:
 
     env_name: str
     size: int = 256
+    settings: str = ""
+    """The file's own settings as JSON, which is hashable; empty for the published ones."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
         """Return a new environment."""
-        return self.source.make_env(self.env_name, render=render, size=self.size)
+        settings = json.loads(self.settings) if self.settings else None
+        return self.source.make_env(self.env_name, render=render, size=self.size, settings=settings)
 
     @property
     def source(self) -> Source:

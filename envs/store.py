@@ -168,11 +168,17 @@ def store_folders(data_dir: str | Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
 
 
+def store_path(name: str, data_dir: str | Path) -> Path:
+    """Return the folder of a dataset's store: its name, with `__` for the slashes of names like minari:D4RL/x-v1."""
+    return Path(data_dir).expanduser() / name.replace("/", "__")
+
+
 def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:
     """Open the store of `env_name`; when there is none, say how to make it."""
     root = Path(data_dir).expanduser()
-    if (root / env_name / MANIFEST).is_file():
-        return EpisodeStore.open(root / env_name)
+    path = store_path(env_name, root)
+    if (path / MANIFEST).is_file():
+        return EpisodeStore.open(path)
     present = did_you_mean(env_name, (p.name for p in store_folders(root)))
     raise DatasetError(
         f"no dataset {env_name!r} in {root}{present}; make it with "
