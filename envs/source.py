@@ -140,6 +140,11 @@ def source_for(env_name: str) -> Source:
     raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6)}")
 
 
+def is_goal_conditioned(env_name: str) -> bool:
+    """Say whether the dataset's source calls its task goal-conditioned; no, for names of no source."""
+    return any(source.matches(env_name) and source.is_goal_conditioned(env_name) for _, source in sources.items())
+
+
 @dataclass(frozen=True)
 class EnvFactory:
     """Make one dataset's environment; hashable and picklable, so that rollouts can cache and send it."""
@@ -148,11 +153,19 @@ class EnvFactory:
     size: int = 256
     settings: str = ""
     """The file's own settings as JSON, which is hashable; empty for the published ones."""
+    obs_horizon: int = 1
+    """Observations that the policy sees at once."""
+    with_goal: bool = False
+    """Whether the policy sees the episode's goal after them."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
-        """Return a new environment."""
+        """Return a new environment that gives what the policy sees."""
+        from understudy.envs.observing import History, WithGoal
+
         settings = json.loads(self.settings) if self.settings else None
-        return self.source.make_env(self.env_name, render=render, size=self.size, settings=settings)
+        env = self.source.make_env(self.env_name, render=render, size=self.size, settings=settings)
+        env = History(env, self.obs_horizon) if self.obs_horizon > 1 else env
+        return WithGoal(env) if self.with_goal else env
 
     @property
     def source(self) -> Source:

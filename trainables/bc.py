@@ -50,11 +50,12 @@ class GaussianPolicy(nn.Module):
         self.chunk, self.fixed_log_std = chunk, math.log(config.fixed_std)
         self.encoder = ObservationEncoder(observation_shape, config.encoder, generator)
         self.trunk = MLP(self.encoder.features, config.hidden_dims, generator, activate_final=True)
+        width = config.hidden_dims[-1] if config.hidden_dims else self.encoder.features
         size = math.prod(chunk)
-        self.mean = linear(config.hidden_dims[-1], size, generator)
+        self.mean = linear(width, size, generator)
         learned = config.std if config.policy == "gaussian" else "fixed"
         self.global_log_std = nn.Parameter(torch.zeros(size)) if learned == "global" else None
-        self.state_log_std = linear(config.hidden_dims[-1], size, generator) if learned == "state" else None
+        self.state_log_std = linear(width, size, generator) if learned == "state" else None
 
     def forward(self, observations_BO: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (mean, log_std), both [B, H, A]."""

@@ -1,16 +1,17 @@
-"""Open a run's dataset: one store, or the files of `ogbench_dataset_dir` in turn."""
+"""Open a run's dataset, one store or the files of `ogbench_dataset_dir` in turn, and name its environment."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from understudy.envs.importing import import_file
-from understudy.envs.source import source_for
-from understudy.envs.store import MANIFEST, EpisodeStore, find_store
-from understudy.envs.windows import Windows
+from understudy.envs.source import EnvFactory, is_goal_conditioned, source_for
+from understudy.envs.store import MANIFEST, EpisodeStore, Manifest, find_store, store_path
+from understudy.envs.windows import Goals, Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.spec import RunSpec
@@ -21,16 +22,10 @@ class Data:
 
     def __init__(self, spec: RunSpec, stores: list[EpisodeStore]) -> None:
         self._interval = spec.dataset_replace_interval
-        self._windows = [
-            Windows(
-                store,
-                horizon=spec.config.chunk_length,
-                proportion=spec.dataset_proportion,
-                proportion_order=spec.proportion_order,
-                sparse=spec.sparse,
-            )
-            for store in stores
-        ]
+        self._windows = [_windows(spec, store, "train") for store in stores]
+        held_out = spec.validation_fraction > 0 or spec.validation_filter_key is not None
+        self.validation = _windows(spec, stores[0], "validation") if held_out else None
+        """Windows of the held-out episodes (of the first file), if there are any."""
         hashes = "/".join(store.manifest.content_hash for store in stores)
         self.content_hash = hashlib.blake2b(hashes.encode(), digest_size=16).hexdigest()
 
@@ -42,16 +37,13 @@ class Data:
 
     def normaliser(self, mode: Mode) -> Normaliser:
         """Fit the normaliser to the selected training episodes of the first file."""
-        first = self._windows[0]
-        if mode == "none":
-            return Normaliser.identity(first.observation_shape)
-        return Normaliser.fit(np.asarray(first.observations_all()), mode)
+        return self._windows[0].normaliser(mode)
 
 
 def open_data(spec: RunSpec) -> Data:
     """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
     if spec.ogbench_dataset_dir is None:
-        if not (spec.datasets / spec.env_name / MANIFEST).is_file():
+        if not (store_path(spec.env_name, spec.datasets) / MANIFEST).is_file():
             source_for(spec.env_name)  # a name that nobody knows gets the nearest known one
         return Data(spec, [find_store(spec.env_name, spec.datasets)])
     folder = Path(spec.ogbench_dataset_dir).expanduser()
@@ -60,8 +52,53 @@ def open_data(spec: RunSpec) -> Data:
         raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
     # One place for each source folder: files of the same name in two folders are two datasets.
     origin = hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
-    target = spec.datasets / f"{spec.env_name}.files" / origin
+    target = spec.datasets / f"{store_path(spec.env_name, '').name}.files" / origin
     return Data(spec, [_imported(file, spec.env_name, target) for file in files])
+
+
+def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> EnvFactory:
+    """Return the environment of a run's dataset: as its store says, else as `recorded`, else by the dataset's name.
+
+    `recorded` is what `describe_environment` returned when the policy was trained.
+    """
+    folder = store_path(spec.env_name, spec.datasets)
+    known = Manifest.read(folder).provenance if (folder / MANIFEST).is_file() else dict(recorded or {})
+    name, settings = str(known.get("env_name", spec.env_name)), known.get("environment")
+    return EnvFactory(
+        name,
+        settings=json.dumps(settings, sort_keys=True) if settings else "",
+        obs_horizon=spec.obs_horizon,
+        with_goal=_goals(spec, name) != "none",
+    )
+
+
+def describe_environment(environment: EnvFactory) -> dict[str, Any]:
+    """Return what a policy must keep to be evaluated where its dataset is not."""
+    settings = json.loads(environment.settings) if environment.settings else None
+    return {"env_name": environment.env_name, "environment": settings}
+
+
+def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
+    return Windows(
+        store,
+        horizon=spec.config.chunk_length,
+        proportion=spec.dataset_proportion if split == "train" else 1.0,
+        proportion_order=spec.proportion_order,
+        sparse=spec.sparse,
+        split=split,
+        validation_fraction=spec.validation_fraction,
+        filter_key=spec.filter_key,
+        validation_filter_key=spec.validation_filter_key,
+        obs_horizon=spec.obs_horizon,
+        goals=_goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name))),
+        goal_discount=spec.discount,
+    )
+
+
+def _goals(spec: RunSpec, env_name: str) -> Goals:
+    if spec.goal_relabelling == "auto":
+        return "uniform" if is_goal_conditioned(env_name) else "none"
+    return spec.goal_relabelling
 
 
 def _imported(file: Path, env_name: str, target: Path) -> EpisodeStore:

@@ -14,8 +14,6 @@ import torch
 
 from understudy.algorithm import Algorithm
 from understudy.envs.rollout import Evaluation, OnStep, evaluate
-from understudy.envs.source import EnvFactory
-from understudy.envs.store import MANIFEST, Manifest
 from understudy.envs.video import rendering_available, write_mp4
 from understudy.errors import DatasetError
 from understudy.policy import Policy
@@ -23,6 +21,7 @@ from understudy.registry import loops
 from understudy.results import rank_key
 from understudy.spec import RunSpec
 from understudy.statistics import interval, return_interval
+from understudy.trainables.data import environment_of
 
 logger = logging.getLogger("understudy")
 Act = Callable[[np.ndarray, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
@@ -48,9 +47,9 @@ class Outcome:
 class Evaluator:
     """Holds a run's environment by name; nothing is created before `check` or `evaluate`."""
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> None:
         self.spec = spec
-        self.factory = EnvFactory(environment_name(spec))
+        self.factory = environment_of(spec, recorded)
 
     def check(self, observation_shape: tuple[int, ...], action_dim: int) -> None:
         """Make the environment once and compare its spaces with the dataset's; raises DatasetError."""
@@ -136,7 +135,7 @@ class Evaluator:
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
     """Evaluate every member of a saved policy with `spec`'s evaluation settings."""
     torch.set_num_threads(spec.cpus)
-    evaluator = Evaluator(spec)
+    evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))
 
@@ -144,16 +143,14 @@ def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = N
 @loops.register("record")
 def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
     """Write a video of one member; where this machine cannot render, say why in the log and go on without."""
-    reason = Evaluator(spec).record(policy.act_members, policy.algorithm, path, member)
+    reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member)
     if reason:
         logger.warning("%s", reason)
 
 
-def environment_name(spec: RunSpec) -> str:
-    """Return the environment of a dataset: what it was imported as, else its own name."""
-    folder = spec.datasets / spec.env_name
-    known = Manifest.read(folder).provenance if (folder / MANIFEST).is_file() else {}
-    return str(known.get("env_name", spec.env_name))
+def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
+    """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
+    return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

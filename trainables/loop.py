@@ -27,13 +27,15 @@ from understudy.registry import algorithms, loops
 from understudy.results import Progress, Report, RunResult
 from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
-from understudy.trainables.data import open_data
-from understudy.trainables.evaluation import Evaluator
+from understudy.trainables.data import describe_environment, environment_of, open_data
+from understudy.trainables.evaluation import Evaluator, Outcome
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
 SHOW_SECONDS = 0.5
 """Between two calls of `progress`."""
+VALIDATION_BATCHES = 16
+"""Batches of held-out episodes in a validation."""
 
 
 @dataclass
@@ -172,7 +174,7 @@ class _Training:
             self.progress(step, spec.training_steps, self.metrics)
         evaluated = self._evaluation_due(step)
         if evaluated:
-            self._evaluate(final=last)
+            self._evaluate(last)
             self._mark()
         if spec.save_interval > 0 and step % spec.save_interval == 0:
             self._save_members(f"checkpoint_{step}.pt")
@@ -183,7 +185,7 @@ class _Training:
             self.report(step, self.metrics)
 
     def _evaluation_due(self, step: int) -> bool:
-        if self.loop.evaluator is None:
+        if self.loop.evaluator is None and self.loop.data.validation is None:
             return False
         every = self.spec.eval_interval
         return step == self.spec.training_steps or (every > 0 and step % every == 0)
@@ -210,29 +212,54 @@ class _Training:
         self.metrics = {**self.metrics, **means, "steps_per_sec": steps_per_sec}
 
     def _evaluate(self, final: bool) -> None:
+        """Append one row to each evaluation file: the held-out episodes' loss, and rollouts where there are any."""
         assert self.logs is not None
-        assert self.loop.evaluator is not None
-        evaluator, algorithm = self.loop.evaluator, self.loop.algorithm
+        rows = self._validate()
+        summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        best = summary
+        if self.loop.evaluator is not None:
+            outcome = self._roll_out(self.loop.evaluator, final)
+            rows = [{**row, **held_out} for row, held_out in zip(outcome.rows, rows, strict=True)]
+            summary, best = {**outcome.summary, **summary}, {**outcome.best_summary, **summary}
+        for log, row in zip(self.logs.evaluation, rows, strict=True):
+            log.append(self.step, row)
+        if self.logs.summary:
+            self.logs.summary.append(self.step, summary)
+        self.logs.timing.append(
+            self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
+        )
+        self.metrics = {**self.metrics, **best}
+
+    def _validate(self) -> list[dict[str, float]]:
+        """Return each seed's `validation/` losses on held-out episodes; the batches and draws are always the same."""
+        windows = self.loop.data.validation
+        if windows is None:
+            return [{} for _ in self.seeds]
+        losses: dict[str, torch.Tensor] = {}
+        for number in range(VALIDATION_BATCHES):
+            batch = windows.sample([0] * len(self.seeds), number, self.spec.config.batch_size)
+            for key, value in self.pack.losses(batch, number).items():
+                losses[key] = losses.get(key, 0.0) + value.double().cpu() / VALIDATION_BATCHES
+        table = {f"validation/{key}": values.tolist() for key, values in losses.items()}
+        return [{key: values[index] for key, values in table.items()} for index in range(len(self.seeds))]
+
+    def _roll_out(self, evaluator: Evaluator, final: bool) -> Outcome:
+        """Evaluate in the environment; at the end also at each value of the grid, and on video."""
+        assert self.logs is not None
+        algorithm = self.loop.algorithm
         outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, self.grid if final else {})
         if final and self.spec.video_episodes:
             acting = algorithm.with_config(**outcome.best_parameters)
             reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4")
             if reason:
                 logger.warning("%s", reason)
-        for log, row in zip(self.logs.evaluation, outcome.rows, strict=True):
-            log.append(self.step, row)
-        if self.logs.summary:
-            self.logs.summary.append(self.step, outcome.summary)
         if outcome.grid_summary:
             CsvLog(self.run.path / "eval_grid.csv").append(self.step, outcome.grid_summary)
             if self.logs.summary:
                 for log, row in zip(self.logs.evaluation, outcome.grid_rows, strict=True):
                     CsvLog(log.path.with_name("eval_grid.csv")).append(self.step, row)
-        self.logs.timing.append(
-            self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
-        )
         self.best_parameters = outcome.best_parameters
-        self.metrics = {**self.metrics, **outcome.best_summary}
+        return outcome
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -255,7 +282,8 @@ class _Training:
     def _save_members(self, name: str) -> None:
         """Write one file per seed, loadable alone: weights, optimiser, spec and policy description."""
         self.pack.check_finite()
-        document = policy_document(self.spec, self.loop.algorithm, self.pack.normaliser)
+        environment = describe_environment(environment_of(self.spec))
+        document = policy_document(self.spec, self.loop.algorithm, self.pack.normaliser, environment)
         for index, seed in enumerate(self.seeds):
             checkpoints.save(
                 self.run.member(seed, self.seeds) / name,

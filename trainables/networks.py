@@ -137,7 +137,9 @@ class MLP(nn.Module):
         self.activated = len(widths) if activate_final else len(widths) - 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the output [B, widths[-1]] of inputs [B, inputs]."""
+        """Return the output [B, widths[-1]] of inputs [B, inputs]; the inputs themselves where there is no layer."""
+        if not self.layers:
+            return x
         if torch.is_grad_enabled() and _in_pieces(x):
             pairs = [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)]
             return _Layers.apply(x, self.activated, *pairs)[0]

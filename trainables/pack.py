@@ -119,6 +119,22 @@ class Pack:
             self._averages.lerp_(self.parameters, self.algorithm.target_rate or 0.0)
         return metrics
 
+    @torch.no_grad()
+    def losses(self, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+        """Return every member's metrics, each [K], on a batch that is not learnt from.
+
+        All members get the same random draws, those of batch `number`, so that their losses compare.
+        """
+        batch = self._prepare(batch)
+        draws = self.algorithm.draw(
+            batch["actions"].shape[1], torch_generator(0, "validation", number, device=self.device)
+        )
+        collected: list[dict[str, torch.Tensor]] = []
+        for index, member in enumerate(self.members):
+            loss, metrics = self.algorithm.loss(member, {k: v[index] for k, v in batch.items()}, draws)
+            collected.append({"actor_loss": loss, **metrics})
+        return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
+
     def check_finite(self) -> None:
         """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""
         steps = self._first_bad_step.tolist()

@@ -32,7 +32,7 @@ class AlgorithmConfig(BaseModel):
     horizon_length: int = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
     action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
     hidden_dims: tuple[PositiveInt, ...] = Field(
-        default=(512, 512, 512, 512), min_length=1, description="widths of the MLP's layers"
+        default=(512, 512, 512, 512), description="widths of the MLP's layers; [] is a linear policy"
     )
     encoder: str | None = Field(
         default=None, description="pixel encoder (impala_small, impala, impala_large); none for states"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,12 @@ class Normaliser:
             shift, spread = (low + high) / 2, (high - low) / 2
         scale = np.where(spread > SAFE_RANGE, 1 / np.maximum(spread, SAFE_RANGE), 1.0)
         return cls(mode, shift.astype(np.float32), scale.astype(np.float32))
+
+    @classmethod
+    def join(cls, parts: Sequence[Normaliser]) -> Normaliser:
+        """Return the normaliser of values joined along the last axis (a history of observations, and a goal)."""
+        shift, scale = (np.concatenate([getattr(part, name) for part in parts], -1) for name in ("shift", "scale"))
+        return cls(parts[0].mode, shift, scale)
 
     def tensors(self, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (shift, scale) on a device."""

@@ -37,12 +37,18 @@ FORMAT_VERSION = 1
 Weights = Mapping[str, torch.Tensor]
 
 
-def policy_document(spec: RunSpec, algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]:
-    """Return the JSON-able description that a checkpoint holds beside its weights; paths and addresses stay out."""
+def policy_document(
+    spec: RunSpec, algorithm: Algorithm, normaliser: Normaliser, environment: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the JSON-able description that a checkpoint holds beside its weights; paths and addresses stay out.
+
+    `environment` is what the dataset said about its environment, so that a policy can be evaluated without its data.
+    """
     flat = spec.flat()
     return {
         **_description(algorithm, normaliser),
         "env_name": spec.env_name,
+        "environment": dict(environment or {}),
         "spec": {key: value for key, value in flat.items() if key not in spec.WHERE},
     }
 
@@ -57,6 +63,7 @@ class Policy:
         normaliser: Normaliser,
         *,
         env_name: str = "",
+        environment: Mapping[str, Any] | None = None,
         seeds: Sequence[int] | None = None,
         spec: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
@@ -64,6 +71,7 @@ class Policy:
         self.algorithm = algorithm
         self.normaliser = normaliser
         self.env_name = env_name
+        self.environment = dict(environment or {})
         self.seeds = list(range(len(weights))) if seeds is None else [int(seed) for seed in seeds]
         self.spec = dict(spec or {})
         self.device = torch.device(device)
@@ -100,9 +108,8 @@ class Policy:
         return self._like(self.algorithm.with_config(**changes), weights, self.seeds)
 
     def _like(self, algorithm: Algorithm, weights: Sequence[Weights], seeds: Sequence[int]) -> Policy:
-        return Policy(
-            algorithm, weights, self.normaliser, env_name=self.env_name, seeds=seeds, spec=self.spec, device=self.device
-        )
+        facts: dict[str, Any] = {"env_name": self.env_name, "environment": self.environment, "spec": self.spec}
+        return Policy(algorithm, weights, self.normaliser, seeds=seeds, device=self.device, **facts)
 
     # ---- acting ----
 
@@ -173,7 +180,8 @@ class Policy:
 
     def document(self) -> dict[str, Any]:
         """Return the content of policy.json, without the list of files."""
-        return {**_description(self.algorithm, self.normaliser), "env_name": self.env_name, "spec": self.spec}
+        facts = {"env_name": self.env_name, "environment": self.environment, "spec": self.spec}
+        return {**_description(self.algorithm, self.normaliser), **facts}
 
     def save(self, folder: Path | str) -> Path:
         """Write the policy folder, whole or not at all; one that is there already is replaced."""
@@ -240,7 +248,7 @@ class Policy:
         shape = tuple(document["observation_shape"])
         algorithm = kind(shape, document["action_dim"], kind.Config(**document["config"]))
         normaliser = Normaliser.from_dict(document["normaliser"])
-        facts = {"env_name": document["env_name"], "spec": document["spec"]}
+        facts = {name: document[name] for name in ("env_name", "environment", "spec") if name in document}
         try:
             return cls(algorithm, weights, normaliser, seeds=seeds, device=device, **facts)
         except CheckpointError as error:

@@ -51,8 +51,15 @@ class RunSpec(BaseModel):
         0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
     )
     ogbench_dataset_dir: str | None = Field(None, description="folder of OGBench .npz files to rotate through")
+    filter_key: str | None = Field(None, description="train on the episodes of this mask of the file (robomimic's)")
+    validation_fraction: float = Field(0.0, ge=0, lt=1, description="share of the episodes held out; seeded, whole")
+    validation_filter_key: str | None = Field(None, description="hold out the episodes of this mask instead")
     sparse: bool = Field(False, description="rewards become -1 where they were not 0")
-    discount: float = Field(0.99, gt=0, le=1, description="discount of the returns that critics learn")
+    obs_horizon: int = Field(1, ge=1, description="observations the policy sees: the newest and those before it")
+    goal_relabelling: Literal["auto", "none", "uniform", "geometric", "final"] = Field(
+        "auto", description="later states shown as goals; auto: uniform where the task is goal-conditioned"
+    )
+    discount: float = Field(0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals")
     config: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="the algorithm's own settings")
     # When: what is logged, evaluated and kept on the way.
     log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
@@ -121,6 +128,8 @@ class RunSpec(BaseModel):
             raise ValueError(f"seeds={list(self.seeds)} repeats a seed")
         if self.num_workers > 1 and self.launcher != "ray":
             raise ValueError(f"num_workers={self.num_workers} needs launcher=ray")
+        if self.validation_fraction and self.validation_filter_key:
+            raise ValueError("validation_fraction and validation_filter_key both hold episodes out: give one")
         if self.config.batch_size % self.num_workers:
             raise ValueError(f"batch_size={self.config.batch_size} does not divide by num_workers={self.num_workers}")
         return self

@@ -1,0 +1,81 @@
+"""Held-out episodes and histories through the real command: trained, validated, evaluated again without the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.integration.commands import SMALL
+from tests.integration.test_bad_input import refused
+from tests.integration.test_bad_input import say as say
+from tests.integration.test_run_directory import only_run
+
+from understudy.loading import load_policy
+from understudy.run_dir import read_csv
+
+LOSS = "validation/actor_loss"
+
+
+def test_a_run_reports_the_loss_on_held_out_episodes_at_each_evaluation(hopper_data, say, tmp_path) -> None:
+    words = ("algo=bc", "validation_fraction=0.3", "seeds=[0,1]", "training_steps=300", "eval_interval=100")
+    assert say("train", *SMALL, *words, "save_dir=runs", "tracking_uri=none").code == 0
+    run = only_run(tmp_path / "runs")
+    for folder in ("sd000", "sd001", "."):
+        rows = read_csv(run / folder / "eval.csv")
+        assert [row["step"] for row in rows] == [100, 200, 300]
+        assert all({LOSS, "return"} <= set(row) for row in rows)
+    both = [read_csv(run / folder / "eval.csv")[-1][LOSS] for folder in ("sd000", "sd001")]
+    assert read_csv(run / "eval.csv")[-1][LOSS] == pytest.approx(sum(both) / 2)
+    assert len(set(both)) == 2
+
+
+def test_held_out_episodes_are_reported_without_an_environment_too(hopper_data, say, tmp_path) -> None:
+    words = ("algo=bc", "validation_fraction=0.3", "training_steps=200", "eval_interval=100", "eval_episodes=0")
+    assert say("train", *SMALL, *words, "save_dir=runs", "tracking_uri=none").code == 0
+    rows = read_csv(only_run(tmp_path / "runs") / "eval.csv")
+    assert [row["step"] for row in rows] == [100, 200]
+    assert all(LOSS in row and "return" not in row for row in rows)
+
+
+def test_a_policy_that_sees_a_history_is_evaluated_again_where_its_data_are_not(hopper_data, say, tmp_path) -> None:
+    words = ("algo=bc", "obs_horizon=3", "training_steps=40", "eval_episodes=3")
+    said = say("train", *SMALL, *words, "save_dir=runs", "tracking_uri=none")
+    assert said.code == 0
+    run = only_run(tmp_path / "runs")
+    policy = load_policy(run)
+    assert policy.algorithm.observation_shape == (33,)
+    assert policy.environment == {"env_name": "hopper-medium-v2", "environment": None}
+    (tmp_path / "empty").mkdir()
+    again = say("evaluate", str(run), "eval_episodes=3", f"data_dir={tmp_path / 'empty'}")
+    assert again.code == 0
+    figures = [line for line in said.out.splitlines() if line.startswith("normalized_return")]
+    assert figures
+    assert figures[0] in again.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("filter_key=train",), "has no filter key 'train'"),
+        (("validation_fraction=1",), "validation_fraction=1: must be less than 1"),
+        (("validation_fraction=0.1", "validation_filter_key=valid"), "give one"),
+        (("goal_relabelling=futur",), "goal_relabelling='futur': no such choice"),
+        (("goal_relabelling=final",), "tells no goal"),
+        (("obs_horizon=0",), "obs_horizon=0: must be greater than or equal to 1"),
+    ],
+)
+def test_settings_of_the_data_that_cannot_be_are_refused_before_anything_starts(
+    hopper_data, say, tmp_path, words, said
+) -> None:
+    refused(say("train", *SMALL, *words, "save_dir=runs"), said)
+    assert not Path(tmp_path / "runs").exists()
+
+
+def test_validation_changes_nothing_in_the_training(hopper_data, say, tmp_path) -> None:
+    """The held-out episodes are the same, so the weights must be."""
+    for folder, every in (("often", 20), ("once", 40)):
+        words = ("validation_fraction=0.3", "training_steps=40", f"eval_interval={every}", "eval_episodes=0")
+        assert say("train", *SMALL, *words, f"save_dir={folder}", "tracking_uri=none").code == 0
+    one, two = (load_policy(only_run(tmp_path / folder)).weights() for folder in ("often", "once"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
