@@ -1,4 +1,4 @@
-"""Evaluate a pack in its environment: every member, every evaluation-time setting, one interval."""
+"""Evaluate a pack in its environment, every member and evaluation-time setting, and on held-out episodes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from understudy.algorithm import Algorithm
 from understudy.envs.rollout import Evaluation, OnStep, evaluate
 from understudy.envs.video import rendering_available, write_mp4
+from understudy.envs.windows import Windows
 from understudy.errors import DatasetError
 from understudy.policy import Policy
 from understudy.registry import loops
@@ -22,8 +23,11 @@ from understudy.results import rank_key
 from understudy.spec import RunSpec
 from understudy.statistics import interval, return_interval
 from understudy.trainables.data import environment_of
+from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
+VALIDATION_BATCHES = 16
+"""Batches of held-out episodes in a validation."""
 Act = Callable[[np.ndarray, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
 """act(observations [K, R, *O], noise [K, R, *], members, algorithm) -> actions [K, R, H, A]: a Pack's or a Policy's."""
 
@@ -98,7 +102,7 @@ class Evaluator:
             members=members,
             episodes=spec.eval_episodes,
             num_envs=spec.eval_envs,
-            processes=spec.eval_processes,
+            processes=spec.cpus if spec.eval_processes else 0,
             on_step=on_step,
             **self._policy_settings(algorithm),
         )
@@ -151,6 +155,18 @@ def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) ->
 def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
     """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
     return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
+
+
+def held_out_losses(pack: Pack, windows: Windows | None, batch_size: int) -> list[dict[str, float]]:
+    """Return each member's `validation/` losses on held-out episodes, empty without any; always the same batches."""
+    if windows is None:
+        return [{} for _ in range(len(pack))]
+    sums: dict[str, torch.Tensor] = {}
+    for number in range(VALIDATION_BATCHES):
+        for key, value in pack.losses(windows.sample([0] * len(pack), number, batch_size), number).items():
+            sums[key] = sums.get(key, torch.zeros(len(pack), dtype=torch.float64)) + value.double().cpu()
+    table = {f"validation/{key}": (total / VALIDATION_BATCHES).tolist() for key, total in sums.items()}
+    return [{key: values[index] for key, values in table.items()} for index in range(len(pack))]
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

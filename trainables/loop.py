@@ -28,14 +28,12 @@ from understudy.results import Progress, Report, RunResult
 from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
 from understudy.trainables.data import describe_environment, environment_of, open_data
-from understudy.trainables.evaluation import Evaluator, Outcome
+from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
 SHOW_SECONDS = 0.5
 """Between two calls of `progress`."""
-VALIDATION_BATCHES = 16
-"""Batches of held-out episodes in a validation."""
 
 
 @dataclass
@@ -214,9 +212,8 @@ class _Training:
     def _evaluate(self, final: bool) -> None:
         """Append one row to each evaluation file: the held-out episodes' loss, and rollouts where there are any."""
         assert self.logs is not None
-        rows = self._validate()
-        summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-        best = summary
+        rows = held_out_losses(self.pack, self.loop.data.validation, self.spec.config.batch_size)
+        best = summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         if self.loop.evaluator is not None:
             outcome = self._roll_out(self.loop.evaluator, final)
             rows = [{**row, **held_out} for row, held_out in zip(outcome.rows, rows, strict=True)]
@@ -229,19 +226,6 @@ class _Training:
             self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
         )
         self.metrics = {**self.metrics, **best}
-
-    def _validate(self) -> list[dict[str, float]]:
-        """Return each seed's `validation/` losses on held-out episodes; the batches and draws are always the same."""
-        windows = self.loop.data.validation
-        if windows is None:
-            return [{} for _ in self.seeds]
-        losses: dict[str, torch.Tensor] = {}
-        for number in range(VALIDATION_BATCHES):
-            batch = windows.sample([0] * len(self.seeds), number, self.spec.config.batch_size)
-            for key, value in self.pack.losses(batch, number).items():
-                losses[key] = losses.get(key, 0.0) + value.double().cpu() / VALIDATION_BATCHES
-        table = {f"validation/{key}": values.tolist() for key, values in losses.items()}
-        return [{key: values[index] for key, values in table.items()} for index in range(len(self.seeds))]
 
     def _roll_out(self, evaluator: Evaluator, final: bool) -> Outcome:
         """Evaluate in the environment; at the end also at each value of the grid, and on video."""

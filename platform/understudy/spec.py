@@ -80,7 +80,7 @@ class RunSpec(BaseModel):
     cpus: int = Field(1, ge=1, description="CPUs, and so torch threads, of each worker")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
     eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
-    eval_processes: bool = Field(False, description="step them in processes of their own")
+    eval_processes: bool = Field(False, description="step them in `cpus` processes of their own")
     save_dir: str = Field("runs/fbc/", description="root of the run directories")
     project: str = Field("bc_training", description="MLflow experiment, and folder below save_dir")
     run_group: str = Field("BC", description="group of runs, and folder below the project")
