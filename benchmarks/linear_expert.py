@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from understudy.envs.slots import available_cpus
 from understudy.envs.source import EnvFactory
+from understudy.normaliser import Normaliser
+from understudy.policy import Policy
 from understudy.randomness import numpy_generator
+from understudy.trainables.bc import BC, BCConfig
 
 _envs: dict[str, Any] = {}
 
@@ -64,13 +68,13 @@ class Whitening:
         return np.where(std < 1e-7, np.inf, std)
 
 
-def search(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return the best policy's matrix [A, O], mean and std [O], and its mean return over 20 episodes."""
+def search(options: argparse.Namespace) -> float:
+    """Search, saving the best policy (matrix [A, O], mean and std [O]) so far; return its mean over 20 episodes."""
     env = EnvFactory(options.env_name)()
     shape = (*env.action_space.shape, *env.observation_space.shape)  # type: ignore[misc]
     env.close()
     matrix, whitening = np.zeros(shape), Whitening(shape[1])
-    best: tuple[np.ndarray, np.ndarray, np.ndarray, float] = (matrix, whitening.mean, whitening.std, -np.inf)
+    best = -np.inf
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         for iteration in range(1, options.iterations + 1):
             rng = numpy_generator(options.seed, "directions", iteration)
@@ -92,21 +96,16 @@ def search(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndar
                 now = (matrix.copy(), whitening.mean.copy(), whitening.std.copy())
                 tasks = [(options.env_name, *now, 10**6 + i, 0.0) for i in range(20)]
                 mean_return = float(np.mean([total for total, _ in pool.imap(rollout, tasks)]))
-                best = max(best, (*now, mean_return), key=lambda item: item[3])
-                print(f"iteration {iteration}: return {mean_return:.0f}, best {best[3]:.0f}", flush=True)
+                if mean_return > best:
+                    best = mean_return
+                    save(options, *now)
+                print(f"iteration {iteration}: return {mean_return:.0f}, best {best:.0f}", flush=True)
     return best
 
 
 def save(options: argparse.Namespace, matrix: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Path:
     """Write the expert as a policy folder: bc's linear policy behind a normaliser."""
-    import torch
-
-    from understudy.normaliser import Normaliser
-    from understudy.policy import Policy
-    from understudy.registry import algorithms
-
-    kind = algorithms.get("bc")
-    algorithm = kind((matrix.shape[1],), matrix.shape[0], kind.Config(policy="mse", hidden_dims=()))
+    algorithm = BC((matrix.shape[1],), matrix.shape[0], BCConfig(policy="mse", hidden_dims=()))
     weights = {"mean.weight": torch.tensor(matrix).float(), "mean.bias": torch.zeros(len(matrix))}
     normaliser = Normaliser("zscore", mean.astype(np.float32), (1 / std).astype(np.float32))
     return Policy(algorithm, [weights], normaliser, env_name=options.env_name).save(options.folder)
@@ -127,8 +126,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=available_cpus())
     options = parser.parse_args()
-    matrix, mean, std, mean_return = search(options)
-    print(f"{save(options, matrix, mean, std)}: mean return {mean_return:.1f} over 20 episodes")
+    print(f"{options.folder}: mean return {search(options):.1f} over 20 episodes")
 
 
 if __name__ == "__main__":

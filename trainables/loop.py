@@ -9,8 +9,9 @@ never having stopped, bit for bit on the CPU with one worker.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,21 @@ import torch
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
 from understudy.devices import resolve_device
-from understudy.errors import CheckpointError, OutOfMemory, StorageError, TrainingDiverged
+from understudy.errors import CheckpointError, OutOfMemory, Preempted, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
-from understudy.policy import policy_document
 from understudy.registry import algorithms, loops
-from understudy.results import Progress, Report, RunResult
+from understudy.results import Progress, Report, RunResult, rank_key
 from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
-from understudy.trainables.data import describe_environment, environment_of, open_data
+from understudy.stopping import Notice
+from understudy.trainables.data import open_data
 from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
+from understudy.trainables.keeping import drop_old_models, save_models
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
+AGREE_STEPS = 20
+"""Steps after which several workers ask each other whether to stop."""
 SHOW_SECONDS = 0.5
 """Between two calls of `progress`."""
 
@@ -108,6 +112,7 @@ class _Training:
         self.rank, self.world = rank, world
         self.seeds = self.spec.all_seeds
         self.step = 0
+        self._notice = Notice(run.path)
         self._saved_at, self._shown_at = time.monotonic(), 0.0
         saved = checkpoints.load_newest(run.resume)
         normaliser = Normaliser.from_dict(saved["normaliser"]) if saved else loop.data.normaliser(self.spec.normalize)
@@ -118,6 +123,7 @@ class _Training:
             self._restore(saved)
         self.logs = _Logs.open(run, self.seeds) if rank == 0 else None
         self.best_parameters: dict[str, Any] = saved["best_parameters"] if saved else {}
+        self.best_scores: list[float] = saved["best_scores"] if saved else [-math.inf] * len(self.seeds)
         self.metrics: dict[str, float] = saved["metrics"] if saved else {}
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -129,23 +135,12 @@ class _Training:
 
     def go(self) -> RunResult:
         """Do the remaining steps; the last evaluation and the final model belong to the last step."""
-        spec = self.spec
         if self.rank == 0:
             self._replay_reports()
         self._mark()
         try:
-            while self.step < spec.training_steps:
-                step = self.step + 1
-                windows = self.loop.data.windows(step)
-                batch = windows.sample(self.seeds, step, spec.config.batch_size, self.rank, self.world)
-                metrics = self.pack.update(batch, step)
-                self.step = step
-                if step % spec.log_interval == 0 or step == spec.training_steps:
-                    metrics = self.pack.average_over_workers(metrics)  # by every worker, or none
-                    if self.rank == 0:
-                        self._log(metrics)
-                if self.rank == 0:
-                    self._after_step()
+            with checkpoints.RollingWriter(self.run.resume) as self.writer:
+                self._train()
         except (TrainingDiverged, StorageError):
             # What led here is on disk already: the last good checkpoint is the newest rolling one.
             if self.logs:
@@ -154,17 +149,46 @@ class _Training:
         except torch.OutOfMemoryError as error:
             wanted = str(error).splitlines()[0].split(". ")[0]
             raise OutOfMemory(
-                f"step {self.step + 1}: {wanted}: try a smaller batch_size (now {spec.config.batch_size}), smaller"
+                f"step {self.step + 1}: {wanted}: try a smaller batch_size (now {self.spec.config.batch_size}), smaller"
                 f" hidden_dims, fewer seeds at once (now {len(self.seeds)}), or device=cpu"
             ) from error
         return self._finish()
+
+    def _train(self) -> None:
+        spec = self.spec
+        while self.step < spec.training_steps:
+            step = self.step + 1
+            windows = self.loop.data.windows(step)
+            batch = windows.sample(self.seeds, step, spec.config.batch_size, self.rank, self.world)
+            metrics = self.pack.update(batch, step)
+            self.step = step
+            if step % spec.log_interval == 0 or step == spec.training_steps:
+                metrics = self.pack.average_over_workers(metrics)  # by every worker, or none
+                if self.rank == 0:
+                    self._log(metrics)
+            if self.rank == 0:
+                self._after_step()
+            self._stop_if_told()
+
+    def _stop_if_told(self) -> None:
+        """End after a checkpoint when a scheduler wants the machine back; all workers at the same step."""
+        if self.step == self.spec.training_steps or (self.world > 1 and self.step % AGREE_STEPS):
+            return
+        if self.pack.any_worker(self._notice.given()):
+            if self.rank == 0:
+                self._checkpoint()
+                self.writer.flush()
+            raise Preempted(f"stopped by SIGTERM at step {self.step}; `understudy resume {self.run.path}` goes on")
 
     def _mark(self) -> None:
         """Start measuring steps/s anew: evaluations and checkpoints are no training."""
         self._mark_time, self._mark_step = time.perf_counter(), self.step
 
     def _after_step(self) -> None:
-        """Show, evaluate, keep, checkpoint, report: in this order, so that a checkpoint implies all before it."""
+        """Show, evaluate, keep, checkpoint, report: in this order, so that a checkpoint implies all before it.
+
+        It is written in the background: a process that dies after a report may evaluate and report once more.
+        """
         step, spec, now = self.step, self.spec, time.monotonic()
         last = step == spec.training_steps
         if self.progress and (now - self._shown_at > SHOW_SECONDS or last):
@@ -175,7 +199,8 @@ class _Training:
             self._evaluate(last)
             self._mark()
         if spec.save_interval > 0 and step % spec.save_interval == 0:
-            self._save_members(f"checkpoint_{step}.pt")
+            self._keep(f"checkpoint_{step}.pt")
+            drop_old_models(self.run, spec)
         if evaluated or last or now - self._saved_at > spec.checkpoint_seconds:
             self._checkpoint()
             self._saved_at = time.monotonic()
@@ -226,6 +251,19 @@ class _Training:
             self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
         )
         self.metrics = {**self.metrics, **best}
+        if self.spec.save_best and self.loop.evaluator is not None:
+            self._save_best(rows)
+
+    def _save_best(self, rows: list[dict[str, float]]) -> None:
+        """Keep the policy of each seed whose evaluation is its best so far."""
+        scores = [rank_key(row)[0] for row in rows]
+        better = [index for index, score in enumerate(scores) if score > self.best_scores[index]]
+        self.best_scores = [max(pair) for pair in zip(self.best_scores, scores, strict=True)]
+        self._keep("best_model.pt", better)
+
+    def _keep(self, name: str, only: Collection[int] | None = None) -> None:
+        self.pack.check_finite()
+        save_models(self.run, self.spec, self.pack, self.step, name, only)
 
     def _roll_out(self, evaluator: Evaluator, final: bool) -> Outcome:
         """Evaluate in the environment; at the end also at each value of the grid, and on video."""
@@ -253,35 +291,18 @@ class _Training:
             "normaliser": self.pack.normaliser.to_dict(),
             "metrics": self.metrics,
             "best_parameters": self.best_parameters,
+            "best_scores": self.best_scores,
             "members": [self.pack.member_state(index) for index in range(len(self.seeds))],
         }
 
     def _checkpoint(self) -> None:
+        """Hand a copy of the state to the writer; the rows of its steps are made durable before the file."""
         assert self.logs is not None
         self.pack.check_finite()
-        self.logs.sync()
-        checkpoints.save_rolling(self.run.resume, self.step, self._state())
-        self.run.update_state(step=self.step)
-
-    def _save_members(self, name: str) -> None:
-        """Write one file per seed, loadable alone: weights, optimiser, spec and policy description."""
-        self.pack.check_finite()
-        environment = describe_environment(environment_of(self.spec))
-        document = policy_document(self.spec, self.loop.algorithm, self.pack.normaliser, environment)
-        for index, seed in enumerate(self.seeds):
-            checkpoints.save(
-                self.run.member(seed, self.seeds) / name,
-                {
-                    "step": self.step,
-                    "seed": seed,
-                    "spec": self.spec.flat(),
-                    "policy": document,
-                    "weights": self.pack.weights(index),
-                    "training": self.pack.member_state(index),
-                },
-            )
+        step = self.step
+        self.writer.submit(step, self._state(), self.logs.sync, lambda: self.run.update_state(step=step))
 
     def _finish(self) -> RunResult:
         if self.rank == 0:
-            self._save_members("final_model.pt")
+            self._keep("final_model.pt")
         return RunResult(self.run.path, "finished", self.step, self.metrics, self.best_parameters)

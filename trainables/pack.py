@@ -153,6 +153,14 @@ class Pack:
         dist.all_reduce(stacked)
         return dict(zip(metrics, (stacked / self.world_size).unbind(), strict=True))
 
+    def any_worker(self, vote: bool) -> bool:
+        """Say whether any worker votes yes; every worker must call it."""
+        if self.world_size == 1:
+            return vote
+        votes = torch.tensor(float(vote), device=self.device)
+        dist.all_reduce(votes)
+        return bool(votes.item())
+
     def _prepare(self, batch: Batch) -> Batch:
         """Move a batch to the device, normalise the observations and clip the actions."""
         observations, actions, valid = (

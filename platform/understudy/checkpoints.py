@@ -2,14 +2,17 @@
 
 A checkpoint is a dict of tensors and plain values that `torch.load(weights_only=True)` reads. Beside each
 `x.pt` stands `x.pt.sha256` in the format of the sha256sum tool. Randomness is counter-based, so the step is
-all the random state there is.
+all the random state there is. `RollingWriter` writes in a thread of its own, so that training hardly waits.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import torch
@@ -87,6 +90,74 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     if problems:
         raise CheckpointError(f"every checkpoint in {folder} is damaged: {'; '.join(problems)}")
     return None
+
+
+class RollingWriter:
+    """Write rolling checkpoints in the background: a context manager that has written the last one when it ends.
+
+    One is being written and at most one waits; a newer one takes the place of the one that waits, which nobody
+    needs any more. What goes wrong in the thread is raised by the next `submit`, or at the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._waiting: tuple[int, dict[str, Any], Callable[[], None], Callable[[], None]] | None = None
+        self._error: BaseException | None = None
+        self._busy = self._closing = False
+        self._thread = threading.Thread(target=self._work, name="understudy-checkpoints", daemon=True)
+
+    def __enter__(self) -> RollingWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if kind is None:
+            self._raise()
+        elif self._error is not None:
+            log.warning("the last checkpoint was not written: %s", self._error)
+
+    def submit(self, step: int, state: dict[str, Any], before: Callable[[], None], after: Callable[[], None]) -> None:
+        """Have `state` (whose tensors nobody changes any more) written: `before()`, the file, then `after()`."""
+        with self._changed:
+            self._raise()
+            self._waiting = (step, state, before, after)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until everything submitted is on disk."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting is None and not self._busy)
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._closing)
+                if self._waiting is None:
+                    return
+                (step, state, before, after), self._waiting = self._waiting, None
+                self._busy = True
+            try:
+                before()
+                save_rolling(self._folder, step, state)
+                after()
+            except BaseException as error:  # noqa: BLE001  (raised in the thread that trains)
+                self._error = error
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
 
 
 def remove(path: Path) -> None:

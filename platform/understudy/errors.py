@@ -46,6 +46,12 @@ class TrackingError(UserError):
     """The tracking server cannot be reached or refuses the request."""
 
 
+class Preempted(UnderstudyError):
+    """A scheduler wants the machine back: the last checkpoint is written, and `understudy resume` goes on from it."""
+
+    exit_code = 143  # what a process ended by SIGTERM returns
+
+
 class StorageError(UnderstudyError):
     """The disk is full or a file cannot be written."""
 

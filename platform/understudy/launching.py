@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from understudy import errors, tracking
-from understudy.errors import UnderstudyError, UserError
+from understudy import errors, stopping, tracking
+from understudy.errors import Preempted, UnderstudyError, UserError
 from understudy.files import write_atomic
 from understudy.registry import algorithms, loops
 from understudy.results import Loop, Progress, Report, RunResult
@@ -56,12 +56,18 @@ def launch(
         if tracked.url:
             write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
         try:
-            if spec.launcher == "ray":
-                result = _on_ray(spec, run, grid)
-            else:
-                result = (loop or make_loop(spec)).run(
-                    run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid
-                )
+            check_launcher(spec)  # Ray's own handler of SIGTERM must be there before ours
+            with stopping.on_sigterm(run.path):
+                if spec.launcher == "ray":
+                    result = _on_ray(spec, run, grid)
+                else:
+                    result = (loop or make_loop(spec)).run(
+                        run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid
+                    )
+        except Preempted:
+            run.update_state(status="interrupted")
+            tracked.close("KILLED")
+            raise
         except Exception as error:
             message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
             run.update_state(status="failed", error=message)
@@ -164,7 +170,6 @@ def _resources(spec: RunSpec) -> dict[str, float]:
 
 def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:
     """Train with Ray Train's TorchTrainer; its workers share the run directory's file system."""
-    check_launcher(spec)
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

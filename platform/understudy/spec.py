@@ -65,6 +65,8 @@ class RunSpec(BaseModel):
     log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
     eval_interval: int = Field(50_000, ge=0, description="steps between evaluations; 0: only at the end")
     save_interval: int = Field(100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model")
+    save_total_limit: int = Field(0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them")
+    save_best: bool = Field(False, description="keep best_model.pt, of the best evaluation of each seed")
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
     )
@@ -90,7 +92,8 @@ class RunSpec(BaseModel):
     )
 
     WHEN: ClassVar[frozenset[str]] = frozenset(
-        {"log_interval", "eval_interval", "save_interval", "checkpoint_seconds", "eval_episodes", "eval_temperature"}
+        {"log_interval", "eval_interval", "save_interval", "save_total_limit", "save_best", "checkpoint_seconds"}
+        | {"eval_episodes", "eval_temperature"}
         | {"eval_seed", "video_episodes", "video_frame_skip"}
     )
     WHERE: ClassVar[frozenset[str]] = frozenset(

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -19,11 +20,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy import tracking
-from understudy.errors import UnderstudyError, UserError
+from understudy.errors import Preempted, UnderstudyError, UserError
 from understudy.files import write_atomic, write_json
 from understudy.launching import make_loop, start_ray
 from understudy.run_dir import RunDir, hold, new_folder
 from understudy.space import largest
+from understudy.stopping import on_sigterm
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
@@ -135,14 +137,21 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             tracked.log_files(*(sweep.path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
             policy = register_best(sweep.path, spec, policy, tracked)
         except BaseException as error:
-            sweep.update_state(status="failed" if isinstance(error, UnderstudyError) else "interrupted")
-            tracked.close("FAILED" if isinstance(error, UnderstudyError) else "KILLED")
+            failed = isinstance(error, UnderstudyError) and not isinstance(error, Preempted)
+            sweep.update_state(status="failed" if failed else "interrupted")
+            tracked.close("FAILED" if failed else "KILLED")
             raise
         tracked.close("FINISHED")
         sweep.update_state(status="finished")
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
     return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url)
+
+
+def _none_is_training(sweep: SweepDir) -> bool:
+    """Say whether every trial that was begun has ended or written its last checkpoint."""
+    folders = (sweep.path / "trials").glob("*")
+    return all(RunDir(folder).state().get("status") != "running" for folder in folders)
 
 
 def _run_trials(
@@ -198,10 +207,8 @@ def _run_trials(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    if show is None:
-        tuner.fit()
-        return
-    with show(SweepTable(sweep.path, spec, study)):
+    table = show(SweepTable(sweep.path, spec, study)) if show else contextlib.nullcontext()
+    with table, on_sigterm(sweep.path, ended=lambda: _none_is_training(sweep)):  # after Ray has set its own handler
         tuner.fit()
 
 

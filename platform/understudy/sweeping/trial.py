@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import tune
 
-from understudy.errors import UnderstudyError, UserError
+from understudy.errors import Preempted, UnderstudyError, UserError
 from understudy.launching import launch
 from understudy.results import rank_key
 from understudy.run_dir import RunDir
@@ -69,6 +69,9 @@ def run_trial(config: dict[str, Any]) -> None:
             report=report,
             grid=spec.grid,
         )
+    except Preempted:
+        while True:  # the driver is ending: returning would tell Tune that the trial is done
+            time.sleep(1.0)
     except UnderstudyError as error:
         if run.state().get("status") != "failed":
             raise
