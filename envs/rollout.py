@@ -65,6 +65,7 @@ def evaluate(
     temperature: float = 1.0,
     chunk_length: int = 1,
     processes: bool | int = False,
+    timeout: float | None = None,
     video_episodes: int = 0,
     video_frame_skip: int = 3,
     on_step: OnStep | None = None,
@@ -74,15 +75,16 @@ def evaluate(
 
     A chunk of `chunk_length` actions is executed in full, then the policy is asked again. Noise is standard
     normal times `temperature`. Success means that the task was solved at some step. `processes` puts the
-    environments into that many worker processes (True: one for each CPU). `make_env` is usually an
-    `EnvFactory`; its `normalized_score` is used unless one is given.
+    environments into that many worker processes (True: one for each CPU); one that gives no answer in `timeout`
+    seconds is killed, and UnderstudyError says so. `make_env` is usually an `EnvFactory`; its `normalized_score`
+    is used unless one is given.
     """
     for name, value in (("members", members), ("eval_episodes", episodes), ("num_envs", num_envs)):
         if value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
     score = normalized_score or getattr(make_env, "normalized_score", None)
     slots = min(num_envs, members * episodes)
-    pool = pool_for(make_env, render=video_episodes > 0, processes=processes, slots=slots)
+    pool = pool_for(make_env, render=video_episodes > 0, processes=processes, slots=slots, timeout=timeout)
     run = _Evaluator(act, pool, members, episodes, seed, noise_shape, temperature, chunk_length)
     run.video_episodes, run.frame_skip = video_episodes, max(1, video_frame_skip)
     try:

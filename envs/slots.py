@@ -120,7 +120,8 @@ class Slot:
 class ProcessPool:
     """Environments in worker processes; slot s lives in worker s modulo their number."""
 
-    def __init__(self, make_env: MakeEnv, render: bool, workers: int) -> None:
+    def __init__(self, make_env: MakeEnv, render: bool, workers: int, timeout: float | None = None) -> None:
+        self._timeout = timeout
         context = multiprocessing.get_context("spawn")  # simulators and torch do not survive a fork
         try:
             pickle.dumps(make_env)
@@ -152,13 +153,13 @@ class ProcessPool:
         return [outcomes[index] for index in range(len(commands))]
 
     def close(self) -> None:
-        """End the workers: ask, then terminate."""
+        """End the workers: ask, then kill (one that hangs in compiled code hears nothing else)."""
         for connection in self._connections:
             connection.close()
         for process in self._processes:
             process.join(timeout=2)
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
 
     def _send(self, worker: int, commands: list[Command]) -> None:
@@ -169,12 +170,18 @@ class ProcessPool:
 
     def _receive(self, worker: int) -> list[Outcome]:
         try:
+            if not self._connections[worker].poll(self._timeout):
+                raise self._hang(worker)
             answer = self._connections[worker].recv()
         except (EOFError, OSError) as error:
             raise self._death(worker) from error
         if isinstance(answer, str):
             raise UnderstudyError(f"environment {self._name} failed in worker process {worker}: {answer}")
         return answer
+
+    def _hang(self, worker: int) -> UnderstudyError:
+        silent = f"worker process {worker} (pid {self._processes[worker].pid}) gave no answer in {self._timeout:g} s"
+        return UnderstudyError(f"environment {self._name} hangs: {silent}; it is killed (eval_timeout says how long)")
 
     def _death(self, worker: int) -> UnderstudyError:
         process = self._processes[worker]
@@ -203,13 +210,18 @@ def serve(connection: Connection, make_env: MakeEnv, render: bool) -> None:
 _pools: OrderedDict[tuple[Any, ...], Pool] = OrderedDict()
 
 
-def pool_for(make_env: MakeEnv, *, render: bool, processes: bool | int, slots: int) -> Pool:
-    """Return the kept pool of these environments, or a new one; the least recently used beyond four are closed."""
+def pool_for(
+    make_env: MakeEnv, *, render: bool, processes: bool | int, slots: int, timeout: float | None = None
+) -> Pool:
+    """Return the kept pool of these environments, or a new one; the least recently used beyond four are closed.
+
+    `timeout` is the longest that one worker process may take for its environments' chunks, in seconds.
+    """
     workers = available_cpus() if processes is True else int(processes)
     workers = min(workers, slots)
-    key = (make_env, render, workers)
+    key = (make_env, render, workers, timeout)
     if key not in _pools:
-        _pools[key] = ProcessPool(make_env, render, workers) if workers else LocalPool(make_env, render)
+        _pools[key] = ProcessPool(make_env, render, workers, timeout) if workers else LocalPool(make_env, render)
     _pools.move_to_end(key)
     while len(_pools) > KEPT_POOLS:
         _pools.popitem(last=False)[1].close()

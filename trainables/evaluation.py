@@ -102,7 +102,8 @@ class Evaluator:
             members=members,
             episodes=spec.eval_episodes,
             num_envs=spec.eval_envs,
-            processes=spec.cpus if spec.eval_processes else 0,
+            processes=spec.cpus if spec.eval_processes or spec.eval_timeout else 0,
+            timeout=spec.eval_timeout or None,
             on_step=on_step,
             **self._policy_settings(algorithm),
         )

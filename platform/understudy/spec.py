@@ -83,6 +83,9 @@ class RunSpec(BaseModel):
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
     eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
     eval_processes: bool = Field(False, description="step them in `cpus` processes of their own")
+    eval_timeout: float = Field(
+        0.0, ge=0, description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes"
+    )
     save_dir: str = Field("runs/fbc/", description="root of the run directories")
     project: str = Field("bc_training", description="MLflow experiment, and folder below save_dir")
     run_group: str = Field("BC", description="group of runs, and folder below the project")
@@ -97,8 +100,8 @@ class RunSpec(BaseModel):
         | {"eval_seed", "video_episodes", "video_frame_skip"}
     )
     WHERE: ClassVar[frozenset[str]] = frozenset(
-        {"device", "launcher", "num_workers", "cpus", "gpus", "eval_envs", "eval_processes", "save_dir", "project"}
-        | {"run_group", "data_dir", "tracking_uri"}
+        {"device", "launcher", "num_workers", "cpus", "gpus", "eval_envs", "eval_processes", "eval_timeout", "save_dir"}
+        | {"project", "run_group", "data_dir", "tracking_uri"}
     )
 
     @field_validator("save_dir", "data_dir", "ogbench_dataset_dir")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ class Walk(gymnasium.Env):
             os._exit(3)
         if self.trouble == "raise" and self.steps == 5:
             raise RuntimeError("the arm fell off")
+        if self.trouble == "hang" and self.steps == 5:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # as compiled code that never returns
+            time.sleep(1000)
         over = self.place > 3
         return self._look(), -abs(self.place), over, self.steps >= 20, {"success": float(over)}
 
@@ -187,6 +191,14 @@ def test_a_process_that_dies_is_an_error_that_says_so_and_no_hang() -> None:
 def test_an_environment_that_raises_in_a_process_is_an_error_with_its_words() -> None:
     with pytest.raises(UnderstudyError, match="RuntimeError: the arm fell off"):
         run(make=Make("raise"), processes=2)
+
+
+def test_an_environment_that_hangs_is_killed_after_the_timeout_and_named() -> None:
+    begin, before = time.monotonic(), {child.pid for child in multiprocessing.active_children()}
+    with pytest.raises(UnderstudyError, match=r"hangs: worker process \d .* gave no answer in 15 s"):
+        run(make=Make("hang"), processes=1, timeout=15.0)
+    assert time.monotonic() - begin < 60
+    assert {child.pid for child in multiprocessing.active_children()} <= before
 
 
 def test_nan_actions_are_refused_before_they_reach_the_simulator() -> None:

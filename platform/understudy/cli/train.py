@@ -10,7 +10,7 @@ import typer
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_mapping, show_table
 
 EVALUATION_KEYS = (
-    *("env_name", "eval_episodes", "eval_temperature", "eval_seed", "eval_envs", "eval_processes"),
+    *("env_name", "eval_episodes", "eval_temperature", "eval_seed", "eval_envs", "eval_processes", "eval_timeout"),
     *("video_episodes", "video_frame_skip", "data_dir", "device", "cpus"),
 )
 """Keys that `understudy evaluate` takes, beside the algorithm's own evaluation-time ones."""
@@ -56,11 +56,20 @@ def train(
     """Train one configuration on one or several seeds."""
     if help_:
         return show_keys(EXAMPLES, context.args)
+    spec = read_run(context.args, config_dir)
+    if cfg:
+        return show_run(spec.flat(), spec)
+    start_training(spec)
+    return None
+
+
+def read_run(words: list[str], config_dir: str | None = None) -> Any:
+    """Return the validated run that the words describe."""
     from understudy.compose import flat_values, listed, parse, split_sweeps
     from understudy.errors import SpecError
     from understudy.spec import build_run
 
-    plain, sweeps = split_sweeps(parse(context.args))
+    plain, sweeps = split_sweeps(parse(words))
     values = flat_values(plain, config_dir)
     for key in ("seed", "seeds"):
         if key in sweeps:
@@ -68,11 +77,7 @@ def train(
     if sweeps:
         key = next(iter(sweeps))
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; train takes one")
-    spec = build_run(values)
-    if cfg:
-        return show_run(spec.flat(), spec)
-    start_training(spec)
-    return None
+    return build_run(values)
 
 
 def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
@@ -88,8 +93,8 @@ def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
         show_mapping({key: flat[key] for key in ordered}, title, indent)
 
 
-def start_training(spec: Any) -> None:
-    """Check everything, then make the run directory and train."""
+def start_training(spec: Any, folder: Path | None = None) -> None:
+    """Check everything, then make the run directory (`folder`, else a new one) and train."""
     from understudy import tracking
     from understudy.launching import check_launcher, make_loop
     from understudy.run_dir import RunDir
@@ -102,7 +107,7 @@ def start_training(spec: Any) -> None:
         and not spec.config.action_chunking
     ):
         console.print(f"note: horizon_length={spec.config.horizon_length} has no effect without action_chunking=true")
-    run_training(spec, RunDir.create(spec), loop)
+    run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
 
 
 def run_training(spec: Any, run: Any, loop: Any = None) -> None:
