@@ -127,7 +127,8 @@ class _Training:
         self.metrics: dict[str, float] = saved["metrics"] if saved else {}
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        if saved["fingerprint"] != self.spec.fingerprint() or saved["data"] != self.loop.data.content_hash:
+        of_these_data = saved["data"] in (None, self.loop.data.content_hash)  # None: forked, maybe to other data
+        if saved["fingerprint"] != self.spec.fingerprint() or not of_these_data:
             raise CheckpointError(f"{self.run.resume} belongs to another spec or dataset than {self.run.flags}")
         for index, state in enumerate(saved["members"]):
             self.pack.load_member_state(index, state)

@@ -53,6 +53,8 @@ def launch(
             return _finished(spec, run, parent_run_id, report)
         tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
         run.update_state(status="running", run_id=tracked.run_id, error=None, pid=os.getpid())
+        if state.get("lineage"):
+            tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
         if tracked.url:
             write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
         try:

@@ -1,4 +1,4 @@
-"""`understudy train`, `evaluate` and `resume`."""
+"""`understudy train` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Train one configuration on one or several seeds.
   understudy train --env_name=lift-mh-low_dim --action_chunking=True --horizon_length=10 --lr=1e-4
   understudy train algo=ddpm_bc env_name=cube-single-play-singletask-task1-v0 seeds=[0,1,2]
   understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
+  understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
 
 Keys are written key=value or --key=value. --cfg prints the resolved specification and stops.
 --config-dir DIR adds your own Hydra groups (DIR/GROUP/NAME.yaml is chosen with GROUP=NAME)."""
@@ -38,24 +39,20 @@ def add_to(app: typer.Typer) -> None:
             "understudy evaluate models:/flow_bc-lift-mh-low_dim@best --video lift.mp4 flow_steps=20",
         ),
     )(evaluate)
-    app.command(
-        short_help="Go on with a run or a sweep where it was left.",
-        epilog=examples(
-            "understudy resume runs/fbc/bc_training/BC/lift-mh-low_dim/sd000_20260101_120000",
-            "understudy resume sweep_20260101_120000",
-        ),
-    )(resume)
 
 
 def train(
     context: typer.Context,
     cfg: bool = typer.Option(False, "--cfg", help="print the resolved specification and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    fork: Path | None = typer.Option(None, "--fork", help="go on from this run's or file's weights and step"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
     """Train one configuration on one or several seeds."""
     if help_:
         return show_keys(EXAMPLES, context.args)
+    if fork is not None:
+        return start_fork(fork.expanduser(), run_values(context.args, config_dir))
     spec = read_run(context.args, config_dir)
     if cfg:
         return show_run(spec.flat(), spec)
@@ -65,9 +62,15 @@ def train(
 
 def read_run(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated run that the words describe."""
+    from understudy.spec import build_run
+
+    return build_run(run_values(words, config_dir))
+
+
+def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any]:
+    """Return the keys that the words give, names and values not checked yet."""
     from understudy.compose import flat_values, listed, parse, split_sweeps
     from understudy.errors import SpecError
-    from understudy.spec import build_run
 
     plain, sweeps = split_sweeps(parse(words))
     values = flat_values(plain, config_dir)
@@ -77,7 +80,17 @@ def read_run(words: list[str], config_dir: str | None = None) -> Any:
     if sweeps:
         key = next(iter(sweeps))
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; train takes one")
-    return build_run(values)
+    return values
+
+
+def start_fork(source: Path, changes: dict[str, Any]) -> None:
+    """Train a new run that begins where `source` was saved; its other settings are the parent's."""
+    from understudy import extending, tracking
+
+    run = extending.fork(source, changes)
+    spec = run.spec()
+    tracking.prepare(spec.tracking())
+    run_training(spec, run)
 
 
 def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
@@ -191,35 +204,6 @@ def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
     for key in changes:
         if ALIASES.get(key, key) not in allowed:
             raise SpecError(f"{key} is no key of an evaluation{did_you_mean(key, allowed)}")
-
-
-def resume(run_or_sweep: str = typer.Argument(..., help="its folder, its folder's name, or its MLflow run id")) -> None:
-    """Go on with a run or a sweep where it was left; the result equals never having stopped."""
-    from understudy import tracking
-    from understudy.cli.sweep import drive
-    from understudy.resuming import find
-    from understudy.run_dir import RunDir
-    from understudy.sweeping.run import SweepDir
-
-    path = find(run_or_sweep)
-    if (path / "sweep.json").is_file():
-        sweep = SweepDir.existing(path)
-        tracking.prepare(sweep.spec().base.tracking())
-        drive(sweep)
-        return
-    run = RunDir.existing(path)
-    with run.locked():  # someone else's run: say so before anything is printed
-        spec = run.spec()
-    tracking.prepare(spec.tracking())
-    state = run.state()
-    if state.get("status") == "finished":
-        console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
-    if state.get("status") == "failed":
-        console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
-        console.print(
-            f"going on from step {state.get('step', 0)} with the same settings; for others, train anew", soft_wrap=True
-        )
-    run_training(spec, run)
 
 
 def show_keys(examples: str, words: list[str], extra: Any = None) -> None:

@@ -58,8 +58,14 @@ class SweepDir:
     @classmethod
     def create(cls, spec: SweepSpec) -> SweepDir:
         """Make a new folder for the sweep and write its spec."""
-        sweep = cls(new_folder(spec.base, "sweep"))
-        write_json(sweep.path / "sweep.json", spec.model_dump(mode="json"))
+        return cls.at(new_folder(spec.base, "sweep"), spec)
+
+    @classmethod
+    def at(cls, path: Path, spec: SweepSpec) -> SweepDir:
+        """Use `path` (made when missing) as the sweep's folder, writing sweep.json once."""
+        sweep = cls(path)
+        if not (path / "sweep.json").is_file():
+            write_json(path / "sweep.json", spec.model_dump(mode="json"))
         return sweep
 
     @classmethod
@@ -69,6 +75,10 @@ class SweepDir:
         if not (sweep.path / "sweep.json").is_file():
             raise UserError(f"{path} is no sweep: it has no sweep.json")
         return sweep
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the sweep for this process; a second holder gets a UserError naming the first."""
+        return hold(self.path / ".lock", f"sweep {self.path}")
 
     def spec(self) -> SweepSpec:
         """Read the sweep's spec back."""
@@ -114,7 +124,7 @@ def check_sweep(spec: SweepSpec) -> None:
 def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
     """Do what is left of a sweep and return its result; `show` gets the live table and returns a context manager."""
     spec = sweep.spec()
-    with hold(sweep.path / ".lock", f"sweep {sweep.path}"):
+    with sweep.held():
         state = sweep.state()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         sweep.update_state(status="running", run_id=tracked.run_id, pid=os.getpid())
@@ -162,8 +172,8 @@ def _run_trials(
     show: Callable[[SweepTable], Any] | None,
 ) -> None:
     """Let Ray Tune run the trials that are not finished yet."""
-    running, wanted = len(study.trials(TrialState.RUNNING)), spec.options.num_trials
-    left = running + wanted - len(study.trials())
+    begun, wanted = len(study.trials(TrialState.RUNNING, TrialState.WAITING)), spec.options.num_trials
+    left = begun + wanted - len(study.trials())
     if left <= 0:
         return
     # Tune would log, sync and snapshot everything once more; the study and the run directories are our memory.

@@ -36,7 +36,7 @@ class StudySearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._waiting:
             number, parameters = self._waiting.pop(0)
-        elif len(self._study.trials()) < self._study.spec.options.num_trials:
+        elif self._study.trials(TrialState.WAITING) or len(self._study.trials()) < self._study.spec.options.num_trials:
             number, parameters = self._study.ask()
         else:
             return Searcher.FINISHED

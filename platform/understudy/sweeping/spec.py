@@ -70,7 +70,7 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
     for key in (*values, *sweeps):
         if ALIASES.get(key, key) not in allowed:
             raise SpecError(f"unknown key {key!r}{did_you_mean(key, allowed)}")
-    swept = {resolve_key(key, run_keys(algo)): _dimension(algo, key, sweep) for key, sweep in sweeps.items()}
+    swept = {resolve_key(key, run_keys(algo)): dimension_of(algo, key, sweep) for key, sweep in sweeps.items()}
     if "seed" in swept:
         values["seeds"] = _choices("seed", swept.pop("seed"))
     dimensions.update(swept)
@@ -99,12 +99,15 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
         raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
     if base.num_workers > 1:
         raise SpecError(f"num_workers={base.num_workers}: a trial of a sweep is one worker; use cpus= or gpus=")
-    options = options.model_copy(update={"num_trials": int(min(options.num_trials, max(1, _limit(options, training))))})
+    options = options.model_copy(
+        update={"num_trials": int(min(options.num_trials, max(1, largest_number(options, training))))}
+    )
     run = {**base.flat(), "seeds": list(base.all_seeds), "launcher": "inline"}
     return SweepSpec(run=run, dimensions=training, grid=grid, options=options)
 
 
-def _limit(options: SweepOptions, training: Mapping[str, Dimension]) -> float:
+def largest_number(options: SweepOptions, training: Mapping[str, Dimension]) -> float:
+    """Return how many trials make sense: as many as a grid has configurations, else any number."""
     span = size(training.values())
     if options.sampler == "grid" and span == float("inf"):
         raise SpecError("sampler=grid needs every swept key to be a list of values, not an interval")
@@ -128,7 +131,7 @@ def _choices(key: str, dimension: Dimension) -> tuple[Any, ...]:
     return dimension.values
 
 
-def _dimension(algo: str, key: str, sweep: Sweep) -> Dimension:
+def dimension_of(algo: str, key: str, sweep: Sweep) -> Dimension:
     """Turn Hydra's sweep value into a Dimension; fields marked with a log scale get one unless tag(linear, ...)."""
     if not isinstance(sweep, IntervalSweep):
         return Choice(values=tuple(listed(key, sweep)))

@@ -60,6 +60,10 @@ class Study:
         self._study.sampler = optuna.samplers.RandomSampler()
         return trial.number, dict(trial.params)
 
+    def enqueue(self, parameters: dict[str, Any], **attributes: Any) -> None:
+        """Have these parameters proposed next, as a new trial with `attributes`."""
+        self._study.enqueue_trial(parameters, user_attrs=attributes)
+
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Return the sampler for one proposal, seeded by its number, so that a resumed sweep proposes the same."""
         options = self.spec.options

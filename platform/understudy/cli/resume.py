@@ -1,0 +1,99 @@
+"""`understudy resume`: go on with a run or a sweep, and give it more to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from understudy.cli.output import console, examples
+from understudy.cli.train import run_training
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(
+        short_help="Go on with a run or a sweep where it was left.",
+        epilog=examples(
+            "understudy resume runs/fbc/bc_training/BC/lift-mh-low_dim/sd000_20260101_120000",
+            "understudy resume sweep_20260101_120000 --add-trials 20 --retry-failed",
+            "understudy resume sd000_20260101_120000 --add-steps 50000",
+        ),
+    )(resume)
+
+
+def resume(
+    run_or_sweep: str = typer.Argument(..., help="its folder, its folder's name, or its MLflow run id"),
+    add_steps: int = typer.Option(0, "--add-steps", help="a run: train this many steps more"),
+    add_trials: int = typer.Option(0, "--add-trials", help="a sweep: try this many configurations more"),
+    retry_failed: bool = typer.Option(False, "--retry-failed", help="a sweep: try what failed once more"),
+    change_space: list[str] | None = typer.Option(
+        None, "--change-space", help="a sweep: search 'lr=interval(1e-5,1e-2)' from now on; may be repeated"
+    ),
+) -> None:
+    """Go on with a run or a sweep where it was left; the result equals never having stopped."""
+    go_on(run_or_sweep, add_steps, add_trials, retry_failed, change_space or [])
+
+
+def go_on(
+    run_or_sweep: str,
+    add_steps: int = 0,
+    add_trials: int = 0,
+    retry_failed: bool = False,
+    change_space: Sequence[str] = (),
+) -> None:
+    """Do what `understudy resume` does."""
+    from understudy import extending, tracking
+    from understudy.cli.sweep import drive
+    from understudy.errors import UserError
+    from understudy.resuming import find
+    from understudy.run_dir import RunDir
+    from understudy.sweeping.run import SweepDir
+
+    path = find(run_or_sweep)
+    if (path / "sweep.json").is_file():
+        if add_steps:
+            raise UserError(
+                "--add-steps: a sweep compares its trials at one number of steps; give one trial's folder,"
+                f" such as {path}/trials/0000"
+            )
+        sweep = SweepDir.existing(path)
+        tracking.prepare(sweep.spec().base.tracking())
+        extend_sweep(sweep, add_trials, retry_failed, change_space)
+        drive(sweep)
+        return
+    if add_trials or retry_failed or change_space:
+        raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
+    run = RunDir.existing(path)
+    with run.locked():  # someone else's run: say so before anything is printed
+        spec = extending.add_steps(run, add_steps) if add_steps else run.spec()
+    tracking.prepare(spec.tracking())
+    state = run.state()
+    if state.get("status") == "finished":
+        console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
+    if state.get("status") == "failed":
+        console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
+        console.print(
+            f"going on from step {state.get('step', 0)} with the same settings; for others, train --fork",
+            soft_wrap=True,
+        )
+    run_training(spec, run)
+
+
+def extend_sweep(sweep: Any, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
+    """Change what a sweep still has to do, before it goes on."""
+    from understudy.compose import parse, split_sweeps
+    from understudy.errors import SpecError
+    from understudy.sweeping import extending
+
+    if change_space:
+        plain, sweeps = split_sweeps(parse(list(change_space)))
+        if plain:
+            raise SpecError(f"--change-space {change_space[0]}: give values to search, like lr=interval(1e-5,1e-3)")
+        extending.change_space(sweep, sweeps)
+    if add_trials:
+        extending.add_trials(sweep, add_trials)
+    if retry_failed:
+        numbers = extending.retry_failed(sweep)
+        console.print(f"failed trials to try once more: {', '.join(map(str, numbers)) or 'none'}")

@@ -1,0 +1,80 @@
+"""Give a sweep more to do: further trials, another go at failed ones, other intervals. The study keeps what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hydra.core.override_parser.types import Sweep
+from optuna.trial import TrialState
+
+from understudy.errors import SpecError, did_you_mean
+from understudy.files import write_json
+from understudy.space import Dimension, Interval, check_values
+from understudy.sweeping.run import SweepDir, check_sweep
+from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number
+from understudy.sweeping.study import Study
+
+
+def add_trials(sweep: SweepDir, count: int) -> None:
+    """Let the sweep try `count` configurations more; SpecError when its grid holds no more."""
+    if count < 1:
+        raise SpecError(f"--add-trials {count}: must be at least 1")
+    with sweep.held():
+        spec = sweep.spec()
+        wanted = spec.options.num_trials + count
+        limit = largest_number(spec.options, spec.dimensions)
+        if wanted > limit:
+            raise SpecError(f"--add-trials {count}: the space holds {limit:g} configurations, {wanted} would be tried")
+        _save(sweep, spec, num_trials=wanted)
+
+
+def retry_failed(sweep: SweepDir) -> list[int]:
+    """Enqueue the parameters of failed trials as new trials, each once; return the failed ones' numbers."""
+    with sweep.held():
+        spec = sweep.spec()
+        study = Study(sweep.path, spec)
+        retried = {trial.user_attrs["retry_of"] for trial in study.trials() if "retry_of" in trial.user_attrs}
+        failed = [trial for trial in study.trials(TrialState.FAIL) if trial.number not in retried]
+        for trial in failed:
+            study.enqueue(trial.params, retry_of=trial.number)
+        _save(sweep, spec, num_trials=spec.options.num_trials + len(failed))
+    return [trial.number for trial in failed]
+
+
+def change_space(sweep: SweepDir, sweeps: Mapping[str, Sweep]) -> None:
+    """Search other intervals from now on; SpecError, with the reason, for what would corrupt the Optuna study."""
+    with sweep.held():
+        spec = sweep.spec()
+        changed = {key: _changed(spec, key, value) for key, value in sweeps.items()}
+        check_values(changed, lambda key, value: spec.base.with_changes(**{key: value}))
+        spec = spec.model_copy(update={"dimensions": {**spec.dimensions, **changed}})
+        check_sweep(spec)
+        _save(sweep, spec)
+
+
+def _changed(spec: SweepSpec, key: str, value: Sweep) -> Dimension:
+    """Return a dimension's new interval where Optuna can hold trials of both in one study."""
+    if key in spec.grid:
+        raise SpecError(
+            f"--change-space {key}: finished trials were evaluated at {', '.join(map(str, spec.grid[key]))} only, and"
+            " others would not compare; `understudy evaluate` takes any value"
+        )
+    if key not in spec.dimensions:
+        raise SpecError(
+            f"--change-space {key}: the trials were not searched for it{did_you_mean(key, spec.dimensions)};"
+            " start a new sweep"
+        )
+    old, new = spec.dimensions[key], dimension_of(spec.base.algo, key, value)
+    if not isinstance(old, Interval) or not isinstance(new, Interval):
+        raise SpecError(
+            f"--change-space {key}: Optuna refuses another list of values within a study ({old} became {new});"
+            " start a new sweep"
+        )
+    if (old.log, old.integer) != (new.log, new.integer):
+        raise SpecError(f"--change-space {key}: the scale cannot change within a study, from {old} to {new}")
+    return new
+
+
+def _save(sweep: SweepDir, spec: SweepSpec, **options: int) -> None:
+    spec = spec.model_copy(update={"options": spec.options.model_copy(update=options)})
+    write_json(sweep.path / "sweep.json", spec.model_dump(mode="json"))
