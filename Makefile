@@ -14,12 +14,12 @@ else
 MARKS := not slow and not gpu
 endif
 
-.PHONY: help quickstart test lint format bench setup clean
+.PHONY: help quickstart test lint format bench setup simulators clean
 
 help:
 	@echo "make quickstart   demonstrations, a sweep, evaluation, tracking and a registered model, on this machine"
 	@echo "make test         ruff, pyright, import-linter, pytest (SLOW=1 for all of it)"
-	@echo "make lint | format | bench | setup | clean"
+	@echo "make lint | format | bench | setup | simulators | clean"
 
 quickstart: setup
 	@$(BIN)/understudy quickstart
@@ -27,7 +27,7 @@ quickstart: setup
 test: lint
 	$(BIN)/python -m pytest -m "$(MARKS)" $(T)
 
-lint: setup
+lint: simulators
 	$(BIN)/ruff check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
@@ -36,11 +36,14 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup
+bench: simulators
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 setup:
 	@scripts/setup.sh
+
+simulators:
+	@scripts/setup.sh simulators
 
 clean:
 	rm -rf .venv build dist platform/*.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

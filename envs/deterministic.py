@@ -2,11 +2,14 @@
 
 OGBench's environments are not: their reset takes two to forty unseeded random steps for the goal picture, picks
 tasks with the global `np.random`, and leaves solver warm starts and contact forces of those steps behind.
+
+Goal-conditioned ones are given the task `seed % tasks + 1`, and their goal becomes a function of the seed too.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+
+GOAL_ACTIONS = "_goal_actions"
 
 
 class SeededManipulation(gymnasium.Wrapper):
@@ -24,15 +29,18 @@ class SeededManipulation(gymnasium.Wrapper):
         self._seed = 0
         with quiet_boxes():  # OGBench builds both spaces anew at each look
             self.action_space, self.observation_space = env.action_space, env.observation_space
+            arm: Any = env.unwrapped
+            arm.__dict__[GOAL_ACTIONS], arm.__class__ = arm.action_space, _with_kept_actions(type(arm))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset with a seed (counting on from the last one without it)."""
         import mujoco
 
         self._seed = self._seed + 1 if seed is None else int(seed)
-        with quiet_boxes(), global_numpy_seed(self._seed):
-            _, info = self.env.reset(seed=self._seed, options=options)
         arm: Any = self.env.unwrapped
+        arm.action_space.seed(self._seed)
+        with quiet_boxes(), global_numpy_seed(self._seed):
+            _, info = self.env.reset(seed=self._seed, options=_with_task(arm, self._seed, options))
         model, data = arm._model, arm._data
         kept = {name: np.copy(getattr(data, name)) for name in ("qpos", "qvel", "mocap_pos", "mocap_quat")}
         mujoco.mj_resetData(model, data)  # pyright: ignore[reportAttributeAccessIssue]
@@ -42,7 +50,7 @@ class SeededManipulation(gymnasium.Wrapper):
         mujoco.mj_forward(model, data)  # pyright: ignore[reportAttributeAccessIssue]
         arm.post_step()
         arm._success = False
-        return arm.compute_observation(), {**info, **arm.get_reset_info()}
+        return arm.compute_observation(), _with_goal({**info, **arm.get_reset_info()})
 
 
 class SeededMaze(gymnasium.Wrapper):
@@ -59,9 +67,10 @@ class SeededMaze(gymnasium.Wrapper):
         self.env.action_space.seed(self._seed)
         self.env.unwrapped.action_space.seed(self._seed)
         with global_numpy_seed(self._seed):
-            result = self.env.reset(seed=self._seed, options=options)
+            options = _with_task(self.env.unwrapped, self._seed, options)
+            observation, info = self.env.reset(seed=self._seed, options=options)
             self._state = np.random.get_state()
-        return result
+        return observation, _with_goal(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; teleports draw from this environment's stream."""
@@ -111,6 +120,29 @@ def lighten(env: gymnasium.Env) -> None:
     model.vis.quality.offsamples = 0
     model.vis.quality.shadowsize = 0
     model.mat_reflectance[:] = 0
+
+
+@functools.cache
+def _with_kept_actions(kind: type) -> type:
+    """Return a subclass of an OGBench arm that keeps its action space, so that the goal phase's draws can be seeded.
+
+    OGBench makes a new one at each look, which draws from the system's entropy.
+    """
+    return type(kind.__name__, (kind,), {"action_space": property(lambda arm: arm.__dict__[GOAL_ACTIONS])})
+
+
+def _with_task(task: Any, seed: int, options: dict[str, Any] | None) -> dict[str, Any]:
+    """Return reset options that choose a goal-conditioned environment's task by the seed, unless they choose one."""
+    chosen = dict(options or {})
+    if task._reward_task_id is None and not {"task_id", "task_info"} & set(chosen):
+        chosen["task_id"] = seed % task.num_tasks + 1
+    return chosen
+
+
+def _with_goal(info: dict[str, Any]) -> dict[str, Any]:
+    """Return the info with a goal [G] of the observations' kind: float32, or pixels as they are."""
+    goal = np.asarray(info["goal"])
+    return {**info, "goal": goal if goal.dtype == np.uint8 else goal.astype(np.float32)}
 
 
 def _is_model_tree(value: Any) -> bool:

@@ -1,17 +1,15 @@
-"""Turn a source's file into an episode store, and a store back into an npz."""
+"""Turn a source's file into an episode store, and a store back into episodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
-from understudy.envs.source import Source
+from understudy.envs.source import Episode, Source
 from understudy.envs.store import EpisodeStore, store_path
 from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError
-from understudy.files import sha256, write_atomic
+from understudy.files import sha256
 from understudy.registry import sources
 
 Progress = Callable[[int, int], None]
@@ -27,10 +25,12 @@ def import_file(
     name: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    made_by: str = "",
 ) -> EpisodeStore:
     """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
 
-    `env_name` says which task the data are of; `name` is the store's, when it should be another.
+    `env_name` says which task the data are of; `name` is the store's, when it should be another. `made_by` is for
+    files that do not say themselves how they were made.
     """
     name = env_name if name is None else name
     source: Source = sources.get(source_name)
@@ -39,18 +39,18 @@ def import_file(
         raise DatasetError(f"{path}: no such file")
     if not source.matches(name) and (not name or Path(name).name != name or name.startswith(".")):
         raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
-    provenance = {
-        "env_name": env_name,
-        "files": [{"name": file.name, "sha256": sha256(file)} for file in source.files(path)],
-        **source.provenance(path, env_name),
-    }
     target = store_path(name, data_dir)
-    env_id = source.env_id(env_name)
     writer = StoreWriter(
-        target, name=name, source=source_name, env_id=env_id, provenance=provenance, overwrite=overwrite
+        target, name=name, source=source_name, env_id=source.env_id(env_name), provenance={}, overwrite=overwrite
     )
     transitions = 0
     with writer:
+        writer.provenance = {
+            **({"made_by": made_by} if made_by else {}),
+            "env_name": env_name,
+            "files": [_file_record(file) for file in source.files(path)],
+            **source.provenance(path, env_name),
+        }
         for episode in source.read(path, env_name):
             writer.add_episode(episode)
             transitions += len(episode["actions"])
@@ -59,22 +59,53 @@ def import_file(
     return EpisodeStore.open(target)
 
 
-def export_npz(store: EpisodeStore, path: str | Path) -> Path:
-    """Write a store as an OGBench-format npz: each trajectory ends with a row that is only its final state."""
-    if "final_observations" not in store.manifest.episode_columns:
-        raise DatasetError(f"{store.name}: has no final observations, which the OGBench format needs")
+def _file_record(file: Path) -> dict[str, str]:
+    try:
+        return {"name": file.name, "sha256": sha256(file)}
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror}); a file is needed here") from error
+
+
+def episodes_of(store: EpisodeStore) -> Iterator[Episode]:
+    """Yield a store's episodes as sources read and write them: views of the mapped columns."""
+    columns = {name: store.column(name) for name in store.manifest.columns}
+    ends = {name: store.episode_column(name) for name in store.manifest.episode_columns}
+    finals = ends.pop("final_observations", None)
+    for number, (start, length) in enumerate(zip(store.starts, store.lengths, strict=True)):
+        episode = {name: values[start : start + length] for name, values in columns.items()}
+        episode |= {name: values[number] for name, values in ends.items()}
+        yield episode if finals is None else {**episode, "final_observation": finals[number]}
+
+
+def export_store(
+    store: EpisodeStore,
+    path: str | Path,
+    format_name: str,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a store as a file (or folder) of a source's format and return where it is."""
+    source: Source = sources.get(format_name)
     target = Path(path).expanduser()
-    ends = store.starts + store.lengths
-    last = np.zeros(store.manifest.num_transitions + store.manifest.num_episodes, bool)
-    last[ends + np.arange(len(ends))] = True
-    arrays: dict[str, np.ndarray] = {"terminals": last}
-    for name in store.manifest.columns:
-        if name == "terminals":
-            continue
-        values = store.column(name)
-        arrays[name] = np.zeros((len(last), *values.shape[1:]), values.dtype)
-        arrays[name][~last] = values
-        # the extra row repeats what has no final value: nothing reads it
-        arrays[name][last] = store.episode_column("final_observations") if name == "observations" else values[ends - 1]
-    write_atomic(target, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+    if target.exists() and not overwrite:
+        raise DatasetError(f"{target} exists already; choose another place, or give --overwrite")
+    provenance = store.manifest.provenance
+
+    def counted() -> Iterator[Episode]:
+        transitions = 0
+        for number, episode in enumerate(episodes_of(store), start=1):
+            yield episode
+            transitions += len(episode["actions"])
+            if progress is not None:
+                progress(number, transitions)
+
+    source.write(target, counted(), str(provenance.get("env_name") or store.name), provenance)
+    return target
+
+
+def export_npz(store: EpisodeStore, path: str | Path) -> Path:
+    """Write a store as an OGBench-format npz."""
+    target = Path(path).expanduser()
+    sources.get("ogbench").write(target, episodes_of(store), store.name, store.manifest.provenance)
     return target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,28 +40,65 @@ class StoreInfo:
     return_min: float
     return_mean: float
     return_max: float
+    length_histogram: str
+    return_histogram: str
     terminated_episodes: int
     dimensions: list[DimensionInfo]
 
     def text(self) -> str:
-        """Return the description as lines for a terminal."""
+        """Return the description as lines of at most 100 characters for a terminal."""
         manifest = self.manifest
+        shapes = {**manifest.columns, **manifest.episode_columns}
+        columns = ", ".join(f"{name} {list(column.shape)}" for name, column in shapes.items())
         lines = [
-            f"{manifest.name}  (from {manifest.source}, environment {manifest.env_id}, hash {manifest.content_hash})",
-            f"{manifest.num_episodes} episodes, {manifest.num_transitions} transitions, {self.bytes / 1e6:.1f} MB",
-            f"episode length {self.length_min} to {self.length_max}, median {self.length_median:g}",
-            f"episode return {self.return_min:.4g} to {self.return_max:.4g}, mean {self.return_mean:.4g}",
-            f"{self.terminated_episodes} episodes reached a terminal state",
-            f"{'column':<16}{'dim':>4}{'min':>11}{'max':>11}{'mean':>11}{'std':>11}  histogram, min to max",
+            manifest.name,
+            *_wrapped("source", f"{manifest.source}, environment {manifest.env_id}"),
+            *_wrapped("made by", str(manifest.provenance.get("made_by", ""))),
+            *_wrapped("hash", manifest.content_hash),
+            *_wrapped("size", f"{self.bytes / 1e6:.1f} MB"),
+            *_wrapped("holds", f"{manifest.num_episodes} episodes, {manifest.num_transitions} transitions"),
+            *_wrapped("columns", columns),
+            _spread("length", (self.length_min, self.length_max, self.length_median, "median"), self.length_histogram),
+            _spread("return", (self.return_min, self.return_max, self.return_mean, "mean"), self.return_histogram),
+            *_wrapped("ends", f"{self.terminated_episodes} episodes reached a terminal state"),
+            "",
+            f"{'column':<18}{'dim':>9}{'min':>11}{'max':>11}{'mean':>11}{'std':>11}  histogram, min to max",
         ]
-        for dim in self.dimensions:
-            numbers = "".join(f"{value:>11.4g}" for value in (dim.min, dim.max, dim.mean, dim.std))
-            lines.append(f"{dim.column:<16}{dim.index:>4}{numbers}  {dim.histogram}")
-        made = manifest.provenance.get("made_by")
-        return "\n".join([*lines, f"made by {made}"] if made else lines)
+        shown = ""
+        for first, last in _grouped(self.dimensions):
+            dims = f"{first.index}" if first is last else f"{first.index}-{last.index}"
+            heading = f"{'' if first.column == shown else first.column:<18}{dims:>9}"
+            shown = first.column
+            if first.min == first.max:
+                lines.append(f"{heading}{first.min:>11.4g}  never changes")
+            else:
+                numbers = "".join(f"{value:>11.4g}" for value in (first.min, first.max, first.mean, first.std))
+                lines.append(f"{heading}{numbers}  {first.histogram}")
+        return "\n".join(lines)
 
     def __rich__(self) -> str:
         return self.text()
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    """Return labelled lines of at most 100 characters; none for an empty text."""
+    parts = textwrap.wrap(text, 88, break_long_words=False, break_on_hyphens=False)
+    return [f"  {label if i == 0 else '':<10}{part}" for i, part in enumerate(parts)]
+
+
+def _spread(label: str, numbers: tuple[float, float, float, str], histogram: str) -> str:
+    low, high, middle, name = numbers
+    return f"  {label:<10}{low:.4g} to {high:.4g}, {name} {middle:.4g}   {histogram}"
+
+
+def _grouped(dimensions: list[DimensionInfo]) -> Iterator[tuple[DimensionInfo, DimensionInfo]]:
+    """Yield (first, last) of the dimensions to show in one line: neighbours that never change from the same value."""
+    start = 0
+    for end, (dim, after) in enumerate(zip(dimensions, [*dimensions[1:], None], strict=True)):
+        same = after is not None and (after.column, after.min, after.max) == (dim.column, dim.min, dim.min)
+        if not same or dim.min != dim.max:
+            yield dimensions[start], dim
+            start = end + 1
 
 
 def describe(
@@ -78,6 +117,8 @@ def describe(
         return_min=float(returns.min()),
         return_mean=float(returns.mean()),
         return_max=float(returns.max()),
+        length_histogram=text_histogram(store.lengths, bins),
+        return_histogram=text_histogram(returns, bins),
         terminated_episodes=int((ended > 0).sum()),
         dimensions=dimensions,
     )
@@ -119,6 +160,11 @@ def _changed(store: EpisodeStore) -> list[str]:
 
 def _bad_numbers(store: EpisodeStore) -> list[str]:
     findings = []
+    for name in store.manifest.episode_columns:
+        values = store.episode_column(name)
+        bad = np.argwhere(~np.isfinite(values)) if values.dtype.kind == "f" else np.zeros((0, 1))
+        if len(bad):
+            findings.append(f"{name}: NaN or infinity in episode {int(bad[0][0])}")
     for name in store.manifest.columns:
         values = store.column(name)
         if values.dtype.kind != "f":

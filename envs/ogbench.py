@@ -1,8 +1,10 @@
-"""OGBench (Park et al. 2024, arXiv 2410.20092): single-task manipulation and locomotion, npz datasets.
+"""OGBench (Park et al. 2024, arXiv 2410.20092): manipulation and locomotion for states and pixels, npz datasets.
 
-A dataset's name is its environment's with the dataset's type in it: `cube-single-play-singletask-task1-v0` plays
-in `cube-single-singletask-task1-v0`. The type `scripted` is made here (`experts.py`). In a file the last row of
-each trajectory is only a final state; rewards come from `ogbench.relabel_utils`, for the state before the action.
+A dataset's name is its environment's with the dataset's type in it. There are three variants of each:
+`cube-single-play-singletask-task1-v0` has the fixed task of `cube-single-singletask-task1-v0`; `cube-single-play-v0` is
+goal-conditioned, goals are observations; `cube-single-play-oraclerep-v0` has shorter goals (places, button states). All
+read the same file. Rewards of single tasks come from `ogbench.relabel_utils`, for the state before the action;
+goal-conditioned files have none. The types `scripted` and `policy` are made here.
 """
 
 from __future__ import annotations
@@ -10,16 +12,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.envs.deterministic import SeededManipulation, SeededMaze, clone, lighten, quiet_boxes
+from understudy.envs.ogbench_envs import make, registered, states_of
+from understudy.envs.ogbench_files import STATE_KEYS, read_rows, trajectories, write_npz
 from understudy.envs.reading import read_npz
-from understudy.envs.source import Episode, Settings, Source, missing_package
+from understudy.envs.source import Episode, Expert, Remote, Settings, Source, missing_package
 from understudy.envs.video import choose_renderer
 from understudy.errors import DatasetError
 from understudy.registry import sources
@@ -27,71 +29,99 @@ from understudy.registry import sources
 if TYPE_CHECKING:
     import gymnasium
 
+URL = "https://rail.eecs.berkeley.edu/datasets/ogbench"
 CUBES, PUZZLES = ("single", "double", "triple", "quadruple", "octuple"), ("3x3", "4x4", "4x5", "4x6")
 ARM = {"cube": CUBES, "scene": (), "puzzle": PUZZLES}
 MAZES = ("medium", "large", "giant", "teleport")
 LOCOMOTION = {"pointmaze": MAZES, "antmaze": MAZES, "humanoidmaze": MAZES[:3], "antsoccer": ("arena", "medium")}
-ARM_TYPES, LOCOMOTION_TYPES = ("play", "noisy", "scripted"), ("navigate", "stitch", "explore")
+MADE_HERE = ("scripted", "policy")
+TYPES = ("play", "noisy", "navigate", "stitch", "explore")
 STEPS = {"cube-single": 200, "cube-double": 500, "cube-triple": 1000, "cube-quadruple": 1000, "cube-octuple": 1500,
-         "scene": 750, "puzzle-3x3": 500, "puzzle-4x4": 500, "puzzle-4x5": 1000, "puzzle-4x6": 1000}  # fmt: skip
-"""Used where OGBench is not installed; gymnasium's registry is asked where it is."""
+         "scene": 750, "puzzle-3x3": 500, "puzzle-4x4": 500, "puzzle-4x5": 1000, "puzzle-4x6": 1000,
+         "humanoidmaze-medium": 2000, "humanoidmaze-large": 2000, "humanoidmaze-giant": 4000}  # fmt: skip
+"""Used where OGBench is not installed (1000 for others); gymnasium's registry is asked where it is."""
 NAME = re.compile(
     r"(?P<family>(visual-)?(cube|scene|puzzle|pointmaze|antmaze|humanoidmaze|antsoccer)(-\w+)?)"
-    r"-(?P<type>play|noisy|scripted|navigate|stitch|explore)-singletask(?P<task>-task[1-5])?-v0"
+    rf"-(?P<type>{'|'.join((*TYPES, *MADE_HERE))})"
+    r"(-(?P<variant>(?P<single>singletask)(?P<task>-task[1-5])?|oraclerep))?-v0"
 )
-STATE_KEYS = ("qpos", "qvel", "button_states")
 _STATE_OF = {"qpos": ("cube", "scene", "maze", "soccer"), "button_states": ("scene", "puzzle")}
 """The simulator states that OGBench's relabelling reads, by family."""
 
 
 class OGBench(Source):
-    """OGBench's single-task datasets and environments."""
+    """OGBench's datasets and environments, single-task and goal-conditioned."""
 
     name = "ogbench"
     suffix = ".npz"
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is `<environment>-<dataset type>-singletask[-task1..5]-v0`."""
+        """Say whether the name is `<environment>-<dataset type>[-singletask[-task1..5] | -oraclerep]-v0`."""
         found = NAME.fullmatch(env_name)
         return found is not None and found["family"].removeprefix("visual-") in _families()
 
     def known_names(self) -> list[str]:
-        """Return the published single-task names for states, and the scripted ones."""
+        """Return the published names for states, and the scripted ones that an expert solves."""
+        variants = ("", "-oraclerep", "-singletask", *(f"-singletask-task{i}" for i in range(1, 6)))
         return [
-            f"{family}-{kind}-singletask{task}-v0"
+            name
             for family in _families()
-            for kind in (ARM_TYPES if _is_arm(family) else LOCOMOTION_TYPES)
-            for task in ("", *(f"-task{i}" for i in range(1, 6)))
-            if kind != "scripted" or family == "cube-single"
+            for kind in (*_published(family), "scripted")
+            for name in (f"{family}-{kind}{variant}-v0" for variant in variants)
+            if kind != "scripted" or self.expert(name) is not None
         ]
 
     def env_id(self, env_name: str) -> str:
-        """Return the gymnasium id: the name without the dataset's type."""
-        found = NAME.fullmatch(env_name)
-        if found is None:
-            raise DatasetError(
-                f"{env_name!r} is no OGBench single-task name, like cube-single-play-singletask-task1-v0"
-            )
-        return f"{found['family']}-singletask{found['task'] or ''}-v0"
+        """Return the gymnasium id: the name without the dataset's type and without `oraclerep`."""
+        found = _parse(env_name)
+        return f"{found['family']}{'-singletask' if found['single'] else ''}{found['task'] or ''}-v0"
+
+    def is_goal_conditioned(self, env_name: str) -> bool:
+        """Say yes for every name but the single-task ones."""
+        return _parse(env_name)["single"] is None
 
     def make_env(
         self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
     ) -> gymnasium.Env:
-        """Return the environment, made deterministic; pixel observations keep their 64 x 64 in videos."""
+        """Return the environment, made deterministic; pixel observations keep their 64 x 64 in videos.
+
+        Goal-conditioned ones evaluate task `seed % 5 + 1`, so that consecutive seeds cover the five tasks evenly.
+        """
         if importlib.util.find_spec("ogbench") is None:
             raise missing_package(env_name, "ogbench", "envs")
         choose_renderer()
-        return _make(self.env_id(env_name), render, size)
+        return make(self.env_id(env_name), render=render, size=size, oracle_goals=_has_oracle_goals(env_name))
 
     def max_episode_steps(self, env_name: str) -> int:
         """Return the time limit that OGBench registers."""
         if importlib.util.find_spec("ogbench") is None:
-            return STEPS.get(self.env_id(env_name).removeprefix("visual-").split("-singletask")[0], 1000)
-        return int(_registered(self.env_id(env_name)).max_episode_steps or 1000)
+            return STEPS.get(_parse(env_name)["family"].removeprefix("visual-"), 1000)
+        return int(registered(self.env_id(env_name)).max_episode_steps or 1000)
 
     def has_success(self, env_name: str) -> bool:
         """Every OGBench task tells success."""
         return True
+
+    def stored_reward(self, env_name: str, reward: float) -> float:
+        """Return -1 for goal-conditioned tasks, whose data have no other rewards."""
+        return -1.0 if self.is_goal_conditioned(env_name) else reward
+
+    def remote(self, env_name: str) -> Remote | None:
+        """Return the training file's address, which the three variants share (validation data: `<stem>-val.npz`)."""
+        found = _parse(env_name)
+        if found["type"] not in _published(found["family"]) or "octuple" in found["family"]:
+            return None
+        return Remote(f"{URL}/{found['family']}-{found['type']}-v0.npz")
+
+    def expert(self, env_name: str) -> Expert | None:
+        """Return a new expert made of OGBench's oracles, for the arm tasks that they solve."""
+        from understudy.envs.ogbench_experts import expert_for
+
+        return expert_for(env_name)
+
+    def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
+        """Return qpos, qvel and, where there are buttons, button_states."""
+        return states_of(env)
 
     def files(self, path: Path) -> list[Path]:
         """Return `path`, or the training files (*.npz without -val) of a folder, sorted."""
@@ -104,40 +134,27 @@ class OGBench(Source):
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
         """Return how the rewards were made, and what a generated file says about itself."""
-        first = self.files(path)[0]
-        header = read_npz(first, optional=("made_by", *STATE_KEYS), headers=True)
-        note = {"rewards": _reward_note(header)}
+        header = read_npz(self.files(path)[0], (), ("made_by", "rewards", *STATE_KEYS), headers=True)
+        note = {"rewards": self._reward_note(header, env_name)}
         return {**note, "made_by": str(header["made_by"])} if "made_by" in header else note
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
-        """Yield the trajectories of one or more npz files."""
+        """Yield the trajectories of one or more npz files; `oraclerep` ones have `achieved_goals` [T, G]."""
+        env = self.make_env(env_name) if importlib.util.find_spec("ogbench") is not None else None
         for file in self.files(path):
-            yield from self._read_file(file, env_name)
+            rows, ends = read_rows(file)
+            self._check_task(rows, file, env_name, env)
+            self._label(rows, file, env_name, env)
+            yield from trajectories(rows, ends)
 
-    def _read_file(self, file: Path, env_name: str) -> Iterator[Episode]:
-        rows = read_npz(file, ("observations", "actions", "terminals"), (*STATE_KEYS, "executed_actions"))
-        ends = _check_rows(rows, file)
-        self._check_task(rows, file, env_name)
-        successes_first = self._rewards(rows, env_name, file)
-        keep = [name for name in ("qpos", "qvel", "button_states", "executed_actions") if name in rows]
-        begin = 0
-        for end in ends:
-            steps = slice(begin, end)  # row `end` is the state after the last action
-            yield {
-                "observations": rows["observations"][steps],
-                "actions": rows["actions"][steps],
-                "rewards": successes_first["rewards"][steps],
-                "terminals": successes_first["masks"][steps] == 0,
-                "final_observation": rows["observations"][end],
-                **{name: rows[name][steps] for name in keep},
-            }
-            begin = end + 1
+    def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
+        """Write an npz that OGBench's own loader reads too; each trajectory ends with a row of its final state."""
+        write_npz(path, episodes, env_name, str(provenance.get("made_by", "")))
 
-    def _check_task(self, rows: dict[str, np.ndarray], file: Path, env_name: str) -> None:
+    def _check_task(self, rows: dict[str, np.ndarray], file: Path, env_name: str, env: gymnasium.Env | None) -> None:
         """Refuse data of another task here, where the file is known, and not far away in a network's first layer."""
-        if importlib.util.find_spec("ogbench") is None:
+        if env is None:
             return
-        env = self.make_env(env_name)
         for key, space in (("observations", env.observation_space), ("actions", env.action_space)):
             if rows[key].shape[1:] != space.shape:
                 raise DatasetError(
@@ -145,21 +162,47 @@ class OGBench(Source):
                     "is it the file of another task?"
                 )
 
-    def _rewards(self, rows: dict[str, np.ndarray], env_name: str, file: Path) -> dict[str, np.ndarray]:
-        """Return rewards and masks [rows]: OGBench's relabelling, or -1 everywhere where the states are not stored."""
-        count = len(rows["actions"])
-        wanted = tuple(n for n, words in _STATE_OF.items() if any(word in env_name for word in words))
-        if importlib.util.find_spec("ogbench") is None or any(name not in rows for name in wanted):
-            return {"rewards": np.full(count, -1.0, np.float32), "masks": np.ones(count, np.float32)}
-        from ogbench.relabel_utils import relabel_dataset
+    def _relabels(self, present: Iterable[str], env_name: str) -> bool:
+        """Say whether OGBench can compute the rewards: a single task, and the states that it reads are stored."""
+        wanted = {name for name, words in _STATE_OF.items() if any(word in env_name for word in words)}
+        installed = importlib.util.find_spec("ogbench") is not None
+        return installed and not self.is_goal_conditioned(env_name) and wanted <= set(present)
 
-        labelled = {name: rows[name] for name in STATE_KEYS if name in rows}
+    def _label(self, rows: dict[str, np.ndarray], file: Path, env_name: str, env: gymnasium.Env | None) -> None:
+        """Add rewards and masks [rows], and achieved_goals [rows, G] where they are not the observations."""
+        count = len(rows["actions"])
+        if self.is_goal_conditioned(env_name) or "rewards" not in rows:
+            rows["rewards"] = np.full(count, -1.0, np.float32)
+        if self.is_goal_conditioned(env_name) or "masks" not in rows:
+            rows["masks"] = np.ones(count, np.float32)
+        task = self.env_id(env_name)
         try:
-            relabel_dataset(self.env_id(env_name), self.make_env(env_name), labelled)
-        except (IndexError, ValueError, KeyError) as error:
-            task = self.env_id(env_name)
+            if self._relabels(rows, env_name):
+                from ogbench.relabel_utils import relabel_dataset
+
+                relabel_dataset(task, env, rows)
+            elif _has_oracle_goals(env_name):
+                from ogbench.relabel_utils import add_oracle_reps
+
+                add_oracle_reps(task, env, rows)
+                rows["achieved_goals"] = rows.pop("oracle_reps")
+        except ImportError as error:
+            raise missing_package(env_name, "ogbench", "envs") from error
+        except KeyError as error:
+            raise DatasetError(
+                f"{file}: has no {error.args[0]!r}, which the goals of {env_name} are made of"
+            ) from error
+        except (IndexError, ValueError) as error:
             raise DatasetError(f"{file}: its qpos or button_states do not fit {task} ({error})") from error
-        return labelled
+
+    def _reward_note(self, header: Mapping[str, Any], env_name: str) -> str:
+        if self._relabels(header, env_name):
+            return "ogbench.relabel_utils: minus the number of unmet sub-goals in the state before the action"
+        if self.is_goal_conditioned(env_name):
+            return "-1 everywhere and no terminals: they follow from the goals, which are chosen when training"
+        if "rewards" in header:
+            return "as in the file"
+        return "-1 everywhere: the file holds no simulator states to compute them from"
 
 
 @functools.cache
@@ -168,70 +211,23 @@ def _families() -> tuple[str, ...]:
     return tuple(f"{name}-{part}" if part else name for name, parts in kinds.items() for part in parts or ("",))
 
 
-def _is_arm(name: str) -> bool:
-    return name.removeprefix("visual-").split("-")[0] in ARM
+def _published(family: str) -> tuple[str, ...]:
+    """Return the types of dataset that are published for a family."""
+    name, _, size = family.removeprefix("visual-").partition("-")
+    if name in ARM:
+        return ("play", "noisy")
+    return ("navigate", "stitch", "explore") if name == "antmaze" and size != "giant" else ("navigate", "stitch")
 
 
-def _registered(env_id: str) -> Any:
-    import gymnasium
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")  # from mujoco's viewer
-        import ogbench  # noqa: F401  (registers its environments)
-
-    return gymnasium.spec(env_id)
+def _has_oracle_goals(env_name: str) -> bool:
+    return _parse(env_name)["variant"] == "oraclerep"
 
 
-def _make(env_id: str, render: bool, size: int) -> gymnasium.Env:
-    if env_id.startswith("visual-") and _is_arm(env_id):
-        return SeededManipulation(_build(env_id, {}))  # it renders at once, and a renderer cannot be copied
-    if _is_arm(env_id):
-        return SeededManipulation(clone(_arm_prototype(env_id, size if render else None)))
-    pictures = render and not env_id.startswith("visual-")  # those have them, of the size that was trained on
-    return SeededMaze(_build(env_id, {"render_mode": "rgb_array", "width": size, "height": size} if pictures else {}))
-
-
-@functools.lru_cache(maxsize=4)
-def _arm_prototype(env_id: str, size: int | None) -> gymnasium.Env:
-    """Compile an arm environment once a process; it is only ever cloned."""
-    env = _build(env_id, {} if size is None else {"width": size, "height": size})
-    with quiet_boxes():
-        env.reset(seed=0)
-    if size is not None:
-        lighten(env)
-    return env
-
-
-def _build(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
-    import gymnasium
-
-    _registered(env_id)
-    with quiet_boxes():
-        return gymnasium.make(env_id, disable_env_checker=True, **arguments)
-
-
-def _check_rows(rows: dict[str, np.ndarray], file: Path) -> np.ndarray:
-    """Return the rows that end a trajectory, after checking that the arrays fit together."""
-    count = len(rows["observations"])
-    for name, array in rows.items():
-        if array.ndim == 0 or len(array) != count:
-            raise DatasetError(f"{file}: {name} has shape {array.shape}, observations have {count} rows")
-    if rows["actions"].ndim != 2 or rows["terminals"].ndim != 1:
-        shapes = f"actions {rows['actions'].shape}, terminals {rows['terminals'].shape}"
-        raise DatasetError(f"{file}: {shapes}: must have 2 dims and 1")
-    ends = np.flatnonzero(rows["terminals"])
-    if len(ends) == 0 or ends[-1] != count - 1:
-        raise DatasetError(f"{file}: the last row does not end a trajectory; the file is cut short or not OGBench's")
-    empty = ends[np.diff(ends, prepend=-1) < 2]
-    if len(empty):
-        raise DatasetError(f"{file}: a trajectory has a final state but no step (row {empty[0]})")
-    return ends
-
-
-def _reward_note(header: dict[str, Any]) -> str:
-    if any(name in header for name in ("qpos", "button_states")):
-        return "ogbench.relabel_utils: minus the number of unmet sub-goals in the state before the action"
-    return "-1 everywhere: the file holds no simulator states to compute them from"
+def _parse(env_name: str) -> re.Match[str]:
+    found = NAME.fullmatch(env_name)
+    if found is None:
+        raise DatasetError(f"{env_name!r} is no OGBench name, like cube-single-play-singletask-task1-v0")
+    return found
 
 
 sources.register("ogbench")(OGBench())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,17 +14,20 @@ import numpy as np
 
 from understudy.errors import DatasetError, did_you_mean
 
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, RuntimeError, NotImplementedError)
-"""What numpy and h5py raise for broken files."""
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, RuntimeError,
+          NotImplementedError, SyntaxError, UnicodeError, tokenize.TokenError, MemoryError, OverflowError)  # fmt: skip
+"""What numpy and h5py raise for broken files; a length that was damaged may ask for more memory than there is."""
 
 
 def read_npz(
     file: Path, required: Sequence[str] = (), optional: Sequence[str] = (), headers: bool = False
 ) -> dict[str, Any]:
     """Return the named arrays of an npz; with `headers` only those under 80 kB are read, others are None."""
-    with damage(file, "npz"), np.load(_existing(file), allow_pickle=False) as archive:
-        if not hasattr(archive, "files"):
-            raise DatasetError(f"{file}: a single array, not an npz archive")
+    with damage(file, "npz"):
+        opened = np.load(_existing(file), allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+        raise DatasetError(f"{file}: a single array, not an npz archive")
+    with damage(file, "npz"), opened as archive:
         for name in required:
             if name not in archive.files:
                 raise DatasetError(f"{file}: no array {name!r}{did_you_mean(name, archive.files)}")

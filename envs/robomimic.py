@@ -1,36 +1,67 @@
 """robomimic (Mandlekar et al. 2021, arXiv 2108.03298): human demonstrations in HDF5, low-dimensional observations.
 
-An observation is the concatenation of OBSERVATION_KEYS, in that order. Demonstrations are taken in numeric order
-(demo_2 before demo_10); rewards are minus 1, so that they are -1 until the task is solved. Names are
-`<task>-<mh|ph>-low_dim`. The tasks play in robosuite with the settings that the file itself carries (`env_args`),
-which the manifest's provenance keeps.
+An observation is each arm's eef_pos, eef_quat and gripper_qpos, then the array `object`. Demonstrations are taken in
+numeric order (demo_2 before demo_10); rewards are minus 1, so that they are -1 until the task is solved. Names are
+`<task>-<mh|ph>-low_dim`; of the types `scripted` and `policy` are datasets that are made here. The tasks play in
+robosuite with the settings that the file itself carries (`env_args`), which the manifest's provenance keeps.
 """
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.envs.reading import open_hdf5, read_dataset
-from understudy.envs.source import Episode, Settings, Source
-from understudy.errors import DatasetError, UserError
+from understudy.envs.robomimic_files import (
+    observation_keys,
+    read_attributes,
+    read_demonstrations,
+    write_demonstrations,
+)
+from understudy.envs.source import Episode, Expert, Remote, Settings, Source, missing_package
+from understudy.envs.video import choose_renderer
+from understudy.errors import DatasetError
 from understudy.registry import sources
 
 if TYPE_CHECKING:
     import gymnasium
 
-TASKS = {"lift": ("Lift", 300), "can": ("PickPlaceCan", 300), "square": ("NutAssemblySquare", 400),
-         "transport": ("TwoArmTransport", 800), "tool_hang": ("ToolHang", 1000)}  # fmt: skip
-"""robosuite's environment and the episode limit of each task."""
+
+@dataclass(frozen=True)
+class Task:
+    """A task: robosuite's name of it, its episode limit (Q-chunking's), the length of its array `object`, its arms."""
+
+    robosuite: str
+    max_steps: int
+    object_dims: int
+    arms: int = 1
+
+
+TASKS = {
+    "lift": Task("Lift", 300, 10),
+    "can": Task("PickPlaceCan", 300, 14),
+    "square": Task("NutAssemblySquare", 400, 14),
+    "transport": Task("TwoArmTransport", 800, 41, arms=2),
+    "tool_hang": Task("ToolHang", 1000, 44),
+}
 TYPES = ("mh", "ph")
-NAME = re.compile(rf"(?P<task>{'|'.join(TASKS)})-(?P<type>{'|'.join(TYPES)})-low_dim")
-ARM_KEYS = ("eef_pos", "eef_quat", "gripper_qpos")
-DEMO = re.compile(r"demo_(\d+)")
+NAME = re.compile(rf"(?P<task>{'|'.join(TASKS)})-(?P<type>mh|ph|scripted|policy)-low_dim")
+SCRIPTED = "lift-scripted-low_dim"
+REVISION = "74fa018461f479cd9fd15b924a16103012096203"
+URL = f"https://huggingface.co/datasets/robomimic/robomimic_datasets/resolve/{REVISION}/v1.5"
+SHA256 = {
+    "lift-ph": "2067777cb8b532e9263dd09fd6448c41cc31224bb27be4a3b734010ae13eb540",
+    "can-ph": "3f2eb92e0a5025d0095e866ac16cc8092d6a762abe27dec90dbaff9027282962",
+    "square-ph": "45d8cabb6d57a4c03e839aa5e4b3e58fb60fe8bd20e1951fec563a2abfd14951",
+    "transport-ph": "260515618f4c8b660e54171497ecceb08c7c6463691a9ce862b158bcacd950b4",
+    "tool_hang-ph": "c5cb01b119a109a3d4842ca515906e86f1f35a8ee1a333d22b3503c1a513a8f4",
+}
+"""Of the files for robosuite 1.5 at that revision, where known."""
 
 
 class Robomimic(Source):
@@ -40,92 +71,102 @@ class Robomimic(Source):
     suffix = ".hdf5"
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is like lift-mh-low_dim."""
-        return NAME.fullmatch(env_name) is not None
+        """Say whether the name is like lift-mh-low_dim; only Lift has a scripted expert."""
+        found = NAME.fullmatch(env_name)
+        return found is not None and (found["type"] != "scripted" or env_name == SCRIPTED)
 
     def known_names(self) -> list[str]:
-        """Return the published low_dim datasets' names."""
-        return [f"{task}-{kind}-low_dim" for task in TASKS for kind in TYPES if (task, kind) != ("tool_hang", "mh")]
+        """Return the published low_dim datasets' names, and the scripted one."""
+        published = [f"{task}-{kind}-low_dim" for task in TASKS for kind in TYPES if _published(task, kind)]
+        return [*published, SCRIPTED]
 
     def env_id(self, env_name: str) -> str:
         """Return robosuite's name of the environment."""
-        return TASKS[_task(env_name)][0]
+        return _task(env_name).robosuite
 
     def make_env(
         self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
     ) -> gymnasium.Env:
-        """Raise UserError: robosuite is no part of understudy's environments."""
-        raise UserError(f"{env_name}: understudy has no robosuite rollouts; train with eval_episodes=0")
+        """Return the task in robosuite; an episode ends when the task is solved."""
+        task = _task(env_name)
+        if importlib.util.find_spec("robosuite") is None:
+            raise missing_package(env_name, "robosuite", "robosuite")
+        choose_renderer()
+        from understudy.envs.robosuite_env import RobosuiteEnv
+
+        keys = observation_keys(task.arms)
+        limit = task.max_steps
+        return RobosuiteEnv(task.robosuite, settings, keys=keys, max_steps=limit, render_size=size if render else None)
 
     def max_episode_steps(self, env_name: str) -> int:
-        """Return the task's usual limit."""
-        return TASKS[_task(env_name)][1]
+        """Return the task's limit."""
+        return _task(env_name).max_steps
 
     def has_success(self, env_name: str) -> bool:
         """Every task tells success."""
         return True
 
+    def remote(self, env_name: str) -> Remote | None:
+        """Return the file for robosuite 1.5."""
+        _task(env_name)
+        task, kind, _ = env_name.split("-")
+        if not _published(task, kind):
+            return None
+        return Remote(f"{URL}/{task}/{kind}/low_dim_v15.hdf5", SHA256.get(f"{task}-{kind}"))
+
+    def expert(self, env_name: str) -> Expert | None:
+        """Return the scripted controller of Lift."""
+        if _task(env_name).robosuite != "Lift":
+            return None
+        from understudy.envs.robosuite_lift import LiftExpert
+
+        return LiftExpert()
+
+    def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
+        """Return the state as robomimic stores it: time, positions, velocities."""
+        inner: Any = env.unwrapped
+        return {"states": inner.state()}
+
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return the file's env_args: robosuite's version and settings."""
-        with open_hdf5(path) as file:
-            if "data" not in file:
-                raise DatasetError(f"{path}: no group 'data'; is it a robomimic file?")
-            text = file["data"].attrs.get("env_args")
-        if text is None:
-            return {"env_args": None, "rewards": "minus 1"}
-        try:
-            return {"env_args": json.loads(text), "rewards": "minus 1"}
-        except ValueError as error:
-            raise DatasetError(f"{path}: env_args is not JSON ({error})") from error
+        """Return the file's env_args (robosuite's version and settings) as `environment`."""
+        found = _attributes(path, env_name)
+        note = {"environment": found["env_args"]} if "env_args" in found else {}
+        made = {"made_by": str(found["made_by"])} if "made_by" in found else {}
+        return {**note, **made, "rewards": "minus 1"}
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the demonstrations in numeric order."""
-        keys = observation_keys(env_name)
-        with open_hdf5(path) as file:
-            if "data" not in file:
-                raise DatasetError(f"{path}: no group 'data'; is it a robomimic file?")
-            demos = [name for name in file["data"] if DEMO.fullmatch(name)]
-            if not demos:
-                raise DatasetError(f"{path}: no demonstrations (data/demo_0, ...)")
-            for demo in sorted(demos, key=lambda name: int(name.removeprefix("demo_"))):
-                yield _read_demo(path, file, f"data/{demo}", keys)
+        task = _task(env_name)
+        _attributes(path, env_name)
+        yield from read_demonstrations(path, task.arms, task.object_dims, task.robosuite)
+
+    def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
+        """Write a file that robomimic's SequenceDataset loads and its EnvRobosuite can be made from."""
+        from understudy.envs.robosuite_env import published_settings
+
+        task = _task(env_name)
+        env_args = provenance.get("environment") or published_settings(task.robosuite)
+        write_demonstrations(path, episodes, task.arms, env_args, provenance.get("made_by"))
 
 
-def observation_keys(env_name: str) -> list[str]:
-    """Return the keys whose arrays make an observation: each arm's, then the objects'."""
-    arms = ("robot0", "robot1") if _task(env_name) == "transport" else ("robot0",)
-    return [f"{arm}_{key}" for arm in arms for key in ARM_KEYS] + ["object"]
+def _attributes(path: Path, env_name: str) -> dict[str, Any]:
+    """Return the attributes of the file's data, after a check that they are of this task."""
+    found = read_attributes(path)
+    said, expected = found.get("env_args", {}).get("env_name"), _task(env_name).robosuite
+    if said is not None and said != expected:
+        raise DatasetError(f"{path}: env_args say {said!r}, {env_name} plays in {expected!r}; is it of another task?")
+    return found
 
 
-def _read_demo(path: Path, file: Any, group: str, keys: list[str]) -> Episode:
-    actions = read_dataset(path, file, f"{group}/actions")
-    episode = {
-        "observations": _observations(path, file, f"{group}/obs", keys),
-        "actions": actions,
-        "rewards": read_dataset(path, file, f"{group}/rewards") - 1.0,
-        "terminals": read_dataset(path, file, f"{group}/dones") != 0,
-    }
-    for name, array in episode.items():
-        if len(array) != len(actions):
-            raise DatasetError(f"{path}: {group} has {len(actions)} actions but {len(array)} {name}")
-    if f"{group}/next_obs" in file and len(actions):
-        episode["final_observation"] = _observations(path, file, f"{group}/next_obs", keys)[-1]
-    return episode
+def _published(task: str, kind: str) -> bool:
+    return kind in TYPES and (task, kind) != ("tool_hang", "mh")
 
 
-def _observations(path: Path, file: Any, group: str, keys: list[str]) -> np.ndarray:
-    parts = [read_dataset(path, file, f"{group}/{key}") for key in keys]
-    if len({len(part) for part in parts}) != 1 or any(part.ndim != 2 for part in parts):
-        shapes = ", ".join(f"{key} {part.shape}" for key, part in zip(keys, parts, strict=True))
-        raise DatasetError(f"{path}: {group} has arrays that do not fit together: {shapes}")
-    return np.concatenate(parts, axis=1, dtype=np.float32)
-
-
-def _task(env_name: str) -> str:
+def _task(env_name: str) -> Task:
     found = NAME.fullmatch(env_name)
     if found is None:
         raise DatasetError(f"{env_name!r} is not a robomimic name, such as lift-mh-low_dim")
-    return found["task"]
+    return TASKS[found["task"]]
 
 
 sources.register("robomimic")(Robomimic())

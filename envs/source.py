@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -58,6 +58,8 @@ class Source(abc.ABC):
     name: str
     suffix: ClassVar[str] = ""
     """Of its files' names; empty for a format that is a folder."""
+    unit_actions: ClassVar[bool] = True
+    """Whether actions span [-1, 1] in all of its environments, so that a policy's may be clipped to it."""
 
     @abc.abstractmethod
     def matches(self, env_name: str) -> bool:
@@ -95,7 +97,9 @@ class Source(abc.ABC):
     def has_success(self, env_name: str) -> bool:
         """Say whether the task tells success (in `info["success"]`)."""
 
-    def normalized_score(self, env_name: str, returns: np.ndarray) -> np.ndarray | None:
+    def normalized_score(
+        self, env_name: str, returns: np.ndarray, settings: Settings | None = None
+    ) -> np.ndarray | None:
         """Return scores where 0 is the published random policy and 100 the published expert, if there are such."""
         return None
 
@@ -110,9 +114,26 @@ class Source(abc.ABC):
         """
         raise UserError(f"understudy cannot write {self.name} files")
 
+    def stored_reward(self, env_name: str, reward: float) -> float:
+        """Return a reward of `make_env`'s environment as `read` gives it: the same, unless the store shifts rewards."""
+        return reward
+
     def remote(self, env_name: str) -> Remote | None:
         """Return where the dataset is published, None for names that are made here."""
         return None
+
+    def is_published(self, env_name: str) -> bool:
+        """Say whether the name is, or may be, one of data that others have published."""
+        return self.remote(env_name) is not None
+
+    def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+        """Fetch the published dataset into `folder` and return what `read` takes; DownloadError in one line.
+
+        `progress` is called with (bytes so far, bytes in all; 0 where the server does not say).
+        """
+        from understudy.envs.downloads import fetch_published
+
+        return fetch_published(self, env_name, folder, progress)
 
     def expert(self, env_name: str) -> Expert | None:
         """Return a new scripted expert for the task, if there is one."""
@@ -140,6 +161,11 @@ def source_for(env_name: str) -> Source:
     raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6)}")
 
 
+def has_unit_actions(env_name: str) -> bool:
+    """Say whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
+    return all(source.unit_actions for _, source in sources.items() if source.matches(env_name))
+
+
 def is_goal_conditioned(env_name: str) -> bool:
     """Say whether the dataset's source calls its task goal-conditioned; no, for names of no source."""
     return any(source.matches(env_name) and source.is_goal_conditioned(env_name) for _, source in sources.items())
@@ -162,10 +188,12 @@ class EnvFactory:
         """Return a new environment that gives what the policy sees."""
         from understudy.envs.observing import History, WithGoal
 
-        settings = json.loads(self.settings) if self.settings else None
-        env = self.source.make_env(self.env_name, render=render, size=self.size, settings=settings)
+        env = self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
         env = History(env, self.obs_horizon) if self.obs_horizon > 1 else env
         return WithGoal(env) if self.with_goal else env
+
+    def _settings(self) -> Settings | None:
+        return json.loads(self.settings) if self.settings else None
 
     @property
     def source(self) -> Source:
@@ -179,7 +207,7 @@ class EnvFactory:
 
     def normalized_score(self, returns: np.ndarray) -> np.ndarray | None:
         """Return normalised scores x 100, if they are published for this task."""
-        return self.source.normalized_score(self.env_name, returns)
+        return self.source.normalized_score(self.env_name, returns, self._settings())
 
 
 def missing_package(env_name: str, package: str, extra: str) -> UserError:

@@ -80,6 +80,10 @@ class Manifest:
             version = data["format_version"]
             if version != FORMAT_VERSION:
                 raise DatasetError(f"{file}: format version {version!r}, this understudy reads {FORMAT_VERSION}")
+            texts, trees = ("name", "source", "env_id", "content_hash"), ("statistics", "provenance", "files")
+            for key, kind in (*((key, str) for key in texts), *((key, dict) for key in trees)):
+                if not isinstance(data[key], kind):
+                    raise TypeError(f"{key} is {data[key]!r}")
             for key in ("columns", "episode_columns"):
                 data[key] = {name: Column.parse(column) for name, column in data[key].items()}
             return cls(**data)
@@ -107,7 +111,8 @@ class EpisodeStore:
             raise DatasetError(f"{folder}: no such episode store")
         manifest = Manifest.read(folder)
         for name in (TRANSITIONS, EPISODES):
-            _check_size(folder / name, manifest.files.get(name, {}).get("size"))
+            record = manifest.files.get(name)
+            _check_size(folder / name, record.get("size") if isinstance(record, dict) else None)
         return cls(folder, manifest)
 
     @property
@@ -198,8 +203,8 @@ def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:
         return EpisodeStore.open(path)
     present = did_you_mean(env_name, (p.name for p in store_folders(root)))
     raise DatasetError(
-        f"no dataset {env_name!r} in {root}{present}; make it with "
-        f"`understudy data import SOURCE FILE --name {env_name}` or `understudy data generate {env_name}`"
+        f"no dataset {env_name!r} in {root}{present}; get it with `understudy data download {env_name}`, "
+        f"`understudy data generate {env_name}` or `understudy data import SOURCE FILE --name {env_name}`"
     )
 
 
@@ -248,6 +253,8 @@ def _map_batch(file: Path) -> pa.RecordBatch:
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
         if reader.num_record_batches != 1:
             raise DatasetError(f"{file}: {reader.num_record_batches} record batches, 1 expected")
-        return reader.get_batch(0)
+        batch = reader.get_batch(0)
+        batch.validate()
+        return batch
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"{file}: not a readable Arrow file ({error}); import the dataset again") from error

@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from understudy.envs.preparing import is_episode_column, prepare_episode
 from understudy.envs.store import (
     EPISODES,
     MANIFEST,
-    REQUIRED,
     TRANSITIONS,
     Column,
     EpisodeStore,
@@ -36,7 +36,6 @@ from understudy.envs.store import (
 from understudy.errors import DatasetError
 from understudy.files import sha256, storage_errors, sync_folder
 
-EPISODE_COLUMNS = ("final_observations",)
 LISTED_DIMS = 1024
 """Rows with more numbers than this get statistics per channel (last axis) instead of per dimension."""
 
@@ -80,9 +79,9 @@ class StoreWriter:
         return self
 
     def add_episode(self, episode: Mapping[str, np.ndarray]) -> None:
-        """Append one episode of T steps: arrays [T, *shape], and optionally `final_observation` [*O].
+        """Append one episode of T steps: arrays [T, *shape], optionally `final_observation` [*O] and `mask/<name>` [].
 
-        Observations become float32 unless they are uint8; actions and rewards float32; terminals uint8.
+        Observations become float32 unless they are uint8; actions and rewards float32; terminals and masks uint8.
         Raises DatasetError, naming the episode and the column, for NaN, infinities and wrong shapes.
         """
         number = len(self._lengths)
@@ -116,8 +115,8 @@ class StoreWriter:
         starts = np.cumsum(lengths) - lengths
         for column in self._columns.values():
             column.close()
-        steps = {n: c for n, c in self._columns.items() if n not in EPISODE_COLUMNS}
-        ends = {n: c for n, c in self._columns.items() if n in EPISODE_COLUMNS}
+        steps = {n: c for n, c in self._columns.items() if not is_episode_column(n)}
+        ends = {n: c for n, c in self._columns.items() if is_episode_column(n)}
         _write_arrow(self._temporary / TRANSITIONS, {name: column.arrow() for name, column in steps.items()})
         index = {"start": pa.array(starts), "length": pa.array(lengths)}
         _write_arrow(self._temporary / EPISODES, {**index, **{name: column.arrow() for name, column in ends.items()}})
@@ -222,52 +221,6 @@ class _ColumnFile:
         with contextlib.suppress(OSError):  # closing flushes, and a full disk has been reported already
             self.close()
         self.file.unlink(missing_ok=True)
-
-
-def prepare_episode(episode: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:
-    """Return contiguous arrays of the store's dtypes, checked; `final_observation` becomes a row [1, *O]."""
-    missing = [name for name in REQUIRED if name not in episode]
-    if missing:
-        raise DatasetError(f"episode {number}: no column {missing[0]!r}; needed are {', '.join(REQUIRED)}")
-    rows: dict[str, np.ndarray] = {}
-    for key, value in episode.items():
-        name = "final_observations" if key == "final_observation" else key
-        array = np.asarray(value)
-        array = array[None] if key == "final_observation" else array
-        rows[name] = _as_stored(array, name, number)
-    steps = len(rows["actions"])
-    if steps == 0:
-        raise DatasetError(f"episode {number}: has no steps")
-    for name, array in rows.items():
-        expected = 1 if name in EPISODE_COLUMNS else steps
-        if len(array) != expected:
-            raise DatasetError(f"episode {number}: column {name!r} has {len(array)} rows, 'actions' has {steps}")
-    for name, dims in (("actions", 2), ("rewards", 1), ("terminals", 1)):
-        if rows[name].ndim != dims:
-            raise DatasetError(f"episode {number}: column {name!r} has shape {rows[name].shape}, {dims} dims expected")
-    if "final_observations" in rows and rows["final_observations"].shape[1:] != rows["observations"].shape[1:]:
-        shape = rows["final_observations"].shape[1:]
-        raise DatasetError(f"episode {number}: final observation {shape} is not shaped like the others")
-    return rows
-
-
-def _as_stored(array: np.ndarray, name: str, number: int) -> np.ndarray:
-    if array.dtype.kind not in "biuf":
-        raise DatasetError(f"episode {number}: column {name!r} holds {array.dtype}, not numbers")
-    if array.ndim == 0:
-        raise DatasetError(f"episode {number}: column {name!r} is one number, an array with a row a step is needed")
-    if name == "terminals":
-        array = array.astype(np.uint8)
-    elif array.dtype != np.uint8 or name in ("actions", "rewards"):
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0]
-        place = f"at step {where[0]}, index {where[1:].tolist()}"
-        raise DatasetError(
-            f"episode {number}: column {name!r} has NaN or infinity {place}: drop or repair that episode in the file"
-        )
-    return np.ascontiguousarray(array)
 
 
 def _write_arrow(file: Path, arrays: dict[str, pa.Array]) -> None:

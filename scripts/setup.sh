@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Set up everything that `make` needs: .venv with the pinned packages, this package (editable), and software GL.
-# Quick when nothing changed: the stamp in .venv names this folder and the contents of the two files below.
+# With the argument `simulators` also those of the extras, and robomimic, which the tests compare files with.
+# Quick when nothing changed: the stamps in .venv name this folder and the contents of the two files below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.installed
+simulators=.venv/.simulators-installed
 wanted="$PWD $(cat pyproject.toml constraints.txt | cksum)"
 
 suitable() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }
@@ -39,14 +41,27 @@ create_venv() {
 install_packages() {
     local started=$SECONDS
     echo "Installing the pinned packages into .venv (the first time a few minutes and 2 GiB, more with CUDA)"
-    if ! .venv/bin/python -m pip install --no-input --disable-pip-version-check --progress-bar off \
-        -c constraints.txt -e '.[dev]' 2>&1 | tee .venv/install.log | show_progress; then
-        tail -n 15 .venv/install.log >&2
-        echo "error: pip failed; the whole log is .venv/install.log" >&2
-        exit 1
-    fi
+    pip_install -e '.[dev]'
     echo "$wanted" >"$stamp"
     echo "Installed in $((SECONDS - started)) s"
+}
+
+install_simulators() {
+    local started=$SECONDS
+    echo "Installing the simulators of the extras into .venv (a C compiler is needed for one of their packages)"
+    pip_install -e '.[dev,simulators]'
+    # Without what it declares: it wants torchvision and a renderer's build, and needs neither for what is tested.
+    pip_install --no-deps robomimic==0.3.0
+    echo "$wanted" >"$simulators"
+    echo "Installed in $((SECONDS - started)) s"
+}
+
+pip_install() {
+    .venv/bin/python -m pip install --no-input --disable-pip-version-check --progress-bar off -c constraints.txt "$@" 2>&1 |
+        tee .venv/install.log | show_progress && return
+    tail -n 15 .venv/install.log >&2
+    echo "error: pip failed; the whole log is .venv/install.log" >&2
+    exit 1
 }
 
 show_progress() {
@@ -63,4 +78,5 @@ elif [ -n "${PYTHON:-}" ] && [ "$(version "$PYTHON")" != "$(version .venv/bin/py
     exit 2
 fi
 [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] || install_packages
+[ "${1:-}" != simulators ] || [ "$(cat "$simulators" 2>/dev/null)" = "$wanted" ] || install_simulators
 scripts/system_packages.sh

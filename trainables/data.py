@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from understudy.algorithm import Algorithm
 from understudy.envs.importing import import_file
-from understudy.envs.source import EnvFactory, is_goal_conditioned, source_for
+from understudy.envs.source import EnvFactory, has_unit_actions, is_goal_conditioned, source_for
 from understudy.envs.store import MANIFEST, EpisodeStore, Manifest, find_store, store_path
 from understudy.envs.windows import Goals, Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
+from understudy.registry import algorithms
 from understudy.spec import RunSpec
 
 
@@ -70,6 +72,14 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
         obs_horizon=spec.obs_horizon,
         with_goal=_goals(spec, name) != "none",
     )
+
+
+def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
+    """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped."""
+    config = spec.config
+    if not has_unit_actions(environment_of(spec).env_name):
+        config = config.model_copy(update={"action_clip": False})
+    return algorithms.get(spec.algo)(windows.observation_shape, windows.action_dim, config)
 
 
 def describe_environment(environment: EnvFactory) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from understudy.algorithm import Algorithm
 from understudy.devices import resolve_device
 from understudy.errors import CheckpointError, OutOfMemory, Preempted, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
-from understudy.registry import algorithms, loops
+from understudy.registry import loops
 from understudy.results import Progress, Report, RunResult, rank_key
 from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
 from understudy.stopping import Notice
-from understudy.trainables.data import open_data
+from understudy.trainables.data import algorithm_for, open_data
 from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.keeping import drop_old_models, save_models
 from understudy.trainables.pack import Pack
@@ -73,7 +73,7 @@ class OfflineLoop:
         self.device = resolve_device(spec.device)
         self.data = open_data(spec)
         first = self.data.windows(1)
-        self.algorithm: Algorithm = algorithms.get(spec.algo)(first.observation_shape, first.action_dim, spec.config)
+        self.algorithm: Algorithm = algorithm_for(spec, first)
         self.algorithm.network(torch.Generator())  # an encoder that does not fit these observations is said now
         self.evaluator = Evaluator(spec) if spec.eval_episodes else None
         if self.evaluator:

@@ -38,7 +38,7 @@ class AlgorithmConfig(BaseModel):
         default=None, description="pixel encoder (impala_small, impala, impala_large); none for states"
     )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
-    action_clip: bool = Field(default=True, description="clip actions to [-1, 1], as the environments here expect")
+    action_clip: bool = Field(default=True, description="clip actions to [-1, 1], where the environments span that")
 
     @property
     def chunk_length(self) -> int:

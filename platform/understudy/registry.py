@@ -1,14 +1,16 @@
 """Find plug-ins by name: algorithms, data sources, search spaces and training loops.
 
 The kernel imports none of the plug-in folders. A registry imports the modules of its folder on first
-use, then the entry points that users' packages declare (group `understudy.<registry name>`), and from
-then on answers by name. A new plug-in is therefore one new file and no edit elsewhere.
+use, then the entry points that users' packages declare (group `understudy.<registry name>`), then the modules
+that $UNDERSTUDY_PLUGINS names (they register themselves), and from then on answers by name. A new plug-in is
+therefore one new file and no edit elsewhere.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -16,6 +18,8 @@ from typing import Any, Generic, TypeVar
 from understudy.errors import UnderstudyError, UnknownName, did_you_mean
 
 T = TypeVar("T")
+PLUGINS = "UNDERSTUDY_PLUGINS"
+"""Variable with the names, by commas, of modules that register plug-ins when they are imported."""
 
 
 class Registry(Generic[T]):
@@ -68,6 +72,8 @@ class Registry(Generic[T]):
             importlib.import_module(f"{self._package}.{module.name}")
         for entry in importlib.metadata.entry_points(group=self._group):
             self.register(entry.name)(entry.load())
+        for name in filter(None, os.environ.get(PLUGINS, "").split(",")):
+            importlib.import_module(name)
 
 
 def _origin(item: Any) -> str:

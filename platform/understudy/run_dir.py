@@ -26,7 +26,7 @@ from typing import Any
 
 from understudy.errors import UnderstudyError, UserError
 from understudy.files import storage_errors, write_json
-from understudy.spec import RunSpec, build_run
+from understudy.spec import RunSpec, build_run, plain_name
 
 
 class CsvLog:
@@ -155,7 +155,7 @@ class RunDir:
 
 def new_folder(spec: RunSpec, name: str) -> Path:
     """Make and return `<save_dir>/<project>/<run_group>/<env_name>/<name>_<time>`, numbered where that is taken."""
-    parent = Path(spec.save_dir) / spec.project / spec.run_group / spec.env_name.replace(":", "_")
+    parent = Path(spec.save_dir) / spec.project / spec.run_group / plain_name(spec.env_name)
     stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
     with storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,11 @@ def home() -> Path:
     return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
 
 
+def plain_name(env_name: str) -> str:
+    """Return a dataset's name without the `:` and `/` of names like minari:D4RL/x-v1, for folders and MLflow."""
+    return env_name.replace(":", "_").replace("/", "__")
+
+
 class RunSpec(BaseModel):
     """One configuration and its seeds. Field order is the order of `--cfg` and flags.json."""
 

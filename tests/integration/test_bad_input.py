@@ -16,7 +16,7 @@ import pytest
 from tests.integration.commands import SMALL
 from tests.unit.command_line import Said, understudy
 
-from understudy.envs.importing import import_file
+from understudy.envs.writing import StoreWriter
 from understudy.run_dir import read_csv
 
 TRAIN = ("train", *SMALL, "training_steps=20", "log_interval=10", "tracking_uri=none", "save_dir=runs")
@@ -96,8 +96,11 @@ def test_a_truncated_dataset_is_refused(copied, say, tmp_path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dataset_of_another_task_than_its_environment_is_refused(understudy_home, hopper_data, say, tmp_path) -> None:
-    import_file("d4rl", understudy_home / "hopper_medium-v2.hdf5", "walker2d-medium-v2", tmp_path / "data")
+def test_a_dataset_of_another_task_than_its_environment_is_refused(say, tmp_path) -> None:
+    place, name = tmp_path / "data" / "walker2d-medium-v2", "walker2d-medium-v2"
+    hopper = {"observations": (20, 11), "actions": (20, 3), "rewards": (20,), "terminals": (20,)}
+    with StoreWriter(place, name=name, source="d4rl", env_id="Walker2d-v4", provenance={"env_name": name}) as writer:
+        writer.add_episode({column: np.zeros(shape) for column, shape in hopper.items()})
     said = say(*TRAIN, "env_name=walker2d-medium-v2", f"data_dir={tmp_path / 'data'}")
     refused(said, "(11,) and 3 action dims", "(17,) and 6", "not of one task")
     assert not (tmp_path / "runs").exists()
@@ -199,7 +202,7 @@ def test_a_dataset_is_not_replaced_unless_asked(copied, understudy_home, say) ->
         (("models", "list", "--tracking_uri", "none"), ("tracking_uri=none keeps nothing",)),
         (("models", "show", "flow_bc"), ("nothing is tracked in", "--save_dir")),
         (("data", "info", "hoper"), ("no dataset 'hoper'", "data import")),
-        (("data", "generate", "cube-single-scripted-singletask-task9-v0"), ("no scripted expert", "did you mean")),
+        (("data", "generate", "cube-single-scripted-singletask-task9-v0"), ("unknown environment", "did you mean")),
         (
             ("sweep", "space=flow_bc", "env_name=hoper-medium-v2"),
             ("unknown environment 'hoper-medium-v2'", "did you mean"),

@@ -1,22 +1,37 @@
-"""The scripted expert in the simulator: generated, imported, replayed, filmed."""
+"""Experts in the simulator: episodes generated, killed, taken up, written in every format, replayed, filmed."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from tests.integration.commands import run, start
+from tests.unit.command_line import understudy
 
-from understudy.envs.experts import generate, play_attempt
-from understudy.envs.importing import import_file
+from understudy.envs import attempt_pool
+from understudy.envs.attempts import Task, attempt_file, play, was_kept
+from understudy.envs.experts import _claimed, generate, made_name, supported_names
+from understudy.envs.importing import episodes_of, import_file
+from understudy.envs.ogbench_experts import lights_out
+from understudy.envs.policy_expert import PolicyExpert
 from understudy.envs.rollout import ROWS, evaluate
-from understudy.envs.source import EnvFactory
+from understudy.envs.source import EnvFactory, source_for
 from understudy.envs.store import EpisodeStore
 from understudy.envs.video import rendering_available, write_mp4
-from understudy.errors import UserError
+from understudy.errors import DatasetError, UnderstudyError, UserError
 from understudy.files import sha256
+from understudy.normaliser import Normaliser
+from understudy.policy import Policy
+from understudy.randomness import numpy_generator, stream_key, torch_generator
+from understudy.registry import algorithms, sources
 
 NAME = "cube-single-scripted-singletask-task1-v0"
+HOPPER = "hopper-policy-v2"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +43,27 @@ def folder(tmp_path_factory) -> Path:
 def store(folder) -> EpisodeStore:
     made = generate(NAME, 4, out_path=folder / "one.npz", workers=1)
     assert (made.episodes, made.failures) == (4, made.attempts - 4)
+    assert [p.name for p in folder.iterdir()] == ["one.npz"]
     return import_file("ogbench", made.path, NAME, folder / "stores")
+
+
+def random_policy(shape: tuple[int, ...] = (11,), actions: int = 3, **config) -> Policy:
+    """Return an untrained policy of two members that predicts chunks of four actions."""
+    kind = algorithms.get("bc")
+    settings = {"hidden_dims": (16,), "action_chunking": True, "horizon_length": 4}
+    algorithm = kind(shape, actions, kind.Config(**settings))
+    networks = [algorithm.network(torch_generator(seed, "a test")) for seed in (0, 1)]
+    weights = [dict(network.named_parameters()) for network in networks]
+    normaliser = Normaliser.identity(shape)
+    return Policy(algorithm, weights, normaliser, env_name="hopper-medium-v2", **config)
+
+
+@pytest.fixture(scope="module")
+def policy(folder) -> Path:
+    return random_policy().save(folder / "policies" / "random")
+
+
+# ---- scripted experts ----
 
 
 def test_the_expert_solves_the_task_and_the_store_says_how_it_was_made(store) -> None:
@@ -50,48 +85,262 @@ def test_recorded_actions_are_the_oracles_and_executed_ones_are_noisy(store) -> 
 def test_the_file_does_not_depend_on_the_number_of_workers(store, folder) -> None:
     again = generate(NAME, 4, out_path=folder / "two.npz", workers=2)
     assert sha256(again.path) == sha256(folder / "one.npz")
-    other = generate(NAME, 1, out_path=folder / "three.npz", seed=1)
-    assert sha256(other.path) != sha256(folder / "one.npz")
 
 
-def test_fewer_episodes_are_the_first_of_more(store, folder) -> None:
-    fewer = generate(NAME, 2, out_path=folder / "fewer.npz")
-    shorter = import_file("ogbench", fewer.path, NAME, folder / "fewer")
-    rows = shorter.manifest.num_transitions
-    np.testing.assert_array_equal(shorter.column("observations"), store.column("observations")[:rows])
+def test_fewer_episodes_are_the_first_of_more_and_another_seed_gives_others(store, folder) -> None:
+    fewer = import_file("ogbench", generate(NAME, 2, out_path=folder / "fewer.npz").path, NAME, folder / "fewer")
+    rows = fewer.manifest.num_transitions
+    np.testing.assert_array_equal(fewer.column("observations"), store.column("observations")[:rows])
+    other = generate(NAME, 1, out_path=folder / "three.npz", seed=1, noise=0.0)
+    episode = next(sources.get("ogbench").read(other.path, NAME))
+    assert not np.array_equal(episode["observations"][:20], store.column("observations")[:20])
+    assert "executed_actions" not in episode
 
 
 def test_replaying_the_executed_actions_meets_the_stored_observations(store) -> None:
-    from understudy.randomness import stream_key
-
     env = EnvFactory(NAME)()
-    seeds = [stream_key(0, "expert", attempt) % 2**31 for attempt in range(4)]
-    observation, _ = env.reset(seed=seeds[0])
+    observation, _ = env.reset(seed=stream_key(0, "expert", 0) % 2**31)
     for step in range(30):
         stored = store.column("observations")[step]
         np.testing.assert_allclose(observation, stored, rtol=0, atol=2e-4)  # executed actions are stored in float32
         observation = env.step(store.column("executed_actions")[step])[0]
 
 
-def test_only_noise_that_the_expert_survives_is_kept() -> None:
-    attempts = [play_attempt(NAME, 0, 3.0, number) for number in range(2)]
-    assert attempts == [None, None]
+def test_only_noise_that_the_expert_survives_is_kept(folder, monkeypatch) -> None:
+    episode, solved = play(Task(NAME, noise=3.0), 0)
+    assert not solved
+    assert len(episode["actions"]) == 200
+    monkeypatch.setattr(attempt_pool, "HOPELESS", 2)
+    with pytest.raises(UnderstudyError, match=r"solved in only 0 of 2 attempts; use less noise than 3"):
+        generate(NAME, 9, out_path=folder / "none.npz", noise=3.0)
+    everything = generate(NAME, 1, out_path=folder / "all.npz", noise=3.0, keep="all")
+    assert (everything.episodes, everything.transitions) == (1, 200)
+
+
+def test_buttons_are_pressed_as_seldom_as_the_puzzle_can_be_solved() -> None:
+    rng = np.random.default_rng(0)
+    for rows, columns in ((3, 3), (4, 4)):
+        touches = [press(index, rows, columns) for index in range(rows * columns)]
+        for _ in range(5):
+            pressed = rng.random(rows * columns) < 0.5
+            wrong = np.bitwise_xor.reduce(
+                [t for t, on in zip(touches, pressed, strict=True) if on] or [np.zeros(1, int)]
+            )
+            found = lights_out(np.broadcast_to(wrong, rows * columns) == 1, rows, columns)
+            assert len(found) <= pressed.sum()
+            np.testing.assert_array_equal(np.bitwise_xor.reduce([touches[i] for i in found]), wrong)
+
+
+def press(index: int, rows: int, columns: int) -> np.ndarray:
+    lights = np.zeros((rows, columns), int)
+    x, y = divmod(index, columns)
+    for nx, ny in ((x, y), (x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
+        if 0 <= nx < rows and 0 <= ny < columns:
+            lights[nx, ny] = 1
+    return lights.ravel()
+
+
+def test_the_puzzles_expert_presses_what_must_be_pressed() -> None:
+    episode, solved = play(Task("puzzle-3x3-scripted-singletask-task1-v0", noise=0.2), 0)
+    assert solved
+    assert episode["button_states"].shape[1] == 9
+    assert len(episode["actions"]) < 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["cube-single", "cube-double", "cube-triple", "scene", "puzzle-3x3", "puzzle-4x4"])
+def test_experts_solve_most_attempts_of_every_task_that_they_are_offered_for(family) -> None:
+    names = [name for name in supported_names() if name.startswith(family)]
+    assert len(names) >= 5
+    solved = [play(Task(name, noise=0.2), number)[1] for name in names for number in range(2)]
+    assert np.mean(solved) >= 0.75
+
+
+# ---- killed and taken up ----
+
+
+def test_a_killed_generation_goes_on_where_it_was(store, tmp_path, monkeypatch, capsys) -> None:
+    words = ["data", "generate", NAME, "--episodes", "4", "--workers", "2", "--data_dir", str(tmp_path)]
+    attempts = tmp_path / ".generating" / NAME
+    process = start(*words, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not attempt_file(attempts, 0).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)  # the driver alone: its workers must end by themselves
+    process.communicate()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+    before = {file.name: file.stat().st_mtime_ns for file in attempts.glob("0*.npz")}
+    assert before
+
+    other = understudy(monkeypatch, capsys, *words, "--seed", "5")
+    assert (other.code, other.err.count("\n")) == (2, 1)
+    assert "was begun with seed=0, not 5; --overwrite drops what was made" in other.err
+    assert {file.name: file.stat().st_mtime_ns for file in attempts.glob("0*.npz")} == before
+
+    run(*words, cwd=tmp_path)
+    again = EpisodeStore.open(tmp_path / NAME)
+    assert again.manifest.content_hash == store.manifest.content_hash
+    assert sorted(p.name for p in tmp_path.iterdir()) == [NAME, "raw"]
+
+
+def test_finished_attempts_are_not_played_again_and_damaged_ones_are(store, tmp_path) -> None:
+    attempts = tmp_path / "attempts"
+    first = generate(NAME, 2, out_path=tmp_path / "two.npz", attempts_dir=attempts)
+    stamp = attempt_file(attempts, 0).stat().st_mtime_ns
+    attempt_file(attempts, 1).write_bytes(b"half")
+    assert was_kept(attempts, 1) is None
+    more = generate(NAME, 4, out_path=tmp_path / "four.npz", attempts_dir=attempts)
+    assert attempt_file(attempts, 0).stat().st_mtime_ns == stamp
+    assert (first.episodes, more.episodes, more.transitions) == (2, 4, store.manifest.num_transitions)
+    with pytest.raises(UserError, match=r"noise=0\.2, not 0\.1; --overwrite"):
+        generate(NAME, 2, out_path=tmp_path / "two.npz", attempts_dir=attempts, noise=0.1)
+    anew = generate(NAME, 1, out_path=tmp_path / "x.npz", attempts_dir=attempts, noise=0.1, overwrite=True)
+    assert anew.attempts == 1
+    with _claimed(attempts, NAME), pytest.raises(UserError, match="another process is generating it"):
+        generate(NAME, 2, out_path=tmp_path / "two.npz", attempts_dir=attempts)
+
+
+# ---- trained policies ----
+
+
+def test_a_policy_executes_its_chunks_in_full_and_every_episode_is_kept(folder, policy) -> None:
+    made = generate("hopper-medium-v2", 3, out_path=folder / "hopper.hdf5", policy=str(policy), member=1)
+    assert (made.env_name, made.attempts) == (HOPPER, 3)
+    expert = Policy.load(policy)
+    for episode in source_for(HOPPER).read(made.path, HOPPER):
+        assert "executed_actions" not in episode
+        length = len(episode["actions"])
+        for begin in range(0, length, 4):
+            chunk = expert.act(episode["observations"][begin], member=1)[0][: length - begin]
+            np.testing.assert_allclose(episode["actions"][begin : begin + 4], np.clip(chunk, -1, 1), atol=1e-5)
+        assert bool(episode["terminals"][-1])  # a hopper that does not know how to hop falls
+    assert "policy (bc " in made.made_by
+
+
+def test_a_policy_sees_its_history_and_its_goal() -> None:
+    env = EnvFactory("hopper-medium-v2")()
+    env.action_space.seed(0)
+    policy = random_policy((2 * 11 + 5,), spec={"obs_horizon": 2})
+    expert = PolicyExpert(policy)
+    looks = [np.full(11, value, np.float32) for value in (1, 2, 3, 4, 5)]
+    info = {"goal": np.arange(5, dtype=np.float64)}
+    expert.reset(env, looks[0], info, numpy_generator(0, "a test"))
+    given = [expert.act(env, look, {}) for look in looks]
+    first = policy.act(np.concatenate([looks[0], looks[0], info["goal"]]).astype(np.float32))[0]
+    np.testing.assert_array_equal(np.stack(given[:4]), first)
+    second = policy.act(np.concatenate([looks[3], looks[4], info["goal"]]).astype(np.float32))[0]
+    np.testing.assert_array_equal(given[4], second[0])
+
+
+def test_a_policy_of_another_task_is_one_line(folder, policy) -> None:
+    with pytest.raises(UserError, match=r"the policy has observations \(11,\).*\(28,\) \(it was trained on hopper"):
+        generate(NAME, 1, out_path=folder / "other.npz", policy=str(policy), keep="all")
+
+
+# ---- formats ----
+
+
+def test_the_same_episodes_are_written_in_every_format_that_was_asked_for(folder, policy) -> None:
+    made = generate(
+        HOPPER, 2, out_path=folder / "many.hdf5", policy=str(policy), formats=["minari", "ogbench", "d4rl", "minari"]
+    )
+    assert [path.name for path in made.extra] == ["many.minari", "many.ogbench.npz"]
+    own = list(source_for(HOPPER).read(made.path, HOPPER))
+    other = list(sources.get("minari").read(made.extra[0], "minari:hopper/policy-v2"))
+    for ours, theirs in zip(own, other, strict=True):
+        for name in ("observations", "actions", "rewards", "terminals", "final_observation"):
+            np.testing.assert_array_equal(np.asarray(ours[name], np.float32), np.asarray(theirs[name], np.float32))
+    with np.load(made.extra[1], allow_pickle=False) as archive:
+        assert archive["terminals"].sum() == 2
+
+
+def test_a_format_that_does_not_fit_is_known_after_the_first_episode(tmp_path, policy) -> None:
+    attempts = tmp_path / "attempts"
+    with pytest.raises(DatasetError, match="robomimic"):
+        generate(
+            HOPPER, 20, out_path=tmp_path / "x.hdf5", policy=str(policy), formats=["robomimic"], attempts_dir=attempts
+        )
+    assert len(list(attempts.glob("0*.npz"))) == 1
+    assert not (tmp_path / "x.hdf5").exists()
+
+
+def test_a_dataset_is_exported_and_imported_again_unchanged(store, folder, tmp_path, monkeypatch, capsys) -> None:
+    data_dir = ["--data_dir", str(folder / "stores")]
+    file = tmp_path / "out" / "cubes.npz"
+    done = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), *data_dir)
+    assert done.code == 0, done.err
+    again = import_file("ogbench", file, NAME, tmp_path)
+    assert again.manifest.content_hash == store.manifest.content_hash
+    assert again.manifest.provenance["made_by"] == store.manifest.provenance["made_by"]
+    refused = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), *data_dir)
+    assert (refused.code, "give --overwrite" in refused.err) == (2, True)
+    replaced = understudy(
+        monkeypatch, capsys, "data", "export", NAME, str(file), "--overwrite", "--format", "d4rl", *data_dir
+    )
+    assert replaced.code == 0, replaced.err
+    kept = sources.get("d4rl").read(file, "hopper-medium-v2")
+    with pytest.raises(DatasetError, match="28"):  # the task is another, the file is whole
+        next(kept)
+    unknown = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), "--format", "d4l", *data_dir)
+    assert "did you mean 'd4rl'" in unknown.err
+
+
+def test_episodes_of_a_store_are_what_was_put_in(store) -> None:
+    episodes = list(episodes_of(store))
+    assert [len(episode["actions"]) for episode in episodes] == store.lengths.tolist()
+    np.testing.assert_array_equal(episodes[1]["final_observation"], store.episode_column("final_observations")[1])
+
+
+# ---- names and the command line ----
+
+
+@pytest.mark.parametrize(
+    ("published", "scripted", "policy"),
+    [
+        ("cube-single-play-singletask-task1-v0", NAME, "cube-single-policy-singletask-task1-v0"),
+        (NAME, NAME, "cube-single-policy-singletask-task1-v0"),
+        ("hopper-medium-replay-v2", "hopper-scripted-v2", HOPPER),
+        ("pen-human-v1", "pen-scripted-v1", "pen-policy-v1"),
+        ("lift-mh-low_dim", "lift-scripted-low_dim", "lift-policy-low_dim"),
+        ("antmaze-umaze-v2", "antmaze-umaze-scripted-v2", "antmaze-umaze-policy-v2"),
+        ("antmaze-large-diverse-v2", "antmaze-large-scripted-v2", "antmaze-large-policy-v2"),
+        ("minari:pendulum/scripted-v0", "minari:pendulum/scripted-v0", "minari:pendulum/policy-v0"),
+        ("expert:Pendulum-v1", "expert:Pendulum-v1", "expert:Pendulum-v1"),
+    ],
+)
+def test_data_made_here_are_named_after_who_made_them(published, scripted, policy) -> None:
+    assert made_name(published, "scripted") == scripted
+    assert made_name(published, "policy") == policy
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"env_name": "cube-single-play-singletask-task1-v0"}, "did you mean 'cube-single-scripted"),
+        ({"env_name": "hopper-medium-v2"}, "no scripted expert for 'hopper-scripted-v2': give --policy a model"),
+        ({"env_name": "hopper-medium-v2", "policy": "/no/where"}, "no policy at '/no/where'"),
+        ({"env_name": HOPPER, "keep": "successful"}, "tells no success; use --keep all"),
+        ({"keep": "some"}, "keep='some'"),
+        ({"formats": ["d4l"]}, "did you mean 'd4rl'"),
         ({"episodes": 0}, "episodes=0"),
         ({"noise": -1.0}, "noise=-1.0"),
         ({"workers": 0}, "workers=0"),
     ],
 )
-def test_bad_requests_are_refused_before_any_work(folder, options, said) -> None:
-    arguments = {"env_name": NAME, "episodes": 1, "noise": 0.2, "workers": 1, **options}
+def test_bad_requests_are_refused_before_any_work(tmp_path, options, said) -> None:
     with pytest.raises(UserError, match=said):
-        generate(out_path=folder / "none.npz", **arguments)
-    assert not (folder / "none.npz").exists()
+        generate(**{"env_name": NAME, "episodes": 1, "out_path": tmp_path / "none.npz", **options})
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_the_command_is_also_called_as_a_function_and_makes_nothing_twice(tmp_path, capsys) -> None:
+    from understudy.cli import data
+
+    for _ in range(2):  # as the quick start does
+        data.generate(NAME, episodes=1, seed=0, noise=0.2, workers=1, data_dir=str(tmp_path), overwrite=False)
+    said = capsys.readouterr().out
+    assert f"{NAME}: 1 episodes" in said
+    assert "--overwrite makes it again" in said
 
 
 def replay(store: EpisodeStore):
@@ -106,8 +355,6 @@ def replay(store: EpisodeStore):
 
 
 def test_a_rollout_counts_the_success_and_ends_at_it_with_or_without_a_video(store, tmp_path) -> None:
-    from understudy.randomness import stream_key
-
     seed = stream_key(0, "expert", 0) % 2**31
     factory = EnvFactory(NAME, size=64)
     plain = evaluate(replay(store), factory, episodes=1, seed=seed)

@@ -61,7 +61,7 @@ def test_every_folder_with_modules_is_a_regular_package_so_that_wheels_hold_it(r
 
 def test_every_requirement_is_pinned(repo_root: Path, pyproject: dict[str, Any]) -> None:
     names = {normalised(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements(pyproject)}
-    assert names - set(pins(repo_root)) == set()
+    assert names - set(pins(repo_root)) == {"understudy"}  # an extra that is made of others
 
 
 def test_torch_is_pinned_without_a_build_and_torchvision_is_not_needed(repo_root: Path) -> None:

@@ -1,16 +1,32 @@
-"""`understudy data`: list, info, import, verify, generate."""
+"""`understudy data`: list, info, import, export, download, generate, verify."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
+from understudy.cli.getting import DATA_DIR, data_folder, download, generate, show_store
 from understudy.cli.output import console, examples, progress_bar, show_table
 
-data = typer.Typer(help="Datasets: list, look into, import, verify, generate.", no_args_is_help=True)
+data = typer.Typer(help="Datasets: list, look into, import, export, download, generate, verify.", no_args_is_help=True)
 NAME = typer.Argument(..., help="the dataset's name, as `understudy data list` shows it")
-DATA_DIR = typer.Option("", "--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
+
+
+class FormatsHelp(TyperCommand):
+    """Put the formats that are registered in place of FORMATS, when help is asked for and not before."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help text."""
+        from understudy.registry import sources
+
+        for parameter in self.params:
+            text = getattr(parameter, "help", None)
+            if text:
+                setattr(parameter, "help", text.replace("FORMATS", ", ".join(sources.names())))  # noqa: B010
+        super().format_help(ctx, formatter)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -18,18 +34,12 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(data, name="data")
 
 
-def _folder(data_dir: str) -> Path:
-    from understudy.spec import home
-
-    return Path(data_dir).expanduser() if data_dir else home() / "datasets"
-
-
 @data.command("list")
 def list_(data_dir: str = DATA_DIR) -> None:
     """List the datasets that training finds by name."""
     from understudy.envs.store import list_stores
 
-    folder = _folder(data_dir)
+    folder = data_folder(data_dir)
     stores = list_stores(folder)
     if not stores:
         console.print(
@@ -48,11 +58,12 @@ def info(name: str = NAME, data_dir: str = DATA_DIR) -> None:
     from understudy.envs.inspection import describe
     from understudy.envs.store import find_store
 
-    console.print(describe(find_store(name, _folder(data_dir))))
+    console.print(describe(find_store(name, data_folder(data_dir))))
 
 
 @data.command(
     "import",
+    cls=FormatsHelp,
     epilog=examples(
         "understudy data import d4rl ~/.d4rl/datasets/halfcheetah_medium-v2.hdf5 --name halfcheetah-medium-v2",
         "understudy data import robomimic lift/mh/low_dim_v15.hdf5 --name lift-mh-low_dim",
@@ -60,8 +71,8 @@ def info(name: str = NAME, data_dir: str = DATA_DIR) -> None:
     ),
 )
 def import_(
-    source: str = typer.Argument(..., help="format: d4rl, ogbench, robomimic"),
-    path: Path = typer.Argument(..., help="the file in that format"),
+    source: str = typer.Argument(..., help="format: FORMATS"),
+    path: Path = typer.Argument(..., help="the file (or folder) in that format"),
     name: str = typer.Option("", "--name", help="name to keep it under; default: the file's own"),
     env_name: str = typer.Option(
         "", "--env_name", help="published name that says which task it is of; default: --name"
@@ -84,12 +95,12 @@ def import_(
             source,
             path,
             published,
-            _folder(data_dir),
+            data_folder(data_dir),
             name=name or published,
             overwrite=overwrite,
             progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
         )
-    _show_store(store)
+    show_store(store)
 
 
 @data.command(short_help="Rehash a dataset and look for damage.")
@@ -98,7 +109,7 @@ def verify(name: str = NAME, data_dir: str = DATA_DIR) -> None:
     from understudy.envs.inspection import damage, oddities
     from understudy.envs.store import find_store
 
-    store = find_store(name, _folder(data_dir))
+    store = find_store(name, data_folder(data_dir))
     found = damage(store)
     for line in found:
         console.print(f"DAMAGED: {line}", markup=False, soft_wrap=True)
@@ -109,45 +120,52 @@ def verify(name: str = NAME, data_dir: str = DATA_DIR) -> None:
     console.print(f"{name}: whole; hash {store.manifest.content_hash}")
 
 
-@data.command(short_help="Make demonstrations with a scripted expert.")
-def generate(
-    name: str = typer.Argument(..., help="dataset name, like cube-single-scripted-singletask-task1-v0"),
-    episodes: int = typer.Option(100, "--episodes", help="successful episodes to keep"),
-    seed: int = typer.Option(0, "--seed", help="seed of the first attempt"),
-    noise: float = typer.Option(0.2, "--noise", help="std of the noise on executed actions (clean ones are recorded)"),
-    workers: int = typer.Option(0, "--workers", help="processes; default one for each CPU"),
+data.command(
+    short_help="Make demonstrations with a scripted expert or a trained policy.",
+    cls=FormatsHelp,
+    epilog=examples(
+        "understudy data generate cube-single-scripted-singletask-task1-v0 --episodes 100 --workers 8",
+        "understudy data generate lift-scripted-low_dim --format d4rl --format minari",
+        "understudy data generate hopper-medium-v2 --policy models:/flow_bc@best --episodes 50",
+    ),
+)(generate)
+data.command(
+    short_help="Fetch a published dataset and import it.",
+    epilog=examples(
+        "understudy data download hopper-medium-v2",
+        "understudy data download lift-mh-low_dim --data_dir /scratch/datasets --no-keep_file",
+        "understudy data download pen-human-v1 --url https://mirror.example.org/pen-human-v1.hdf5 --sha256 1f2e...",
+    ),
+)(download)
+
+
+@data.command(
+    short_help="Write a dataset as a file of a format that other tools read.",
+    cls=FormatsHelp,
+    epilog=examples(
+        "understudy data export cube-single-scripted-singletask-task1-v0 cubes.npz",
+        "understudy data export hopper-medium-v2 ~/minari/hopper --format minari",
+    ),
+)
+def export(
+    name: str = NAME,
+    file: Path = typer.Argument(..., help="the file to write (a folder, for formats that are one)"),
+    format_: str = typer.Option("", "--format", help="its format: FORMATS; default the one that the data came in"),
     data_dir: str = DATA_DIR,
-    overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
+    overwrite: bool = typer.Option(False, "--overwrite", help="replace a file that is there"),
 ) -> None:
-    """Make demonstrations with a scripted expert in its simulator and import them.
+    """Write a dataset as a file of a source's format."""
+    from understudy.envs.importing import export_store
+    from understudy.envs.store import find_store
 
-    The file in the source's own format is kept in the data folder's raw/ sub-folder.
-    """
-    from understudy.envs.experts import generate as make
-    from understudy.envs.importing import import_file
-    from understudy.envs.slots import available_cpus
-
-    folder = _folder(data_dir)
-    if (folder / name).exists() and not overwrite:
-        console.print(f"{name} is in {folder} already; --overwrite makes it again", soft_wrap=True)
-        return
-    with progress_bar("demonstrations", "episodes") as bar:
-        made = make(
-            name,
-            episodes,
-            out_path=folder / "raw" / f"{name}.npz",
-            seed=seed,
-            noise=noise,
-            workers=workers or available_cpus(),
-            progress=lambda kept, attempts: bar(kept, episodes, f"{attempts - kept} failed"),
+    store = find_store(name, data_folder(data_dir))
+    total = store.manifest.num_episodes
+    with progress_bar("export", "episodes") as bar:
+        path = export_store(
+            store,
+            file,
+            format_ or store.manifest.source,
+            overwrite=overwrite,
+            progress=lambda episodes, transitions: bar(episodes, total, f"{transitions} transitions"),
         )
-    _show_store(import_file("ogbench", made.path, name, folder, overwrite=overwrite))
-
-
-def _show_store(store) -> None:
-    manifest = store.manifest
-    console.print(
-        f"{manifest.name}: {manifest.num_episodes} episodes, {manifest.num_transitions} transitions,"
-        f" hash {manifest.content_hash[:12]}, in {store.path}",
-        soft_wrap=True,
-    )
+    console.print(f"{name}: {total} episodes in {path}", soft_wrap=True)

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -54,12 +63,12 @@ def show_mapping(values: Mapping[str, Any], title: str | None = None, indent: in
 
 @contextmanager
 def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar; the block gets a function of (done, total, note)."""
+    """Show a bar; the block gets a function of (done, total, note). The unit "bytes" shows sizes and a rate."""
+    counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
+        *counts,
         TaskProgressColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
@@ -70,7 +79,7 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], No
     def update(done: int, total: int, note: str = "") -> None:
         if not bar.live.is_started:  # not before: what fails at once shows its error alone
             bar.start()
-        bar.update(task, completed=done, total=total, note=note)
+        bar.update(task, completed=done, total=total or None, note=note)
 
     try:
         yield update

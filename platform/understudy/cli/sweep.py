@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -45,15 +46,20 @@ def sweep(
         from understudy.sweeping.spec import SweepOptions
 
         return show_keys(EXAMPLES, context.args, SweepOptions)
-    from understudy.compose import flat_values, parse, split_sweeps
-    from understudy.sweeping.spec import build_sweep
-
-    plain, sweeps = split_sweeps(parse(context.args))
-    spec = build_sweep(flat_values(plain, config_dir), sweeps)
+    spec = read_sweep(context.args, config_dir)
     if cfg:
         return show_sweep(spec)
     start_sweep(spec)
     return None
+
+
+def read_sweep(words: list[str], config_dir: str | None = None) -> Any:
+    """Return the validated sweep that the words describe."""
+    from understudy.compose import flat_values, parse, split_sweeps
+    from understudy.sweeping.spec import build_sweep
+
+    plain, sweeps = split_sweeps(parse(words))
+    return build_sweep(flat_values(plain, config_dir), sweeps)
 
 
 def show_sweep(spec: Any) -> None:
@@ -68,12 +74,12 @@ def show_sweep(spec: Any) -> None:
     show_run({key: value for key, value in spec.run.items() if key not in swept and key not in spec.grid}, spec.base, 2)
 
 
-def start_sweep(spec: Any) -> Any:
-    """Check everything, then make the sweep's folder and drive it."""
+def start_sweep(spec: Any, folder: Path | None = None) -> Any:
+    """Check everything, then make the sweep's folder (`folder`, else a new one) and drive it."""
     from understudy.sweeping.run import SweepDir, check_sweep
 
     check_sweep(spec)
-    return drive(SweepDir.create(spec))
+    return drive(SweepDir.at(folder, spec) if folder else SweepDir.create(spec))
 
 
 def drive(sweep: Any) -> Any:

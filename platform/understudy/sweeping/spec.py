@@ -12,7 +12,7 @@ from understudy.compose import listed
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, search_spaces
 from understudy.space import Choice, Dimension, Interval, check_values, size
-from understudy.spec import ALIASES, RunSpec, build_run, resolve_key, run_keys, validate
+from understudy.spec import ALIASES, RunSpec, build_run, plain_name, resolve_key, run_keys, validate
 
 
 class SweepOptions(BaseModel):
@@ -51,7 +51,7 @@ class SweepSpec(BaseModel):
     def model_name(self) -> str | None:
         """Name of the registered model, or None."""
         name = self.options.register_as
-        return None if name == "none" else name or f"{self.run['algo']}-{self.run['env_name']}"
+        return None if name == "none" else name or f"{self.run['algo']}-{plain_name(self.run['env_name'])}"
 
 
 def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpec:

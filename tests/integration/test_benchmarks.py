@@ -1,0 +1,43 @@
+"""The benchmarks of the data path run with small arguments and print what they say they print."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def output(repo_root, script: str, *words: str) -> str:
+    command = [sys.executable, str(repo_root / "benchmarks" / script), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_sampling_prints_ratios_for_one_member_and_for_eight(repo_root) -> None:
+    said = output(repo_root, "sampling.py", "--transitions", "3000", "--batches", "8", "--repeats", "2")
+    assert said.count("windows/reference") == said.count("windows/lean numpy") == 2
+
+
+@pytest.mark.slow
+def test_opening_prints_the_ratio_to_both_kinds_of_hdf5(repo_root) -> None:
+    said = output(repo_root, "store_open.py", "--transitions", "3000", "--repeats", "1")
+    assert "h5py/store" in said
+    assert "h5py, gzip/store" in said
+
+
+@pytest.mark.slow
+def test_memory_prints_what_processes_share_and_that_a_small_heap_is_enough(repo_root) -> None:
+    words = ("--transitions", "20000", "--processes", "2", "--megabytes", "150", "--limit", "100")
+    said = output(repo_root, "memory.py", *words).splitlines()
+    assert [line.split()[0] for line in said[-3:]] == ["write", "store", "h5py"]
+    assert "done" in said[-3]
+    assert "done" in said[-2]
+    assert "out of memory" in said[-1]
+
+
+def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
+    for script in ("store_open.py", "sampling.py", "memory.py"):
+        assert f"python benchmarks/{script}" in (repo_root / "benchmarks" / script).read_text()
+    assert "--repeats" in output(repo_root, "sampling.py", "--help")
