@@ -6,11 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from understudy.envs.store import REQUIRED
+from understudy.envs.store import MASK, REQUIRED
 from understudy.errors import DatasetError
-
-MASK = "mask/"
-"""Columns named so hold one number an episode: 1 where the episode belongs to that subset (robomimic's filter keys)."""
 
 
 def prepare_episode(episode: Mapping[str, np.ndarray], number: int) -> dict[str, np.ndarray]:

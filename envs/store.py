@@ -25,6 +25,8 @@ from understudy.errors import DatasetError, did_you_mean
 
 FORMAT_VERSION = 1
 MANIFEST, TRANSITIONS, EPISODES = "manifest.json", "transitions.arrow", "episodes.arrow"
+MASK = "mask/"
+"""Prefix of the episode columns that hold robomimic's filter keys: one uint8 an episode."""
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 
 

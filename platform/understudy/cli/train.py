@@ -203,7 +203,7 @@ def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
     allowed = {*EVALUATION_KEYS, *policy.algorithm.evaluation_parameters}
     for key in changes:
         if ALIASES.get(key, key) not in allowed:
-            raise SpecError(f"{key} is no key of an evaluation{did_you_mean(key, allowed)}")
+            raise SpecError(f"{key} is no key of an evaluation{did_you_mean(key, allowed, limit=len(allowed))}")
 
 
 def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
