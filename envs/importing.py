@@ -102,10 +102,3 @@ def export_store(
 
     source.write(target, counted(), str(provenance.get("env_name") or store.name), provenance)
     return target
-
-
-def export_npz(store: EpisodeStore, path: str | Path) -> Path:
-    """Write a store as an OGBench-format npz."""
-    target = Path(path).expanduser()
-    sources.get("ogbench").write(target, episodes_of(store), store.name, store.manifest.provenance)
-    return target

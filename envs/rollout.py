@@ -10,15 +10,17 @@ Shape suffixes: K members, R rows of a block, E episodes, H steps of a chunk, A 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from understudy.envs.slots import Command, MakeEnv, Outcome, Pool, discard_pool, pool_for
+from understudy.envs.slots import Command, MakeEnv, Outcome, Pool, WorkerDied, discard_pool, pool_for
 from understudy.errors import UnderstudyError, UserError
 from understudy.randomness import numpy_generator
 
+logger = logging.getLogger("understudy")
 ROWS = 16
 Act = Callable[[np.ndarray, np.ndarray, Sequence[int]], np.ndarray]
 """act(observations [K, R, *O], noise [K, R, *noise_shape], members) -> actions [K, R, H, A]; K == len(members)."""
@@ -76,22 +78,32 @@ def evaluate(
     A chunk of `chunk_length` actions is executed in full, then the policy is asked again. Noise is standard
     normal times `temperature`. Success means that the task was solved at some step. `processes` puts the
     environments into that many worker processes (True: one for each CPU); one that gives no answer in `timeout`
-    seconds is killed, and UnderstudyError says so. `make_env` is usually an `EnvFactory`; its `normalized_score`
-    is used unless one is given.
+    seconds is killed, and UnderstudyError says so; when one dies, the evaluation begins again, once. `make_env` is
+    usually an `EnvFactory`; its `normalized_score` is used unless one is given.
     """
     for name, value in (("members", members), ("eval_episodes", episodes), ("num_envs", num_envs)):
         if value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
     score = normalized_score or getattr(make_env, "normalized_score", None)
     slots = min(num_envs, members * episodes)
-    pool = pool_for(make_env, render=video_episodes > 0, processes=processes, slots=slots, timeout=timeout)
-    run = _Evaluator(act, pool, members, episodes, seed, noise_shape, temperature, chunk_length)
-    run.video_episodes, run.frame_skip = video_episodes, max(1, video_frame_skip)
+
+    def attempt() -> _Evaluator:
+        pool = pool_for(make_env, render=video_episodes > 0, processes=processes, slots=slots, timeout=timeout)
+        run = _Evaluator(act, pool, members, episodes, seed, noise_shape, temperature, chunk_length)
+        run.video_episodes, run.frame_skip = video_episodes, max(1, video_frame_skip)
+        try:
+            run.play(slots, on_step)
+        except BaseException:
+            discard_pool(pool)
+            raise
+        return run
+
     try:
-        run.play(slots, on_step)
-    except BaseException:
-        discard_pool(pool)
-        raise
+        run = attempt()
+    except WorkerDied as error:
+        # Episodes are functions of their seeds: played again from the first, they are what they would have been.
+        logger.warning("%s; the evaluation begins again", error)
+        run = attempt()
     return run.result(score)
 
 

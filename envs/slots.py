@@ -21,6 +21,12 @@ import numpy as np
 from understudy.errors import UnderstudyError, UserError
 
 KEPT_POOLS = 4
+
+
+class WorkerDied(UnderstudyError):
+    """A worker process of environments ended by itself: killed, out of memory, or crashed in compiled code."""
+
+
 MakeEnv = Callable[..., Any]
 """Called as make_env(render=bool); returns a gymnasium environment."""
 
@@ -183,11 +189,11 @@ class ProcessPool:
         silent = f"worker process {worker} (pid {self._processes[worker].pid}) gave no answer in {self._timeout:g} s"
         return UnderstudyError(f"environment {self._name} hangs: {silent}; it is killed (eval_timeout says how long)")
 
-    def _death(self, worker: int) -> UnderstudyError:
+    def _death(self, worker: int) -> WorkerDied:
         process = self._processes[worker]
         process.join(timeout=5)
         died = f"worker process {worker} (pid {process.pid}) died with exit code {process.exitcode}"
-        return UnderstudyError(f"environment {self._name}: {died}")
+        return WorkerDied(f"environment {self._name}: {died}")
 
 
 def serve(connection: Connection, make_env: MakeEnv, render: bool) -> None:

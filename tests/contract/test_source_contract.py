@@ -35,21 +35,6 @@ from understudy.registry import sources
 KINDS = sorted(EXAMPLES)
 
 
-@pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def source(kind) -> Source:
-    return sources.get(kind)
-
-
-@pytest.fixture
-def example(kind) -> Example:
-    return EXAMPLES[kind]
-
-
 def written(source: Source, path: Path, episodes: list, example: Example, **provenance: Any) -> Path:
     source.write(path, iter(episodes), example.env_name, provenance)
     return path

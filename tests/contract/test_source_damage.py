@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tests.contract.source_examples import (
     EXAMPLES,
-    Example,
     copy,
     data_files,
     made_up,
@@ -21,28 +20,12 @@ from tests.contract.source_examples import (
 )
 
 from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.source import Source
 from understudy.envs.store import find_store
 from understudy.errors import DatasetError, StorageError
 from understudy.registry import sources
 
 KINDS = sorted(EXAMPLES)
 EPISODES = {kind: made_up(EXAMPLES[kind], [30, 1, 20]) for kind in KINDS}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def source(kind) -> Source:
-    return sources.get(kind)
-
-
-@pytest.fixture
-def example(kind) -> Example:
-    return EXAMPLES[kind]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from understudy.envs.d4rl import REFERENCE_SCORES, episode_ends
-from understudy.envs.importing import export_npz, import_file
+from understudy.envs.importing import export_store, import_file
 from understudy.envs.source import EnvFactory, source_for
 from understudy.envs.video import rendering_available
 from understudy.errors import DatasetError, UnknownName, UserError
@@ -262,7 +262,7 @@ def test_robomimic_demonstrations_are_in_numeric_order_and_rewards_minus_one(tmp
 
 def test_an_ogbench_store_exports_to_the_same_file_content(tmp_path) -> None:
     store = load("ogbench", write_ogbench(tmp_path / "x.npz"))
-    out = export_npz(store, tmp_path / "out" / "again.npz")
+    out = export_store(store, tmp_path / "out" / "again.npz", "ogbench")
     again = import_file("ogbench", out, CUBE, tmp_path / "second")
     assert again.manifest.content_hash == store.manifest.content_hash
 
