@@ -22,6 +22,7 @@ from understudy import checkpoints
 from understudy.algorithm import Algorithm
 from understudy.devices import resolve_device
 from understudy.errors import CheckpointError, OutOfMemory, Preempted, StorageError, TrainingDiverged
+from understudy.mirroring import Mirror
 from understudy.normaliser import Normaliser
 from understudy.registry import loops
 from understudy.results import Progress, Report, RunResult, rank_key
@@ -140,7 +141,7 @@ class _Training:
             self._replay_reports()
         self._mark()
         try:
-            with checkpoints.RollingWriter(self.run.resume) as self.writer:
+            with Mirror(self.run) as self.mirror, checkpoints.RollingWriter(self.run.resume) as self.writer:
                 self._train()
         except (TrainingDiverged, StorageError):
             # What led here is on disk already: the last good checkpoint is the newest rolling one.
@@ -229,9 +230,10 @@ class _Training:
         steps_per_sec = (self.step - self._mark_step) / max(time.perf_counter() - self._mark_time, 1e-9)
         self._mark()
         table = {key: value.detach().double().cpu().tolist() for key, value in metrics.items()}
+        # The time first: a row that is sent to MLflow again must have the time that it had.
+        self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": steps_per_sec})
         for index, log in enumerate(self.logs.train):
             log.append(self.step, {key: values[index] for key, values in table.items()})
-        self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": steps_per_sec})
         means = {key: sum(values) / len(values) for key, values in table.items()}
         self.metrics = {**self.metrics, **means, "steps_per_sec": steps_per_sec}
 
@@ -244,13 +246,13 @@ class _Training:
             outcome = self._roll_out(self.loop.evaluator, final)
             rows = [{**row, **held_out} for row, held_out in zip(outcome.rows, rows, strict=True)]
             summary, best = {**outcome.summary, **summary}, {**outcome.best_summary, **summary}
+        self.logs.timing.append(
+            self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
+        )
         for log, row in zip(self.logs.evaluation, rows, strict=True):
             log.append(self.step, row)
         if self.logs.summary:
             self.logs.summary.append(self.step, summary)
-        self.logs.timing.append(
-            self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
-        )
         self.metrics = {**self.metrics, **best}
         if self.spec.save_best and self.loop.evaluator is not None:
             self._save_best(rows)
@@ -301,7 +303,12 @@ class _Training:
         assert self.logs is not None
         self.pack.check_finite()
         step = self.step
-        self.writer.submit(step, self._state(), self.logs.sync, lambda: self.run.update_state(step=step))
+
+        def written() -> None:
+            self.run.update_state(step=step)
+            self.mirror.submit()
+
+        self.writer.submit(step, self._state(), self.logs.sync, written)
 
     def _finish(self) -> RunResult:
         if self.rank == 0:

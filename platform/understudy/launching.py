@@ -11,12 +11,12 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from understudy import errors, stopping, tracking
-from understudy.errors import Preempted, UnderstudyError, UserError
+from understudy import errors, mirroring, stopping, tracking
+from understudy.errors import Preempted, StorageError, TrackingError, UnderstudyError, UserError
 from understudy.files import write_atomic
 from understudy.registry import algorithms, loops
 from understudy.results import Loop, Progress, Report, RunResult
@@ -25,10 +25,22 @@ from understudy.spec import RunSpec, build_run
 from understudy.tracking import Tracked
 
 logger = logging.getLogger("understudy")
+_ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+"""How a run with a status in run.json ended, for MLflow; any other was killed."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a sync sent: metric values, files, and the status that the MLflow run has now."""
+
+    values: int
+    files: int
+    status: str
 
 
 def make_loop(spec: RunSpec) -> Loop:
-    """Return the spec's training loop; every problem with data, environment or device is raised here."""
+    """Return the spec's training loop; every problem with data, environment, storage or device is raised here."""
+    mirroring.check(spec.checkpoint_storage)
     return loops.get(algorithms.get(spec.algo).loop)(spec)
 
 
@@ -48,11 +60,19 @@ def launch(
     A finished run is not done again. The run is FINISHED, FAILED or KILLED in MLflow accordingly.
     """
     with run.locked():
+        mirroring.attach(run, spec)
         state = run.state()
         if state.get("status") == "finished":
             return _finished(spec, run, parent_run_id, report)
         tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
-        run.update_state(status="running", run_id=tracked.run_id, error=None, pid=os.getpid())
+        run.update_state(
+            status="running",
+            run_id=tracked.run_id or state.get("run_id"),
+            name=name or state.get("name"),
+            error=None,
+            pid=os.getpid(),
+            shipped=False,
+        )
         if state.get("lineage"):
             tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
         if tracked.url:
@@ -68,34 +88,49 @@ def launch(
                     )
         except Preempted:
             run.update_state(status="interrupted")
-            tracked.close("KILLED")
+            _close(run, tracked, "KILLED")
             raise
         except Exception as error:
             message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
-            run.update_state(status="failed", error=message)
+            _note(run, status="failed", error=message)
             tracked.set_tags({"error": message})
-            tracked.close("FAILED")
+            _close(run, tracked, "FAILED")
             raise
         except BaseException:
-            tracked.close("KILLED")
+            _close(run, tracked, "KILLED")
             raise
         complete(run, tracked, result)
         return result
 
 
+def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:
+    sent = tracked.close(status)
+    _note(run, shipped=sent, run_id=tracked.run_id or run.state().get("run_id"))
+
+
+def _note(run: RunDir, **changes: Any) -> None:
+    """Write how a run ended; a disk that is too full for that is what ended it, and is being said already."""
+    try:
+        run.update_state(**changes)
+    except StorageError as error:
+        logger.warning("%s", error)
+
+
 def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
     """Mark the run finished, upload its directory, close the MLflow run, drop the rolling checkpoints."""
     run.update_state(
-        status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters, shipped=False
+        status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters
     )
     shutil.rmtree(run.resume, ignore_errors=True)
     _ship(run, tracked)
 
 
 def _ship(run: RunDir, tracked: Tracked) -> None:
-    """Upload the directory and close the MLflow run; where MLflow is away, a later resume does it."""
+    """Upload the directory and close the MLflow run; where MLflow is away, a later sync or resume does it."""
     tracked.log_folder(run.path)
-    run.update_state(shipped=tracked.close("FINISHED"))
+    sent = tracked.close("FINISHED")
+    run.update_state(shipped=sent, run_id=tracked.run_id or run.state().get("run_id"))
+    mirroring.finish(run)
 
 
 def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: Report | None) -> RunResult:
@@ -109,13 +144,38 @@ def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: Rep
     return result
 
 
+def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
+    """Send what MLflow has not got of a run that is not being trained; None when it has all of it.
+
+    Raises UserError when a process holds the run (it ships its own), TrackingError when MLflow is away.
+    """
+    with run.locked():
+        state, spec = run.state(), run.spec()
+        status = state.get("status", "running")
+        if spec.tracking() == tracking.OFF or state.get("shipped", status == "finished"):
+            return None
+        tracked = tracking.track_run(
+            spec, run.path, name=state.get("name"), run_id=state.get("run_id"), parent_run_id=parent_run_id
+        )
+        if state.get("error"):
+            tracked.set_tags({"error": state["error"]})
+        files = tracked.log_folder(run.path) if status in ("finished", "stopped") else 0
+        ended: tracking.Status = _ENDS.get(status, "KILLED")
+        sent = tracked.close(ended)
+        run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"))
+        if not sent:
+            raise TrackingError(f"MLflow went away while {run.path} was sent: `understudy sync` again sends the rest")
+        return Shipped(tracked.sent, files, ended)
+
+
 def _after_shipping(tracked: Tracked, report: Report | None) -> Report | None:
     """Ship what was measured before reporting it: the report may be the last thing this process does."""
     if report is None:
         return None
 
     def ship_then_report(step: int, metrics: Mapping[str, float]) -> None:
-        tracked.flush(timeout=5.0)
+        if not tracked.away:  # a store that has gone away costs the training no second
+            tracked.flush(timeout=5.0)
         report(step, metrics)
 
     return ship_then_report

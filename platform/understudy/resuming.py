@@ -1,10 +1,11 @@
-"""Find the run or sweep that a user means: by folder, by folder name, by MLflow run id."""
+"""Find the run or sweep that a user means: by folder, by folder name, by MLflow run id, by its place in a storage."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from understudy import mirroring
 from understudy.errors import UnknownName, did_you_mean
 from understudy.spec import RunSpec
 
@@ -13,6 +14,8 @@ MARKERS = ("sweep.json", "flags.json")
 
 def find(name: str, root: Path | None = None) -> Path:
     """Return the folder of the run or sweep called `name`; raises UnknownName with the nearest folder names."""
+    if "://" in name:
+        return mirroring.bring(name)
     path = Path(name).expanduser()
     if any((path / marker).is_file() for marker in MARKERS):
         return path

@@ -28,6 +28,10 @@ ALIASES = {
 """Other tools' names for our keys, accepted everywhere a key is."""
 
 
+SECRET = ("tracking_uri", "study_storage", "checkpoint_storage")
+"""Keys whose values may hold a password: refused ones are not shown."""
+
+
 def home() -> Path:
     """Return the folder of datasets and defaults: $UNDERSTUDY_HOME, else ~/.understudy."""
     return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
@@ -36,6 +40,11 @@ def home() -> Path:
 def plain_name(env_name: str) -> str:
     """Return a dataset's name without the `:` and `/` of names like minari:D4RL/x-v1, for folders and MLflow."""
     return env_name.replace(":", "_").replace("/", "__")
+
+
+def holds_password(address: str) -> bool:
+    """Say whether an address has `user:password@` in it."""
+    return re.search(r"://[^/@]*:[^/@]*@", address) is not None
 
 
 class RunSpec(BaseModel):
@@ -94,6 +103,9 @@ class RunSpec(BaseModel):
     save_dir: str = Field("runs/fbc/", description="root of the run directories")
     project: str = Field("bc_training", description="MLflow experiment, and folder below save_dir")
     run_group: str = Field("BC", description="group of runs, and folder below the project")
+    checkpoint_storage: str = Field(
+        "", description="fsspec address that resumable copies of runs go to, like s3://bucket/runs; '': none"
+    )
     data_dir: str = Field("", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
     tracking_uri: str = Field(
         "", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
@@ -106,7 +118,7 @@ class RunSpec(BaseModel):
     )
     WHERE: ClassVar[frozenset[str]] = frozenset(
         {"device", "launcher", "num_workers", "cpus", "gpus", "eval_envs", "eval_processes", "eval_timeout", "save_dir"}
-        | {"project", "run_group", "data_dir", "tracking_uri"}
+        | {"project", "run_group", "checkpoint_storage", "data_dir", "tracking_uri"}
     )
 
     @field_validator("save_dir", "data_dir", "ogbench_dataset_dir")
@@ -127,11 +139,19 @@ class RunSpec(BaseModel):
     @classmethod
     def _no_password(cls, value: str) -> str:
         """flags.json and --cfg show every key."""
-        if re.search(r"://[^/@]*:[^/@]*@", value):
+        if holds_password(value):
             raise ValueError(
                 "holds a password, which flags.json would keep: set MLFLOW_TRACKING_URI in the environment"
             )
         return value
+
+    @field_validator("checkpoint_storage")
+    @classmethod
+    def _plain_storage(cls, value: str) -> str:
+        """The same; and workers start in other folders."""
+        if holds_password(value):
+            raise ValueError("holds a password, which flags.json would keep: fsspec reads them from the environment")
+        return value if "://" in value or not value else Path(value).expanduser().absolute().as_uri()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -214,7 +234,7 @@ def validate(model: Any, values: dict[str, Any]) -> Any:
                 continue  # pydantic counts the values that are left
             key = ".".join(str(part) for part in item["loc"])
             message = _explain(item)
-            shown = "***" if key == "tracking_uri" else repr(item["input"])
+            shown = "***" if key in SECRET else repr(item["input"])
             parts.append(f"{key}={shown}: {message}" if key else message)
         raise SpecError("; ".join(parts)) from None
 

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from understudy import __version__
-from understudy.cli import cluster, data, models, resume, runs, sweep, system, train
+from understudy.cli import cluster, data, models, resume, runs, sweep, sync, system, train
 from understudy.cli.output import HELP_WIDTH, console
 from understudy.errors import UnderstudyError
 
@@ -46,6 +46,7 @@ resume.add_to(app)
 sweep.add_to(app)
 data.add_to(app)
 runs.add_to(app)
+sync.add_to(app)
 models.add_to(app)
 cluster.add_to(app)
 system.add_to(app)

@@ -44,7 +44,7 @@ def go_on(
     change_space: Sequence[str] = (),
 ) -> None:
     """Do what `understudy resume` does."""
-    from understudy import extending, tracking
+    from understudy import extending
     from understudy.cli.sweep import drive
     from understudy.errors import UserError
     from understudy.resuming import find
@@ -59,7 +59,7 @@ def go_on(
                 f" such as {path}/trials/0000"
             )
         sweep = SweepDir.existing(path)
-        tracking.prepare(sweep.spec().base.tracking())
+        prepare(sweep.spec().base.tracking())
         extend_sweep(sweep, add_trials, retry_failed, change_space)
         drive(sweep)
         return
@@ -68,7 +68,7 @@ def go_on(
     run = RunDir.existing(path)
     with run.locked():  # someone else's run: say so before anything is printed
         spec = extending.add_steps(run, add_steps) if add_steps else run.spec()
-    tracking.prepare(spec.tracking())
+    prepare(spec.tracking())
     state = run.state()
     if state.get("status") == "finished":
         console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
@@ -79,6 +79,20 @@ def go_on(
             soft_wrap=True,
         )
     run_training(spec, run)
+
+
+def prepare(tracking_uri: str) -> None:
+    """Ready the store; a server that is away does not keep interrupted work from going on."""
+    from understudy import tracking
+    from understudy.errors import TrackingError
+    from understudy.tracking.addresses import sqlite_path
+
+    try:
+        tracking.prepare(tracking_uri)
+    except TrackingError as error:
+        if sqlite_path(tracking_uri) is not None:
+            raise
+        console.print(f"{error}; going on, `understudy sync` sends what is missing", markup=False, soft_wrap=True)
 
 
 def extend_sweep(sweep: Any, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:

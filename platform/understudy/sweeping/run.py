@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy import tracking
-from understudy.errors import Preempted, UnderstudyError, UserError
+from understudy.errors import Preempted, TrackingError, UnderstudyError, UserError
 from understudy.files import write_atomic, write_json
 from understudy.launching import make_loop, start_ray
 from understudy.run_dir import RunDir, hold, new_folder
@@ -33,6 +34,7 @@ from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import run_trial, trial_folder, trial_name
 from understudy.tracking import Tracked
 
+log = logging.getLogger("understudy")
 RETRIES = 2
 """Times that a trial is started again after its process died."""
 
@@ -127,7 +129,9 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
     with sweep.held():
         state = sweep.state()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
-        sweep.update_state(status="running", run_id=tracked.run_id, pid=os.getpid())
+        sweep.update_state(
+            status="running", run_id=tracked.run_id or state.get("run_id"), pid=os.getpid(), shipped=False
+        )
         try:
             study = Study(sweep.path, spec)
             _run_trials(sweep, spec, study, tracked.run_id, show)
@@ -141,21 +145,34 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
                     f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}"
                 )
             policy = evaluate_best(sweep.path, spec, best)
-            tracked.set_tags(
-                {f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": best.number}
-            )
-            tracked.log_files(*(sweep.path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
-            policy = register_best(sweep.path, spec, policy, tracked)
+            send_best(sweep.path, policy, tracked)
+            try:
+                policy = register_best(sweep.path, spec, policy, tracked)
+            except TrackingError as error:
+                log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, sweep.path)
         except BaseException as error:
             failed = isinstance(error, UnderstudyError) and not isinstance(error, Preempted)
             sweep.update_state(status="failed" if failed else "interrupted")
-            tracked.close("FAILED" if failed else "KILLED")
+            sweep.update_state(shipped=tracked.close("FAILED" if failed else "KILLED"))
             raise
-        tracked.close("FINISHED")
-        sweep.update_state(status="finished")
+        sent = tracked.close("FINISHED")
+        sweep.update_state(
+            status="finished", shipped=sent and registered(spec, policy), run_id=tracked.run_id or state.get("run_id")
+        )
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
     return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url)
+
+
+def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> None:
+    """Have the sweep's parent run name the best configuration and hold the sweep's files."""
+    tracked.set_tags({f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": policy.trial})
+    tracked.log_files(*(path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
+
+
+def registered(spec: SweepSpec, policy: BestPolicy) -> bool:
+    """Say whether the best policy is in the model registry, where it is wanted there."""
+    return policy.model is not None or spec.model_name is None or spec.base.tracking() == tracking.OFF
 
 
 def _none_is_training(sweep: SweepDir) -> bool:

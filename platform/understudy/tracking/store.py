@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,6 +129,8 @@ class TrackedRun:
     experiment_id: str
     url: str
     artifact_uri: str
+    newest: Mapping[str, int] = field(default_factory=dict)
+    """The last step that it held of each metric when it was opened."""
 
 
 def start_run(
@@ -149,12 +151,14 @@ def start_run(
         store = client(tracking_uri)
         experiment_id = experiment_named(tracking_uri, experiment)
         run = _existing(store, experiment_id, run_id, key)
+        links = {"mlflow.parentRunId": parent_run_id, KEY_TAG: key}
         if run is None:
-            links = {"mlflow.parentRunId": parent_run_id, KEY_TAG: key}
             first = {tag: value for tag, value in links.items() if value} | _source_tags()
             run = store.create_run(experiment_id, run_name=name, tags=first)
         else:
             store.update_run(run.info.run_id, status="RUNNING")
+            if parent_run_id:  # the store was away when the run began: its parent had no id yet
+                tags = {**(tags or {}), "mlflow.parentRunId": parent_run_id}
         held = run.data.params
         _log_facts(
             store,
@@ -164,7 +168,8 @@ def start_run(
         )
     info = run.info
     url = run_url(tracking_uri, info.experiment_id, info.run_id)
-    return TrackedRun(info.run_id, info.experiment_id, url, info.artifact_uri or "")
+    newest = {metric.key: metric.step for metric in run.data._metric_objs}
+    return TrackedRun(info.run_id, info.experiment_id, url, info.artifact_uri or "", newest)
 
 
 def _existing(store: MlflowClient, experiment_id: str, run_id: str | None, key: str | None) -> Any:

@@ -46,6 +46,9 @@ class Tracked:
         self._start = start
         self._opening = threading.Lock()
         self._run: TrackedRun | None = None
+        self.sent = 0
+        """Metric values sent by this process."""
+        self._held: Mapping[str, int] = {}
         self._shipper: Shipper | None = None
         if start is not None:
             self._cursor = Cursor(folder / CURSOR_FILE)
@@ -75,6 +78,9 @@ class Tracked:
                 self._cursor.save()
             run = self._start(data["key"], data.get("run_id"))
             self._cursor.belongs_to(run.run_id)
+            if not self._cursor.files and not self._cursor.pending:
+                # Another machine sent what it could; its notes are gone, and the times of new rows are not its.
+                self._held = run.newest
             self._run = run
 
     def log_files(self, *paths: Path, folder: str = "") -> None:
@@ -82,11 +88,21 @@ class Tracked:
         if self._shipper is not None:
             self._shipper.submit(lambda: store.log_artifacts(self.uri, self._id(), *paths, folder=folder))
 
-    def log_folder(self, path: Path | None = None) -> None:
-        """Upload what is in a run directory (the tracked folder), without hidden files and rolling checkpoints."""
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer when it was last spoken to."""
+        return self._shipper is not None and self._shipper.away
+
+    def log_folder(self, path: Path | None = None) -> int:
+        """Upload what is in a run directory (the tracked folder), without hidden files and rolling checkpoints.
+
+        Returns how many files that are.
+        """
         root = path or self.folder
         children = [child for child in sorted(root.iterdir()) if child.name not in NOT_UPLOADED]
-        self.log_files(*(child for child in children if not child.name.startswith(".")))
+        shown = [child for child in children if not child.name.startswith(".")]
+        self.log_files(*shown)
+        return sum(1 if child.is_file() else sum(item.is_file() for item in child.rglob("*")) for child in shown)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the MLflow run."""
@@ -117,7 +133,7 @@ class Tracked:
             sent = shipper.flush(AWAY_SECONDS)
         shipper.close(0.0)
         if not sent:
-            log.warning("not all of %s reached MLflow: resume it once that is back", self.folder)
+            log.warning("not all of %s reached MLflow: `understudy sync` sends it once that is back", self.folder)
         return sent
 
     def _id(self) -> str:
@@ -126,7 +142,11 @@ class Tracked:
         return self._run.run_id
 
     def _send(self, points: Sequence[Point]) -> None:
-        store.log_points(self.uri, self._id(), points)
+        run_id = self._id()
+        new = [point for point in points if point.step > self._held.get(point.key, -1)]
+        if new:
+            store.log_points(self.uri, run_id, new)
+            self.sent += len(new)
 
     def begin(self) -> None:
         """Try to open the MLflow run now, so that its id is known; the thread tries on where that fails."""

@@ -1,0 +1,149 @@
+"""A job: what is to run, in which folder, with which code. It holds all that the driver in the cluster needs.
+
+The folder's name is fixed when the job is submitted, so a job that is started again (its head was lost, its node was
+taken away) finds what it did before and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from understudy.cluster.profile import NAME, Profile
+from understudy.errors import SpecError, UserError
+from understudy.files import write_json
+from understudy.spec import RunSpec, home
+from understudy.sweeping.spec import SweepSpec
+from understudy.tracking import without_secrets
+
+FILE = "job.json"
+LABEL = "understudy.job"
+"""The key of a job's description in its cluster's records."""
+
+
+class Job(BaseModel):
+    """One submitted sweep or run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    kind: Literal["sweep", "train"]
+    folder: str
+    """Of the sweep or the run, on the cluster's shared storage."""
+    spec: dict[str, Any]
+    """A SweepSpec, or a run's flat keys."""
+    code: str
+    """Hash of the package and the plug-ins."""
+    plugins: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    storage_uri: str = ""
+    storage_path: str = ""
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Flat keys of the run, or of the one that the sweep's trials start from; plug-ins need not be there."""
+        return self.spec if self.kind == "train" else self.spec.get("run", {})
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the driver and the trials find in their environment."""
+        return {**self.environment, "UNDERSTUDY_PLUGINS": ",".join(self.plugins)}
+
+    def again(self, number: int, code: str) -> Job:
+        """Return the job that goes on with this one's folder."""
+        first = re.sub(r"-r\d+$", "", self.id)
+        return self.model_copy(update={"id": f"{first}-r{number}", "code": code})
+
+    def command(self, python: str) -> tuple[str, ...]:
+        """Return the driver's command line; it runs in the folder that holds the code and the job's file."""
+        return (python, "-m", "understudy", "jobs", "run", FILE)
+
+    def write(self, folder: Path) -> None:
+        """Write the job's file."""
+        write_json(folder / FILE, self.model_dump(mode="json"))
+
+
+def read_job(text: str, where: str) -> Job:
+    """Read a job back from JSON; UserError when it is none."""
+    try:
+        return Job.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{where} describes no job of this understudy ({error.error_count()} keys differ)") from None
+
+
+def default_words(profile: Profile) -> list[str]:
+    """Return the overrides that a profile puts before the user's own: where data is, where runs and metrics go."""
+    words = []
+    if profile.storage.path:
+        words += [f"save_dir={profile.storage.path}/runs", f"data_dir={profile.storage.path}/datasets"]
+    elif profile.kind == "local":
+        words.append(f"data_dir={home() / 'datasets'}")
+    uri = profile.mlflow_uri or _tracking_uri(profile)
+    return [*words, f"tracking_uri={uri}"] if uri else words
+
+
+def _tracking_uri(profile: Profile) -> str:
+    """Return $MLFLOW_TRACKING_URI where the job may be told it; with a password in it, it must be a secret."""
+    uri, name = os.environ.get("MLFLOW_TRACKING_URI", ""), "MLFLOW_TRACKING_URI"
+    if name in profile.secrets:
+        return ""
+    if without_secrets(uri) != uri:
+        raise UserError(f"{name} holds a password: list {name} in the profile's secrets")
+    return uri
+
+
+def check_folders(spec: RunSpec, profile: Profile) -> None:
+    """Raise SpecError for a folder that the cluster's nodes do not share."""
+    if profile.kind == "local":
+        return
+    root = profile.storage.path
+    profile.require(storage__path="the folder that all nodes share")
+    for key in ("save_dir", "data_dir", "ogbench_dataset_dir"):
+        value = getattr(spec, key)
+        if value and not Path(value).is_relative_to(root):
+            raise SpecError(f"{key}={value} is not on the storage that the cluster's nodes share: put it below {root}")
+
+
+def make_job(spec: RunSpec | SweepSpec, profile: Profile, name: str, code: str, plugins: Sequence[str] = ()) -> Job:
+    """Return the job of a validated run or sweep; its id is `name`, or says what it is and when it was submitted."""
+    kind: Literal["sweep", "train"] = "sweep" if isinstance(spec, SweepSpec) else "train"
+    base = spec.base if isinstance(spec, SweepSpec) else spec
+    check_folders(base, profile)
+    if name and not re.fullmatch(NAME, name):
+        raise SpecError(f"--name {name}: must be lower-case letters, digits and hyphens, at most 40")
+    made = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = Path(base.save_dir) / base.project / base.run_group / base.env_name.replace(":", "_") / (name or made)
+    return Job(
+        id=name or made,
+        kind=kind,
+        folder=str(folder),
+        spec=spec.model_dump(mode="json") if isinstance(spec, SweepSpec) else spec.flat(),
+        code=code,
+        plugins=tuple(plugins),
+        secrets=profile.secrets,
+        environment=profile.environment,
+        storage_uri=profile.storage.uri,
+        storage_path=profile.storage.path,
+    )
+
+
+# ---- this machine's notes, for the time when a lost head remembers nothing ----
+
+
+def remember(profile: Profile, job: Job) -> None:
+    """Note a submitted job."""
+    write_json(profile.state / "jobs" / f"{job.id}.json", job.model_dump(mode="json"))
+
+
+def remembered(profile: Profile) -> dict[str, Job]:
+    """Return the jobs submitted from here, oldest first."""
+    paths = sorted((profile.state / "jobs").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return {path.stem: read_job(path.read_text(encoding="utf-8"), str(path)) for path in paths}

@@ -1,0 +1,253 @@
+"""A cluster on this machine: `ray start --head`, and any more nodes, as processes that are ours and that we end alone.
+
+The job server listens on 127.0.0.1; Ray's own ports listen on every interface, and ask for the token. Never `ray stop`:
+it would end other people's Rays too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from understudy.cluster.job_server import JobServer
+from understudy.cluster.profile import Nodes, Profile
+from understudy.cluster.tokens import environment, find_token, make_token, own_path
+from understudy.cluster.tools import RAY, check_secrets
+from understudy.errors import UnderstudyError, UserError
+from understudy.files import write_json
+
+HOST = "127.0.0.1"
+JOB_SERVER, GCS = 8265, 6379
+START_SECONDS = 90.0
+STOP_SECONDS = 15.0
+FORGOTTEN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
+"""Variables of the shell that would tie a new head to another one."""
+
+
+class LocalCluster(JobServer):
+    """A head on this machine and its notes in the profile's state folder."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.notes = profile.state / "head.json"
+        address = self._noted().get("address", f"http://{HOST}:{JOB_SERVER}")
+        super().__init__(
+            address,
+            find_token(profile) if self.notes.is_file() else None,
+            python=shlex.quote(sys.executable),
+            start_hint=f"start it with `understudy cluster up {profile.name}`",
+        )
+
+    @property
+    def _client(self) -> Any:
+        if not self.notes.is_file():  # another head may be at the usual port
+            raise UserError(f"{self.profile.name} is down: {self.start_hint}")
+        return super()._client
+
+    def _noted(self) -> dict[str, Any]:
+        return json.loads(self.notes.read_text()) if self.notes.is_file() else {}
+
+    def render(self) -> dict[str, str]:
+        """Return the commands that `up` starts, as a script."""
+        lines = ["#!/usr/bin/env bash", "# What `understudy cluster up` starts, each line as a process of its own."]
+        lines += ["set -euo pipefail", f"token={shlex.quote(str(own_path(self.profile)))}"]
+        lines += ['export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"'] if self._asks() else []
+        if self._asks():
+            lines.append(
+                '[ -s "$token" ] || (umask 077; mkdir -p "$(dirname "$token")";'
+                " head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' >\"$token\")"
+            )
+        ports = {"gcs": GCS, "dashboard": JOB_SERVER, "agent": 52365, "client": 10001}
+        lines.append(f"{shlex.join(['ray', *self._head(ports)])} &")
+        for index, (_, group) in enumerate(self._nodes()):
+            lines.append(f"{shlex.join(['ray', *self._node(index, group, f'{HOST}:{GCS}')])} &")
+        return {"start.sh": "\n".join([*lines, "wait"]) + "\n"}
+
+    def _asks(self) -> bool:
+        return self.profile.authentication == "token"
+
+    def _nodes(self) -> list[tuple[str, Nodes]]:
+        return [(name, group) for name, group in self.profile.workers.items() for _ in range(group.count)]
+
+    def _head(self, ports: dict[str, int], temp: str = "") -> list[str]:
+        command = ["start", "--head", f"--port={ports['gcs']}", f"--dashboard-host={HOST}", "--block"]
+        command += [f"--dashboard-port={ports['dashboard']}", f"--dashboard-agent-listen-port={ports['agent']}"]
+        command += [f"--ray-client-server-port={ports['client']}", "--include-dashboard=true", "--disable-usage-stats"]
+        return [*command, *_resources(self.profile.head), *([f"--temp-dir={temp}"] if temp else [])]
+
+    def _node(self, index: int, group: Nodes, gcs: str, temp: str = "") -> list[str]:
+        command = ["start", f"--address={gcs}", "--block", "--disable-usage-stats"]
+        command += ["--min-worker-port=0", "--max-worker-port=0"]  # the head's raylet hands out the usual ones
+        if sys.platform.startswith("linux"):
+            command.append(f"--node-ip-address=127.0.1.{index + 1}")  # an address of its own, like another machine
+        return [*command, *_resources(group), *([f"--temp-dir={temp}"] if temp else [])]
+
+    def up(self) -> list[str]:
+        """Start the head and the nodes, and wait until the job server answers."""
+        if self._alive():
+            return [f"{self.profile.name} is up already: {self.address}"]
+        check_secrets(self.profile.secrets)
+        env = {key: value for key, value in os.environ.items() if key not in FORGOTTEN}
+        if self._asks():
+            make_token(own_path(self.profile))
+            env |= environment(own_path(self.profile))
+        env |= {"RAY_JOB_STOP_WAIT_TIME_S": "30", "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1"}
+        temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
+        ports = {"gcs": _port(GCS), "dashboard": _port(JOB_SERVER), "agent": _port(52365), "client": _port(10001)}
+        self.address = f"http://{HOST}:{ports['dashboard']}"
+        notes: dict[str, Any] = {"address": self.address, "gcs_port": ports["gcs"], "temp": temp, "processes": []}
+        try:
+            self._start(self._head(ports, f"{temp}/h"), env, "head", notes)
+            self._wait(notes, nodes=1)
+            for index, (name, group) in enumerate(self._nodes()):
+                command = self._node(index, group, f"{HOST}:{ports['gcs']}", f"{temp}/{index}")
+                self._start(command, env, f"{name}-{index}", notes)
+            self._wait(notes, nodes=1 + len(self._nodes()))
+        except BaseException:
+            self.down()
+            raise
+        return [
+            f"{self.profile.name} is up: {self.address}, {1 + len(self._nodes())} nodes",
+            f"token: {own_path(self.profile)}" if self._asks() else "no token: everyone on this machine may use it",
+            f"logs: {self.profile.state}",
+        ]
+
+    def _start(self, arguments: list[str], env: dict[str, str], name: str, notes: dict[str, Any]) -> None:
+        """Start one process that outlives this one, and note it at once."""
+        self.profile.state.mkdir(parents=True, exist_ok=True)
+        with open(self.profile.state / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                [*RAY, *arguments],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+            )
+        started = psutil.Process(process.pid).create_time()
+        notes["processes"].append({"name": name, "pid": process.pid, "started": started})
+        write_json(self.notes, notes)
+
+    def _wait(self, notes: dict[str, Any], nodes: int) -> None:
+        """Wait until the head answers and so many nodes are alive."""
+        self.token, self._held = find_token(self.profile), None
+        deadline = time.monotonic() + START_SECONDS
+        while self._count() < nodes:
+            ended = [item["name"] for item in notes["processes"] if _process(item) is None]
+            if ended or time.monotonic() > deadline:
+                name = ended[0] if ended else notes["processes"][-1]["name"]
+                what = "ended" if ended else f"did not get ready in {START_SECONDS:g} s"
+                raise UnderstudyError(f"{name} {what}: {_last_line(self.profile.state / f'{name}.log')}")
+            time.sleep(0.25)
+
+    def _count(self) -> int:
+        """Return how many nodes are alive; 0 while the job server does not answer yet."""
+        return sum(item.get("raylet", {}).get("state") == "ALIVE" for item in self._summary())
+
+    def _summary(self) -> list[dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {self.token.value}"} if self.token else {}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{self.address}/nodes?view=summary", headers=headers), timeout=5
+            ) as answer:
+                return json.load(answer)["data"]["summary"]
+        except (OSError, ValueError, KeyError):
+            return []
+
+    def _alive(self) -> list[psutil.Process]:
+        return [process for item in self._noted().get("processes", []) if (process := _process(item))]
+
+    def status(self) -> list[str]:
+        """Return the address, and each node's state."""
+        noted = self._noted()
+        if not noted:
+            return [f"{self.profile.name} is down: `understudy cluster up {self.profile.name}` starts it"]
+        lines = []
+        for item in noted["processes"]:
+            process = _process(item)
+            lines.append(f"{item['name']:10} {f'process {process.pid}' if process else 'DEAD'}")
+        return [f"{self.profile.name}: {self.address}, {self._count()} nodes alive", *lines]
+
+    def down(self) -> list[str]:
+        """End the processes that `up` started and all that they started, and nothing else."""
+        noted = self._noted()
+        if not noted:
+            return [f"{self.profile.name} is down already"]
+        family: dict[int, psutil.Process] = {}
+        leaders = self._alive()
+        for process in leaders:
+            family |= {item.pid: item for item in [process, *_children(process)]}
+        for process in reversed(leaders):
+            _signal(process.terminate)
+        psutil.wait_procs(leaders, timeout=STOP_SECONDS)
+        _, left = psutil.wait_procs(list(family.values()), timeout=3.0)
+        for process in left:
+            _signal(process.kill)
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
+        shutil.rmtree(noted["temp"], ignore_errors=True)
+        self.notes.unlink(missing_ok=True)
+        return [f"{self.profile.name} is down: {len(family)} processes ended"]
+
+
+def _resources(nodes: Nodes) -> list[str]:
+    words = [f"--num-cpus={nodes.cpus}"] if nodes.cpus else []
+    return [*words, *([f"--num-gpus={nodes.gpus}"] if nodes.gpus else [])]
+
+
+def _process(noted: dict[str, Any]) -> psutil.Process | None:
+    """Return a noted process if it lives and is still the same one."""
+    try:
+        process = psutil.Process(noted["pid"])
+        same = abs(process.create_time() - noted["started"]) < 1.0
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _signal(send: Any) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _port(wanted: int) -> int:
+    """Return the wanted port of this machine, or a free one where it is taken."""
+    for port in (wanted, 0):
+        with socket.socket() as server:
+            try:
+                server.bind(("", port))
+                return server.getsockname()[1]
+            except OSError:
+                continue
+    raise UnderstudyError("this machine has no free port")
+
+
+def _short_temp() -> str | None:
+    return "/tmp" if Path("/tmp").is_dir() else None
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.is_file() else []
+    return lines[-1] if lines else "it said nothing"

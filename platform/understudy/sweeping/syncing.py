@@ -1,0 +1,57 @@
+"""Send what MLflow has not got of a sweep: its parent run, its trials, its best policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from understudy import tracking
+from understudy.errors import TrackingError
+from understudy.launching import Shipped, sync
+from understudy.run_dir import RunDir
+from understudy.sweeping.best import BestPolicy, register_best
+from understudy.sweeping.run import SweepDir, registered, send_best, track_sweep
+
+
+def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
+    """Send the trials and then the sweep itself, and yield what was sent of each that had something left.
+
+    Raises UserError when a driver is at work (it ships its own), TrackingError when MLflow is away.
+    """
+    with sweep.held():
+        spec, state = sweep.spec(), sweep.state()
+        left = [folder for folder in sorted((sweep.path / "trials").glob("*")) if not _whole(folder)]
+        status = state.get("status", "running")
+        own = not state.get("shipped", status == "finished")
+        if spec.base.tracking() == tracking.OFF or not (left or own):
+            return
+        tracked = track_sweep(spec, sweep.path, state.get("run_id"))
+        if tracked.run_id is None:
+            raise TrackingError(f"MLflow went away while {sweep.path} was sent: `understudy sync` again sends the rest")
+        sweep.update_state(run_id=tracked.run_id)
+        for folder in left:
+            sent = sync(RunDir(folder), tracked.run_id)
+            if sent:
+                yield folder, sent
+        policy = _best(sweep.path)
+        if policy is not None:
+            send_best(sweep.path, policy, tracked)
+            policy = register_best(sweep.path, spec, policy, tracked)
+        ended: tracking.Status = {"finished": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")  # type: ignore[assignment]
+        whole = tracked.close(ended)
+        sweep.update_state(shipped=whole and (policy is None or registered(spec, policy)))
+        if not whole:
+            raise TrackingError(f"MLflow went away while {sweep.path} was sent: `understudy sync` again sends the rest")
+        yield sweep.path, Shipped(tracked.sent, 0 if policy is None else 4, ended)
+
+
+def _whole(folder: Path) -> bool:
+    """Say whether a trial has nothing to send: all is sent, or it was never begun."""
+    state = RunDir(folder).state()
+    return not RunDir(folder).flags.is_file() or state.get("shipped", state.get("status") in ("finished", "stopped"))
+
+
+def _best(path: Path) -> BestPolicy | None:
+    record = path / "best.json"
+    return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None
