@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from understudy.envs.attempts import Task, play
 from understudy.envs.importing import import_file
 from understudy.envs.robosuite_env import OSC_POSE, RobosuiteEnv, published_settings
-from understudy.envs.source import Episode, source_for
+from understudy.envs.slots import Command, discard_pool, pool_for
+from understudy.envs.source import EnvFactory, Episode, source_for
 from understudy.envs.video import rendering_available
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
@@ -469,13 +470,13 @@ def test_pictures_show_the_table_below_and_the_wall_above(lift) -> None:
     if reason is not None:
         assert "no videos" in reason
         return
-    env = SOURCE.make_env(LIFT, render=True, size=96)
-    env.reset(seed=0)
-    picture: Any = env.render()
+    # In a process of its own, as videos are made: mujoco chooses its renderer when it is first imported.
+    pool = pool_for(EnvFactory(LIFT, size=96), render=True, processes=1, slots=1)
+    picture = pool.run([Command(0, seed=0, frame_skip=1)])[0].frames[0]
+    discard_pool(pool)
     assert picture.shape == (96, 96, 3)
     assert picture.dtype == np.uint8
     assert picture[60:].mean() > picture[:20].mean() + 50
-    env.close()
     assert lift.render() is None
 
 

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 SECRET = "pl4in-text-that-nobody-may-see"
 PLUGIN = str(Path(__file__).with_name("cluster_plugin.py"))
-PACKAGE = {"PYTHONPATH": str(Path(understudy.__file__).parents[1])}
+PACKAGE: dict[str, Any] = {"PYTHONPATH": str(Path(understudy.__file__).parents[1])}
 """The environment of a child process that finds the package, installed or not."""
 SWEEP = ("space=plugged", *SMALL, "seeds=[0,1]", "sampler=grid", "scheduler=none", "final_episodes=2")
 
@@ -339,7 +339,7 @@ def test_the_batch_script_starts_a_ray_of_two_nodes_runs_the_sweep_and_ends_it(
         "workers: {cpu: {count: 2, cpus: 1, memory: ''}}\n"
     )
     words = ("-p", str(tmp_path / "s.yaml"), "--plugin", PLUGIN, "--name", "batch", "--follow", *SWEEP)
-    environment = {**PACKAGE, "PATH": f"{tools}:{os.environ['PATH']}", "PLUGGED_PASSWORD": SECRET}
+    environment: dict[str, Any] = {**PACKAGE, "PATH": f"{tools}:{os.environ['PATH']}", "PLUGGED_PASSWORD": SECRET}
     said = run("submit", "sweep", *words, "training_steps=200", "eval_interval=100", cwd=tmp_path, **environment)
     assert "3 configurations: 3 complete" in said
     assert "finished" in run("jobs", "list", *words[:2], cwd=tmp_path, **environment)
