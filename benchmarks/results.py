@@ -20,6 +20,7 @@ from understudy.envs.store import MANIFEST, Manifest, store_path
 from understudy.run_dir import read_csv
 
 COMMON = "seeds=[0,1,2] eval_episodes=50 eval_interval=0 save_interval=-1 log_interval=500 tracking_uri=none"
+CHUNKS = "hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5"
 EXPERT = "python benchmarks/linear_expert.py"
 
 
@@ -43,7 +44,7 @@ ROWS = (
         "halfcheetah-policy-v2",
         "linear ARS expert, D4RL HDF5",
         (
-            f"{EXPERT} halfcheetah-policy-v2 experts/halfcheetah --iterations 200",
+            f"{EXPERT} halfcheetah-policy-v2 experts/halfcheetah --iterations 160",
             "understudy data generate halfcheetah-policy-v2 --policy experts/halfcheetah --episodes 20 --noise 0.1",
         ),
         "training_steps=4000 hidden_dims=[256,256] batch_size=256",
@@ -53,21 +54,28 @@ ROWS = (
         "cube-single-scripted-singletask-task1-v0",
         "OGBench's scripted oracle, npz",
         ("understudy data generate cube-single-scripted-singletask-task1-v0 --episodes 100",),
-        "training_steps=2000 hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5",
+        f"training_steps=2000 {CHUNKS}",
     ),
     Row(
         "cube-goals",
         "cube-single-scripted-v0",
-        "OGBench's scripted oracle, npz",
+        "the same, goals are whole states",
         ("understudy data generate cube-single-scripted-v0 --episodes 200",),
-        "training_steps=4000 hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5",
+        f"training_steps=4000 {CHUNKS}",
+    ),
+    Row(
+        "cube-places",
+        "cube-single-scripted-oraclerep-v0",
+        "the same, goals are the cube's place",
+        ("understudy data generate cube-single-scripted-oraclerep-v0 --episodes 200",),
+        f"training_steps=6000 {CHUNKS}",
     ),
     Row(
         "lift",
         "lift-scripted-low_dim",
         "scripted controller, robomimic HDF5",
         ("understudy data generate lift-scripted-low_dim --episodes 100",),
-        "training_steps=3000 hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5",
+        f"training_steps=3000 {CHUNKS}",
     ),
     Row(
         "pointmaze",
