@@ -9,7 +9,7 @@ import mlflow
 import pytest
 import torch
 from optuna.trial import TrialState
-from tests.integration.commands import SMALL
+from tests.integration.commands import SMALL, run
 from tests.integration.test_bad_input import refused
 from tests.integration.test_bad_input import say as say
 from tests.integration.test_run_directory import only_run
@@ -37,16 +37,16 @@ def test_a_finished_run_with_steps_added_equals_one_that_had_them_from_the_start
     words = (*SMALL, "algo=ddpm_bc", f"seeds={seeds}" if "[" in seeds else f"seed={seeds}", "log_interval=10")
     assert say("train", *words, *OFF, "training_steps=60", "save_dir=long").code == 0
     assert say("train", *words, "training_steps=40", "save_dir=short").code == 0
-    run = only_run(tmp_path / "short")
-    run_id = RunDir(run).state()["run_id"]
-    said = say("resume", str(run), "--add-steps", "20")
+    short = only_run(tmp_path / "short")
+    run_id = RunDir(short).state()["run_id"]
+    said = say("resume", str(short), "--add-steps", "20")
     assert said.code == 0, said
-    assert equal(run, only_run(tmp_path / "long"))
-    folder = run if "[" not in seeds else run / "sd001"
+    assert equal(short, only_run(tmp_path / "long"))
+    folder = short if "[" not in seeds else short / "sd001"
     assert [row["step"] for row in read_csv(folder / "train.csv")] == [10, 20, 30, 40, 50, 60]
     assert [row["step"] for row in read_csv(folder / "eval.csv")] == [40, 60]
-    assert RunDir(run).state()["run_id"] == run_id  # its curve goes on in the same MLflow run
-    assert json.loads((run / "flags.json").read_text())["training_steps"] == 60
+    assert RunDir(short).state()["run_id"] == run_id  # its curve goes on in the same MLflow run
+    assert json.loads((short / "flags.json").read_text())["training_steps"] == 60
 
 
 def test_a_fork_goes_on_with_other_settings_and_tells_where_it_came_from(hopper_data, say, tmp_path) -> None:
@@ -97,11 +97,10 @@ def study_of(root: Path) -> tuple[Path, Study]:
 @pytest.mark.slow
 def test_a_finished_sweep_tries_more_in_a_wider_space_and_keeps_what_it_had(hopper_data, say, tmp_path) -> None:
     words = ("lr=interval(1e-4,1e-3)", "num_trials=2", "scheduler=none", "sampler=random", "save_dir=runs")
-    assert say(*SWEEP, *words).code == 0
+    run(*SWEEP, *words, cwd=tmp_path)
     sweep, study = study_of(tmp_path / "runs")
     before = [(trial.params, trial.value) for trial in study.trials()]
-    said = say("resume", str(sweep), "--add-trials", "2", "--change-space", "lr=interval(2e-3,1e-2)")
-    assert said.code == 0, said
+    run("resume", str(sweep), "--add-trials", "2", "--change-space", "lr=interval(2e-3,1e-2)", cwd=tmp_path)
     trials = study_of(tmp_path / "runs")[1].trials()
     assert [(trial.params, trial.value) for trial in trials[:2]] == before
     assert len(trials) == 4
@@ -114,17 +113,17 @@ def test_a_finished_sweep_tries_more_in_a_wider_space_and_keeps_what_it_had(hopp
     ):
         refused(say("resume", str(sweep), "--change-space", change), why)
     refused(say("resume", str(sweep), "--add-steps", "5"), "give one trial's folder")
-    assert say("resume", str(sweep / "trials" / "0001"), "--add-steps", "10").code == 0
+    run("resume", str(sweep / "trials" / "0001"), "--add-steps", "10", cwd=tmp_path)
     assert RunDir(sweep / "trials" / "0001").state()["step"] == 50
 
 
 @pytest.mark.slow
 def test_failed_trials_are_tried_once_more_when_asked_to(hopper_data, say, tmp_path) -> None:
     words = ("lr=1e-3,9.9", "weight_decay=0.3", "normalize=none", "sampler=grid", "scheduler=none", "save_dir=runs")
-    assert say(*SWEEP, *words, "training_steps=500", "log_interval=1").code == 0
+    run(*SWEEP, *words, "training_steps=500", "log_interval=1", cwd=tmp_path)
     sweep, study = study_of(tmp_path / "runs")
     assert sorted(trial.state.name for trial in study.trials()) == ["COMPLETE", "FAIL"]
-    assert say("resume", str(sweep), "--retry-failed").code == 0
+    run("resume", str(sweep), "--retry-failed", cwd=tmp_path)
     trials = study_of(tmp_path / "runs")[1].trials()
     failed = next(trial for trial in trials if trial.state == TrialState.FAIL)
     assert len(trials) == 3

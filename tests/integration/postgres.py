@@ -1,0 +1,54 @@
+"""A PostgreSQL server of a test's own: Debian's or any other's programs, a folder of its own, a free port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PASSWORD = "pa55-of-the-test"
+
+
+def program(name: str) -> str:
+    """Return the path of one of PostgreSQL's programs, which Debian keeps off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")) or [Path(shutil.which(name) or "")]
+    assert found[-1].is_file(), f"{name} not found: install PostgreSQL (apt install postgresql)"
+    return str(found[-1])
+
+
+@contextmanager
+def postgres(*databases: str) -> Iterator[str]:
+    """Run a server with these databases; yield `postgresql://USER:PASSWORD@HOST:PORT` without a database's name."""
+    root = Path(tempfile.mkdtemp(prefix="postgres-"))
+    owner = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}  # it refuses to run as root
+    if owner:
+        shutil.chown(root, **owner)
+    word = root / "password"
+    word.write_text(PASSWORD)
+    word.chmod(0o644)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data, control = str(root / "data"), program("pg_ctl")
+
+    def call(*words: str) -> None:
+        subprocess.run(words, check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=100, **owner)
+
+    try:
+        call(program("initdb"), "-D", data, "-U", "ada", "-A", "scram-sha-256", f"--pwfile={word}", "--no-sync")
+        settings = f"-p {port} -h 127.0.0.1 -k {root} -c fsync=off"
+        call(control, "-D", data, "-o", settings, "-l", str(root / "log"), "-w", "start")
+        try:
+            address = f"postgresql://ada:{PASSWORD}@127.0.0.1:{port}"
+            for database in databases:
+                call(program("psql"), "-q", f"{address}/postgres", "-c", f"create database {database}")
+            yield address
+        finally:
+            call(control, "-D", data, "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
