@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -281,6 +280,8 @@ def test_antmaze_walls_are_d4rls_and_solid() -> None:
     np.testing.assert_array_equal(model.geom("block_1_5").pos, [16, 0, 1])
     np.testing.assert_array_equal(model.geom_size[walls], np.tile([2, 2, 1], (len(walls), 1)))
     data_of(env).qpos[:2] = (-1.9, 0)  # its legs in the wall at x = -2
+    import mujoco  # not above: whoever imports it first has chosen the renderer for all tests
+
     mujoco.mj_forward(model, data_of(env))  # pyright: ignore[reportAttributeAccessIssue]
     touched = {model.geom(int(g)).name for contact in data_of(env).contact for g in contact.geom}
     assert any(name.startswith("block_1_0") for name in touched)
