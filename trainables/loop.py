@@ -138,6 +138,9 @@ class _Training:
     def go(self) -> RunResult:
         """Do the remaining steps; the last evaluation and the final model belong to the last step."""
         if self.rank == 0:
+            if self.step:
+                before = self.run.state().get("resumed_at", [])
+                self.run.update_state(resumed_at=[*before, self.step])
             self._replay_reports()
         self._mark()
         try:

@@ -29,6 +29,10 @@ _ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHE
 """How a run with a status in run.json ended, for MLflow; any other was killed."""
 
 
+WORKER_RETRIES = 2
+"""Times that the workers of a run are started again after one of them died."""
+
+
 @dataclass(frozen=True)
 class Shipped:
     """What a sync sent: metric values, files, and the status that the MLflow run has now."""
@@ -118,9 +122,7 @@ def _note(run: RunDir, **changes: Any) -> None:
 
 def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
     """Mark the run finished, upload its directory, close the MLflow run, drop the rolling checkpoints."""
-    run.update_state(
-        status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters
-    )
+    run.update_state(status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters)
     shutil.rmtree(run.resume, ignore_errors=True)
     _ship(run, tracked)
 
@@ -194,7 +196,8 @@ def start_ray(cpus: int | None = None) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def ray_round_trip() -> float:
@@ -232,7 +235,7 @@ def _resources(spec: RunSpec) -> dict[str, float]:
 
 def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:
     """Train with Ray Train's TorchTrainer; its workers share the run directory's file system."""
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     storage = run.path / ".ray"
@@ -242,11 +245,19 @@ def _on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | No
         scaling_config=ScalingConfig(
             num_workers=spec.num_workers, use_gpu=spec.gpus > 0, resources_per_worker=_resources(spec)
         ),
-        run_config=RunConfig(name="train", storage_path=str(storage.absolute())),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(storage.absolute()),
+            # When a worker's process or node dies, all are started again and go on from the newest checkpoint.
+            failure_config=FailureConfig(max_failures=WORKER_RETRIES),
+        ),
     )
     try:
         run.update_state(outcome=None)
         trainer.fit()
+    except TrainingFailedError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnderstudyError(f"Ray Train gave up after {WORKER_RETRIES} restarts: {reason[:300]}") from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     outcome = run.state()["outcome"]

@@ -244,7 +244,7 @@ def _open(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: install {package} ({error})") from None
     except ValueError as error:
         raise UserError(f"{url}: {error}") from None
-    except Exception as error:  # noqa: BLE001  (each file system has exceptions of its own)
+    except Exception as error:
         raise StorageError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
     store.invalidate_cache()
     return store, path.rstrip("/")

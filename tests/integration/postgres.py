@@ -23,11 +23,11 @@ def program(name: str) -> str:
 
 @contextmanager
 def postgres(*databases: str) -> Iterator[str]:
-    """Run a server with these databases; yield `postgresql://USER:PASSWORD@HOST:PORT` without a database's name."""
+    """Run a server with these databases; yield its address, `postgresql+psycopg2://USER:PASSWORD@HOST:PORT`."""
     root = Path(tempfile.mkdtemp(prefix="postgres-"))
-    owner = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}  # it refuses to run as root
-    if owner:
-        shutil.chown(root, **owner)
+    user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+    if user:
+        shutil.chown(root, user)
     word = root / "password"
     word.write_text(PASSWORD)
     word.chmod(0o644)
@@ -37,17 +37,17 @@ def postgres(*databases: str) -> Iterator[str]:
     data, control = str(root / "data"), program("pg_ctl")
 
     def call(*words: str) -> None:
-        subprocess.run(words, check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=100, **owner)
+        subprocess.run(words, check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=100, user=user)
 
     try:
         call(program("initdb"), "-D", data, "-U", "ada", "-A", "scram-sha-256", f"--pwfile={word}", "--no-sync")
         settings = f"-p {port} -h 127.0.0.1 -k {root} -c fsync=off"
         call(control, "-D", data, "-o", settings, "-l", str(root / "log"), "-w", "start")
         try:
-            address = f"postgresql://ada:{PASSWORD}@127.0.0.1:{port}"
+            login = f"ada:{PASSWORD}@127.0.0.1:{port}"
             for database in databases:
-                call(program("psql"), "-q", f"{address}/postgres", "-c", f"create database {database}")
-            yield address
+                call(program("psql"), "-q", f"postgresql://{login}/postgres", "-c", f"create database {database}")
+            yield f"postgresql+psycopg2://{login}"
         finally:
             call(control, "-D", data, "-m", "immediate", "-w", "stop")
     finally:

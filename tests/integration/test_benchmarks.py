@@ -37,6 +37,13 @@ def test_memory_prints_what_processes_share_and_that_a_small_heap_is_enough(repo
     assert "out of memory" in said[-1]
 
 
+@pytest.mark.slow
+def test_checkpoints_prints_the_share_of_the_time_that_training_waits(repo_root) -> None:
+    said = output(repo_root, "checkpoints.py", "--steps", "20", "--repeats", "1", "--seconds", "0.5")
+    assert said.count("% of the run") == 2
+    assert "at once/background" in said
+
+
 def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
     for script in ("store_open.py", "sampling.py", "memory.py"):
         assert f"python benchmarks/{script}" in (repo_root / "benchmarks" / script).read_text()

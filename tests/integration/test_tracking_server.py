@@ -103,6 +103,18 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(store: str, tmp_path: Path
     assert shown["params"] == {"lr": "1", "added": "3"}
 
 
+def test_a_run_that_goes_on_at_another_machine_sends_only_what_the_first_had_not(store: str, tmp_path: Path) -> None:
+    first = follow(store, tmp_path / "moved")
+    write_rows(tmp_path / "moved", range(5))
+    assert first.close("KILLED")
+    (tmp_path / "moved" / CURSOR_FILE).unlink()
+    (tmp_path / "moved" / "timing.csv").unlink()  # the other machine's times are not known here
+    write_rows(tmp_path / "moved", range(5, 8))
+    again = follow(store, tmp_path / "moved", run_id=first.run_id)
+    assert again.close()
+    assert points(store, str(first.run_id), "train/loss") == list(range(8))
+
+
 def test_a_run_created_by_a_process_that_died_before_noting_its_id_is_found_again(store: str, tmp_path: Path) -> None:
     folder = tmp_path / "orphan"
     folder.mkdir()

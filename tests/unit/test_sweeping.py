@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from understudy.compose import flat_values, parse, split_sweeps
+from understudy.errors import SpecError, UserError
 from understudy.sweeping.search import StudyAsha
 from understudy.sweeping.spec import SweepSpec, build_sweep
-from understudy.sweeping.study import Study
+from understudy.sweeping.study import STORAGE_VARIABLE, Study, check_storage
 from understudy.sweeping.table import best_trial
 
 
@@ -85,3 +86,35 @@ def test_a_report_for_a_stopped_trial_changes_nothing(tmp_path) -> None:
     study.report(number, 20, 0.9)
     (trial,) = study.trials()
     assert trial.intermediate_values == {10: 0.5}
+
+
+def test_a_study_stays_in_the_database_that_it_was_begun_in(tmp_path, monkeypatch) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=8")
+    folder = tmp_path / "sweep_1"
+    folder.mkdir()
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path}/shared.db")
+    number, _ = Study(folder, spec).ask()
+    assert not (folder / "study.db").exists()
+    assert [trial.number for trial in Study(folder, spec).trials()] == [number]
+    other = tmp_path / "sweep_2"
+    other.mkdir()
+    assert Study(other, spec).trials() == []  # a name of its own in the same database
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path}/another.db")
+    with pytest.raises(UserError, match=r"shared.db: set UNDERSTUDY_STUDY_STORAGE to that address \(now: .*another.db"):
+        Study(folder, spec)
+
+    local = tmp_path / "sweep_3"
+    local.mkdir()
+    monkeypatch.delenv(STORAGE_VARIABLE)
+    Study(local, spec).ask()
+    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path}/shared.db")
+    assert len(Study(local, spec).trials()) == 1
+
+
+def test_a_study_storage_with_a_password_or_that_is_no_database_is_refused_in_one_line(monkeypatch) -> None:
+    with pytest.raises(SpecError, match=r"study_storage=\*\*\*: holds a password.*UNDERSTUDY_STUDY_STORAGE"):
+        sweep("lr=interval(1e-5,1e-3)", "study_storage=postgresql://ada:pa55@host/db")
+    monkeypatch.setenv(STORAGE_VARIABLE, "sqlite:////proc/ada/x.db")
+    with pytest.raises(UserError, match="cannot be used") as refused:
+        check_storage(sweep("lr=interval(1e-5,1e-3)"))
+    assert "\n" not in str(refused.value)

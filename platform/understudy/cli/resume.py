@@ -59,7 +59,8 @@ def go_on(
                 f" such as {path}/trials/0000"
             )
         sweep = SweepDir.existing(path)
-        prepare(sweep.spec().base.tracking())
+        with sweep.held():  # someone else's sweep: say so before anything is printed
+            prepare(sweep.spec().base.tracking())
         extend_sweep(sweep, add_trials, retry_failed, change_space)
         drive(sweep)
         return

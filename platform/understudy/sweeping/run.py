@@ -1,7 +1,7 @@
 """Drive a sweep from its folder: trials, the best one's evaluation, registration. Each stage is skipped once done.
 
 <save_dir>/<project>/<run_group>/<env_name>/sweep_<time>/
-    sweep.json   the spec           study.db     Optuna's study
+    sweep.json   the spec           study.db     Optuna's study (study.json: where else it is)
     run.json     status, MLflow id  trials/0000/ ...   run directories
     summary.csv  one row a trial    best/        the best policy and its video
 """
@@ -29,7 +29,7 @@ from understudy.space import largest
 from understudy.stopping import on_sigterm
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
 from understudy.sweeping.spec import SweepSpec
-from understudy.sweeping.study import Study
+from understudy.sweeping.study import Study, check_storage
 from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import run_trial, trial_folder, trial_name
 from understudy.tracking import Tracked
@@ -121,6 +121,7 @@ def check_sweep(spec: SweepSpec) -> None:
     swept = spec.dimensions.get("horizon_length")
     make_loop(base.with_changes(horizon_length=largest(swept)) if swept else base)
     tracking.prepare(base.tracking())
+    check_storage(spec)
 
 
 def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
@@ -202,7 +203,7 @@ def _run_trials(
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler
 
-    from understudy.sweeping.search import StudyAsha, StudySearch
+    from understudy.sweeping.search import SayCrashes, StudyAsha, StudySearch
 
     base, options = spec.base, spec.options
     grace = options.grace_steps or base.eval_interval or base.training_steps
@@ -230,6 +231,7 @@ def _run_trials(
             name="tune",
             storage_path=str((sweep.path / ".ray").absolute()),
             verbose=0,
+            callbacks=[SayCrashes(sweep.path)],
             # A trial whose process dies is started again, and goes on from its own checkpoint.
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),

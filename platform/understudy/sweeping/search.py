@@ -6,12 +6,14 @@ interrupted trial is handed out again first, and ASHA's rungs are filled with wh
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from optuna.trial import TrialState
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -22,6 +24,7 @@ from understudy.sweeping.study import Study
 from understudy.sweeping.trial import trial_folder
 
 OBJECTIVE = "objective"
+logger = logging.getLogger("understudy")
 
 
 class StudySearch(Searcher):
@@ -73,6 +76,25 @@ class StudySearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is in its database."""
+
+
+class SayCrashes(Callback):
+    """Say in one line what Tune says in a traceback: that a trial's process died, and what becomes of the trial."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._say(trial, "it is started again and goes on from its checkpoint")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._say(trial, "it counts as failed")
+
+    def _say(self, trial: Trial, then: str) -> None:
+        number = trial.config["number"]
+        reason = RunDir(trial_folder(self._folder, number)).state().get("error") or "its process or its node died"
+        logger.warning("trial %04d: %s; %s", number, reason, then)
 
 
 def keyed(number: int) -> Trial:

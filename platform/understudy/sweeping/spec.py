@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Sweep
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from understudy.compose import listed
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, search_spaces
 from understudy.space import Choice, Dimension, Interval, check_values, size
-from understudy.spec import ALIASES, RunSpec, build_run, plain_name, resolve_key, run_keys, validate
+from understudy.spec import ALIASES, RunSpec, build_run, holds_password, plain_name, resolve_key, run_keys, validate
 
 
 class SweepOptions(BaseModel):
@@ -29,6 +29,19 @@ class SweepOptions(BaseModel):
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
     final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
     register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")
+    study_storage: str = Field(
+        "", description="SQLAlchemy address of the study; default $UNDERSTUDY_STUDY_STORAGE, else study.db in the sweep"
+    )
+
+    @field_validator("study_storage")
+    @classmethod
+    def _no_password(cls, value: str) -> str:
+        """sweep.json, --cfg and MLflow show every key."""
+        if holds_password(value):
+            raise ValueError(
+                "holds a password, which sweep.json would keep: set UNDERSTUDY_STUDY_STORAGE in the environment"
+            )
+        return value
 
 
 class SweepSpec(BaseModel):

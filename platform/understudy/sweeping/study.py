@@ -1,12 +1,19 @@
 """The sweep's memory: an Optuna study in a database. What it holds survives the driver, so a sweep goes on from it.
 
-A trial's number names its folder. Proposals are a pure function of (sweep seed, number, finished trials), and an
-interrupted trial keeps its number and its parameters.
+It is SQLite in the sweep's folder, or any database that SQLAlchemy reaches, under a name of its own; either is a plain
+Optuna study, which `optuna.load_study` and optuna-dashboard open. A trial's number names its folder. Proposals are a
+pure function of (sweep seed, number, finished trials), and an interrupted trial keeps its number and its parameters.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +21,17 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from understudy.errors import UserError
+from understudy.files import write_json
 from understudy.randomness import stream_key
 from understudy.space import Choice, Dimension
 from understudy.sweeping.spec import SweepSpec
+from understudy.tracking.addresses import without_secrets
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STUDY = "sweep"
+RECORD = "study.json"
+STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
@@ -31,19 +43,75 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
+@dataclass(frozen=True)
+class StudyPlace:
+    """Where a study is: the database's address, which may hold a password, and its name there."""
+
+    address: str
+    name: str
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        return without_secrets(self.address)
+
+
+def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
+    """Return where a sweep's study is. Once begun it stays there: study.json holds its name and address.
+
+    Raises UserError when the key or $UNDERSTUDY_STUDY_STORAGE now say another place than it was begun in.
+    """
+    local, record = folder / "study.db", folder / RECORD
+    given = spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, "")
+    if local.is_file() or not (given or record.is_file()):
+        return StudyPlace(f"sqlite:///{local.absolute()}", STUDY)
+    if not record.is_file():
+        name = f"{folder.name}-{secrets.token_hex(4)}"
+        write_json(record, {"study_name": name, "storage": without_secrets(given)})
+    held = json.loads(record.read_text())
+    if without_secrets(given) != held["storage"]:
+        now = without_secrets(given) or "not set"
+        raise UserError(
+            f"the study of {folder} is in {held['storage']}: set {STORAGE_VARIABLE} to that address (now: {now})"
+        )
+    return StudyPlace(given, held["study_name"])
+
+
+@contextmanager
+def _database_errors(place: StudyPlace) -> Iterator[None]:
+    """Turn what SQLAlchemy raises on opening into one line without the password."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"study_storage={place.shown}: its driver is not installed ({error})") from None
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"study_storage={place.shown} cannot be used: {without_secrets(reason[:200])}") from error
+
+
+def check_storage(spec: SweepSpec) -> None:
+    """Raise UserError, in one line, when the database that the study shall be in does not let us in."""
+    given = spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, "")
+    if given:
+        with _database_errors(StudyPlace(given, "")):
+            optuna.storages.get_storage(given)
+
+
 class Study:
     """One sweep's trials: ask, report, finish; open it again and it is where it was."""
 
     def __init__(self, folder: Path, spec: SweepSpec) -> None:
         self.spec = spec
         self._distributions = {key: distribution(item) for key, item in spec.dimensions.items()}
-        self._study = optuna.create_study(
-            storage=f"sqlite:///{(folder / 'study.db').absolute()}",
-            study_name=STUDY,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),
-        )
+        place = study_place(folder, spec)
+        with _database_errors(place):
+            self._study = optuna.create_study(
+                storage=place.address,
+                study_name=place.name,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.NopPruner(),
+            )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in the given states, all when none is given, by number."""
