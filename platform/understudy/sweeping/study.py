@@ -101,7 +101,7 @@ class Study:
     """One sweep's trials: ask, report, finish; open it again and it is where it was."""
 
     def __init__(self, folder: Path, spec: SweepSpec) -> None:
-        self.spec = spec
+        self.spec, self._folder = spec, folder
         self._distributions = {key: distribution(item) for key, item in spec.dimensions.items()}
         place = study_place(folder, spec)
         with _database_errors(place):
@@ -112,6 +112,10 @@ class Study:
                 load_if_exists=True,
                 pruner=optuna.pruners.NopPruner(),
             )
+
+    def __reduce__(self) -> tuple[type[Study], tuple[Path, SweepSpec]]:
+        """Tune pickles what it is given to disk: an open database would take its password there."""
+        return Study, (self._folder, self.spec)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in the given states, all when none is given, by number."""

@@ -31,6 +31,7 @@ from understudy.tracking.addresses import (
     without_secrets,
 )
 from understudy.tracking.shipping import Point
+from understudy.tracking.turns import our_turn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,8 +148,8 @@ def start_run(
     """Create a run, or go on with `run_id` (or with the run that was created under `key`); it is RUNNING after."""
     tracking_uri = absolute(tracking_uri)
     check_reachable(tracking_uri)
-    with tracking_errors(tracking_uri):
-        store = client(tracking_uri)
+    store = client(tracking_uri)
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
         experiment_id = experiment_named(tracking_uri, experiment)
         run = _existing(store, experiment_id, run_id, key)
         links = {"mlflow.parentRunId": parent_run_id, KEY_TAG: key}
@@ -250,12 +251,14 @@ def log_points(tracking_uri: str, run_id: str, points: Sequence[Point]) -> None:
     """Send at most 1000 metric values in one request."""
     from mlflow.entities import Metric
 
-    client(tracking_uri).log_batch(run_id, [Metric(p.key, p.value, p.time_ms, p.step) for p in points])
+    store = client(tracking_uri)
+    with our_turn(tracking_uri):
+        store.log_batch(run_id, [Metric(p.key, p.value, p.time_ms, p.step) for p in points])
 
 
 def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags of a run."""
-    with tracking_errors(tracking_uri):
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
         _log_facts(client(tracking_uri), run_id, {}, _tag_texts(tags))
 
 
@@ -301,5 +304,5 @@ def artifact_names(tracking_uri: str, run: Any) -> list[str]:
 
 def finish(tracking_uri: str, run_id: str, status: Status = "FINISHED") -> None:
     """End a run."""
-    with tracking_errors(tracking_uri):
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
         client(tracking_uri).set_terminated(run_id, status, int(time.time() * 1000))

@@ -123,14 +123,10 @@ class Tracked:
         if shipper is None:
             return True
         ends = time.monotonic() + timeout
-        sent = False
-        while not sent and (left := ends - time.monotonic()) > 0:
-            sent = shipper.flush(min(left, AWAY_SECONDS))
-            if not sent and shipper.away:
-                break
+        sent = _drained(shipper, ends)
         if sent:
             shipper.submit(lambda: store.finish(self.uri, self._id(), status))
-            sent = shipper.flush(AWAY_SECONDS)
+            sent = _drained(shipper, max(ends, time.monotonic() + AWAY_SECONDS))
         shipper.close(0.0)
         if not sent:
             log.warning("not all of %s reached MLflow: `understudy sync` sends it once that is back", self.folder)
@@ -157,6 +153,16 @@ class Tracked:
         except TrackingError as error:
             self._shipper.note_away(error)
         self._shipper.start()
+
+
+def _drained(shipper: Shipper, ends: float) -> bool:
+    """Wait until all is sent; give up at `ends` (monotonic seconds), or AWAY_SECONDS after the store went away."""
+    while (left := ends - time.monotonic()) > 0:
+        if shipper.flush(min(left, AWAY_SECONDS)):
+            return True
+        if shipper.away:
+            break
+    return False
 
 
 def track(
