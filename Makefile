@@ -14,6 +14,10 @@ else
 MARKS := not slow and not gpu
 endif
 
+ifeq ($(wildcard /usr/lib/postgresql/*/bin/initdb)$(shell command -v initdb),)
+MARKS := ($(MARKS)) and not postgres
+endif
+
 .PHONY: help quickstart test lint format bench setup simulators clean
 
 help:

@@ -89,6 +89,7 @@ def test_sixty_four_processes_that_log_at_once_to_one_sqlite_store_lose_nothing_
     assert held == (64 * 4 * 60, 64 * 4 * 60)
 
 
+@pytest.mark.postgres
 @pytest.mark.slow
 def test_a_sweeps_study_and_runs_are_in_postgresql_and_a_killed_sweep_goes_on_there(
     hopper_data: Path, tmp_path: Path
