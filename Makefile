@@ -14,6 +14,9 @@ else
 MARKS := not slow and not gpu
 endif
 
+ifneq ($(FAULTS),1)
+MARKS := ($(MARKS)) and not faults
+endif
 ifeq ($(wildcard /usr/lib/postgresql/*/bin/initdb)$(shell command -v initdb),)
 MARKS := ($(MARKS)) and not postgres
 endif

@@ -38,7 +38,7 @@ from tests.integration.commands import kill_when, run, start
 
 from understudy import tracking
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(280)]
 
 
 # ---- a run ----

@@ -38,6 +38,8 @@ WRITERS = """
 import multiprocessing, sys, time
 from pathlib import Path
 
+pytestmark = pytest.mark.faults
+
 def write(uri, folder, number, rows, gate):
     from understudy import tracking
     path = Path(folder) / f"w{number:02d}"

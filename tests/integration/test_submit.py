@@ -34,7 +34,7 @@ from understudy.cluster.profile import load_profile
 from understudy.cluster.tokens import own_path
 from understudy.tracking.store import client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(280)]
 
 SECRET = "pl4in-text-that-nobody-may-see"
 PLUGIN = str(Path(__file__).with_name("cluster_plugin.py"))
