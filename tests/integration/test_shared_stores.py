@@ -31,14 +31,13 @@ from tests.integration.postgres import PASSWORD, postgres
 import understudy
 from understudy import tracking
 
+pytestmark = pytest.mark.faults
 CHILD = {**os.environ, "PYTHONPATH": str(Path(understudy.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 """The environment of a child process that finds the package, installed or not."""
 
 WRITERS = """
 import multiprocessing, sys, time
 from pathlib import Path
-
-pytestmark = pytest.mark.faults
 
 def write(uri, folder, number, rows, gate):
     from understudy import tracking
