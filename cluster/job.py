@@ -20,7 +20,7 @@ from understudy.cluster.profile import NAME, Profile
 from understudy.errors import SpecError, UserError
 from understudy.files import write_json
 from understudy.spec import RunSpec, home
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking import without_secrets
 
 FILE = "job.json"
@@ -28,10 +28,29 @@ LABEL = "understudy.job"
 """The key of a job's description in its cluster's records."""
 
 
-class Job(BaseModel):
-    """One submitted sweep or run."""
+class More(BaseModel):
+    """What a job adds to the sweep or run that it goes on with, as `understudy resume` does."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
+
+    add_steps: int = 0
+    add_trials: int = 0
+    retry_failed: bool = False
+    change_space: tuple[str, ...] = ()
+
+    def check(self, kind: str) -> None:
+        """Raise UserError for what a job of that kind cannot be given."""
+        for option, count in (("--add-steps", self.add_steps), ("--add-trials", self.add_trials)):
+            if count < 0:
+                raise UserError(f"{option} {count}: must be at least 1")
+        if kind == "train" and (self.add_trials or self.retry_failed or self.change_space):
+            raise UserError("the job is a run: --add-trials, --retry-failed and --change-space are for sweeps")
+
+
+class Job(BaseModel):
+    """One submitted sweep or run. Keys that another version of understudy wrote are left aside."""
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
     kind: Literal["sweep", "train"]
@@ -45,7 +64,8 @@ class Job(BaseModel):
     secrets: tuple[str, ...] = ()
     environment: dict[str, str] = {}
     storage_uri: str = ""
-    storage_path: str = ""
+    """Where its dataset comes from when the nodes' folder lacks it."""
+    more: More = More()
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -56,11 +76,6 @@ class Job(BaseModel):
     def variables(self) -> dict[str, str]:
         """What the driver and the trials find in their environment."""
         return {**self.environment, "UNDERSTUDY_PLUGINS": ",".join(self.plugins)}
-
-    def again(self, number: int, code: str) -> Job:
-        """Return the job that goes on with this one's folder."""
-        first = re.sub(r"-r\d+$", "", self.id)
-        return self.model_copy(update={"id": f"{first}-r{number}", "code": code})
 
     def command(self, python: str) -> tuple[str, ...]:
         """Return the driver's command line; it runs in the folder that holds the code and the job's file."""
@@ -79,25 +94,36 @@ def read_job(text: str, where: str) -> Job:
         raise UserError(f"{where} describes no job of this understudy ({error.error_count()} keys differ)") from None
 
 
-def default_words(profile: Profile) -> list[str]:
-    """Return the overrides that a profile puts before the user's own: where data is, where runs and metrics go."""
+def known_job(text: str | None) -> Job | None:
+    """Read a job back from a cluster's records; None for somebody else's, and for one that this version cannot read."""
+    try:
+        return Job.model_validate_json(text) if text else None
+    except ValidationError:
+        return None
+
+
+def default_words(profile: Profile, what: str) -> list[str]:
+    """Return the overrides that a profile puts before the user's own: where data, runs, metrics and studies are."""
     words = []
     if profile.storage.path:
         words += [f"save_dir={profile.storage.path}/runs", f"data_dir={profile.storage.path}/datasets"]
     elif profile.kind == "local":
         words.append(f"data_dir={home() / 'datasets'}")
-    uri = profile.mlflow_uri or _tracking_uri(profile)
-    return [*words, f"tracking_uri={uri}"] if uri else words
+    if profile.storage.uri:
+        words.append(f"checkpoint_storage={profile.storage.uri.rstrip('/')}/runs")
+    uri = profile.mlflow_uri or _told(profile, "MLFLOW_TRACKING_URI")
+    study = _told(profile, STORAGE_VARIABLE) if what == "sweep" else ""
+    return words + [f"{key}={value}" for key, value in (("tracking_uri", uri), ("study_storage", study)) if value]
 
 
-def _tracking_uri(profile: Profile) -> str:
-    """Return $MLFLOW_TRACKING_URI where the job may be told it; with a password in it, it must be a secret."""
-    uri, name = os.environ.get("MLFLOW_TRACKING_URI", ""), "MLFLOW_TRACKING_URI"
+def _told(profile: Profile, name: str) -> str:
+    """Return a variable of this shell where the job may be told it; with a password in it, it must be a secret."""
+    value = os.environ.get(name, "")
     if name in profile.secrets:
         return ""
-    if without_secrets(uri) != uri:
+    if without_secrets(value) != value:
         raise UserError(f"{name} holds a password: list {name} in the profile's secrets")
-    return uri
+    return value
 
 
 def check_folders(spec: RunSpec, profile: Profile) -> None:
@@ -131,7 +157,6 @@ def make_job(spec: RunSpec | SweepSpec, profile: Profile, name: str, code: str, 
         secrets=profile.secrets,
         environment=profile.environment,
         storage_uri=profile.storage.uri,
-        storage_path=profile.storage.path,
     )
 
 
@@ -146,4 +171,5 @@ def remember(profile: Profile, job: Job) -> None:
 def remembered(profile: Profile) -> dict[str, Job]:
     """Return the jobs submitted from here, oldest first."""
     paths = sorted((profile.state / "jobs").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return {path.stem: read_job(path.read_text(encoding="utf-8"), str(path)) for path in paths}
+    noted = {path.stem: known_job(path.read_text(encoding="utf-8")) for path in paths}
+    return {name: job for name, job in noted.items() if job is not None}

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.cluster.job import LABEL, Job, read_job
-from understudy.cluster.jobs import JobState
+from understudy.cluster.job import LABEL, Job, known_job
+from understudy.cluster.jobs import JobState, pick
 from understudy.cluster.tokens import Token
-from understudy.errors import UnderstudyError, UnknownName, UserError, did_you_mean
+from understudy.errors import UnderstudyError, UserError
 
 STATUS = {"SUCCEEDED": "FINISHED"}
 
@@ -94,10 +94,7 @@ class JobServer:
 
     def find(self, job_id: str) -> JobState:
         """Return one job; UnknownName with the nearest id."""
-        held = {item.id: item for item in self.jobs()}
-        if job_id not in held:
-            raise UnknownName(f"{self.address} has no job {job_id!r}{did_you_mean(job_id, held)}")
-        return held[job_id]
+        return pick({item.id: item for item in self.jobs()}, job_id, self.address)
 
     def logs(self, job_id: str, follow: bool) -> Iterator[str]:
         """Yield the driver's output; with `follow`, as it comes, until the job ends."""
@@ -110,15 +107,15 @@ class JobServer:
 
     def stop(self, job_id: str) -> str:
         """Ask the driver to end (SIGTERM, later SIGKILL)."""
-        if not self.find(job_id).going:
-            return f"{job_id} has ended already ({self.find(job_id).status.lower()})"
+        state = self.find(job_id)
+        if not state.going:
+            return f"{job_id} has ended already ({state.status.lower()})"
         with self._errors():
             self._client.stop_job(job_id)
         return f"{job_id} is being stopped; `understudy jobs resume {job_id}` goes on with it"
 
 
 def _state(item: Any) -> JobState:
-    text = (item.metadata or {}).get(LABEL)
     status = str(getattr(item.status, "value", item.status))
     return JobState(
         id=item.submission_id,
@@ -126,7 +123,7 @@ def _state(item: Any) -> JobState:
         started=(item.start_time or 0) / 1000,
         ended=(item.end_time or 0) / 1000,
         message=(item.message or "").strip().splitlines()[0] if item.message else "",
-        job=read_job(text, f"job {item.submission_id}") if text else None,
+        job=known_job((item.metadata or {}).get(LABEL)),
     )
 
 

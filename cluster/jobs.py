@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from understudy.cluster.job import Job
+from understudy.errors import UnknownName, did_you_mean
 
+T = TypeVar("T")
 GOING = ("PENDING", "RUNNING", "SUSPENDED")
 
 
@@ -22,12 +24,19 @@ class JobState:
     ended: float = 0.0
     message: str = ""
     job: Job | None = None
-    """None where the job was not submitted by understudy."""
+    """None where the job was not submitted by an understudy like this one."""
 
     @property
     def going(self) -> bool:
         """Whether it has not ended yet."""
         return self.status in GOING
+
+
+def pick(held: Mapping[str, T], job_id: str, where: str) -> T:
+    """Return what a cluster holds under a job's id; UnknownName with the nearest id."""
+    if job_id not in held:
+        raise UnknownName(f"{where} has no job {job_id!r}{did_you_mean(job_id, held)}")
+    return held[job_id]
 
 
 class Cluster(Protocol):

@@ -22,11 +22,11 @@ from typing import Any
 import yaml
 
 from understudy.cluster.code import pack
-from understudy.cluster.job import LABEL, Job, read_job
-from understudy.cluster.jobs import JobState
+from understudy.cluster.job import LABEL, Job, known_job
+from understudy.cluster.jobs import JobState, pick
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tools import call, check_secrets, need, stream
-from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.errors import UserError
 
 API = "ray.io/v1"
 OWNER = {"app.kubernetes.io/managed-by": "understudy"}
@@ -66,7 +66,7 @@ class KubeRayCluster:
         """Return a job with a cluster of its own; where the cluster is lost, it gets another and goes on."""
         environment = {"working_dir": f"file://{CODE}/{CODE_ZIP}", "env_vars": job.variables}
         spec = {
-            "entrypoint": shlex.join(("python", *job.command("python")[1:])),
+            "entrypoint": shlex.join(job.command(self.profile.python)),
             "runtimeEnvYAML": yaml.safe_dump(environment, sort_keys=False),
             "jobId": job.id,
             "metadata": {LABEL: job.id},
@@ -235,10 +235,7 @@ class KubeRayCluster:
 
     def find(self, job_id: str) -> JobState:
         """Return one job; UnknownName with the nearest id."""
-        held = {item.id: item for item in self.jobs()}
-        if job_id not in held:
-            raise UnknownName(f"{self.profile.name} has no job {job_id!r}{did_you_mean(job_id, held)}")
-        return held[job_id]
+        return pick({item.id: item for item in self.jobs()}, job_id, self.profile.name)
 
     def logs(self, job_id: str, follow: bool) -> Iterator[str]:
         """Yield what the submitter pod shows of the driver's output."""
@@ -250,14 +247,15 @@ class KubeRayCluster:
 
     def stop(self, job_id: str) -> str:
         """Suspend the RayJob: its cluster goes, its description stays."""
-        if not self.find(job_id).going:
-            return f"{job_id} has ended already ({self.find(job_id).status.lower()})"
+        state = self.find(job_id)
+        if not state.going:
+            return f"{job_id} has ended already ({state.status.lower()})"
         call(self._kubectl("patch", "rayjob", job_id, "--type=merge", '--patch={"spec":{"suspend":true}}'))
         return f"{job_id} is suspended; `understudy jobs resume {job_id}` goes on with it"
 
 
 def _state(item: dict[str, Any]) -> JobState:
-    status, text = item.get("status", {}), item["metadata"].get("annotations", {}).get(LABEL)
+    status = item.get("status", {})
     deployment = status.get("jobDeploymentStatus", "")
     name = STATUS.get(status.get("jobStatus", ""), "PENDING")
     if deployment == "Failed":
@@ -270,7 +268,7 @@ def _state(item: dict[str, Any]) -> JobState:
         started=_seconds(status.get("startTime") or item["metadata"].get("creationTimestamp")),
         ended=_seconds(status.get("endTime")),
         message=status.get("message", ""),
-        job=read_job(text, f"rayjob {item['metadata']['name']}") if text else None,
+        job=known_job(item["metadata"].get("annotations", {}).get(LABEL)),
     )
 
 

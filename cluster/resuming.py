@@ -1,14 +1,15 @@
-"""Find a job that ended or was lost, and make the one that goes on with its folder."""
+"""Find a job that ended or was lost, and make the one that goes on with its folder, maybe with more to do."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from understudy.cluster.job import Job, remembered
+from understudy.cluster.job import Job, More, remembered
 from understudy.cluster.jobs import Cluster
 from understudy.cluster.profile import Profile
 from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.run_dir import RunDir
 
 
 def find_job(profile: Profile, cluster: Cluster, job_id: str) -> Job:
@@ -32,9 +33,22 @@ def _refuse_second(job: Job, held: dict) -> None:
             raise UserError(f"{state.id} is at work in {job.folder} already: follow that one, or stop it first")
 
 
-def next_job(profile: Profile, cluster: Cluster, old: Job, code: str, plugins: Sequence[str]) -> Job:
-    """Return the job that goes on with `old`, its id ending in the first free -r1, -r2, ..."""
+def next_job(profile: Profile, cluster: Cluster, old: Job, more: More, code: str, plugins: Sequence[str]) -> Job:
+    """Return the job that goes on with `old`'s folder, its id ending in the first free -r1, -r2, ..."""
     first = re.sub(r"-r\d+$", "", old.id)
     taken = {*(item.id for item in cluster.jobs()), *remembered(profile)}
     number = next(number for number in range(1, 10_000) if f"{first}-r{number}" not in taken)
-    return old.again(number, code).model_copy(update={"plugins": tuple(plugins)})
+    changes = {"id": f"{first}-r{number}", "more": more, "code": code, "plugins": tuple(plugins)}
+    return old.model_copy(update=changes)
+
+
+def still_to_add(job: Job) -> More:
+    """Return what the job adds to its folder: nothing where its driver, started again, has been here before."""
+    if job.more == More():
+        return job.more
+    folder = RunDir(job.folder)
+    held = folder.state().get("added_by", [])
+    if job.id in held:
+        return More()
+    folder.update_state(added_by=[*held, job.id])
+    return job.more

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from understudy.cluster.job import FILE, Job, read_job
-from understudy.cluster.jobs import GOING, JobState
+from understudy.cluster.jobs import GOING, JobState, pick
 from understudy.cluster.profile import Profile
 from understudy.cluster.slurm_script import LOG, script
 from understudy.cluster.tools import call, check_secrets, need
-from understudy.errors import UnderstudyError, UnknownName, UserError, did_you_mean
+from understudy.errors import Preempted, UnderstudyError, UserError
 from understudy.run_dir import RunDir
 
 SCRIPT, NUMBER = "job.sbatch", "slurm_id"
@@ -31,6 +31,8 @@ STATES = {
     "SUSPENDED": "SUSPENDED",
     "CANCELLED": "STOPPED",
 }
+PREEMPTED = (f"{Preempted.exit_code}:0", "0:15")
+"""Exit codes, as Slurm shows them, of a driver or a script that SIGTERM ended in good order."""
 
 
 class SlurmCluster:
@@ -111,10 +113,8 @@ class SlurmCluster:
 
     def find(self, job_id: str) -> JobState:
         """Return one job; UnknownName with the nearest id."""
-        held = {path.parent.name: path for path in self.folder.glob(f"*/{NUMBER}")}
-        if job_id not in held:
-            raise UnknownName(f"{self.folder} has no job {job_id!r}{did_you_mean(job_id, held)}")
-        return self._state(held[job_id].parent, held[job_id].read_text().strip())
+        path = pick({path.parent.name: path for path in self.folder.glob(f"*/{NUMBER}")}, job_id, str(self.folder))
+        return self._state(path.parent, path.read_text().strip())
 
     def logs(self, job_id: str, follow: bool) -> Iterator[str]:
         """Yield what the job has written so far; with `follow`, what it writes until it ends."""
@@ -133,11 +133,18 @@ class SlurmCluster:
             state = self.find(job_id)
 
     def stop(self, job_id: str) -> str:
-        """Cancel the job."""
-        if not self.find(job_id).going:
-            return f"{job_id} has ended already ({self.find(job_id).status.lower()})"
-        call(["scancel", (self.folder / job_id / NUMBER).read_text().strip()])
-        return f"{job_id} is being cancelled; `understudy jobs resume {job_id}` goes on with it"
+        """Have the driver write its checkpoints and end; a job that has not begun is cancelled."""
+        state, number = self.find(job_id), (self.folder / job_id / NUMBER).read_text().strip()
+        if not state.going:
+            return f"{job_id} has ended already ({state.status.lower()})"
+        if state.status != "RUNNING":
+            call(["scancel", number])
+            return f"{job_id} is being cancelled; `understudy jobs resume {job_id}` goes on with it"
+        call(["scancel", "--batch", "--signal=TERM", number])  # the script hands it on to the driver alone
+        return (
+            f"{job_id} is being stopped (`scancel {number}` kills it);"
+            f" `understudy jobs resume {job_id}` goes on with it"
+        )
 
 
 def _asked(number: str) -> tuple[str, float]:
@@ -146,17 +153,17 @@ def _asked(number: str) -> tuple[str, float]:
     try:
         words = call(["scontrol", "show", "job", "--oneliner", number]).split()
         fields = dict(word.split("=", 1) for word in words if "=" in word)
-        state, end = fields.get("JobState", ""), fields.get("EndTime", "")
+        state, end, code = (fields.get(key, "") for key in ("JobState", "EndTime", "ExitCode"))
     except UnderstudyError:
-        words = ["sacct", "--jobs", number, "--allocations", "--noheader", "--parsable2", "--format=State,End"]
+        words = ["sacct", "--jobs", number, "--allocations", "--noheader", "--parsable2", "--format=State,End,ExitCode"]
         try:
             line = call(words).strip().splitlines()[0] if shutil.which("sacct") else ""
         except (UnderstudyError, IndexError):  # no accounting here, or it knows no such job
             line = ""
-        state, _, end = line.partition("|")
+        state, end, code = (*line.split("|"), "", "")[:3]
     if not state:
         return "UNKNOWN", 0.0
-    status = STATES.get(state.split()[0].rstrip("+"), "FAILED")
+    status = STATES.get(state.split()[0].rstrip("+"), "STOPPED" if code in PREEMPTED else "FAILED")
     return status, 0.0 if status in GOING else _seconds(end)
 
 

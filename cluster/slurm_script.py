@@ -12,8 +12,11 @@ from pathlib import Path
 from understudy.cluster.job import Job
 from understudy.cluster.profile import Nodes, Profile
 from understudy.errors import UserError
+from understudy.stopping import STOP_WAIT
 
 LOG = "job.log"
+STOP_SECONDS = 60
+"""Between SIGTERM, which the driver answers with checkpoints, and the time limit or the end of a preemption's grace."""
 
 
 def script(profile: Profile, job: Job, folder: Path) -> str:
@@ -27,16 +30,17 @@ def script(profile: Profile, job: Job, folder: Path) -> str:
         raise UserError(
             f"slurm.start=symmetric-run takes one group of equal nodes, not {names}: give slurm.start=head-worker"
         )
-    driver = shlex.join(job.command(profile.python))
+    driver = shlex.join(["bash", "-c", 'echo $$ >driver.pid; exec "$@"', "driver", *job.command(profile.python)])
     body = _symmetric(groups[0][1], driver) if symmetric else _head_worker(groups, driver)
-    return "\n".join([*_header(profile, job, folder, groups), *_setup(profile, job, folder), *body]) + "\n"
+    parts = (_header(profile, job, folder, groups), _setup(profile, job, folder), FORWARD, HEAD, body, WAIT)
+    return "\n".join(line for part in parts for line in part) + "\n"
 
 
 def _header(profile: Profile, job: Job, folder: Path, groups: list[tuple[str, Nodes]]) -> list[str]:
     """Return what is asked of Slurm; groups of different nodes are components of one job."""
     slurm = profile.slurm
     lines = ["#!/usr/bin/env bash", f"#SBATCH --job-name={job.id}", f"#SBATCH --output={folder / LOG}"]
-    lines += ["#SBATCH --open-mode=append", "#SBATCH --requeue"]
+    lines += ["#SBATCH --open-mode=append", "#SBATCH --requeue", f"#SBATCH --signal=B:TERM@{STOP_SECONDS}"]
     lines += ["#SBATCH --exclusive"] if slurm.start == "symmetric-run" else []
     lines += [f"#SBATCH {option}" for option in slurm.options]
     for index, (_, nodes) in enumerate(groups):
@@ -56,6 +60,7 @@ def _setup(profile: Profile, job: Job, folder: Path) -> list[str]:
     lines.append(f"cd {shlex.quote(str(folder))}")
     lines += ['export PYTHONPATH="$PWD/code${PYTHONPATH:+:$PYTHONPATH}"', "export RAY_USAGE_STATS_ENABLED=0"]
     lines.append("export SLURM_EXPORT_ENV=ALL # else srun hands on only what sbatch was told to take")
+    lines.append(f"export {STOP_WAIT}={STOP_SECONDS}")
     lines += [f"export {key}={shlex.quote(value)}" for key, value in job.variables.items()]
     if profile.authentication == "none":
         return [*lines, "export RAY_AUTH_MODE=disabled"]
@@ -64,6 +69,8 @@ def _setup(profile: Profile, job: Job, folder: Path) -> list[str]:
     return [*lines, 'export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/token"']
 
 
+QUOTED = "# shellcheck disable=SC2016"
+"""The driver's own shell expands what is in its quotes."""
 ANY_PORT = "--min-worker-port=0 --max-worker-port=0"
 """Of workers: the usual range may be taken by another job's Ray on the node."""
 
@@ -73,6 +80,24 @@ def _start(nodes: Nodes) -> str:
     return " ".join([*words, f"--num-gpus={nodes.gpus}"])
 
 
+FORWARD = [
+    "",
+    "# SIGTERM goes to the driver alone, which has its trials write their checkpoints: to all, it would end those first.",
+    "rm -f driver.pid",
+    "forward() {",
+    "    echo 'SIGTERM: the driver is being stopped'",
+    '    if [ -s driver.pid ]; then kill -TERM "$(cat driver.pid)"; else exit 143; fi',
+    "}",
+    "trap forward TERM",
+]
+WAIT = [
+    "driver=$!",
+    "while true; do # a signal interrupts `wait`, not the driver",
+    "    code=0",
+    '    wait "$driver" || code=$?',
+    '    kill -0 "$driver" 2>/dev/null || exit "$code"',
+    "done",
+]
 HEAD = [
     "",
     'mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST_HET_GROUP_0:-$SLURM_JOB_NODELIST}")',
@@ -85,11 +110,11 @@ HEAD = [
 def _symmetric(nodes: Nodes, driver: str) -> list[str]:
     count = nodes.count
     return [
-        *HEAD,
         "export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600",
+        QUOTED,
         f"srun --nodes={count} --ntasks={count} \\",
         f'    ray symmetric-run --address "$address:$port" --min-nodes {count} {_start(nodes)} -- \\',
-        f'    env RAY_ADDRESS="$address:$port" {driver}',
+        f'    env RAY_ADDRESS="$address:$port" {driver} &',
     ]
 
 
@@ -115,7 +140,6 @@ def _head_worker(groups: list[tuple[str, Nodes]], driver: str) -> list[str]:
     steps = ["srun --overlap" + (f" --het-group={index}" if len(groups) > 1 else "") for index in range(len(groups))]
     ports = '--port="$port" --dashboard-port=$((port + 10000)) --ray-client-server-port=$((port + 20000))'
     lines = [
-        *HEAD,
         *BY_HAND,
         f'{steps[0]} --nodes=1 --ntasks=1 --nodelist="$head" \\',
         f'    ray start --head --block --node-ip-address="$address" {ports} \\',
@@ -135,5 +159,6 @@ def _head_worker(groups: list[tuple[str, Nodes]], driver: str) -> list[str]:
         *lines,
         f'wait_for "{total} nodes" complete {total}',
         'export RAY_ADDRESS="$address:$port"',
-        f'{steps[0]} --nodes=1 --ntasks=1 --nodelist="$head" {driver}',
+        QUOTED,
+        f'{steps[0]} --nodes=1 --ntasks=1 --nodelist="$head" {driver} &',
     ]

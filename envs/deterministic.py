@@ -111,17 +111,6 @@ def clone(env: gymnasium.Env) -> gymnasium.Env:
     return copy.deepcopy(env, shared)
 
 
-def lighten(env: gymnasium.Env) -> None:
-    """Leave shadows, reflections and smoothed edges out of an arm environment's videos: six times quicker on CPUs.
-
-    Never for pixel observations, which would no longer look like their dataset's.
-    """
-    model: Any = vars(env.unwrapped)["_model"]
-    model.vis.quality.offsamples = 0
-    model.vis.quality.shadowsize = 0
-    model.mat_reflectance[:] = 0
-
-
 @functools.cache
 def _with_kept_actions(kind: type) -> type:
     """Return a subclass of an OGBench arm that keeps its action space, so that the goal phase's draws can be seeded.

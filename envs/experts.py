@@ -1,7 +1,8 @@
 """Make demonstrations in a simulator with a scripted expert or a trained policy: parallel, and resumed when killed.
 
 An attempt is a pure function of the task and its number (`attempts.py`), and the episodes are those of the first
-attempts that are to be kept. Each finished attempt is a file at once; all are removed when the dataset is whole.
+attempts that are to be kept. Each finished attempt is a file at once, and so are its pictures where those are rendered
+afterwards; all are removed when the dataset is whole.
 """
 
 from __future__ import annotations
@@ -83,28 +84,33 @@ def generate(
     keep: Keep | None = None,
     workers: int = 1,
     formats: Sequence[str] = (),
+    rendering: Mapping[str, str] | None = None,
     attempts_dir: str | Path | None = None,
     overwrite: bool = False,
     tracking_uri: str | None = None,
     progress: Progress | None = None,
+    on_pictures: Progress | None = None,
 ) -> Generated:
     """Write `episodes` episodes of an expert as a file of the environment's own source, and of other `formats`.
 
     `policy` is `scripted` or what `load_policy` takes. `noise` is the standard deviation of what is added to the
     executed action (default 0.2 scripted, 0 for a policy). `keep` says which attempts become episodes; default the
-    successful ones, where the task tells success. A killed call goes on from `attempts_dir` when it is made again;
+    successful ones, where the task tells success. `rendering` are options of the pictures (`Source.rendering`), which
+    become the dataset's; a policy's are those of its own dataset. A killed call goes on from `attempts_dir` when it is made again;
     without one it uses a folder beside `out_path`, which it removes. `overwrite` drops attempts of other settings.
+    `progress` is told (episodes kept, attempts made), `on_pictures` (episodes with pictures, episodes).
     """
     source = source_for(env_name)
     env_name = made_name(env_name, SCRIPTED if policy == SCRIPTED else POLICY)
     noise = (SCRIPTED_NOISE if policy == SCRIPTED else 0.0) if noise is None else noise
     keep = _checked_keep(source, env_name, keep)
     _check({"episodes": (episodes, 1), "workers": (workers, 1), "noise": (noise, 0)}, source, env_name, policy)
+    settings = _settings(source, env_name, policy, rendering or {})
     outputs = _outputs(source, Path(out_path).expanduser(), formats)
     target = next(iter(outputs))
     folder = Path(attempts_dir) if attempts_dir else target.parent / ".generating" / target.stem
     with _claimed(folder, env_name):
-        task, who = _prepared(Task(env_name, policy, "", seed, noise), member, folder, tracking_uri)
+        task, who = _prepared(Task(env_name, policy, settings, seed, noise), member, folder, tracking_uri)
         _check_settings(folder, {**asdict(task), "policy": who, "keep": keep}, overwrite)
         pool = AttemptPool(
             task,
@@ -112,6 +118,7 @@ def generate(
             keep_all=keep == "all",
             progress=progress,
             on_first=lambda number: _rehearse(task, folder, outputs, number),
+            on_pictures=on_pictures,
         )
         kept = pool.run(episodes, workers)
         made_by = _made_by(task, who, len(kept), pool.attempts)
@@ -147,6 +154,14 @@ def _checked_keep(source: Source, env_name: str, keep: Keep | None) -> Keep:
     if keep == "successful" and not source.has_success(env_name):
         raise UserError(f"{env_name}: its environment tells no success; use --keep all")
     return keep or ("successful" if source.has_success(env_name) else "all")
+
+
+def _settings(source: Source, env_name: str, policy: str, rendering: Mapping[str, str]) -> str:
+    """Return the environment's settings as JSON, empty where it takes none; a policy brings its own."""
+    settings = source.rendering(env_name, rendering)
+    if policy != SCRIPTED and rendering:
+        raise UserError("a policy sees pictures like those that it was trained on: leave the rendering options out")
+    return json.dumps(settings, sort_keys=True) if settings and policy == SCRIPTED else ""
 
 
 def _outputs(source: Source, target: Path, formats: Sequence[str]) -> dict[Path, Source]:

@@ -29,6 +29,18 @@ class UnfailingFile(io.RawIOBase):
         """Move to a place in the file."""
         return self._file.seek(offset, whence)
 
+    def readable(self) -> bool:
+        """Say yes, for libraries that ask."""
+        return True
+
+    def writable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
     def tell(self) -> int:
         """Return the place in the file."""
         return self._file.tell()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from understudy.envs.source import Episode, Source
-from understudy.envs.store import EpisodeStore, store_path
+from understudy.envs.store import RAW, EpisodeStore, store_path
 from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError
 from understudy.files import sha256
@@ -26,6 +29,8 @@ def import_file(
     overwrite: bool = False,
     progress: Progress | None = None,
     made_by: str = "",
+    image_encoding: str = RAW,
+    jpeg_quality: int = 95,
 ) -> EpisodeStore:
     """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
 
@@ -41,7 +46,14 @@ def import_file(
         raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
     target = store_path(name, data_dir)
     writer = StoreWriter(
-        target, name=name, source=source_name, env_id=source.env_id(env_name), provenance={}, overwrite=overwrite
+        target,
+        name=name,
+        source=source_name,
+        env_id=source.env_id(env_name),
+        provenance={},
+        overwrite=overwrite,
+        image_encoding=image_encoding,
+        jpeg_quality=jpeg_quality,
     )
     transitions = 0
     with writer:
@@ -67,14 +79,24 @@ def _file_record(file: Path) -> dict[str, str]:
 
 
 def episodes_of(store: EpisodeStore) -> Iterator[Episode]:
-    """Yield a store's episodes as sources read and write them: views of the mapped columns."""
-    columns = {name: store.column(name) for name in store.manifest.columns}
-    ends = {name: store.episode_column(name) for name in store.manifest.episode_columns}
-    finals = ends.pop("final_observations", None)
+    """Yield a store's episodes as sources read and write them: views of the mapped columns, pictures decoded."""
+    manifest = store.manifest
+    pictures = [name for name, column in manifest.columns.items() if column.encoding]
+    final_pictures = [name for name, column in manifest.episode_columns.items() if column.encoding]
+    texts = {name: store.texts(name) for name, column in manifest.episode_columns.items() if column.dtype == "str"}
+    columns = {name: store.column(name) for name in manifest.columns if name not in pictures}
+    plain = [name for name in manifest.episode_columns if name not in texts and name not in final_pictures]
+    ends = {name: store.episode_column(name) for name in plain}
     for number, (start, length) in enumerate(zip(store.starts, store.lengths, strict=True)):
-        episode = {name: values[start : start + length] for name, values in columns.items()}
+        rows = np.arange(start, start + length)
+        episode: dict[str, Any] = {name: values[start : start + length] for name, values in columns.items()}
+        episode |= {name: store.frames(name).gather(rows) for name in pictures}
         episode |= {name: values[number] for name, values in ends.items()}
-        yield episode if finals is None else {**episode, "final_observation": finals[number]}
+        episode |= {name: store.frames(name).gather(np.array([number]))[0] for name in final_pictures}
+        episode |= {name: values[number] for name, values in texts.items()}
+        if "final_observations" in episode:
+            episode["final_observation"] = episode.pop("final_observations")
+        yield episode
 
 
 def export_store(

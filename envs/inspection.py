@@ -8,11 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.envs.store import EPISODES, TRANSITIONS, EpisodeStore, Manifest, combine_digests, digest
+from understudy.envs.store import (
+    EPISODES,
+    IMAGES,
+    REQUIRED,
+    TRANSITIONS,
+    EpisodeStore,
+    Manifest,
+    combine_digests,
+    digest,
+)
 from understudy.files import sha256
 
 BARS = " ▁▂▃▄▅▆▇█"
 CHUNK_ROWS = 65536
+PICTURES_SHOWN = 64
+"""Pictures that the histogram of a camera is made from."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,7 @@ def describe(
     store: EpisodeStore, bins: int = 16, columns: tuple[str, ...] = ("observations", "actions", "rewards")
 ) -> StoreInfo:
     """Return counts, episode lengths and returns, and ranges with text histograms of every dimension."""
+    columns = (*columns, *(IMAGES + camera for camera in store.cameras()))
     returns = np.add.reduceat(store.column("rewards").astype(np.float64), store.starts)
     ended = np.maximum.reduceat(store.column("terminals"), store.starts)
     dimensions = [info for name in columns for info in _dimensions(store, name, bins)]
@@ -151,8 +163,8 @@ def _changed(store: EpisodeStore) -> list[str]:
     for name in (TRANSITIONS, EPISODES):
         if sha256(store.path / name) != store.manifest.files[name].get("sha256"):
             findings.append(f"{name}: its bytes changed since it was written (checksum differs)")
-    columns = [(name, schema, digest(store.column(name))) for name, schema in store.manifest.columns.items()]
-    columns += [(n, schema, digest(store.episode_column(n))) for n, schema in store.manifest.episode_columns.items()]
+    schemas = {**store.manifest.columns, **store.manifest.episode_columns}
+    columns = [(name, schema, store.digest(name)) for name, schema in schemas.items()]
     if combine_digests(columns, digest(store.starts, store.lengths)) != store.manifest.content_hash:
         findings.append("content hash differs from the manifest's")
     return findings
@@ -160,15 +172,16 @@ def _changed(store: EpisodeStore) -> list[str]:
 
 def _bad_numbers(store: EpisodeStore) -> list[str]:
     findings = []
-    for name in store.manifest.episode_columns:
-        values = store.episode_column(name)
-        bad = np.argwhere(~np.isfinite(values)) if values.dtype.kind == "f" else np.zeros((0, 1))
+    for name, column in store.manifest.episode_columns.items():
+        if not column.dtype.startswith("float"):
+            continue
+        bad = np.argwhere(~np.isfinite(store.episode_column(name)))
         if len(bad):
             findings.append(f"{name}: NaN or infinity in episode {int(bad[0][0])}")
-    for name in store.manifest.columns:
-        values = store.column(name)
-        if values.dtype.kind != "f":
+    for name, column in store.manifest.columns.items():
+        if not column.dtype.startswith("float"):
             continue
+        values = store.column(name)
         for begin in range(0, len(values), CHUNK_ROWS):
             bad = np.argwhere(~np.isfinite(values[begin : begin + CHUNK_ROWS]))
             if len(bad):
@@ -201,20 +214,30 @@ def _index(store: EpisodeStore) -> list[str]:
 def _duplicates(store: EpisodeStore) -> list[str]:
     findings = []
     seen: dict[str, int] = {}
-    observations, actions = store.column("observations"), store.column("actions")
+    plain = [name for name in REQUIRED if name in store.manifest.columns and not store.manifest.columns[name].encoding]
+    columns = [store.column(name) for name in plain]
     for number, (begin, end) in enumerate(zip(store.starts, store.starts + store.lengths, strict=True)):
-        key = digest(observations[begin:end], actions[begin:end])
+        key = digest(*[values[begin:end] for values in columns])
         if key in seen:
             findings.append(f"episode {number}: the same as episode {seen[key]}")
         seen.setdefault(key, number)
     return findings
 
 
+def _some(store: EpisodeStore, name: str) -> np.ndarray:
+    """Return a column's rows; of pictures, a few that stand for all."""
+    column = store.manifest.columns[name]
+    if len(column.shape) < 3:
+        return store.column(name)
+    rows = np.linspace(0, store.manifest.num_transitions - 1, min(PICTURES_SHOWN, store.manifest.num_transitions))
+    return store.frames(name).gather(rows.astype(np.int64))
+
+
 def _dimensions(store: EpisodeStore, name: str, bins: int) -> list[DimensionInfo]:
     if name not in store.manifest.columns:
         return []
     numbers = store.manifest.statistics[name]
-    values = store.column(name)
+    values = _some(store, name)
     flat = values.reshape(-1, len(numbers["min"]))  # per dimension, or per channel of a picture
     stride = max(1, len(flat) // 200_000)  # a histogram for the eye needs no more
     return [

@@ -5,12 +5,16 @@ A dataset's name is its environment's with the dataset's type in it. There are t
 goal-conditioned, goals are observations; `cube-single-play-oraclerep-v0` has shorter goals (places, button states). All
 read the same file. Rewards of single tasks come from `ogbench.relabel_utils`, for the state before the action;
 goal-conditioned files have none. The types `scripted` and `policy` are made here.
+
+Names with `visual-` see one picture of 64 x 64 and nothing else. How data's pictures were drawn (shadows, smoothed
+edges, reflections) is in the manifest as the environment's settings: OGBench's own files with all of it.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.envs.ogbench_envs import make, registered, states_of
-from understudy.envs.ogbench_files import STATE_KEYS, read_rows, trajectories, write_npz
+from understudy.envs.ogbench_envs import PICTURE, VISUAL, make, registered, states_of
+from understudy.envs.ogbench_files import STATE_KEYS, Trajectories, open_trajectories, write_npz
 from understudy.envs.reading import read_npz
+from understudy.envs.rendering import FAST, PUBLISHED, Rendering
 from understudy.envs.source import Episode, Expert, Remote, Settings, Source, missing_package
 from understudy.envs.video import choose_renderer
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -34,6 +39,8 @@ CUBES, PUZZLES = ("single", "double", "triple", "quadruple", "octuple"), ("3x3",
 ARM = {"cube": CUBES, "scene": (), "puzzle": PUZZLES}
 MAZES = ("medium", "large", "giant", "teleport")
 LOCOMOTION = {"pointmaze": MAZES, "antmaze": MAZES, "humanoidmaze": MAZES[:3], "antsoccer": ("arena", "medium")}
+DRAWN = ("cube", "scene", "puzzle", "antmaze", "humanoidmaze")
+"""What there are visual environments of."""
 MADE_HERE = ("scripted", "policy")
 TYPES = ("play", "noisy", "navigate", "stitch", "explore")
 STEPS = {"cube-single": 200, "cube-double": 500, "cube-triple": 1000, "cube-quadruple": 1000, "cube-octuple": 1500,
@@ -58,10 +65,10 @@ class OGBench(Source):
     def matches(self, env_name: str) -> bool:
         """Say whether the name is `<environment>-<dataset type>[-singletask[-task1..5] | -oraclerep]-v0`."""
         found = NAME.fullmatch(env_name)
-        return found is not None and found["family"].removeprefix("visual-") in _families()
+        return found is not None and found["family"] in _families()
 
     def known_names(self) -> list[str]:
-        """Return the published names for states, and the scripted ones that an expert solves."""
+        """Return the published names, for states and for pictures, and the scripted ones that an expert solves."""
         variants = ("", "-oraclerep", "-singletask", *(f"-singletask-task{i}" for i in range(1, 6)))
         return [
             name
@@ -86,16 +93,21 @@ class OGBench(Source):
         """Return the environment, made deterministic; pixel observations keep their 64 x 64 in videos.
 
         Goal-conditioned ones evaluate task `seed % 5 + 1`, so that consecutive seeds cover the five tasks evenly.
+        `settings` are `{"rendering": ...}` for visual ones.
         """
+        rendering = _rendering(env_name, (settings or {}).get("rendering", {}), PUBLISHED)
         if importlib.util.find_spec("ogbench") is None:
             raise missing_package(env_name, "ogbench", "envs")
         choose_renderer()
-        return make(self.env_id(env_name), render=render, size=size, oracle_goals=_has_oracle_goals(env_name))
+        oracle_goals = _has_oracle_goals(env_name)
+        return make(
+            self.env_id(env_name), render=render, size=size, oracle_goals=oracle_goals, rendering=rendering or PUBLISHED
+        )
 
     def max_episode_steps(self, env_name: str) -> int:
         """Return the time limit that OGBench registers."""
         if importlib.util.find_spec("ogbench") is None:
-            return STEPS.get(_parse(env_name)["family"].removeprefix("visual-"), 1000)
+            return STEPS.get(_parse(env_name)["family"].removeprefix(VISUAL), 1000)
         return int(registered(self.env_id(env_name)).max_episode_steps or 1000)
 
     def has_success(self, env_name: str) -> bool:
@@ -119,6 +131,11 @@ class OGBench(Source):
 
         return expert_for(env_name)
 
+    def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
+        """Return how pictures are drawn: shadows, offsamples, reflections; quickly, where the options do not say."""
+        rendering = _rendering(env_name, options, FAST)
+        return None if rendering is None else {"rendering": rendering.settings()}
+
     def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
         """Return qpos, qvel and, where there are buttons, button_states."""
         return states_of(env)
@@ -133,34 +150,52 @@ class OGBench(Source):
         return found
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return how the rewards were made, and what a generated file says about itself."""
+        """Return how the rewards were made, and what a file made here says about itself; `environment`: rendering."""
         header = read_npz(self.files(path)[0], (), ("made_by", "rewards", *STATE_KEYS), headers=True)
-        note = {"rewards": self._reward_note(header, env_name)}
-        return {**note, "made_by": str(header["made_by"])} if "made_by" in header else note
+        drawn = [_drawn(file, env_name) for file in self.files(path)]
+        if any(other != drawn[0] for other in drawn):
+            raise DatasetError(f"{path}: its files have pictures drawn with different options: {_different(drawn)}")
+        return {
+            "rewards": self._reward_note(header, env_name),
+            **({"made_by": str(header["made_by"])} if "made_by" in header else {}),
+            **({"environment": {"rendering": drawn[0].settings()}} if drawn[0] else {}),
+        }
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the trajectories of one or more npz files; `oraclerep` ones have `achieved_goals` [T, G]."""
-        env = self.make_env(env_name) if importlib.util.find_spec("ogbench") is not None else None
+        env = None
+        if importlib.util.find_spec("ogbench") is not None:  # the task with states says the same, and need not render
+            env = self.make_env(env_name.removeprefix(VISUAL))
         for file in self.files(path):
-            rows, ends = read_rows(file)
-            self._check_task(rows, file, env_name, env)
-            self._label(rows, file, env_name, env)
-            yield from trajectories(rows, ends)
+            with open_trajectories(file) as data:
+                self._check_task(data, file, env_name, env)
+                self._label(data.rows, file, env_name, env)
+                yield from data.episodes()
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write an npz that OGBench's own loader reads too; each trajectory ends with a row of its final state."""
-        write_npz(path, episodes, env_name, str(provenance.get("made_by", "")))
+        settings = provenance.get("environment") or {}
+        rendering = _rendering(env_name, settings.get("rendering", {}), PUBLISHED) if self.matches(env_name) else None
+        environment = {"rendering": rendering.settings()} if rendering else settings
+        notes = {"made_by": str(provenance.get("made_by") or ""), "environment": ""}
+        write_npz(path, episodes, env_name, {**notes, "environment": json.dumps(environment) if environment else ""})
 
-    def _check_task(self, rows: dict[str, np.ndarray], file: Path, env_name: str, env: gymnasium.Env | None) -> None:
+    def _check_task(self, data: Trajectories, file: Path, env_name: str, env: gymnasium.Env | None) -> None:
         """Refuse data of another task here, where the file is known, and not far away in a network's first layer."""
         if env is None:
             return
-        for key, space in (("observations", env.observation_space), ("actions", env.action_space)):
-            if rows[key].shape[1:] != space.shape:
+        visual = env_name.startswith(VISUAL)
+        shapes = {"observations": PICTURE if visual else env.observation_space.shape, "actions": env.action_space.shape}
+        for key, found in (("observations", data.observations), ("actions", data.rows["actions"])):
+            if found.shape[1:] != shapes[key]:
                 raise DatasetError(
-                    f"{file}: {key} have shape {rows[key].shape[1:]}, {self.env_id(env_name)} has {space.shape}; "
+                    f"{file}: {key} have shape {found.shape[1:]}, {self.env_id(env_name)} has {shapes[key]}; "
                     "is it the file of another task?"
                 )
+        if visual != (data.observations.dtype == np.uint8):
+            raise DatasetError(
+                f"{file}: observations hold {data.observations.dtype}; pictures, and only they, are uint8"
+            )
 
     def _relabels(self, present: Iterable[str], env_name: str) -> bool:
         """Say whether OGBench can compute the rewards: a single task, and the states that it reads are stored."""
@@ -175,7 +210,7 @@ class OGBench(Source):
             rows["rewards"] = np.full(count, -1.0, np.float32)
         if self.is_goal_conditioned(env_name) or "masks" not in rows:
             rows["masks"] = np.ones(count, np.float32)
-        task = self.env_id(env_name)
+        task = self.env_id(env_name.removeprefix(VISUAL))
         try:
             if self._relabels(rows, env_name):
                 from ogbench.relabel_utils import relabel_dataset
@@ -208,15 +243,45 @@ class OGBench(Source):
 @functools.cache
 def _families() -> tuple[str, ...]:
     kinds = {**ARM, **LOCOMOTION}
-    return tuple(f"{name}-{part}" if part else name for name, parts in kinds.items() for part in parts or ("",))
+    return tuple(
+        f"{prefix}{name}-{part}" if part else f"{prefix}{name}"
+        for prefix in ("", VISUAL)
+        for name, parts in kinds.items()
+        if not prefix or name in DRAWN
+        for part in parts or ("",)
+    )
 
 
 def _published(family: str) -> tuple[str, ...]:
     """Return the types of dataset that are published for a family."""
-    name, _, size = family.removeprefix("visual-").partition("-")
+    name, _, size = family.removeprefix(VISUAL).partition("-")
     if name in ARM:
         return ("play", "noisy")
     return ("navigate", "stitch", "explore") if name == "antmaze" and size != "giant" else ("navigate", "stitch")
+
+
+def _rendering(env_name: str, options: Any, otherwise: Rendering) -> Rendering | None:
+    """Return how a visual task's pictures are drawn; None for the others, which take no options."""
+    if env_name.startswith(VISUAL):
+        return Rendering.of(env_name, options, otherwise)
+    if options:
+        raise UserError(f"{env_name}: has no pictures, so it takes no rendering options ({next(iter(options))})")
+    return None
+
+
+def _drawn(file: Path, env_name: str) -> Rendering | None:
+    """Return how a file says its pictures were drawn; files that say nothing are OGBench's own."""
+    text = read_npz(file, (), ("environment",), headers=True).get("environment", "{}")
+    try:
+        said = json.loads(str(text)).get("rendering", {})
+        return _rendering(env_name, said, PUBLISHED)
+    except (ValueError, AttributeError, UserError) as error:
+        raise DatasetError(f"{file}: `environment` is no table of rendering options ({error})") from error
+
+
+def _different(drawn: list[Rendering | None]) -> str:
+    texts = sorted({str(item.settings() if item else None) for item in drawn})
+    return " and ".join(texts[:2])
 
 
 def _has_oracle_goals(env_name: str) -> bool:

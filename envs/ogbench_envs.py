@@ -1,4 +1,8 @@
-"""Make OGBench's environments so that their episodes repeat by seed; compile each arm once a process."""
+"""Make OGBench's environments so that their episodes repeat by seed; compile each arm once a process.
+
+Pictures that are observed are 64 x 64, as in OGBench's data. They show the positions before the last of a step's 25
+physics steps, as OGBench's own do: MuJoCo brings positions up to date when a step begins.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,34 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from understudy.envs.deterministic import SeededManipulation, SeededMaze, clone, lighten, quiet_boxes
+from understudy.envs.deterministic import SeededManipulation, SeededMaze, clone, quiet_boxes
+from understudy.envs.rendering import FAST, PUBLISHED, Rendering, close_at_exit
 
 ARMS = ("cube", "scene", "puzzle")
+VISUAL = "visual-"
+PICTURE = (64, 64, 3)
 
 
-def make(env_id: str, *, render: bool, size: int, oracle_goals: bool) -> gymnasium.Env:
-    """Return the environment; `oracle_goals` makes its goals short ones instead of observations."""
-    options = {"use_oracle_rep": True} if oracle_goals else {}
-    is_visual, is_arm = env_id.startswith("visual-"), env_id.removeprefix("visual-").startswith(ARMS)
-    if is_visual and is_arm:
-        return SeededManipulation(_build(env_id, options))  # it renders at once, and a renderer cannot be copied
+def make(
+    env_id: str, *, render: bool, size: int, oracle_goals: bool, rendering: Rendering = PUBLISHED
+) -> gymnasium.Env:
+    """Return the environment; `oracle_goals` makes its goals short ones instead of observations.
+
+    `rendering` is how the pictures of visual environments are drawn. Videos of the others are drawn quickly, since
+    nothing is learned from them.
+    """
+    is_visual, is_arm = env_id.startswith(VISUAL), env_id.removeprefix(VISUAL).startswith(ARMS)
+    film_size = size if render and not is_visual else None  # visual ones have pictures already
     if is_arm:
-        return SeededManipulation(clone(_arm_prototype(env_id, size if render else None, oracle_goals)))
-    if render and not is_visual:  # those have pictures already, of the size that was trained on
-        options |= {"render_mode": "rgb_array", "width": size, "height": size}
-    return SeededMaze(_build(env_id, options))
+        env = clone(_arm_prototype(env_id, film_size, oracle_goals, rendering if is_visual else FAST))
+        return _closed_at_exit(SeededManipulation(env))
+    options: dict[str, Any] = {"use_oracle_rep": True} if oracle_goals else {}
+    if film_size is not None:
+        options |= {"render_mode": "rgb_array", "width": film_size, "height": film_size}
+    env = _build(env_id, options)
+    if is_visual:
+        _draw_anew(env, rendering)
+    return _closed_at_exit(SeededMaze(env))
 
 
 def registered(env_id: str) -> Any:
@@ -46,14 +62,35 @@ def states_of(env: gymnasium.Env) -> dict[str, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=4)
-def _arm_prototype(env_id: str, size: int | None, oracle_goals: bool) -> gymnasium.Env:
-    """Compile an arm environment once a process; it is only ever cloned."""
+def _arm_prototype(env_id: str, film_size: int | None, oracle_goals: bool, rendering: Rendering) -> gymnasium.Env:
+    """Compile an arm environment once a process; it is only ever cloned, and has no renderer, which cannot be."""
     options: dict[str, Any] = {"use_oracle_rep": True} if oracle_goals else {}
-    env = _build(env_id, options if size is None else {**options, "width": size, "height": size})
+    env = _build(env_id, options if film_size is None else {**options, "width": film_size, "height": film_size})
     with quiet_boxes():
         env.reset(seed=0)
-    if size is not None:
-        lighten(env)
+    arm: Any = env.unwrapped
+    if film_size is not None or env_id.startswith(VISUAL):
+        rendering.apply(arm._model)
+    if arm._renderer is not None:
+        arm._renderer.close()
+        arm._renderer = None
+    return env
+
+
+def _draw_anew(env: gymnasium.Env, rendering: Rendering) -> None:
+    """Replace the renderer that a visual maze has made of its own settings."""
+    maze: Any = env.unwrapped
+    if rendering == PUBLISHED:
+        return
+    rendering.apply(maze.model)
+    maze.custom_renderer.close()
+    maze.initialize_renderer()
+
+
+def _closed_at_exit(env: gymnasium.Env) -> gymnasium.Env:
+    renderer = vars(env.unwrapped).get("_renderer") or vars(env.unwrapped).get("custom_renderer")
+    if renderer is not None:
+        close_at_exit(renderer)
     return env
 
 

@@ -47,7 +47,7 @@ class Step:
 
 def expert_for(env_name: str) -> Expert | None:
     """Return a new expert for an OGBench dataset's name, None where no oracle solves the task."""
-    family = next((name for name in FAMILIES if env_name.startswith(f"{name}-")), None)
+    family = next((name for name in FAMILIES if env_name.removeprefix("visual-").startswith(f"{name}-")), None)
     if family is None:
         return None
     return OracleExpert(family.partition("-")[0])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from understudy.envs.npz_rows import RowReader, RowWriter, open_rows
 from understudy.envs.preparing import check_alike, prepare_episode
 from understudy.envs.reading import read_npz
 from understudy.envs.source import Episode
+from understudy.envs.store import IMAGES
 from understudy.errors import DatasetError
-from understudy.files import write_atomic
 
 STATE_KEYS = ("qpos", "qvel", "button_states")
 KEPT = (*STATE_KEYS, "executed_actions")
@@ -21,52 +24,77 @@ LABELS = ("rewards", "masks")
 """OGBench's own files have none; they are what a single task's rewards are where no states are stored."""
 
 
-def read_rows(file: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the file's arrays [rows, ...] and the rows that end a trajectory; a damaged file raises DatasetError."""
-    rows = read_npz(file, ("observations", "actions", "terminals"), (*KEPT, *LABELS))
+@contextmanager
+def open_trajectories(file: Path) -> Iterator[Trajectories]:
+    """Open a file and check that its arrays fit together; a damaged one raises DatasetError."""
+    rows = read_npz(file, ("actions", "terminals"), (*KEPT, *LABELS))
     for name in ("qpos", "qvel"):
         if name in rows and rows[name].dtype == np.float64:  # stores and published files have float32
             rows[name] = rows[name].astype(np.float32)
-    return rows, _check_rows(rows, file)
+    with open_rows(file, "observations") as observations:
+        yield Trajectories(observations, rows, _check_rows(rows, len(observations), file))
 
 
-def trajectories(rows: dict[str, np.ndarray], ends: np.ndarray) -> Iterator[Episode]:
-    """Yield the episodes of labelled rows: `masks` are 0 where the environment terminated."""
-    keep = [name for name in (*KEPT, "achieved_goals") if name in rows]
-    begin = 0
-    for end in ends:
-        steps = slice(begin, end)  # row `end` is the state after the last action
-        yield {
-            "observations": rows["observations"][steps],
-            "actions": rows["actions"][steps],
-            "rewards": rows["rewards"][steps],
-            "terminals": rows["masks"][steps] == 0,
-            "final_observation": rows["observations"][end],
-            **{name: rows[name][steps] for name in keep},
-        }
-        begin = end + 1
+@dataclass(frozen=True)
+class Trajectories:
+    """A file that is open: the observations are read in their order, everything else is in `rows` [rows, ...]."""
+
+    observations: RowReader
+    rows: dict[str, np.ndarray]
+    ends: np.ndarray
+    """The rows that end a trajectory."""
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yield the episodes, once, of labelled rows: `masks` are 0 where the environment terminated."""
+        keep = [name for name in (*KEPT, "achieved_goals") if name in self.rows]
+        begin = 0
+        for end in self.ends:
+            steps = slice(begin, end)  # row `end` is the state after the last action
+            seen = self.observations.take(end + 1 - begin)
+            yield {
+                "observations": seen[:-1],
+                "actions": self.rows["actions"][steps],
+                "rewards": self.rows["rewards"][steps],
+                "terminals": self.rows["masks"][steps] == 0,
+                "final_observation": seen[-1],
+                **{name: self.rows[name][steps] for name in keep},
+            }
+            begin = end + 1
 
 
-def write_npz(path: Path, episodes: Iterable[Episode], name: str, made_by: str) -> None:
-    """Write trajectories as OGBench's scripts do, and the rewards and masks beside them, which its loader leaves."""
+def write_npz(path: Path, episodes: Iterable[Episode], name: str, notes: Mapping[str, str]) -> None:
+    """Write trajectories as OGBench's scripts do, and the rewards and masks beside them, which its loader leaves.
+
+    `notes` are texts that the file carries too. Pictures are compressed, as in the published files.
+    """
     kept: list[dict[str, np.ndarray]] = []
-    for number, episode in enumerate(episodes):
-        kept.append(_extended(number, episode))
-        check_alike(kept[-1], kept[0], number)
-    if not kept:
-        raise DatasetError(f"{name}: no episodes, nothing to write")
-    arrays: dict[str, Any] = {key: np.concatenate([rows[key] for rows in kept]) for key in kept[0]}
-    if made_by:
-        arrays["made_by"] = np.asarray(made_by)
-    write_atomic(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+    first: dict[str, np.ndarray] = {}
+    observations = RowWriter(path)
+    try:
+        for number, episode in enumerate(episodes):
+            rows = _extended(number, episode)
+            first = first or {key: array[:1] for key, array in rows.items()}
+            check_alike(rows, first, number)
+            observations.append(rows.pop("observations"))
+            kept.append(rows)
+        if not kept:
+            raise DatasetError(f"{name}: no episodes, nothing to write")
+        arrays: dict[str, Any] = {key: np.concatenate([rows[key] for rows in kept]) for key in kept[0]}
+        notes_kept = {key: np.asarray(text) for key, text in notes.items() if text}
+        observations.write_npz("observations", {**arrays, **notes_kept}, compress=first["observations"].ndim > 2)
+    finally:
+        observations.close()
 
 
 def _extended(number: int, episode: Episode) -> dict[str, np.ndarray]:
     """Return an episode's rows and one more, of which only the observation counts: the others repeat the last."""
+    if "observations" not in episode or any(key.startswith(IMAGES) for key in episode):
+        raise DatasetError(f"episode {number}: has named cameras, an OGBench file holds one picture as `observations`")
     if "final_observation" not in episode:
         raise DatasetError(f"episode {number}: has no final observation, which the OGBench format needs")
-    prepare_episode(episode, number)
-    rows = {key: np.asarray(episode[key]) for key in ("observations", "actions", "rewards", *KEPT) if key in episode}
+    observations = prepare_episode(episode, number)["observations"]  # float32 or uint8, whatever came
+    rows = {key: np.asarray(episode[key]) for key in ("actions", "rewards", *KEPT) if key in episode}
+    rows["observations"] = observations
     rows["masks"] = 1.0 - (np.asarray(episode["terminals"]) != 0)
     if "button_states" in rows:
         rows["button_states"] = rows["button_states"].astype(np.int64)
@@ -79,9 +107,8 @@ def _extended(number: int, episode: Episode) -> dict[str, np.ndarray]:
     return rows
 
 
-def _check_rows(rows: dict[str, np.ndarray], file: Path) -> np.ndarray:
+def _check_rows(rows: dict[str, np.ndarray], count: int, file: Path) -> np.ndarray:
     """Return the rows that end a trajectory, after checking that the arrays fit together."""
-    count = len(rows["observations"]) if rows["observations"].ndim else 0
     for name, array in rows.items():
         if array.ndim == 0 or len(array) != count:
             raise DatasetError(f"{file}: {name} has shape {array.shape}, observations have {count} rows")

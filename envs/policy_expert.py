@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from understudy.envs.observing import join_goal, join_history
 from understudy.errors import UserError
+from understudy.observations import STATE, describe, has_pictures, is_picture, shape_of
 from understudy.policy import Policy
 
 
@@ -21,8 +24,8 @@ class PolicyExpert:
 
     def __init__(self, policy: Policy, member: int = 0) -> None:
         self._policy, self._member = policy, member
-        self._seen: deque[np.ndarray] = deque(maxlen=int(policy.spec.get("obs_horizon", 1)))
-        self._goal: np.ndarray | None = None
+        self._seen: deque[Any] = deque(maxlen=int(policy.spec.get("obs_horizon", 1)))
+        self._goal: Any = None
         self._chunk: list[np.ndarray] = []
         self._first = True
 
@@ -31,19 +34,21 @@ class PolicyExpert:
         """Read the first member of a policy folder."""
         return cls(Policy.load(folder))
 
-    def reset(self, env: Any, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> None:
+    def reset(self, env: Any, observation: Any, info: dict[str, Any], rng: np.random.Generator) -> None:
         """Forget the last episode; the first observation fills the history."""
         self._chunk, self._first, self._goal = [], True, None
-        self._seen.extend([np.array(observation)] * (self._seen.maxlen or 1))
-        if "goal" in info:  # many tasks tell one that their policies do not need
-            alone, goal = self._input(), np.asarray(info["goal"])
-            self._goal = goal if _joined_shape(alone, goal) == self._policy.algorithm.observation_shape else None
+        self._seen.extend([self._chosen(observation)] * (self._seen.maxlen or 1))
+        wanted = self._policy.algorithm.observation_shape
+        if "goal" in info and shape_of(self._input()) != wanted:  # many tasks tell one that their policies do not need
+            self._goal = info["goal"]
+            if shape_of(self._input()) != wanted:
+                self._goal = None
         self._check(env)
 
-    def act(self, env: Any, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+    def act(self, env: Any, observation: Any, info: dict[str, Any]) -> np.ndarray:
         """Return the chunk's next action [A], asking the policy when the last chunk is used up."""
         if not self._first:
-            self._seen.append(np.array(observation))
+            self._seen.append(self._chosen(observation))
         self._first = False
         if not self._chunk:
             self._chunk = list(self._ask())
@@ -60,23 +65,32 @@ class PolicyExpert:
             raise UserError("the policy returned NaN or infinite actions; it cannot make demonstrations")
         return chunk[: self._policy.algorithm.chunk_length]
 
-    def _input(self) -> np.ndarray:
+    def _chosen(self, observation: Any) -> Any:
+        """Return a copy of what the policy sees of one observation."""
+        if not isinstance(observation, Mapping):
+            return np.array(observation)
+        shape = self._policy.algorithm.observation_shape
+        if isinstance(shape, dict):
+            return {name: np.array(part) for name, part in observation.items() if name in shape}
+        cameras = self._policy.spec.get("cameras") or [name for name in observation if is_picture(name)]
+        return np.array(observation[STATE if not has_pictures(shape) else cameras[0]])
+
+    def _input(self) -> Any:
         """Return the observations, joined as in training, with the goal after them."""
-        goal = [] if self._goal is None else [self._goal]
-        return np.concatenate([*self._seen, *goal], axis=-1, dtype=self._seen[-1].dtype)
+        sequence = self._policy.spec.get("history") == "sequence"
+        seen = list(self._seen)
+        if isinstance(seen[0], dict):
+            joined: Any = {name: join_history([one[name] for one in seen], sequence) for name in seen[0]}
+        else:
+            joined = join_history(seen, sequence)
+        return joined if self._goal is None else join_goal(joined, self._goal)
 
     def _check(self, env: Any) -> None:
         algorithm = self._policy.algorithm
         task = env.spec.id if env.spec else type(env.unwrapped).__name__
-        shapes = (("observations", self._input().shape, algorithm.observation_shape),
-                  ("actions", env.action_space.shape, (algorithm.action_dim,)))  # fmt: skip
-        for what, given, taken in shapes:
-            if given != taken:
+        given = describe(shape_of(self._input())), describe(tuple(env.action_space.shape))
+        taken = describe(algorithm.observation_shape), describe((algorithm.action_dim,))
+        for what, found, wanted in zip(("observations", "actions"), given, taken, strict=True):
+            if found != wanted:
                 made_for = f" (it was trained on {self._policy.env_name})" if self._policy.env_name else ""
-                raise UserError(f"the policy has {what} {taken}, {task} has {given}{made_for}")
-
-
-def _joined_shape(first: np.ndarray, second: np.ndarray) -> tuple[int, ...] | None:
-    if first.shape[:-1] != second.shape[:-1]:
-        return None
-    return (*first.shape[:-1], first.shape[-1] + second.shape[-1])
+                raise UserError(f"the policy has {what} {wanted}, {task} has {found}{made_for}")

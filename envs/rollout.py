@@ -18,11 +18,12 @@ import numpy as np
 
 from understudy.envs.slots import Command, MakeEnv, Outcome, Pool, WorkerDied, discard_pool, pool_for
 from understudy.errors import UnderstudyError, UserError
+from understudy.observations import Arrays, each
 from understudy.randomness import numpy_generator
 
 logger = logging.getLogger("understudy")
 ROWS = 16
-Act = Callable[[np.ndarray, np.ndarray, Sequence[int]], np.ndarray]
+Act = Callable[[Arrays, np.ndarray, Sequence[int]], np.ndarray]
 """act(observations [K, R, *O], noise [K, R, *noise_shape], members) -> actions [K, R, H, A]; K == len(members)."""
 OnStep = Callable[[int, int], None]
 """Called after each round with (episodes finished, episodes in all)."""
@@ -113,7 +114,7 @@ class _Running:
 
     member: int
     episode: int
-    observation: np.ndarray
+    observation: Arrays
     decisions: int = 0
 
 
@@ -196,12 +197,12 @@ class _Evaluator:
 
     def _ask(self, block: Sequence[_Running]) -> list[np.ndarray]:
         members = sorted({item.member for item in block})
-        first = block[0].observation
-        observations = np.zeros((len(members), ROWS, *first.shape), first.dtype)
+        leading = (len(members), ROWS)
+        observations = each(lambda part: np.zeros((*leading, *part.shape), part.dtype), block[0].observation)
         noise = np.zeros((len(members), ROWS, *self._noise_shape), np.float32)
         places = [(members.index(item.member), item.episode % ROWS) for item in block]
         for (k, row), item in zip(places, block, strict=True):
-            observations[k, row] = item.observation
+            _put(item.observation, observations, (k, row))
             if self._temperature:
                 stream = numpy_generator(self._seed, "act", item.episode, item.decisions)
                 noise[k, row] = stream.standard_normal(self._noise_shape, np.float32) * np.float32(self._temperature)
@@ -236,3 +237,12 @@ class _Evaluator:
     def _keep_frames(self, member: int, episode: int, outcome: Outcome) -> None:
         if outcome.frames:
             self._frames[member][episode].extend(outcome.frames)
+
+
+def _put(observation: Arrays, into: Arrays, place: tuple[int, int]) -> None:
+    """Copy one observation to its place in a block."""
+    if isinstance(observation, dict) and isinstance(into, dict):
+        for name, part in observation.items():
+            into[name][place] = part
+    elif not isinstance(into, dict):
+        into[place] = observation

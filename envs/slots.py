@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from understudy.errors import UnderstudyError, UserError
+from understudy.observations import Arrays, each
 
 KEPT_POOLS = 4
 
@@ -45,12 +46,14 @@ class Command:
 class Outcome:
     """What a command did: the observation after it and the sums over its steps."""
 
-    observation: np.ndarray
+    observation: Arrays
     reward: float = 0.0
     steps: int = 0
     done: bool = False
     success: float | None = None
     frames: list[np.ndarray] = field(default_factory=list)
+    action_dim: int = 0
+    """Of a reset: the numbers in one action."""
 
 
 class Pool(Protocol):
@@ -101,7 +104,8 @@ class Slot:
             observation, _ = self.env.reset(seed=command.seed)
             self._steps = 0
             frames = [self.env.render()] if command.frame_skip else []
-            return Outcome(_stored(observation), frames=frames)
+            size = int(np.prod(self.env.action_space.shape or ()))
+            return Outcome(each(_stored, observation), frames=frames, action_dim=size)
         return self._execute(command.actions, command.frame_skip)
 
     def _execute(self, actions: np.ndarray, frame_skip: int) -> Outcome:
@@ -119,7 +123,7 @@ class Slot:
                 outcome.frames.append(self.env.render())
             if outcome.done:
                 break
-        outcome.observation = _stored(observation)
+        outcome.observation = each(_stored, observation)
         return outcome
 
 

@@ -21,8 +21,12 @@ from understudy.registry import sources
 if TYPE_CHECKING:
     import gymnasium
 
-Episode = Mapping[str, np.ndarray]
-"""observations [T, *O], actions [T, A], rewards [T], terminals [T], optionally final_observation [*O] and more."""
+Episode = Mapping[str, Any]
+"""observations [T, *O], actions [T, A], rewards [T], terminals [T], optionally final_observation [*O] and more.
+
+Pictures are `images/<camera>` [T, H, W, C] uint8, the ones after the last action `final_images/<camera>` [H, W, C];
+`language` is text.
+"""
 Settings = Mapping[str, Any]
 """What a file says about its environment (robomimic's env_args, Minari's env_spec): JSON-able."""
 
@@ -43,11 +47,11 @@ class Remote:
 class Expert(Protocol):
     """Something that solves a task: a scripted controller or a trained policy."""
 
-    def reset(self, env: Any, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> None:
+    def reset(self, env: Any, observation: Any, info: dict[str, Any], rng: np.random.Generator) -> None:
         """Start an episode; whatever is random in it comes from `rng`."""
         ...
 
-    def act(self, env: Any, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
+    def act(self, env: Any, observation: Any, info: dict[str, Any]) -> np.ndarray:
         """Return the action [A] for the state that `env` is in."""
         ...
 
@@ -82,7 +86,8 @@ class Source(abc.ABC):
         `render` makes `env.render()` give RGB frames of `size` pixels. `settings` are what the dataset's file said
         about its environment (`provenance["environment"]` of its store); without them the published ones are used.
         A missing simulator raises UserError. Goal-conditioned ones give the episode's goal [G] in the `info` of
-        `reset` as "goal", and observations without it.
+        `reset` as "goal", and observations without it. With cameras an observation is a dict of pictures [H, W, C]
+        uint8 and `state` [O], or, where the picture of one camera is all there is, that picture.
         """
 
     @abc.abstractmethod
@@ -143,6 +148,31 @@ class Source(abc.ABC):
         """Return what the format stores of a simulator's state beside the observation, such as qpos; one row each."""
         return {}
 
+    def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
+        """Return the settings of `make_env` for pictures made with these options, defaults included, as JSON values.
+
+        None for tasks without pictures, which take no options. What is unknown or out of range raises UserError.
+        """
+        if options:
+            raise UserError(f"{env_name}: has no pictures, so it takes no rendering options ({next(iter(options))})")
+        return None
+
+    def without_pictures(self, env_name: str, settings: Settings | None) -> tuple[str, Settings | None] | None:
+        """Return name and settings of the same simulator without pictures; None where there are none to render.
+
+        Demonstrations are then played there, and what `env_name`'s own environment shows of the recorded states is
+        rendered afterwards (`observed`), in parallel and for the episodes that are kept only.
+        """
+        return None
+
+    def observed(self, env: gymnasium.Env, state: Mapping[str, np.ndarray]) -> Any:
+        """Return what `env` shows of a recorded simulator state: an observation, or a dict of the pictures in it.
+
+        `state` is one row of each column of `simulator_state`; `env` was reset with the seed of that row's episode.
+        Must equal, bit for bit, what playing in `env` would have shown.
+        """
+        raise UserError(f"{self.name}: pictures of recorded states cannot be rendered")
+
     def files(self, path: Path) -> list[Path]:
         """Return the data files that `path` stands for (itself; some sources take a folder)."""
         return [path]
@@ -183,13 +213,23 @@ class EnvFactory:
     """Observations that the policy sees at once."""
     with_goal: bool = False
     """Whether the policy sees the episode's goal after them."""
+    history: str = "channels"
+    cameras: tuple[str, ...] | None = None
+    """The cameras that the policy sees; None for all there are."""
+    use_proprio: bool = True
+    """Whether it sees the state beside pictures."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
         """Return a new environment that gives what the policy sees."""
-        from understudy.envs.observing import History, WithGoal
+        from gymnasium import spaces
+
+        from understudy.envs.observing import Chosen, History, WithGoal
 
         env = self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
-        env = History(env, self.obs_horizon) if self.obs_horizon > 1 else env
+        if isinstance(env.observation_space, spaces.Dict):
+            env = Chosen(env, self.cameras, self.use_proprio, self.with_goal)
+        if self.obs_horizon > 1:
+            env = History(env, self.obs_horizon, as_sequence=self.history == "sequence")
         return WithGoal(env) if self.with_goal else env
 
     def _settings(self) -> Settings | None:

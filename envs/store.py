@@ -16,31 +16,44 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from understudy.errors import DatasetError, did_you_mean
 
+if TYPE_CHECKING:
+    from understudy.envs.frames import Frames
+
 FORMAT_VERSION = 1
 MANIFEST, TRANSITIONS, EPISODES = "manifest.json", "transitions.arrow", "episodes.arrow"
 MASK = "mask/"
 """Prefix of the episode columns that hold robomimic's filter keys: one uint8 an episode."""
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+IMAGES, FINAL, SALIENCY = "images/", "final_", "saliency/"
+"""Prefixes: a camera's pictures, what comes after the last action, how much each pixel matters."""
+TEXTS = ("language",)
+"""Episode columns of text."""
+RAW, JPEG = "raw", "jpeg"
 
 
 @dataclass(frozen=True)
 class Column:
-    """Shape of one row (no leading dim) and numpy dtype name."""
+    """Shape of one row (no leading dim) and numpy dtype name (`str` for texts); `jpeg` pictures are decoded to that."""
 
     shape: tuple[int, ...]
     dtype: str
+    encoding: str = ""
 
     @classmethod
     def parse(cls, data: dict[str, Any]) -> Column:
         """Return the column that a manifest's entry describes; nonsense raises KeyError, TypeError or ValueError."""
-        return cls(tuple(int(n) for n in data["shape"]), np.dtype(str(data["dtype"])).name)
+        dtype, encoding = str(data["dtype"]), str(data.get("encoding", ""))
+        if encoding not in ("", JPEG):
+            raise ValueError(f"encoding {encoding!r}")
+        name = dtype if dtype == "str" else np.dtype(dtype).name
+        return cls(tuple(int(n) for n in data["shape"]), name, encoding)
 
     @property
     def row_bytes(self) -> int:
@@ -130,6 +143,36 @@ class EpisodeStore:
         """Return an episode column [E, *shape] (such as final_observations) without copying it."""
         return self._array(EPISODES, self.manifest.episode_columns, name)
 
+    def frames(self, name: str) -> Frames:
+        """Return a column of pictures, of transitions or of episodes, whichever way they are kept."""
+        from understudy.envs.frames import JpegFrames, RawFrames
+
+        table, columns = self._home(name)
+        column = columns[name]
+        if column.encoding != JPEG:
+            return RawFrames(self._array(table, columns, name))
+        return JpegFrames(self._tables[table].column(name), column.shape, f"{self.path}: {name}")
+
+    def texts(self, name: str) -> list[str]:
+        """Return an episode column of texts."""
+        return self._tables[EPISODES].column(name).to_pylist()
+
+    def cameras(self) -> list[str]:
+        """Return the names of the cameras whose pictures are columns of their own, sorted."""
+        return sorted(name.removeprefix(IMAGES) for name in self.manifest.columns if name.startswith(IMAGES))
+
+    def digest(self, name: str) -> str:
+        """Return the hash of a column's content as it is on disk now."""
+        table, columns = self._home(name)
+        values = self._tables[table].column(name)
+        if columns[name].dtype == "str":
+            return hashlib.blake2b(b"".join(map(end_text, values.to_pylist())), digest_size=16).hexdigest()
+        if columns[name].encoding == JPEG:
+            _, offsets, data = values.buffers()
+            ends = np.frombuffer(offsets, np.int64, count=len(values) + 1)
+            return digest(np.frombuffer(data, np.uint8, count=ends[-1]), ends)
+        return digest(self._array(table, columns, name))
+
     @cached_property
     def starts(self) -> np.ndarray:
         """First row of each episode, int64 [E]."""
@@ -146,9 +189,19 @@ class EpisodeStore:
 
         return verify_store(self)
 
+    def _home(self, name: str) -> tuple[str, dict[str, Column]]:
+        """Return the table and the columns that a name belongs to."""
+        for table, columns in ((TRANSITIONS, self.manifest.columns), (EPISODES, self.manifest.episode_columns)):
+            if name in columns:
+                return table, columns
+        known = {**self.manifest.columns, **self.manifest.episode_columns}
+        raise DatasetError(f"{self.path}: no column {name!r}{did_you_mean(name, known)}")
+
     def _array(self, table: str, columns: dict[str, Column], name: str) -> np.ndarray:
         if name not in columns:
             raise DatasetError(f"{self.path}: no column {name!r}{did_you_mean(name, columns)}")
+        if columns[name].encoding == JPEG or columns[name].dtype == "str":
+            raise DatasetError(f"{self.path}: {name!r} is no column of plain numbers")
         shape = columns[name].shape
         return _numpy(self._tables[table].column(name), columns[name].dtype).reshape(-1, *shape)
 
@@ -214,7 +267,8 @@ def combine_digests(columns: Iterable[tuple[str, Column, str]], index: str) -> s
     """Return the content hash from each column's (name, schema, digest) and the digest of the episode index."""
     total = hashlib.blake2b(digest_size=16)
     for name, column, digest in sorted(columns):
-        total.update(f"{name}|{column.dtype}|{tuple(column.shape)}|{digest}\n".encode())
+        kind = f"{column.dtype}+{column.encoding}" if column.encoding else column.dtype
+        total.update(f"{name}|{kind}|{tuple(column.shape)}|{digest}\n".encode())
     total.update(f"index|{index}".encode())
     return total.hexdigest()
 
@@ -225,6 +279,12 @@ def digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def end_text(text: str) -> bytes:
+    """Return a text as hashes take it: its length first, so that no two lists of texts look alike."""
+    data = text.encode()
+    return len(data).to_bytes(8, "little") + data
 
 
 def _check_size(file: Path, expected: int | None) -> None:
@@ -246,6 +306,10 @@ def _numpy(values: pa.Array, dtype: str) -> np.ndarray:
 
 
 def _arrow_type(column: Column) -> pa.DataType:
+    if column.dtype == "str":
+        return pa.large_utf8()
+    if column.encoding == JPEG:
+        return pa.large_binary()
     numbers = pa.from_numpy_dtype(np.dtype(column.dtype))
     return pa.list_(numbers, int(np.prod(column.shape, dtype=np.int64))) if column.shape else numbers
 

@@ -6,9 +6,7 @@ the raw files are mapped and written as one Arrow record batch. Whatever goes wr
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import hashlib
 import os
 import secrets
 import shutil
@@ -17,32 +15,32 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from understudy.envs.column_files import ColumnFile, column_file
 from understudy.envs.preparing import is_episode_column, prepare_episode
 from understudy.envs.store import (
     EPISODES,
+    JPEG,
     MANIFEST,
+    RAW,
     TRANSITIONS,
-    Column,
     EpisodeStore,
     Manifest,
     combine_digests,
     digest,
 )
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, did_you_mean
 from understudy.files import sha256, storage_errors, sync_folder
-
-LISTED_DIMS = 1024
-"""Rows with more numbers than this get statistics per channel (last axis) instead of per dimension."""
 
 
 class StoreWriter:
     """Write a store with `with StoreWriter(path, ...) as writer: writer.add_episode({...})`.
 
+    Pictures are kept `raw`, which is read without decoding, or as `jpeg`, about a tenth of the size.
     On a clean exit the store is at `path` (synced, renamed at once); on an exception everything is removed.
     """
 
@@ -55,13 +53,20 @@ class StoreWriter:
         env_id: str,
         provenance: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        image_encoding: str = RAW,
+        jpeg_quality: int = 95,
     ) -> None:
+        if image_encoding not in (RAW, JPEG):
+            raise DatasetError(f"image encoding {image_encoding!r}{did_you_mean(image_encoding, (RAW, JPEG))}")
+        if not 1 <= jpeg_quality <= 100:
+            raise DatasetError(f"JPEG quality {jpeg_quality}: must be 1 to 100")
+        self._encoding, self._quality = image_encoding, jpeg_quality
         self.path = Path(path).expanduser()
         self.name, self.source, self.env_id = name, source, env_id
         self.provenance = dict(provenance or {})
         self._overwrite = overwrite
         self._temporary = self.path.parent / f"{_prefix(self.path)}{os.getpid()}.{secrets.token_hex(4)}"
-        self._columns: dict[str, _ColumnFile] = {}
+        self._columns: dict[str, ColumnFile] = {}
         self._lengths: list[int] = []
 
     @property
@@ -78,9 +83,10 @@ class StoreWriter:
             self._temporary.mkdir()
         return self
 
-    def add_episode(self, episode: Mapping[str, np.ndarray]) -> None:
-        """Append one episode of T steps: arrays [T, *shape], optionally `final_observation` [*O] and `mask/<name>` [].
+    def add_episode(self, episode: Mapping[str, Any]) -> None:
+        """Append one episode of T steps: arrays [T, *shape], and optionally what there is one of in an episode.
 
+        That is `final_observation` [*O], `final_images/<camera>` [H, W, C], `mask/<name>` [], `language` (a text).
         Observations become float32 unless they are uint8; actions and rewards float32; terminals and masks uint8.
         Raises DatasetError, naming the episode and the column, for NaN, infinities and wrong shapes.
         """
@@ -92,7 +98,8 @@ class StoreWriter:
         with storage_errors(self.path):
             for name, array in rows.items():
                 if name not in self._columns:
-                    self._columns[name] = _ColumnFile(self._temporary / f"{len(self._columns)}.raw", name, array)
+                    file = self._temporary / f"{len(self._columns)}.raw"
+                    self._columns[name] = column_file(file, name, array, self._encoding, self._quality)
                 self._columns[name].append(array, number)
         self._lengths.append(len(rows["actions"]))
 
@@ -151,76 +158,6 @@ class StoreWriter:
         sync_folder(self.path.parent)
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
-
-
-class _ColumnFile:
-    """One column while it is written: a raw file, a running hash and running statistics."""
-
-    def __init__(self, file: Path, name: str, first: np.ndarray) -> None:
-        self.name, self.file = name, file
-        self.schema = Column(tuple(int(n) for n in first.shape[1:]), first.dtype.name)
-        self._stream: BinaryIO | None = file.open("wb")
-        self._hash = hashlib.blake2b(digest_size=16)
-        self._rows = 0
-        self._count, self._mean, self._m2 = 0, np.zeros(()), np.zeros(())
-        self._low, self._high = np.full((), np.inf), np.full((), -np.inf)
-
-    def append(self, array: np.ndarray, episode: int) -> None:
-        """Append rows [T, *shape] of one episode."""
-        if array.shape[1:] != self.schema.shape or array.dtype.name != self.schema.dtype:
-            raise DatasetError(
-                f"episode {episode}: column {self.name!r} has rows {array.shape[1:]} {array.dtype.name}, "
-                f"earlier ones {self.schema.shape} {self.schema.dtype}"
-            )
-        assert self._stream is not None
-        data = array.reshape(-1).view(np.uint8).data
-        self._stream.write(data)
-        self._hash.update(data)
-        self._rows += len(array)
-        self._accumulate(array)
-
-    def _accumulate(self, array: np.ndarray) -> None:
-        # Chan et al. (1979): combine the moments of two parts, so that one pass in float64 is enough.
-        flat = array.reshape(len(array), -1)
-        if flat.shape[1] > LISTED_DIMS:
-            flat = array.reshape(-1, array.shape[-1])
-        values = flat.astype(np.float64)
-        count, mean = len(values), values.mean(axis=0)
-        total = self._count + count
-        delta = mean - self._mean
-        self._m2 = self._m2 + ((values - mean) ** 2).sum(axis=0) + delta**2 * (self._count * count / total)
-        self._mean = self._mean + delta * (count / total)
-        self._count = total
-        self._low, self._high = np.minimum(self._low, values.min(axis=0)), np.maximum(self._high, values.max(axis=0))
-
-    def close(self) -> None:
-        """Flush the raw file."""
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            stream.close()
-
-    def arrow(self) -> pa.Array:
-        """Return the rows as an Arrow array over the mapped raw file."""
-        raw = np.memmap(self.file, dtype=self.schema.dtype, mode="r")
-        values = pa.Array.from_buffers(pa.from_numpy_dtype(raw.dtype), raw.size, [None, pa.py_buffer(raw)])
-        width = int(np.prod(self.schema.shape, dtype=np.int64))
-        return pa.FixedSizeListArray.from_arrays(values, width) if self.schema.shape else values
-
-    def digest(self) -> str:
-        """Return the hash of the column's bytes."""
-        return self._hash.hexdigest()
-
-    def statistics(self) -> dict[str, list[float]]:
-        """Return min, max, mean and std per dimension (or channel)."""
-        spread = np.sqrt(self._m2 / max(self._count, 1))
-        parts = {"min": self._low, "max": self._high, "mean": self._mean, "std": spread}
-        return {key: [float(x) for x in np.atleast_1d(value)] for key, value in parts.items()}
-
-    def discard(self) -> None:
-        """Remove the raw file."""
-        with contextlib.suppress(OSError):  # closing flushes, and a full disk has been reported already
-            self.close()
-        self.file.unlink(missing_ok=True)
 
 
 def _write_arrow(file: Path, arrays: dict[str, pa.Array]) -> None:

@@ -16,8 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from understudy.algorithm import Algorithm, AlgorithmConfig, Batch
+from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.trainables.networks import MLP, ObservationEncoder, linear
+from understudy.trainables.encoders import ObservationEncoder
+from understudy.trainables.networks import MLP, linear
 
 LOG_STD_RANGE = (-20.0, 2.0)
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -41,14 +43,14 @@ class GaussianPolicy(nn.Module):
 
     def __init__(
         self,
-        observation_shape: tuple[int, ...],
+        observation_shape: ObservationShape,
         chunk: tuple[int, int],
         config: BCConfig,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.chunk, self.fixed_log_std = chunk, math.log(config.fixed_std)
-        self.encoder = ObservationEncoder(observation_shape, config.encoder, generator)
+        self.encoder = ObservationEncoder(observation_shape, config, generator)
         self.trunk = MLP(self.encoder.features, config.hidden_dims, generator, activate_final=True)
         width = config.hidden_dims[-1] if config.hidden_dims else self.encoder.features
         size = math.prod(chunk)
@@ -135,7 +137,7 @@ class BC(Algorithm):
         """One decision perturbs the mean by noise [H, A] times the deviation."""
         return (self.chunk_length, self.action_dim)
 
-    def act(self, network: nn.Module, observations_BO: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def act(self, network: nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
         """Return mean + std * noise (the mean itself for policy=mse), squashed and clipped as configured."""
         actions_BHA, log_std_BHA = network(observations_BO)
         if self.config.policy == "gaussian":

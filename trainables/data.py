@@ -37,9 +37,9 @@ class Data:
             return self._windows[0]
         return self._windows[(step - 1) // self._interval % len(self._windows)]
 
-    def normaliser(self, mode: Mode) -> Normaliser:
+    def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
         """Fit the normaliser to the selected training episodes of the first file."""
-        return self._windows[0].normaliser(mode)
+        return self._windows[0].normaliser(mode, action_mode)
 
 
 def open_data(spec: RunSpec) -> Data:
@@ -71,13 +71,17 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
         settings=json.dumps(settings, sort_keys=True) if settings else "",
         obs_horizon=spec.obs_horizon,
         with_goal=_goals(spec, name) != "none",
+        history=spec.history,
+        cameras=spec.cameras,
+        use_proprio=spec.use_proprio,
     )
 
 
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
     """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped."""
     config = spec.config
-    if not has_unit_actions(environment_of(spec).env_name):
+    bounded = spec.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name)
+    if not bounded or spec.normalize_actions == "zscore":
         config = config.model_copy(update={"action_clip": False})
     return algorithms.get(spec.algo)(windows.observation_shape, windows.action_dim, config)
 
@@ -102,6 +106,9 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
         obs_horizon=spec.obs_horizon,
         goals=_goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name))),
         goal_discount=spec.discount,
+        history=spec.history,
+        cameras=spec.cameras,
+        use_proprio=spec.use_proprio,
     )
 
 

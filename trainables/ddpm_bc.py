@@ -18,8 +18,10 @@ from torch import nn
 from torch.nn import functional
 
 from understudy.algorithm import Algorithm, AlgorithmConfig, Batch
+from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.trainables.networks import ObservationEncoder, linear
+from understudy.trainables.encoders import ObservationEncoder
+from understudy.trainables.networks import linear
 
 TIME_FEATURES = 32
 SAMPLE_RANGE = 2.0
@@ -99,7 +101,7 @@ class ScoreNetwork(nn.Module):
 
     def __init__(
         self,
-        observation_shape: tuple[int, ...],
+        observation_shape: ObservationShape,
         size: int,
         config: DDPMBCConfig,
         generator: torch.Generator,
@@ -109,7 +111,7 @@ class ScoreNetwork(nn.Module):
         kept = np.cumprod(1 - betas(config.beta_schedule, config.diffusion_steps))
         shares = torch.from_numpy(np.sqrt(np.stack((kept, 1 - kept), axis=1))).float()
         self.register_buffer("shares", shares, persistent=False)
-        self.encoder = ObservationEncoder(observation_shape, config.encoder, generator)
+        self.encoder = ObservationEncoder(observation_shape, config, generator)
         self.frequencies = nn.Parameter(torch.empty(TIME_FEATURES // 2).normal_(0.0, 0.2, generator=generator))
         self.time_in = linear(TIME_FEATURES, 2 * TIME_FEATURES, generator)
         self.time_out = linear(2 * TIME_FEATURES, TIME_FEATURES, generator)
@@ -138,7 +140,9 @@ class DDPMBC(Algorithm):
     evaluation_parameters = ("sampling_steps", "sampler", "repeat_last_step")
     config: DDPMBCConfig
 
-    def __init__(self, observation_shape: tuple[int, ...], action_dim: int, config: DDPMBCConfig | None = None) -> None:
+    def __init__(
+        self, observation_shape: ObservationShape, action_dim: int, config: DDPMBCConfig | None = None
+    ) -> None:
         super().__init__(observation_shape, action_dim, config)
         self._kept = np.cumprod(1 - betas(self.config.beta_schedule, self.config.diffusion_steps))
 
@@ -184,7 +188,7 @@ class DDPMBC(Algorithm):
         fresh = len(self.config.reverse_times()) if self.config.sampler == "ddpm" else 1
         return (fresh, self.chunk_length, self.action_dim)
 
-    def act(self, network: nn.Module, observations_BO: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def act(self, network: nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
         """Denoise from noise[:, 0]; clipped to +-2 after each step, and to +-1 at the end where actions are clipped."""
         assert isinstance(network, ScoreNetwork)
         features_BF = network.encoder(observations_BO)

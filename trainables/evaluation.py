@@ -14,9 +14,11 @@ import torch
 
 from understudy.algorithm import Algorithm
 from understudy.envs.rollout import Evaluation, OnStep, evaluate
+from understudy.envs.slots import Command, Pool, pool_for
 from understudy.envs.video import rendering_available, write_mp4
 from understudy.envs.windows import Windows
 from understudy.errors import DatasetError
+from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
 from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.results import rank_key
@@ -28,7 +30,7 @@ from understudy.trainables.pack import Pack
 logger = logging.getLogger("understudy")
 VALIDATION_BATCHES = 16
 """Batches of held-out episodes in a validation."""
-Act = Callable[[np.ndarray, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
+Act = Callable[[Arrays, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
 """act(observations [K, R, *O], noise [K, R, *], members, algorithm) -> actions [K, R, H, A]: a Pack's or a Policy's."""
 
 
@@ -55,16 +57,27 @@ class Evaluator:
         self.spec = spec
         self.factory = environment_of(spec, recorded)
 
-    def check(self, observation_shape: tuple[int, ...], action_dim: int) -> None:
+    def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
         """Make the environment once and compare its spaces with the dataset's; raises DatasetError."""
-        env = self.factory()
-        shapes = tuple(env.observation_space.shape or ()), int(np.prod(env.action_space.shape or ()))
-        env.close()
-        if shapes != (tuple(observation_shape), action_dim):
+        if has_pictures(observation_shape):
+            # In the process that will render them: a renderer belongs to the thread that made it.
+            first = self._pool().run([Command(0, seed=self.spec.eval_seed)])[0]
+            shapes = shape_of(first.observation), first.action_dim
+        else:
+            env = self.factory()
+            shapes = shape_of(env.observation_space), int(np.prod(env.action_space.shape or ()))
+            env.close()
+        if shapes != (observation_shape, action_dim):
             raise DatasetError(
-                f"{self.spec.env_name}: the data have observations {tuple(observation_shape)} and {action_dim} action"
-                f" dims, the environment {shapes[0]} and {shapes[1]}: they are not of one task"
+                f"{self.spec.env_name}: the data have observations {describe(observation_shape)} and {action_dim} action"
+                f" dims, the environment {describe(shapes[0])} and {shapes[1]}: they are not of one task"
             )
+
+    def _pool(self) -> Pool:
+        spec = self.spec
+        slots = min(spec.eval_envs, len(spec.all_seeds) * spec.eval_episodes)
+        timeout = spec.eval_timeout or None
+        return pool_for(self.factory, render=False, processes=spec.cpus, slots=slots, timeout=timeout)
 
     def evaluate(self, act: Act, members: int, algorithm: Algorithm, grid: Mapping[str, tuple[Any, ...]]) -> Outcome:
         """Evaluate at the configured settings, or at every combination of `grid` (evaluation-time parameters)."""
@@ -102,7 +115,7 @@ class Evaluator:
             members=members,
             episodes=spec.eval_episodes,
             num_envs=spec.eval_envs,
-            processes=spec.cpus if spec.eval_processes or spec.eval_timeout else 0,
+            processes=spec.cpus if self._in_processes(algorithm) else 0,
             timeout=spec.eval_timeout or None,
             on_step=on_step,
             **self._policy_settings(algorithm),
@@ -126,6 +139,10 @@ class Evaluator:
         )
         write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.video_frame_skip))
         return None
+
+    def _in_processes(self, algorithm: Algorithm) -> bool:
+        pictures = has_pictures(algorithm.observation_shape)
+        return pictures or self.spec.eval_processes or bool(self.spec.eval_timeout)
 
     def _policy_settings(self, algorithm: Algorithm) -> dict[str, Any]:
         return {

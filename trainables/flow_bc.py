@@ -10,7 +10,9 @@ import torch
 from pydantic import Field
 
 from understudy.algorithm import Algorithm, AlgorithmConfig, Batch
+from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
+from understudy.trainables.encoders import ObservationEncoder
 from understudy.trainables.networks import VectorField
 
 
@@ -40,11 +42,10 @@ class FlowBC(Algorithm):
     def network(self, generator: torch.Generator) -> VectorField:
         """Build the vector field."""
         return VectorField(
-            self.observation_shape,
+            ObservationEncoder(self.observation_shape, self.config, generator),
             self.size,
             self.config.hidden_dims,
             generator,
-            encoder=self.config.encoder,
             fourier_features=self.config.use_fourier_features,
         )
 
@@ -79,7 +80,7 @@ class FlowBC(Algorithm):
         """One decision starts from noise [H, A]."""
         return (self.chunk_length, self.action_dim)
 
-    def act(self, network: torch.nn.Module, observations_BO: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def act(self, network: torch.nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
         """Integrate the field from the noise with `flow_steps` Euler steps; clipped once, at the end."""
         assert isinstance(network, VectorField)
         actions_BD = network.euler(observations_BO, noise.flatten(1), self.config.flow_steps)

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from understudy.results import Progress, Report, RunResult, rank_key
 from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
 from understudy.stopping import Notice
+from understudy.trainables.batches import Batches, Steps, loader_workers
 from understudy.trainables.data import algorithm_for, open_data
 from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.keeping import drop_old_models, save_models
@@ -116,7 +118,11 @@ class _Training:
         self._notice = Notice(run.path)
         self._saved_at, self._shown_at = time.monotonic(), 0.0
         saved = checkpoints.load_newest(run.resume)
-        normaliser = Normaliser.from_dict(saved["normaliser"]) if saved else loop.data.normaliser(self.spec.normalize)
+        normaliser = (
+            Normaliser.from_dict(saved["normaliser"])
+            if saved
+            else loop.data.normaliser(self.spec.normalize, self.spec.normalize_actions)
+        )
         self.pack = Pack(
             loop.algorithm, self.seeds, normaliser=normaliser, device=loop.device, world_size=world, rank=rank
         )
@@ -142,7 +148,6 @@ class _Training:
                 before = self.run.state().get("resumed_at", [])
                 self.run.update_state(resumed_at=[*before, self.step])
             self._replay_reports()
-        self._mark()
         try:
             with Mirror(self.run) as self.mirror, checkpoints.RollingWriter(self.run.resume) as self.writer:
                 self._train()
@@ -160,12 +165,19 @@ class _Training:
         return self._finish()
 
     def _train(self) -> None:
+        spec, data = self.spec, self.loop.data
+        steps = Steps(spec, self.seeds, self.rank, self.world, data)
+        workers = loader_workers(spec, data)
+        self.batches = Batches(steps, self.step + 1, spec.training_steps, workers, self.loop.device)
+        self._mark()
+        with closing(self.batches):
+            self._steps()
+
+    def _steps(self) -> None:
         spec = self.spec
         while self.step < spec.training_steps:
             step = self.step + 1
-            windows = self.loop.data.windows(step)
-            batch = windows.sample(self.seeds, step, spec.config.batch_size, self.rank, self.world)
-            metrics = self.pack.update(batch, step)
+            metrics = self.pack.update(next(self.batches), step)
             self.step = step
             if step % spec.log_interval == 0 or step == spec.training_steps:
                 metrics = self.pack.average_over_workers(metrics)  # by every worker, or none
@@ -187,7 +199,7 @@ class _Training:
 
     def _mark(self) -> None:
         """Start measuring steps/s anew: evaluations and checkpoints are no training."""
-        self._mark_time, self._mark_step = time.perf_counter(), self.step
+        self._mark_time, self._mark_step, self._mark_waited = time.perf_counter(), self.step, self.batches.waited
 
     def _after_step(self) -> None:
         """Show, evaluate, keep, checkpoint, report: in this order, so that a checkpoint implies all before it.
@@ -230,11 +242,15 @@ class _Training:
     def _log(self, metrics: dict[str, torch.Tensor]) -> None:
         assert self.logs is not None
         self.pack.check_finite()
-        steps_per_sec = (self.step - self._mark_step) / max(time.perf_counter() - self._mark_time, 1e-9)
+        seconds = max(time.perf_counter() - self._mark_time, 1e-9)
+        steps_per_sec = (self.step - self._mark_step) / seconds
+        data_wait = min((self.batches.waited - self._mark_waited) / seconds, 1.0)
         self._mark()
         table = {key: value.detach().double().cpu().tolist() for key, value in metrics.items()}
         # The time first: a row that is sent to MLflow again must have the time that it had.
-        self.logs.timing.append(self.step, {"time": time.time(), "steps_per_sec": steps_per_sec})
+        self.logs.timing.append(
+            self.step, {"time": time.time(), "steps_per_sec": steps_per_sec, "data_wait": data_wait}
+        )
         for index, log in enumerate(self.logs.train):
             log.append(self.step, {key: values[index] for key, values in table.items()})
         means = {key: sum(values) / len(values) for key, values in table.items()}
@@ -250,7 +266,8 @@ class _Training:
             rows = [{**row, **held_out} for row, held_out in zip(outcome.rows, rows, strict=True)]
             summary, best = {**outcome.summary, **summary}, {**outcome.best_summary, **summary}
         self.logs.timing.append(
-            self.step, {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", "")}
+            self.step,
+            {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", ""), "data_wait": ""},
         )
         for log, row in zip(self.logs.evaluation, rows, strict=True):
             log.append(self.step, row)

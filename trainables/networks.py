@@ -1,4 +1,4 @@
-"""Networks that the algorithms share: MLP, Fourier features of time, the IMPALA pixel encoder, vector field.
+"""Networks that the algorithms share: MLP, Fourier features of time, vector field. Encoders have files of their own.
 
 Every builder draws its weights from the `torch.Generator` it is given and leaves the global random state
 alone, so that a network is a pure function of (configuration, seed). Weights are fan-average uniform
@@ -11,46 +11,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from understudy.errors import SpecError, UnknownName, did_you_mean
-
-
-@dataclass(frozen=True)
-class ImpalaSize:
-    """Channels of each stack, residual blocks a stack, and the width of the dense layer."""
-
-    stacks: tuple[int, ...]
-    blocks: int
-    width: int
-
-
-ENCODERS = {
-    "impala_small": ImpalaSize((16, 32, 32), 1, 512),
-    "impala": ImpalaSize((16, 32, 32), 2, 512),
-    "impala_large": ImpalaSize((64, 128, 128), 2, 1024),
-}
+if TYPE_CHECKING:
+    from understudy.observations import Observations
+    from understudy.trainables.encoders import ObservationEncoder
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return a dense layer with Xavier uniform weights and zero bias."""
     layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs))
     nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def convolution(inputs: int, outputs: int, generator: torch.Generator) -> nn.Conv2d:
-    """Return a 3x3 convolution that keeps the image's size."""
-    layer = cast(nn.Conv2d, skip_init(nn.Conv2d, inputs, outputs, 3, padding=1))
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -174,90 +150,20 @@ class FourierFeatures(nn.Module):
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-class ResidualStack(nn.Module):
-    """One stage of IMPALA: convolution, max-pool 3x3 stride 2 (SAME), then residual blocks."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.first = convolution(inputs, outputs, generator)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(convolution(outputs, outputs, generator) for _ in range(2)) for _ in range(blocks)
-        )
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return [B, outputs, ceil(H / 2), ceil(W / 2)]."""
-        x = functional.max_pool2d(_pad_same(self.first(x_BCHW)), 3, stride=2)
-        for block in self.blocks:
-            assert isinstance(block, nn.ModuleList)
-            inner = x
-            for layer in block:
-                inner = layer(functional.relu(inner))
-            x = x + inner
-        return x
-
-
-def _pad_same(x: torch.Tensor) -> torch.Tensor:
-    """Pad for a 3x3 stride-2 window as XLA's SAME does: an even side gets its one extra row at the end only."""
-    height, width = x.shape[-2:]
-    return functional.pad(x, (width % 2, 1, height % 2, 1), value=-math.inf)
-
-
-class ImpalaEncoder(nn.Module):
-    """Encode uint8 images [B, H, W, C] into [B, width] features: x / 255, stacks, relu, dense, GELU."""
-
-    def __init__(self, observation_shape: Sequence[int], size: ImpalaSize, generator: torch.Generator) -> None:
-        super().__init__()
-        height, width, channels = observation_shape
-        sizes = [channels, *size.stacks]
-        self.stacks = nn.ModuleList(ResidualStack(a, b, size.blocks, generator) for a, b in itertools.pairwise(sizes))
-        for _ in size.stacks:
-            height, width = math.ceil(height / 2), math.ceil(width / 2)
-        self.dense = MLP(height * width * sizes[-1], (size.width,), generator, activate_final=True)
-
-    def forward(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
-        """Return features [B, width]."""
-        x = pixels_BHWC.movedim(-1, -3).to(torch.float32) / 255.0
-        for stack in self.stacks:
-            x = stack(x)
-        return self.dense(functional.relu(x).flatten(1))
-
-
-class ObservationEncoder(nn.Module):
-    """Turn observations into a flat feature vector: pixels through IMPALA, state vectors as they are."""
-
-    def __init__(self, observation_shape: Sequence[int], encoder: str | None, generator: torch.Generator) -> None:
-        super().__init__()
-        pixels = len(observation_shape) == 3
-        if encoder is not None and encoder not in ENCODERS:
-            raise UnknownName(f"unknown encoder {encoder!r}{did_you_mean(encoder, ENCODERS)}")
-        if pixels != (encoder is not None):
-            wanted = (
-                "pixels need encoder=impala_small" if pixels else "encoder= is for pixels [height, width, channels]"
-            )
-            raise SpecError(f"observations have shape {tuple(observation_shape)} and encoder is {encoder}: {wanted}")
-        self.pixels = ImpalaEncoder(observation_shape, ENCODERS[encoder], generator) if encoder else None
-        self.features = ENCODERS[encoder].width if encoder else math.prod(observation_shape)
-
-    def forward(self, observations_BO: torch.Tensor) -> torch.Tensor:
-        """Return features [B, F]."""
-        return self.pixels(observations_BO) if self.pixels is not None else observations_BO.flatten(1)
-
-
 class VectorField(nn.Module):
     """v(observation, x, t): the velocity that carries noise to an action chunk. Output has x's size D."""
 
     def __init__(
         self,
-        observation_shape: Sequence[int],
+        encoder: ObservationEncoder,
         size: int,
         hidden_dims: Sequence[int],
         generator: torch.Generator,
         *,
-        encoder: str | None = None,
         fourier_features: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = ObservationEncoder(observation_shape, encoder, generator)
+        self.encoder = encoder
         self.time = FourierFeatures() if fourier_features else None
         self.widths = (self.encoder.features, size, 64 if fourier_features else 1)
         self.trunk = MLP(sum(self.widths), (*hidden_dims, size), generator)
@@ -267,7 +173,7 @@ class VectorField(nn.Module):
         time = t_B1 if self.time is None else self.time(t_B1)
         return self.trunk(torch.cat((features_BF, x_BD, time), dim=-1))
 
-    def euler(self, observations_BO: torch.Tensor, x_BD: torch.Tensor, steps: int) -> torch.Tensor:
+    def euler(self, observations_BO: Observations, x_BD: torch.Tensor, steps: int) -> torch.Tensor:
         """Return the end of `steps` Euler steps from x at t = 0, with t = i / steps.
 
         The observation is encoded once and its share of the first dense layer is kept out of the loop.

@@ -32,6 +32,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from understudy.algorithm import Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
+from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
 from understudy.trainables.flat import ALIGNMENT, Caller, Layout, move_into
 
@@ -63,7 +64,7 @@ class Pack:
         self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
         self.world_size, self.rank = world_size, rank
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
-        self._shift, self._scale = self.normaliser.tensors(self.device)
+        self._scaling = self.normaliser.on(self.device)
 
         # Weights are drawn on the CPU, so that a seed means the same network on every device.
         self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
@@ -131,7 +132,7 @@ class Pack:
         )
         collected: list[dict[str, torch.Tensor]] = []
         for index, member in enumerate(self.members):
-            loss, metrics = self.algorithm.loss(member, {k: v[index] for k, v in batch.items()}, draws)
+            loss, metrics = self.algorithm.loss(member, _of_member(batch, index), draws)
             collected.append({"actor_loss": loss, **metrics})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
@@ -162,21 +163,15 @@ class Pack:
         return bool(votes.item())
 
     def _prepare(self, batch: Batch) -> Batch:
-        """Move a batch to the device, normalise the observations and clip the actions."""
-        observations, actions, valid = (
-            batch[name].to(self.device, non_blocking=True) for name in ("observations", "actions", "valid")
-        )
+        """Move a batch to the device, scale observations and actions, and clip the actions."""
+        moved = {
+            name: each(lambda part: part.to(self.device, non_blocking=True), value) for name, value in batch.items()
+        }
+        moved["observations"] = self._scaling.observations(moved["observations"])
+        moved["actions"] = self._scaling.actions(moved["actions"])
         if self.algorithm.config.action_clip:
-            actions = actions.clamp(-ACTION_LIMIT, ACTION_LIMIT)
-        return {"observations": self._normalise(observations), "actions": actions, "valid": valid}
-
-    def _normalise(self, observations: torch.Tensor) -> torch.Tensor:
-        if observations.dtype == torch.uint8:
-            return observations
-        observations = observations.to(torch.float32)
-        if self.normaliser.mode == "none":
-            return observations
-        return (observations - self._shift).mul_(self._scale)
+            moved["actions"] = moved["actions"].clamp(-ACTION_LIMIT, ACTION_LIMIT)
+        return moved
 
     def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:
         """Draw each member's random numbers for the global batch and keep this worker's rows."""
@@ -193,7 +188,7 @@ class Pack:
     def _backward_loop(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         collected: list[dict[str, torch.Tensor]] = []
         for index, member in enumerate(self.members):
-            loss, metrics = self.algorithm.loss(member, {k: v[index] for k, v in batch.items()}, draws[index])
+            loss, metrics = self.algorithm.loss(member, _of_member(batch, index), draws[index])
             loss.backward()
             self._losses[index] = loss.detach()
             collected.append({"actor_loss": loss.detach(), **{k: v.detach() for k, v in metrics.items()}})
@@ -254,7 +249,7 @@ class Pack:
     @torch.inference_mode()
     def act(
         self,
-        observations: np.ndarray | torch.Tensor,
+        observations: Arrays | Observations,
         noise: np.ndarray | torch.Tensor,
         members: Sequence[int] | None = None,
         algorithm: Algorithm | None = None,
@@ -266,11 +261,11 @@ class Pack:
         """
         policy = algorithm or self.algorithm
         chosen = list(range(len(self))) if members is None else list(members)
-        inputs = self._normalise(torch.as_tensor(observations).to(self.device))
+        inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
         if self.mode == "loop" or len(chosen) == 1:
-            actions = [policy.act(self._acting[k], inputs[i], noise[i]) for i, k in enumerate(chosen)]
-            return torch.stack(actions).cpu().numpy()
+            actions = [policy.act(self._acting[k], each(lambda part, i=i: part[i], inputs), noise[i]) for i, k in enumerate(chosen)]
+            return self._scaling.actions_back(torch.stack(actions)).cpu().numpy()
 
         def one(state: dict[str, torch.Tensor], observations: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
             return functional_call(self._caller, state, (policy.act, observations, noise))
@@ -279,13 +274,13 @@ class Pack:
         state = self._stack(source)
         if chosen != list(range(len(self))):
             state = {name: value[chosen] for name, value in state.items()}
-        return vmap(one)(state, inputs, noise).cpu().numpy()
+        return self._scaling.actions_back(vmap(one)(state, inputs, noise)).cpu().numpy()
 
     # ---- state ----
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
         """Return copies, on the CPU, of the weights that member k acts with (the averaged ones where kept)."""
-        return {name: value.detach().cpu().clone() for name, value in self._acting[k].named_parameters()}
+        return {name: value.detach().cpu().clone() for name, value in self._acting[k].state_dict().items()}
 
     def member_state(self, k: int) -> dict[str, Any]:
         """Return all that training of member k goes on from; loadable with `torch.load(weights_only=True)`."""
@@ -318,3 +313,7 @@ class Pack:
 
     def _row(self, k: int) -> torch.Tensor:
         return self._optimiser.param_groups[k]["params"][0]
+
+
+def _of_member(batch: Batch, index: int) -> Batch:
+    return {name: each(lambda part: part[index], value) for name, value in batch.items()}

@@ -8,17 +8,37 @@ them, gives each its seed, learning rate and weight decay, and steps the optimis
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from torch import nn
 
-Batch = dict[str, torch.Tensor]
-"""observations [B, *O] float32 (or uint8 pixels), actions [B, H, A] float32, valid [B, H] float32 in {0, 1}."""
+from understudy.observations import Observations, ObservationShape, as_shape
+
+Batch = dict[str, Any]
+"""`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32; `valid`
+[B, H] float32 in {0, 1}; and what a store has beside them, such as `saliency/<camera>` [B, H, W, 1]."""
 
 LOG: dict[str, JsonValue] = {"scale": "log"}
 """`json_schema_extra` of a field whose intervals are searched on a logarithmic scale."""
+
+OF_PICTURES = (
+    *("pooling", "add_spatial_coordinates", "goal_fusion", "shared_goal_encoder", "shared_camera_encoder"),
+    "encoder_weights",
+)
+"""Settings of AlgorithmConfig that only pictures have."""
 
 
 class AlgorithmConfig(BaseModel):
@@ -35,10 +55,47 @@ class AlgorithmConfig(BaseModel):
         default=(512, 512, 512, 512), description="widths of the MLP's layers; [] is a linear policy"
     )
     encoder: str | None = Field(
-        default=None, description="pixel encoder (impala_small, impala, impala_large); none for states"
+        default=None,
+        description="picture encoder (impala_small, impala, impala_large, resnetv1-18-bridge, resnetv1-34-bridge,"
+        " resnetv1-50-bridge, resnet10, resnet18); none for states",
+    )
+    pooling: Literal["avg", "max", "none", "spatial_softmax", "spatial_learned_embeddings"] | None = Field(
+        default=None, description="from the encoder's map to features; default avg for ResNets, none for IMPALA"
+    )
+    add_spatial_coordinates: bool = Field(default=False, description="give the encoder each pixel's row and column")
+    goal_fusion: Literal["early", "late"] = Field(
+        default="early", description="join goal pictures on the channels, or encode them apart and join the features"
+    )
+    shared_goal_encoder: bool = Field(
+        default=True,
+        description="late: one encoder for pictures and goals; early: a goal counts as often as there are frames",
+    )
+    shared_camera_encoder: bool = Field(default=False, description="one encoder for all cameras, not one each")
+    encoder_weights: str | None = Field(
+        default=None, description="safetensors or .pt file, or policy folder, that the encoder's weights are read from"
     )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
     action_clip: bool = Field(default=True, description="clip actions to [-1, 1], where the environments span that")
+
+    @field_validator("encoder_weights")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        """Workers start in other folders than the command did."""
+        return str(Path(value).expanduser().absolute()) if value else None
+
+    @model_validator(mode="after")
+    def _pictures_have_an_encoder(self) -> AlgorithmConfig:
+        for name in OF_PICTURES if self.encoder is None else ():
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(f"{name}={value} is for pictures, which need encoder=")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_settings(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing where no pictures are encoded; the fingerprint of such runs does without, too."""
+        data = serialise(self)
+        return data if self.encoder else {key: value for key, value in data.items() if key not in OF_PICTURES}
 
     @property
     def chunk_length(self) -> int:
@@ -59,8 +116,8 @@ class Algorithm(abc.ABC):
     evaluation_parameters: ClassVar[tuple[str, ...]] = ()
     """Config fields that only change how a trained policy acts: no training of their own."""
 
-    def __init__(self, observation_shape: tuple[int, ...], action_dim: int, config: Any = None) -> None:
-        self.observation_shape = tuple(observation_shape)
+    def __init__(self, observation_shape: ObservationShape, action_dim: int, config: Any = None) -> None:
+        self.observation_shape = as_shape(observation_shape)
         self.action_dim = int(action_dim)
         self.config = self.Config() if config is None else config
 
@@ -98,13 +155,13 @@ class Algorithm(abc.ABC):
         """Shape of the standard normal noise one decision of `act` needs, without the batch dim."""
 
     @abc.abstractmethod
-    def act(self, network: nn.Module, observations_BO: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def act(self, network: nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
         """Return actions [B, H, A]; `noise` is [B, *noise_shape()], already scaled by the temperature (0: zeros)."""
 
     @classmethod
     def create(
         cls,
-        observation_shape: tuple[int, ...],
+        observation_shape: ObservationShape,
         action_dim: int,
         config: Any = None,
         *,

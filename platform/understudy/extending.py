@@ -23,11 +23,25 @@ def add_steps(run: RunDir, steps: int) -> RunSpec:
         raise UserError(f"--add-steps {steps}: must be at least 1")
     spec = run.spec()
     longer = spec.with_changes(training_steps=spec.training_steps + steps)
-    state = _rolling_state(run) or _state_of_models(_models(run.path), spec)
-    _begin_at(run, longer, state)
-    write_json(run.flags, longer.flat())
-    run.update_state(status="interrupted", step=int(state["step"]))
+    train_on(run, longer)
     return longer
+
+
+def train_on(run: RunDir, longer: RunSpec) -> None:
+    """Ready a run that was made for fewer steps to go on to `longer`'s; nothing where it was made for as many.
+
+    flags.json is written last: a process that dies in here can do it again.
+    """
+    spec = run.spec()
+    if spec.training_steps >= longer.training_steps:
+        return
+    state = _rolling_state(run)
+    if state is None and run.state().get("status") == "finished":
+        state = _state_of_models(_models(run.path), spec)
+    if state is not None:  # else it has not come to its first checkpoint
+        _begin_at(run, longer, state)
+        run.update_state(status="interrupted", step=int(state["step"]))
+    write_json(run.flags, longer.flat())
 
 
 def fork(source: Path, changes: dict[str, Any]) -> RunDir:

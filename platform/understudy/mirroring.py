@@ -7,36 +7,31 @@ storage that is slow or away never holds training up: it is said once, and the n
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from understudy import checkpoints
-from understudy.errors import StorageError, UnknownName, UserError
+from understudy.errors import StorageError, UnknownName
 from understudy.files import storage_errors
+from understudy.remote import open_storage, put, read_json, remote_errors
 from understudy.run_dir import RunDir
 from understudy.spec import RunSpec, build_run
 
 log = logging.getLogger("understudy")
-OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2"})
-"""Where a file appears when it is whole, and a rename would copy it; elsewhere files are renamed into place."""
 CLOSE_SECONDS = 60.0
 """How long the end of a run waits for a storage that does not answer."""
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
 def check(url: str) -> None:
     """Raise UserError when nothing here can write to such an address; the storage itself is not asked."""
     if url:
-        _open(url)
+        open_storage(url)
 
 
 def attach(run: RunDir, spec: RunSpec) -> None:
@@ -46,9 +41,9 @@ def attach(run: RunDir, spec: RunSpec) -> None:
     """
     if not spec.checkpoint_storage or run.state().get("storage"):
         return
-    place = f"{spec.checkpoint_storage.rstrip('/')}/{_below(run.path, Path(spec.save_dir))}"
+    place = _place(run.path, spec)
     try:
-        flags = _read_json(place, "flags.json")
+        flags = read_json(place, "flags.json")
         if flags is not None and build_run(flags).fingerprint() == spec.fingerprint():
             fetch(place, run.path)
             log.info("went on from what %s held", place)
@@ -61,7 +56,7 @@ def attach(run: RunDir, spec: RunSpec) -> None:
 
 def bring(url: str) -> Path:
     """Return the local directory of the run that a storage holds at `url`, fetched where it is gone or has less."""
-    flags, state = _read_json(url, "flags.json"), _read_json(url, "run.json") or {}
+    flags, state = read_json(url, "flags.json"), read_json(url, "run.json") or {}
     if flags is None:
         raise UnknownName(f"{url} holds no run: there is no flags.json")
     spec = build_run(flags)
@@ -80,10 +75,10 @@ def bring(url: str) -> Path:
 
 def fetch(url: str, folder: Path) -> None:
     """Copy all that the storage holds at `url` into `folder`; the files appear there when all have arrived."""
-    store, root = _open(url)
+    store, root = open_storage(url)
     partial = folder / ".fetching"
     shutil.rmtree(partial, ignore_errors=True)
-    with _errors(url):
+    with remote_errors(url):
         names = [name for name in sorted(store.find(root)) if not name.rsplit("/", 1)[1].startswith(".")]
         for name in names:
             target = partial / os.path.relpath(name, root)
@@ -98,6 +93,16 @@ def fetch(url: str, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def copy_sweep(sweep: Path, spec: RunSpec) -> None:
+    """Copy a sweep's own files beside its trials' copies; what goes wrong is said."""
+    if not spec.checkpoint_storage:
+        return
+    try:
+        Copy(sweep, _place(sweep, spec), without="trials").update()
+    except StorageError as error:
+        log.warning("%s; the sweep's own files are in %s only", error, sweep)
+
+
 def finish(run: RunDir) -> None:
     """Copy a finished run's files and drop its rolling checkpoints from the storage; what goes wrong is said."""
     url = run.state().get("storage")
@@ -105,8 +110,8 @@ def finish(run: RunDir) -> None:
         return
     try:
         Copy(run.path, url).update()
-        store, root = _open(url)
-        with _errors(url):
+        store, root = open_storage(url)
+        with remote_errors(url):
             if store.exists(f"{root}/{run.resume.name}"):
                 store.rm(f"{root}/{run.resume.name}", recursive=True)
     except StorageError as error:
@@ -166,18 +171,18 @@ class Mirror:
 
 
 class Copy:
-    """One run directory's copy; knows what it has sent already."""
+    """The copy of a run directory, or of a sweep's folder `without` its trials; knows what it has sent already."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        self._folder, self._url = folder, url
+    def __init__(self, folder: Path, url: str, without: str = "") -> None:
+        self._folder, self._url, self._without = folder, url, without
         self._sent: dict[str, tuple[int, int]] = {}
 
     def update(self) -> None:
         """Send what changed, checkpoints last, and drop all but the newest rolling ones; raises StorageError."""
-        store, root = _open(self._url)
-        with _errors(self._url):
+        store, root = open_storage(self._url)
+        with remote_errors(self._url):
             for name, stamp in self._files():
-                if self._sent.get(name) != stamp and _put(store, self._folder / name, f"{root}/{name}"):
+                if self._sent.get(name) != stamp and put(store, self._folder / name, f"{root}/{name}"):
                     self._sent[name] = stamp
             self._drop_old(store, f"{root}/resume")
 
@@ -185,7 +190,7 @@ class Copy:
         """Return (name, stamp) of all but hidden files: small ones, then checksums, then what they are of."""
         found = []
         for place, folders, names in os.walk(self._folder):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            folders[:] = [folder for folder in folders if folder != self._without and not folder.startswith(".")]
             for name in names:
                 path = Path(place, name)
                 if not name.startswith(".") and path.is_file():
@@ -204,57 +209,8 @@ class Copy:
                     store.rm_file(f"{resume}/{name}")
 
 
-def _put(store: Any, source: Path, target: str) -> bool:
-    """Write one file whole or not at all; False when it is gone: a newer checkpoint took its place."""
-    folder, name = target.rsplit("/", 1)
-    protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
-    beside = target if protocols & OBJECT_STORES else f"{folder}/.{name}.part"
-    store.makedirs(folder, exist_ok=True)
-    try:
-        store.put_file(str(source), beside)
-    except FileNotFoundError:
-        if source.exists():
-            raise
-        return False
-    if beside != target:
-        store.mv(beside, target)
-    return True
-
-
-def _below(path: Path, root: Path) -> str:
-    """Return the run's folder below save_dir, its bare name where it stands elsewhere."""
-    path = path.absolute()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
-def _read_json(url: str, name: str) -> dict[str, Any] | None:
-    store, root = _open(url)
-    with _errors(url):
-        return json.loads(store.cat_file(f"{root}/{name}")) if store.exists(f"{root}/{name}") else None
-
-
-def _open(url: str) -> tuple[Any, str]:
-    """Return the file system and the path in it."""
-    import fsspec
-
-    try:
-        store, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = PACKAGES.get(url.split(":")[0], "its package")
-        raise UserError(f"{url}: install {package} ({error})") from None
-    except ValueError as error:
-        raise UserError(f"{url}: {error}") from None
-    except Exception as error:
-        raise StorageError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
-    store.invalidate_cache()
-    return store, path.rstrip("/")
-
-
-@contextmanager
-def _errors(url: str) -> Iterator[None]:
-    """Turn whatever a file system raises into one StorageError line."""
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise StorageError(f"{url} cannot be used: {type(error).__name__}: {reason[:200]}") from error
+def _place(path: Path, spec: RunSpec) -> str:
+    """Return where a folder's copy is: as it stands below save_dir, by its bare name where it stands elsewhere."""
+    path, root = path.absolute(), Path(spec.save_dir)
+    below = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return f"{spec.checkpoint_storage.rstrip('/')}/{below}"

@@ -19,6 +19,7 @@ import numpy as np
 
 from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.loading import load_policy
+from understudy.observations import as_shape, dtype_of, parts_of
 from understudy.policy import Policy, content_hash, read_document
 from understudy.tracking.addresses import absolute, check_reachable
 from understudy.tracking.store import client, tracking_errors
@@ -97,9 +98,12 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    pixels = document["config"].get("encoder")
-    # Without names: mlflow would hand a named tensor over as a dict.
-    observations = TensorSpec(np.dtype(np.uint8 if pixels else np.float32), (-1, *document["observation_shape"]))
+    shape = as_shape(document["observation_shape"])
+    inputs = [
+        # A single array goes without a name: mlflow would hand a named one over as a dict.
+        TensorSpec(np.dtype(dtype_of(name)), (-1, *part), name if isinstance(shape, dict) else None)
+        for name, part in parts_of(shape).items()
+    ]
     chunk = document["config"]["horizon_length"] if document["config"]["action_chunking"] else 1
     actions = TensorSpec(np.dtype(np.float32), (-1, chunk, document["action_dim"]))
     params = [ParamSpec("temperature", "double", 0.0), ParamSpec("seed", "long", 0), ParamSpec("member", "long", 0)]
@@ -117,7 +121,7 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
             loader_module=__name__,
             data_path=str(folder),
             mlflow_model=model,
-            signature=ModelSignature(Schema([observations]), Schema([actions]), ParamSchema(params)),
+            signature=ModelSignature(Schema(inputs), Schema([actions]), ParamSchema(params)),
             pip_requirements=requirements(),  # named, because inferring them loads the model in a new process
         )
 

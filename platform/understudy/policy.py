@@ -26,6 +26,7 @@ from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, UserError, did_you_mean
 from understudy.files import sha256, storage_errors, write_atomic, write_json
 from understudy.normaliser import Normaliser
+from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 
@@ -76,19 +77,14 @@ class Policy:
         self.spec = dict(spec or {})
         self.device = torch.device(device)
         self._networks = [_network(algorithm, state).to(self.device) for state in weights]
-        self._shift, self._scale = normaliser.tensors(self.device)
+        self._scaling = normaliser.on(self.device)
 
     def __len__(self) -> int:
         return len(self._networks)
 
-    @property
-    def observation_dtype(self) -> str:
-        """What an observation is made of: uint8 for pixels, float32 for states."""
-        return "uint8" if self.algorithm.config.encoder else "float32"
-
     def weights(self, member: int = 0) -> dict[str, torch.Tensor]:
-        """Return one member's parameters on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self._networks[member].named_parameters()}
+        """Return one member's parameters and lasting buffers on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self._networks[member].state_dict().items()}
 
     def member(self, index: int) -> Policy:
         """Return a policy of this one member alone."""
@@ -115,36 +111,37 @@ class Policy:
 
     def act(
         self,
-        observations: np.ndarray,
+        observations: Arrays,
         temperature: float = 0.0,
         *,
         seed: int = 0,
         generator: torch.Generator | None = None,
         member: int = 0,
     ) -> np.ndarray:
-        """Return actions [B, H, A] float32 for raw observations [B, *O] (or [*O], then B is 1).
+        """Return actions [B, H, A] float32 for raw observations [B, *O] (or [*O], then B is 1), or a dict of parts.
 
         The policy's noise is N(0, temperature^2), from `generator`, or from `seed` when there is none.
         """
-        observations_BO = self._batched(observations)
-        shape = (len(observations_BO), *self.algorithm.noise_shape())
+        observations_BO, _ = batched(observations, self.algorithm.observation_shape, "this policy")
+        shape = (batch_size(observations_BO), *self.algorithm.noise_shape())
         if temperature == 0.0:
             noise = torch.zeros(shape)
         else:
             source = generator or torch_generator(seed, "policy")
             noise = torch.randn(shape, generator=source, device=source.device) * temperature
-        return self.act_members(observations_BO[None], noise[None], [member])[0]
+        return self.act_members(each(lambda part: part[None], observations_BO), noise[None], [member])[0]
 
-    def sample_actions(self, observations: np.ndarray, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
+    def sample_actions(self, observations: Arrays, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
         """Return [A] (or the chunk [H, A]) for one observation, [B, A] (or [B, H, A]) for several."""
-        actions = self.act(observations, temperature, seed=seed)
+        observations_BO, single = batched(observations, self.algorithm.observation_shape, "this policy")
+        actions = self.act(observations_BO, temperature, seed=seed)
         actions = actions if self.algorithm.config.action_chunking else actions[:, 0]
-        return actions[0] if np.ndim(observations) == len(self.algorithm.observation_shape) else actions
+        return actions[0] if single else actions
 
     @torch.inference_mode()
     def act_members(
         self,
-        observations: np.ndarray | torch.Tensor,
+        observations: Arrays | Observations,
         noise: np.ndarray | torch.Tensor,
         members: Sequence[int] | None = None,
         algorithm: Algorithm | None = None,
@@ -154,27 +151,12 @@ class Policy:
         The same arithmetic as a pack's, member after member, so an evaluation of a saved policy repeats its numbers.
         """
         chosen = range(len(self)) if members is None else members
-        inputs = self._normalise(torch.as_tensor(observations).to(self.device))
+        inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
         act = (algorithm or self.algorithm).act
-        return torch.stack([act(self._networks[k], inputs[i], noise[i]) for i, k in enumerate(chosen)]).cpu().numpy()
-
-    def _normalise(self, observations: torch.Tensor) -> torch.Tensor:
-        if observations.dtype == torch.uint8:
-            return observations
-        observations = observations.to(torch.float32)
-        return observations if self.normaliser.mode == "none" else (observations - self._shift).mul_(self._scale)
-
-    def _batched(self, observations: np.ndarray) -> np.ndarray:
-        """Return observations [B, *O] in the policy's dtype; raises UserError for another shape."""
-        shape = self.algorithm.observation_shape
-        array = np.asarray(observations)
-        array = np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype(self.observation_dtype))
-        if array.shape == shape:
-            return array[None]
-        if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
-            raise UserError(f"observations have shape {array.shape}; this policy takes {shape} or a batch of them")
-        return array
+        rows = [each(lambda part, row=i: part[row], inputs) for i in range(len(chosen))]
+        actions = torch.stack([act(self._networks[k], rows[i], noise[i]) for i, k in enumerate(chosen)])
+        return self._scaling.actions_back(actions).cpu().numpy()
 
     # ---- on disk ----
 
@@ -245,7 +227,7 @@ class Policy:
         cls, document: dict[str, Any], weights: Sequence[Weights], seeds: Sequence[int], where: str, device: Any
     ) -> Policy:
         kind = algorithms.get(document["algorithm"])
-        shape = tuple(document["observation_shape"])
+        shape = as_shape(document["observation_shape"])
         algorithm = kind(shape, document["action_dim"], kind.Config(**document["config"]))
         normaliser = Normaliser.from_dict(document["normaliser"])
         facts = {name: document[name] for name in ("env_name", "environment", "spec") if name in document}
@@ -284,7 +266,7 @@ def _description(algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]
         "format_version": FORMAT_VERSION,
         "algorithm": algorithm.name,
         "config": algorithm.config.model_dump(mode="json"),
-        "observation_shape": list(algorithm.observation_shape),
+        "observation_shape": algorithm.observation_shape,
         "action_dim": algorithm.action_dim,
         "normaliser": normaliser.to_dict(),
     }
@@ -293,7 +275,7 @@ def _description(algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]
 def _network(algorithm: Algorithm, weights: Weights) -> nn.Module:
     """Build the algorithm's network with these weights; CheckpointError when they are another network's."""
     network = algorithm.network(torch_generator(0, "weights")).requires_grad_(False)
-    wanted = {name: tuple(value.shape) for name, value in network.named_parameters()}
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     held = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(wanted.keys() | held.keys()):
         if wanted.get(name) != held.get(name):

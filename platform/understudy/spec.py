@@ -70,6 +70,14 @@ class RunSpec(BaseModel):
     validation_filter_key: str | None = Field(None, description="hold out the episodes of this mask instead")
     sparse: bool = Field(False, description="rewards become -1 where they were not 0")
     obs_horizon: int = Field(1, ge=1, description="observations the policy sees: the newest and those before it")
+    history: Literal["channels", "sequence"] = Field(
+        "channels", description="how pictures of an obs_horizon are shown: on the channels, or one after another"
+    )
+    cameras: tuple[str, ...] | None = Field(None, description="cameras the policy sees; none for all there are")
+    use_proprio: bool = Field(True, description="show the state beside pictures")
+    normalize_actions: Literal["none", "zscore", "bounds"] = Field(
+        "none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
+    )
     goal_relabelling: Literal["auto", "none", "uniform", "geometric", "final"] = Field(
         "auto", description="later states shown as goals; auto: uniform where the task is goal-conditioned"
     )
@@ -95,6 +103,9 @@ class RunSpec(BaseModel):
     num_workers: int = Field(1, ge=1, description="data-parallel workers (launcher=ray)")
     cpus: int = Field(1, ge=1, description="CPUs, and so torch threads, of each worker")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
+    loader_workers: int = Field(
+        -1, ge=-1, description="processes that prepare batches ahead; 0: none; -1: none for states, cpus - 1 for pictures"
+    )
     eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
     eval_processes: bool = Field(False, description="step them in `cpus` processes of their own")
     eval_timeout: float = Field(
@@ -117,7 +128,7 @@ class RunSpec(BaseModel):
         | {"eval_seed", "video_episodes", "video_frame_skip"}
     )
     WHERE: ClassVar[frozenset[str]] = frozenset(
-        {"device", "launcher", "num_workers", "cpus", "gpus", "eval_envs", "eval_processes", "eval_timeout", "save_dir"}
+        {"device", "launcher", "num_workers", "cpus", "gpus", "loader_workers", "eval_envs", "eval_processes", "eval_timeout", "save_dir"}
         | {"project", "run_group", "checkpoint_storage", "data_dir", "tracking_uri"}
     )
 

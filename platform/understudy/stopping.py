@@ -6,6 +6,7 @@ folder, or in its sweep's. Whoever handles the signal makes it and takes it away
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -17,8 +18,8 @@ from understudy.errors import Preempted
 
 STOP = ".stop"
 LOOK_SECONDS = 0.2
-GRACE_SECONDS = 2.5
-"""What the driver of a sweep waits for its trials' checkpoints: Ray kills a stopped job 3 seconds after SIGTERM."""
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Ray's variable: the seconds between SIGTERM and SIGKILL for a job. Heads and batch scripts of ours set it higher."""
 
 
 class Notice:
@@ -39,6 +40,11 @@ class Notice:
         return any(file.exists() for file in self._files)
 
 
+def grace_seconds() -> float:
+    """Return how long the driver of a sweep may wait for its trials' checkpoints, half a second before SIGKILL."""
+    return float(os.environ.get(STOP_WAIT, "3")) - 0.5
+
+
 def stopped(folder: Path) -> bool:
     """Say whether the run or sweep in `folder` has been told to stop."""
     return (folder / STOP).exists()
@@ -48,7 +54,7 @@ def stopped(folder: Path) -> bool:
 def on_sigterm(folder: Path, ended: Callable[[], bool] | None = None) -> Iterator[None]:
     """Turn SIGTERM inside the block into a notice in `folder`.
 
-    With `ended` the block itself cannot end in good order: the handler waits until `ended()`, or GRACE_SECONDS, and
+    With `ended` the block itself cannot end in good order: the handler waits until `ended()`, or grace_seconds(), and
     raises Preempted in the main thread. Does nothing in other threads, which get no signals.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -64,7 +70,7 @@ def on_sigterm(folder: Path, ended: Callable[[], bool] | None = None) -> Iterato
         if ended is None or interrupted:
             return
         interrupted = True
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + grace_seconds()
         while not ended() and time.monotonic() < deadline:
             time.sleep(0.05)
         raise preempted

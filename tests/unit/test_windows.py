@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows, select_episodes
+from understudy.envs.selecting import select_episodes
+from understudy.envs.windows import Windows
 from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError
 

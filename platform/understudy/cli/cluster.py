@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from understudy.cli.output import OVERRIDES, console, examples, show_mapping, show_table
+from understudy.cli.resume import ADD_STEPS, ADD_TRIALS, CHANGE_SPACE, RETRY_FAILED
 from understudy.cli.runs import clock_time
 from understudy.errors import UserError
 
@@ -160,7 +161,7 @@ def submit(
     plugins = [code.find_plugin(item) for item in plugin]
     code.use_plugins(plugins)
     loaded, cluster = _open(profile)
-    spec = readers[what]([*job.default_words(loaded), *context.args], config_dir)
+    spec = readers[what]([*job.default_words(loaded, what), *context.args], config_dir)
     with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
         content = code.stage(Path(folder), plugins)
         made = job.make_job(spec, loaded, name, content, [item.name for item in plugins])
@@ -246,17 +247,25 @@ def resume(
     profile: str = ON,
     plugin: list[str] = PLUGINS,
     follow: bool = typer.Option(False, "--follow/--no-wait", help="show the job's output until it ends"),
+    add_steps: int = ADD_STEPS,
+    add_trials: int = ADD_TRIALS,
+    retry_failed: bool = RETRY_FAILED,
+    change_space: list[str] = CHANGE_SPACE,
 ) -> None:
     """Go on with a job where it was left, on the same cluster or on a new head, with the code of here and now."""
-    from understudy.cluster import code, resuming
+    from understudy.cluster import code, job, resuming
 
     loaded, cluster = _open(profile)
     old = resuming.find_job(loaded, cluster, job_id)
+    more = job.More(
+        add_steps=add_steps, add_trials=add_trials, retry_failed=retry_failed, change_space=tuple(change_space)
+    )
+    more.check(old.kind)
     plugins = [code.find_plugin(item) for item in plugin or old.plugins]
     code.use_plugins(plugins)
     with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
         content = code.stage(Path(folder), plugins)
-        made = resuming.next_job(loaded, cluster, old, content, [item.name for item in plugins])
+        made = resuming.next_job(loaded, cluster, old, more, content, [item.name for item in plugins])
         _send(loaded, cluster, made, Path(folder), profile)
     if follow:
         _follow(cluster, made.id)
@@ -269,8 +278,9 @@ def run(file: Path = typer.Argument(..., help="the job's file")) -> None:
     from understudy.cli.sweep import start_sweep
     from understudy.cli.train import start_training
     from understudy.cluster.code import check_code
-    from understudy.cluster.job import read_job
-    from understudy.cluster.storage import mirrored
+    from understudy.cluster.job import More, read_job
+    from understudy.cluster.resuming import still_to_add
+    from understudy.cluster.storage import fetch_dataset
     from understudy.cluster.tools import check_secrets
     from understudy.resuming import MARKERS
     from understudy.spec import build_run
@@ -280,10 +290,13 @@ def run(file: Path = typer.Argument(..., help="the job's file")) -> None:
     folder = Path(made.folder)
     check_code(made.code, made.plugins)
     check_secrets(made.secrets)
-    with mirrored(made):
-        if any((folder / marker).is_file() for marker in MARKERS):
-            go_on(str(folder))
-        elif made.kind == "sweep":
-            start_sweep(SweepSpec.model_validate(made.spec), folder)
-        else:
-            start_training(build_run(made.spec), folder)
+    if made.storage_uri:
+        fetch_dataset(made.storage_uri, Path(made.flat["data_dir"]), made.flat["env_name"])
+    if any((folder / marker).is_file() for marker in MARKERS):
+        go_on(str(folder), **still_to_add(made).model_dump())
+    elif made.more != More():
+        raise UserError(f"{folder} was not begun: there is nothing to add to; resume {made.id} as it is first")
+    elif made.kind == "sweep":
+        start_sweep(SweepSpec.model_validate(made.spec), folder)
+    else:
+        start_training(build_run(made.spec), folder)

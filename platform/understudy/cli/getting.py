@@ -48,6 +48,16 @@ def _interruptible(kept: str) -> Iterator[None]:
         raise error from None
 
 
+def _pairs(words: list[str]) -> dict[str, str]:
+    """Return OPTION=VALUE words as a dictionary."""
+    from understudy.errors import UserError
+
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"--rendering {word}: must be OPTION=VALUE, such as shadows=true")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
 def generate(
     env: Annotated[str, typer.Argument(metavar="ENV", help="a dataset's name: its task is played")],
     episodes: Annotated[int, typer.Option("--episodes", help="episodes to keep")] = 100,
@@ -73,6 +83,14 @@ def generate(
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="write the episodes in this format too (repeatable): FORMATS"),
+    ] = None,
+    rendering: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rendering",
+            metavar="OPTION=VALUE",
+            help="how pictures are made (repeatable), such as shadows=true, height=84, cameras=wrist",
+        ),
     ] = None,
     name: Annotated[
         str, typer.Option("--name", help="name to keep it under; default ENV with the type scripted or policy")
@@ -117,10 +135,12 @@ def generate(
             keep=keep or None,  # type: ignore[arg-type]  (checked there)
             workers=workers or available_cpus(),
             formats=formats or (),
+            rendering=_pairs(rendering or []),
             attempts_dir=attempts_dir,
             overwrite=overwrite,
             tracking_uri=tracking_uri or None,
             progress=lambda kept, attempts: bar(kept, episodes, f"{attempts - kept} failed"),
+            on_pictures=lambda done, total: bar(done, total, "have their pictures"),
         )
     store = import_file(
         source.name, made.path, made.env_name, folder, name=name, overwrite=overwrite, made_by=made.made_by

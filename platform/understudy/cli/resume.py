@@ -10,6 +10,13 @@ import typer
 from understudy.cli.output import console, examples
 from understudy.cli.train import run_training
 
+ADD_STEPS = typer.Option(0, "--add-steps", help="train this many steps more; a sweep: every trial that was not stopped")
+ADD_TRIALS = typer.Option(0, "--add-trials", help="a sweep: try this many configurations more")
+RETRY_FAILED = typer.Option(False, "--retry-failed", help="a sweep: try what failed once more")
+CHANGE_SPACE = typer.Option(
+    [], "--change-space", help="a sweep: search 'lr=interval(1e-5,1e-2)' from now on; may be repeated"
+)
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -18,22 +25,20 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "understudy resume runs/fbc/bc_training/BC/lift-mh-low_dim/sd000_20260101_120000",
             "understudy resume sweep_20260101_120000 --add-trials 20 --retry-failed",
-            "understudy resume sd000_20260101_120000 --add-steps 50000",
+            "understudy resume sweep_20260101_120000 --add-steps 50000",
         ),
     )(resume)
 
 
 def resume(
     run_or_sweep: str = typer.Argument(..., help="its folder, its folder's name, or its MLflow run id"),
-    add_steps: int = typer.Option(0, "--add-steps", help="a run: train this many steps more"),
-    add_trials: int = typer.Option(0, "--add-trials", help="a sweep: try this many configurations more"),
-    retry_failed: bool = typer.Option(False, "--retry-failed", help="a sweep: try what failed once more"),
-    change_space: list[str] | None = typer.Option(
-        None, "--change-space", help="a sweep: search 'lr=interval(1e-5,1e-2)' from now on; may be repeated"
-    ),
+    add_steps: int = ADD_STEPS,
+    add_trials: int = ADD_TRIALS,
+    retry_failed: bool = RETRY_FAILED,
+    change_space: list[str] = CHANGE_SPACE,
 ) -> None:
     """Go on with a run or a sweep where it was left; the result equals never having stopped."""
-    go_on(run_or_sweep, add_steps, add_trials, retry_failed, change_space or [])
+    go_on(run_or_sweep, add_steps, add_trials, retry_failed, change_space)
 
 
 def go_on(
@@ -53,15 +58,10 @@ def go_on(
 
     path = find(run_or_sweep)
     if (path / "sweep.json").is_file():
-        if add_steps:
-            raise UserError(
-                "--add-steps: a sweep compares its trials at one number of steps; give one trial's folder,"
-                f" such as {path}/trials/0000"
-            )
         sweep = SweepDir.existing(path)
         with sweep.held():  # someone else's sweep: say so before anything is printed
             prepare(sweep.spec().base.tracking())
-        extend_sweep(sweep, add_trials, retry_failed, change_space)
+        extend_sweep(sweep, add_steps, add_trials, retry_failed, change_space)
         drive(sweep)
         return
     if add_trials or retry_failed or change_space:
@@ -96,7 +96,9 @@ def prepare(tracking_uri: str) -> None:
         console.print(f"{error}; going on, `understudy sync` sends what is missing", markup=False, soft_wrap=True)
 
 
-def extend_sweep(sweep: Any, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
+def extend_sweep(
+    sweep: Any, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]
+) -> None:
     """Change what a sweep still has to do, before it goes on."""
     from understudy.compose import parse, split_sweeps
     from understudy.errors import SpecError
@@ -109,6 +111,8 @@ def extend_sweep(sweep: Any, add_trials: int, retry_failed: bool, change_space: 
         extending.change_space(sweep, sweeps)
     if add_trials:
         extending.add_trials(sweep, add_trials)
+    if add_steps:
+        extending.add_steps(sweep, add_steps)
     if retry_failed:
         numbers = extending.retry_failed(sweep)
         console.print(f"failed trials to try once more: {', '.join(map(str, numbers)) or 'none'}")

@@ -26,7 +26,7 @@ from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.trial import trial_folder
 from understudy.tracking import Tracked
 
-BEST_CSV = "best_eval.csv"
+BEST_CSV, RECORD = "best_eval.csv", "best.json"
 FRESH_EPISODES = 1_000_000
 """Added to eval_seed, so that the final evaluation plays episodes that no trial was ranked by."""
 
@@ -36,6 +36,7 @@ class BestPolicy:
     """The best configuration of a sweep and its evaluations."""
 
     trial: int
+    training_steps: int
     parameters: dict[str, Any]
     metrics: dict[str, float]
     """Over all seeds and final_episodes episodes of each, with the interval."""
@@ -52,10 +53,10 @@ class BestPolicy:
 
 def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolicy:
     """Evaluate the best trial's seeds on fresh episodes and write best/; read back if it was done before."""
-    folder, record = sweep / "best", sweep / "best.json"
-    if record.is_file():
-        return BestPolicy(**json.loads(record.read_text()))
-    run_spec = final_spec(spec, trial)
+    folder, run_spec = sweep / "best", final_spec(spec, trial)
+    held = read_best(sweep)
+    if held is not None and (held.trial, held.training_steps) == (trial.number, run_spec.training_steps):
+        return held
     run = RunDir(trial_folder(sweep, trial.number))
     seeds = run_spec.all_seeds
     files = (run.member(seed, seeds) / "final_model.pt" for seed in seeds)
@@ -70,6 +71,7 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
         loops.get("record")(policy, run_spec, video, best)
     policy_result = BestPolicy(
         trial=trial.number,
+        training_steps=run_spec.training_steps,
         parameters={**trial.params, **chosen},
         metrics=outcome.summary,
         seed=seeds[best],
@@ -77,9 +79,16 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
         folder=str(folder),
         video=str(video) if video.is_file() else None,
     )
-    CsvLog(sweep / BEST_CSV).append(run_spec.training_steps, outcome.summary)
-    write_json(record, asdict(policy_result))
+    # By the steps that all trials may take: given more trials or more steps, a sweep has a further row.
+    CsvLog(sweep / BEST_CSV).append(spec.options.num_trials * run_spec.training_steps, outcome.summary)
+    write_json(sweep / RECORD, asdict(policy_result))
     return policy_result
+
+
+def read_best(sweep: Path) -> BestPolicy | None:
+    """Return what was found of the best configuration so far."""
+    record = sweep / RECORD
+    return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None
 
 
 def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Tracked) -> BestPolicy:
@@ -100,7 +109,7 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
     loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri, device=device)
     outcome = loops.get("evaluate")(loaded, again)
     best = replace(best, model=f"models:/{spec.model_name}/{version}", loaded_metrics=outcome.rows[0])
-    write_json(sweep / "best.json", asdict(best))
+    write_json(sweep / RECORD, asdict(best))
     return best
 
 

@@ -1,4 +1,7 @@
-"""Give a sweep more to do: further trials, another go at failed ones, other intervals. The study keeps what it has."""
+"""Give a sweep more to do: further trials, longer ones, another go at failed ones, other intervals.
+
+The study keeps what it has. Each change is there or not when sweep.json is written, which is one rename.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,18 @@ def add_trials(sweep: SweepDir, count: int) -> None:
         if wanted > limit:
             raise SpecError(f"--add-trials {count}: the space holds {limit:g} configurations, {wanted} would be tried")
         _save(sweep, spec, num_trials=wanted)
+
+
+def add_steps(sweep: SweepDir, steps: int) -> None:
+    """Let every trial that finished, or still goes on, train `steps` more; stopped and failed ones stay as they are."""
+    if steps < 1:
+        raise SpecError(f"--add-steps {steps}: must be at least 1")
+    with sweep.held():
+        spec = sweep.spec()
+        total = spec.base.training_steps + steps
+        name = Study(sweep.path, spec).go_on_with(total)
+        spec = spec.model_copy(update={"run": {**spec.run, "training_steps": total}, "study": name})
+        _save(sweep, spec)
 
 
 def retry_failed(sweep: SweepDir) -> list[int]:

@@ -24,6 +24,7 @@ from understudy import tracking
 from understudy.errors import Preempted, TrackingError, UnderstudyError, UserError
 from understudy.files import write_atomic, write_json
 from understudy.launching import make_loop, start_ray
+from understudy.mirroring import copy_sweep
 from understudy.run_dir import RunDir, hold, new_folder
 from understudy.space import largest
 from understudy.stopping import on_sigterm
@@ -160,15 +161,16 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         sweep.update_state(
             status="finished", shipped=sent and registered(spec, policy), run_id=tracked.run_id or state.get("run_id")
         )
+        copy_sweep(sweep.path, spec.base)
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
     return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url)
 
 
-def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> None:
-    """Have the sweep's parent run name the best configuration and hold the sweep's files."""
+def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:
+    """Have the sweep's parent run name the best configuration and hold the sweep's files; returns how many."""
     tracked.set_tags({f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": policy.trial})
-    tracked.log_files(*(path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
+    return tracked.log_files(*(path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
 
 
 def registered(spec: SweepSpec, policy: BestPolicy) -> bool:

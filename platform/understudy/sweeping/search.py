@@ -1,7 +1,7 @@
 """Ray Tune's view of the study: a searcher that hands out trials, a scheduler that stops the poor ones.
 
 Both take their memory from the study, never from Tune's own snapshots (which lose results after a kill -9): an
-interrupted trial is handed out again first, and ASHA's rungs are filled with what finished trials reported.
+interrupted trial is handed out again first, and ASHA's rungs are filled with what all trials reported.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class StudyAsha(AsyncHyperBandScheduler):
             reduction_factor=reduction_factor,
             stop_last_trials=False,
         )
-        for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED):
+        # What a trial that is not done reported is there since ASHA let it go on: that is not decided anew.
+        for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
             for step, value in sorted(trial.intermediate_values.items()):
                 self._brackets[0].on_result(keyed(trial.number), step, value)
 

@@ -14,6 +14,8 @@ from understudy.registry import algorithms, search_spaces
 from understudy.space import Choice, Dimension, Interval, check_values, size
 from understudy.spec import ALIASES, RunSpec, build_run, holds_password, plain_name, resolve_key, run_keys, validate
 
+STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
+
 
 class SweepOptions(BaseModel):
     """The keys that only `understudy sweep` has."""
@@ -39,7 +41,7 @@ class SweepOptions(BaseModel):
         """sweep.json, --cfg and MLflow show every key."""
         if holds_password(value):
             raise ValueError(
-                "holds a password, which sweep.json would keep: set UNDERSTUDY_STUDY_STORAGE in the environment"
+                f"holds a password, which sweep.json would keep: set {STORAGE_VARIABLE} in the environment"
             )
         return value
 
@@ -54,6 +56,8 @@ class SweepSpec(BaseModel):
     dimensions: dict[str, Dimension]
     grid: dict[str, tuple[Any, ...]]
     options: SweepOptions
+    study: str = ""
+    """Name of the study since the trials were given more steps; '' for the one that the sweep began with."""
 
     @property
     def base(self) -> RunSpec:

@@ -3,6 +3,9 @@
 It is SQLite in the sweep's folder, or any database that SQLAlchemy reaches, under a name of its own; either is a plain
 Optuna study, which `optuna.load_study` and optuna-dashboard open. A trial's number names its folder. Proposals are a
 pure function of (sweep seed, number, finished trials), and an interrupted trial keeps its number and its parameters.
+
+A study's trials compare at one number of steps, and Optuna never changes a finished trial. So trials that are given
+more steps go on in a further study beside the first, which stays as it is.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ from understudy.errors import UserError
 from understudy.files import write_json
 from understudy.randomness import stream_key
 from understudy.space import Choice, Dimension
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking.addresses import without_secrets
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STUDY = "sweep"
 RECORD = "study.json"
-STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
+OUTCOME = ("metrics", "best_parameters")
+"""A finished trial's attributes beside those that it began with."""
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
@@ -64,7 +68,7 @@ def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
     local, record = folder / "study.db", folder / RECORD
     given = spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, "")
     if local.is_file() or not (given or record.is_file()):
-        return StudyPlace(f"sqlite:///{local.absolute()}", STUDY)
+        return StudyPlace(f"sqlite:///{local.absolute()}", spec.study or STUDY)
     if not record.is_file():
         name = f"{folder.name}-{secrets.token_hex(4)}"
         write_json(record, {"study_name": name, "storage": without_secrets(given)})
@@ -74,7 +78,7 @@ def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
         raise UserError(
             f"the study of {folder} is in {held['storage']}: set {STORAGE_VARIABLE} to that address (now: {now})"
         )
-    return StudyPlace(given, held["study_name"])
+    return StudyPlace(given, spec.study or held["study_name"])
 
 
 @contextmanager
@@ -97,6 +101,30 @@ def check_storage(spec: SweepSpec) -> None:
             optuna.storages.get_storage(given)
 
 
+def _open(place: StudyPlace) -> optuna.Study:
+    return optuna.create_study(
+        storage=place.address,
+        study_name=place.name,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.NopPruner(),
+    )
+
+
+def _running(trial: FrozenTrial) -> FrozenTrial:
+    """Return a finished trial as it was before its end; any other as it is."""
+    if trial.state != TrialState.COMPLETE:
+        return trial
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        user_attrs={key: value for key, value in trial.user_attrs.items() if key not in OUTCOME},
+        system_attrs=trial.system_attrs,
+    )
+
+
 class Study:
     """One sweep's trials: ask, report, finish; open it again and it is where it was."""
 
@@ -105,13 +133,7 @@ class Study:
         self._distributions = {key: distribution(item) for key, item in spec.dimensions.items()}
         place = study_place(folder, spec)
         with _database_errors(place):
-            self._study = optuna.create_study(
-                storage=place.address,
-                study_name=place.name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=optuna.pruners.NopPruner(),
-            )
+            self._study = _open(place)
 
     def __reduce__(self) -> tuple[type[Study], tuple[Path, SweepSpec]]:
         """Tune pickles what it is given to disk: an open database would take its password there."""
@@ -135,6 +157,20 @@ class Study:
     def enqueue(self, parameters: dict[str, Any], **attributes: Any) -> None:
         """Have these parameters proposed next, as a new trial with `attributes`."""
         self._study.enqueue_trial(parameters, user_attrs=attributes)
+
+    def go_on_with(self, steps: int) -> str:
+        """Make the study in which the trials train to `steps`, and return its name.
+
+        Finished trials are running ones there, which a resumed sweep hands out first; those that were stopped or
+        failed stay so. What an attempt that was killed in here left goes.
+        """
+        first = study_place(self._folder, self.spec.model_copy(update={"study": ""}))
+        place = StudyPlace(first.address, f"{first.name}-{steps}")
+        with _database_errors(place):
+            if place.name in optuna.get_all_study_names(place.address):
+                optuna.delete_study(study_name=place.name, storage=place.address)
+            _open(place).add_trials([_running(trial) for trial in self.trials()])
+        return place.name
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Return the sampler for one proposal, seeded by its number, so that a resumed sweep proposes the same."""

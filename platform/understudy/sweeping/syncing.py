@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from understudy import tracking
 from understudy.errors import TrackingError
 from understudy.launching import Shipped, sync
 from understudy.run_dir import RunDir
-from understudy.sweeping.best import BestPolicy, register_best
+from understudy.sweeping.best import read_best, register_best
 from understudy.sweeping.run import SweepDir, registered, send_best, track_sweep
 
 
@@ -34,24 +33,19 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
             sent = sync(RunDir(folder), tracked.run_id)
             if sent:
                 yield folder, sent
-        policy = _best(sweep.path)
+        policy, files = read_best(sweep.path), 0
         if policy is not None:
-            send_best(sweep.path, policy, tracked)
+            files = send_best(sweep.path, policy, tracked)
             policy = register_best(sweep.path, spec, policy, tracked)
         ended: tracking.Status = {"finished": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")  # type: ignore[assignment]
         whole = tracked.close(ended)
         sweep.update_state(shipped=whole and (policy is None or registered(spec, policy)))
         if not whole:
             raise TrackingError(f"MLflow went away while {sweep.path} was sent: `understudy sync` again sends the rest")
-        yield sweep.path, Shipped(tracked.sent, 0 if policy is None else 4, ended)
+        yield sweep.path, Shipped(tracked.sent, files, ended)
 
 
 def _whole(folder: Path) -> bool:
     """Say whether a trial has nothing to send: all is sent, or it was never begun."""
     state = RunDir(folder).state()
     return not RunDir(folder).flags.is_file() or state.get("shipped", state.get("status") in ("finished", "stopped"))
-
-
-def _best(path: Path) -> BestPolicy | None:
-    record = path / "best.json"
-    return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from understudy.errors import Preempted, UnderstudyError, UserError
+from understudy.extending import train_on
 from understudy.launching import launch
 from understudy.results import rank_key
 from understudy.run_dir import RunDir
@@ -60,6 +61,8 @@ def run_trial(config: dict[str, Any]) -> None:
         tune.report({"step": step, "objective": rank_key(metrics)[0]})
 
     wait_until_free(run)
+    with run.locked():
+        train_on(run, run_spec)
     try:
         launch(
             run_spec,

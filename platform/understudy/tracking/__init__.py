@@ -13,19 +13,16 @@ from understudy.tracking.addresses import (
     without_secrets,
 )
 from understudy.tracking.listing import list_runs, run_details
-from understudy.tracking.store import Status, TrackedRun, finish, log_artifacts, prepare, start_run
+from understudy.tracking.store import Status, prepare, start_run
 from understudy.tracking.tracked import Tracked, metric_sources, track, track_run
 
 __all__ = [
     "OFF",
     "Status",
     "Tracked",
-    "TrackedRun",
     "check_port",
     "default_tracking_uri",
-    "finish",
     "list_runs",
-    "log_artifacts",
     "metric_sources",
     "prepare",
     "run_details",

@@ -262,12 +262,12 @@ def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, Any]) -> None:
         _log_facts(client(tracking_uri), run_id, {}, _tag_texts(tags))
 
 
-def log_artifacts(tracking_uri: str, run_id: str, *paths: Path, folder: str = "") -> None:
+def log_artifacts(tracking_uri: str, run_id: str, *paths: Path) -> None:
     """Upload files, and folders with what is in them, to the run's artifacts; addresses lose their passwords."""
     with tracking_errors(tracking_uri), tempfile.TemporaryDirectory() as scratch:
         for root in paths:
             for path in [root] if root.is_file() else sorted(item for item in root.rglob("*") if item.is_file()):
-                place = Path(folder, path.relative_to(root.parent).parent).as_posix()
+                place = path.relative_to(root.parent).parent.as_posix()
                 source = str(_shareable(path, Path(scratch)))
                 client(tracking_uri).log_artifact(run_id, source, None if place == "." else place)
 

@@ -83,10 +83,11 @@ class Tracked:
                 self._held = run.newest
             self._run = run
 
-    def log_files(self, *paths: Path, folder: str = "") -> None:
-        """Upload files or folders as they are when their turn comes."""
+    def log_files(self, *paths: Path) -> int:
+        """Upload files or folders as they are when their turn comes; returns how many files that are."""
         if self._shipper is not None:
-            self._shipper.submit(lambda: store.log_artifacts(self.uri, self._id(), *paths, folder=folder))
+            self._shipper.submit(lambda: store.log_artifacts(self.uri, self._id(), *paths))
+        return sum(1 if path.is_file() else sum(item.is_file() for item in path.rglob("*")) for path in paths)
 
     @property
     def away(self) -> bool:
@@ -100,9 +101,7 @@ class Tracked:
         """
         root = path or self.folder
         children = [child for child in sorted(root.iterdir()) if child.name not in NOT_UPLOADED]
-        shown = [child for child in children if not child.name.startswith(".")]
-        self.log_files(*shown)
-        return sum(1 if child.is_file() else sum(item.is_file() for item in child.rglob("*")) for child in shown)
+        return self.log_files(*(child for child in children if not child.name.startswith(".")))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the MLflow run."""

@@ -1,0 +1,113 @@
+"""What a policy sees: one array, or several named ones (a state, cameras, a goal). Shapes, rows and checks of both.
+
+A single array is a state vector [O] or a picture [H, W, C]. Several are a dict: `state` [O], one uint8 picture
+[H, W, C] a camera, and `goal/state`, `goal/<camera>` where the policy is told a goal. With a history kept as a
+sequence there is one more leading dim: [n, O], [n, H, W, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from understudy.errors import UserError
+
+STATE, PIXELS, GOAL = "state", "pixels", "goal/"
+"""The key of a state, that of the only camera of data without camera names, and the prefix of a goal's parts."""
+
+ObservationShape = tuple[int, ...] | dict[str, tuple[int, ...]]
+"""Shape of one observation, without batch dims."""
+Observations = torch.Tensor | dict[str, torch.Tensor]
+"""A batch of observations: `observation_shape` with the same leading dims in front of every part."""
+Arrays = np.ndarray | dict[str, np.ndarray]
+"""The same in numpy."""
+A, B = TypeVar("A"), TypeVar("B")
+
+
+def as_shape(value: Sequence[int] | Mapping[str, Sequence[int]]) -> ObservationShape:
+    """Return a shape as tuples, from what JSON or a caller gave."""
+    if isinstance(value, Mapping):
+        return {str(name): tuple(int(n) for n in shape) for name, shape in value.items()}
+    return tuple(int(n) for n in value)
+
+
+def shape_of(observation: Any, leading: int = 0) -> ObservationShape:
+    """Return the shape of an observation (or of anything with `.shape`, such as spaces), less `leading` dims."""
+    if isinstance(observation, Mapping):
+        return {str(name): tuple(part.shape[leading:]) for name, part in observation.items()}
+    return tuple(observation.shape[leading:])
+
+
+def parts_of(shape: ObservationShape) -> dict[str, tuple[int, ...]]:
+    """Return the named parts of a shape; a single array is `state` or, with three dims or more, `pixels`."""
+    if isinstance(shape, dict):
+        return shape
+    return {(PIXELS if len(shape) >= 3 else STATE): shape}
+
+
+def is_picture(name: str) -> bool:
+    """Say whether a part of this name holds pictures."""
+    return name.removeprefix(GOAL) != STATE
+
+
+def has_pictures(shape: ObservationShape) -> bool:
+    """Say whether any part is a picture."""
+    return any(is_picture(name) for name in parts_of(shape))
+
+
+def each(function: Callable[[A], B], observation: A | Mapping[str, A]) -> B | dict[str, B]:
+    """Return `function` of a single array, or of each part."""
+    if isinstance(observation, Mapping):
+        return {name: function(part) for name, part in observation.items()}
+    return function(observation)
+
+
+def describe(shape: ObservationShape) -> str:
+    """Return a shape for messages: `(17,)`, or `state (9,), front (64, 64, 3)`."""
+    return ", ".join(f"{name} {part}" for name, part in shape.items()) if isinstance(shape, dict) else str(shape)
+
+
+def check_alike(found: ObservationShape, wanted: ObservationShape, what: str) -> None:
+    """Raise UserError unless the shapes are equal, part by part and whatever their order."""
+    if found != wanted:
+        raise UserError(f"{what}: observations are {describe(found)}, {describe(wanted)} are expected")
+
+
+def batch_size(observations: Any) -> int:
+    """Return the leading length of a batch, which all of its parts have."""
+    return len(next(iter(observations.values()))) if isinstance(observations, Mapping) else len(observations)
+
+
+def dtype_of(name: str) -> type[np.generic]:
+    """Return what the numbers of a part are: uint8 for pictures, float32 for states."""
+    return np.uint8 if is_picture(name) else np.float32
+
+
+def batched(observations: Any, shape: ObservationShape, what: str) -> tuple[Arrays, bool]:
+    """Return observations [B, *shape] in the policy's dtypes, and whether a single one was given (then B is 1).
+
+    UserError, in one line with both shapes, for anything else; extra parts of a dict are left out.
+    """
+    parts = parts_of(shape)
+    if isinstance(shape, dict):
+        given = observations if isinstance(observations, Mapping) else {}
+        missing = [name for name in parts if name not in given]
+        if missing:
+            raise UserError(f"{what} needs {missing[0]!r}: its observations are {describe(shape)}")
+    else:
+        given = dict.fromkeys(parts, observations)
+    arrays, singles = {}, set()
+    for name, wanted in parts.items():
+        array = np.ascontiguousarray(given[name], dtype_of(name))
+        singles.add(array.shape == wanted)
+        array = array[None] if array.shape == wanted else array
+        if array.ndim != len(wanted) + 1 or array.shape[1:] != wanted:
+            found = array.shape if not isinstance(shape, dict) else f"{name} {array.shape}"
+            raise UserError(f"observations have shape {found}; {what} takes {describe(shape)} or a batch of them")
+        arrays[name] = array
+    if len(singles) > 1 or len({len(array) for array in arrays.values()}) > 1:
+        raise UserError(f"the parts of the observations have different batch sizes; {what} takes one")
+    return (arrays if isinstance(shape, dict) else next(iter(arrays.values()))), singles.pop()

@@ -1,0 +1,111 @@
+"""The batches of a run, in order: drawn in this process, or ahead of it by workers of their own.
+
+A batch is a pure function of (seed, step), so workers change nothing but the time: each takes whole steps, and they
+come back in order. PyTorch's DataLoader carries them over through shared memory, pinned where the device is CUDA.
+A worker that dies is an error that names it, never a hang.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from understudy.algorithm import Batch
+from understudy.errors import UnderstudyError
+from understudy.observations import has_pictures
+from understudy.spec import RunSpec
+from understudy.trainables.data import Data, open_data
+
+logger = logging.getLogger("understudy")
+AHEAD = 2
+"""Batches that each worker keeps ready."""
+
+
+class LoaderDied(UnderstudyError):
+    """A worker process that prepares batches ended by itself, or failed."""
+
+
+class Steps(Dataset[Batch]):
+    """Batch number s of a run, for s from 1; the store is opened by the process that reads from it."""
+
+    def __init__(self, spec: RunSpec, seeds: Sequence[int], rank: int, world: int, data: Data | None = None) -> None:
+        self._spec, self._seeds, self._rank, self._world = spec, list(seeds), rank, world
+        self._data = data
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of update number `step`."""
+        if self._data is None:
+            self._data = open_data(self._spec)
+        windows = self._data.windows(step)
+        return windows.sample(self._seeds, step, self._spec.config.batch_size, self._rank, self._world)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped store behind: the other process opens it anew."""
+        return {**self.__dict__, "_data": None}
+
+
+class Batches:
+    """An iterator over a run's batches from step `first` to `last`, and how long they were waited for."""
+
+    def __init__(self, steps: Steps, first: int, last: int, workers: int, device: torch.device) -> None:
+        self.waited = 0.0
+        """Seconds that the trainer waited since `waited` was last set."""
+        self._steps, self._next = steps, first
+        self._iterator: Iterator[Batch] | None = None
+        if workers > 0 and first <= last:
+            loader = DataLoader(
+                steps,
+                batch_size=None,
+                sampler=range(first, last + 1),
+                num_workers=workers,
+                prefetch_factor=AHEAD,
+                pin_memory=device.type == "cuda",
+                multiprocessing_context="spawn",
+                worker_init_fn=_start_worker,
+            )
+            self._iterator = iter(loader)
+
+    def __next__(self) -> Batch:
+        """Return the next step's batch."""
+        begun = time.perf_counter()
+        try:
+            if self._iterator is None:
+                batch = self._steps[self._next]
+            else:
+                batch = next(self._iterator)
+        except UnderstudyError as error:
+            if self._iterator is None:
+                raise
+            # The worker's traceback is in the message; its last line is what went wrong.
+            raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            said = " ".join(str(error).split())
+            raise LoaderDied(
+                f"step {self._next}: a process that prepares batches died ({said}): it may have had too little memory,"
+                " or too little shared memory; try fewer loader_workers, or loader_workers=0"
+            ) from error
+        self._next += 1
+        self.waited += time.perf_counter() - begun
+        return batch
+
+    def close(self) -> None:
+        """End the workers: the iterator's going away does."""
+        self._iterator = None
+
+
+def loader_workers(spec: RunSpec, data: Data) -> int:
+    """Return how many processes prepare batches: as `loader_workers` says, else some for pictures and none for states."""
+    if spec.loader_workers >= 0:
+        return spec.loader_workers
+    return max(1, spec.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0
+
+
+def _start_worker(number: int) -> None:
+    torch.set_num_threads(1)
