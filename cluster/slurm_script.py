@@ -60,7 +60,7 @@ def _setup(profile: Profile, job: Job, folder: Path) -> list[str]:
     lines.append(f"cd {shlex.quote(str(folder))}")
     lines += ['export PYTHONPATH="$PWD/code${PYTHONPATH:+:$PYTHONPATH}"', "export RAY_USAGE_STATS_ENABLED=0"]
     lines.append("export SLURM_EXPORT_ENV=ALL # else srun hands on only what sbatch was told to take")
-    lines.append(f"export {STOP_WAIT}={STOP_SECONDS}")
+    lines.append(f"export {STOP_WAIT}={STOP_SECONDS - 10}")
     lines += [f"export {key}={shlex.quote(value)}" for key, value in job.variables.items()]
     if profile.authentication == "none":
         return [*lines, "export RAY_AUTH_MODE=disabled"]
@@ -86,7 +86,7 @@ FORWARD = [
     "rm -f driver.pid",
     "forward() {",
     "    echo 'SIGTERM: the driver is being stopped'",
-    '    if [ -s driver.pid ]; then kill -TERM "$(cat driver.pid)"; else exit 143; fi',
+    '    if [ -s driver.pid ]; then kill -TERM "$(cat driver.pid)" || true; else exit 143; fi',
     "}",
     "trap forward TERM",
 ]

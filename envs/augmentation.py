@@ -39,7 +39,7 @@ def augment_batch(
     rank: int = 0,
     world: int = 1,
 ) -> dict[str, Any]:
-    """Return a training batch [K, b, ...] with its pictures augmented: a pure function of the members' seeds and the step.
+    """Return a training batch [K, b, ...] with its pictures augmented: a pure function of seeds and step.
 
     The parameters of member k are drawn for the global batch of `world` workers, of which this is worker `rank`.
     """
@@ -93,7 +93,7 @@ def augment_window(
         pipeline = compose(config, windows[names[0]].shape[2:])
         cropped = [name for name in names if config.augment_saliency and name in maps]
         for index, seed in enumerate(seeds):
-            generator = random.Random(f"{int(seed)}/{config.parameters_of(names[0])}")
+            generator = stream(int(seed), config.parameters_of(names[0]))
             masks = [(saliency or {})[name][index] for name in cropped]
             frames, masks = _run(pipeline, generator, [windows[name][index] for name in names], masks)
             for name, part in zip(names, frames, strict=True):
@@ -106,6 +106,11 @@ def augment_window(
 def sample_seeds(rng: np.random.Generator, count: int) -> np.ndarray:
     """Return one seed a sample, int64 [count]: `augment_window` of any slice of them is that slice of the whole."""
     return rng.integers(0, 2**63 - 1, count)
+
+
+def stream(seed: int, parameters: str) -> random.Random:
+    """Return the random numbers of one sample's set of parameters."""
+    return random.Random(f"{seed}/{parameters}")  # of a text by SHA-512: the same in every process
 
 
 def compose(config: AugmentationConfig, shape: tuple[int, ...], kind: str = "Compose") -> Any:

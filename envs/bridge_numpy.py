@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from understudy.envs.bridge_unpickling import map_file, unpickle_buffer
-from understudy.envs.preparing import prepare_episode, steps_of_final
+from understudy.envs.preparing import check_alike, prepare_episode, steps_of_final
 from understudy.envs.reading import damage
 from understudy.envs.source import Episode
 from understudy.envs.store import FINAL, IMAGES, MASK, SALIENCY
@@ -114,7 +114,7 @@ class NumpyWriter:
 
     def __init__(self, stream: BinaryIO) -> None:
         self.count = 0
-        self._columns: dict[str, np.ndarray] = {}
+        self._first: dict[str, np.ndarray] = {}
         self._stream = stream
         module = np.empty(0, object).__reduce__()[0].__module__  # numpy._core.multiarray, numpy.core.multiarray of old
         self._head = b"\x80\x03c%b\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01" % module.encode()
@@ -133,6 +133,8 @@ class NumpyWriter:
     def add(self, episode: Episode) -> None:
         """Write one episode."""
         rows = prepare_episode(episode, self.count)
+        self._first = self._first or rows
+        check_alike(rows, self._first, self.count)
         if "final_observations" not in rows and "observations" in rows:
             raise DatasetError(f"episode {self.count}: has no final observation, out.npy needs next observations")
         texts = {LANGUAGE: str(rows[LANGUAGE][0]).split("\n")} if LANGUAGE in rows else {}
@@ -156,7 +158,7 @@ def _trajectory(rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if kept:
             continue
         last = rows[finals[name]][0] if name in finals else values[-1]  # what is not known of after the end stays
-        parts[_key(name, cameras)] = [*values, last]
+        parts[_key(name, values.ndim, cameras)] = [*values, last]
     steps = [{key: values[t] for key, values in parts.items()} for t in range(count + 1)]
     trajectory: dict[str, Any] = {OBSERVATIONS: steps[:-1], NEXT: steps[1:], "actions": [*rows["actions"]]}
     trajectory["terminals"] = rows["terminals"].tolist()
@@ -165,9 +167,9 @@ def _trajectory(rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return trajectory | {name: int(values[0]) for name, values in rows.items() if name.startswith(MASK)}
 
 
-def _key(name: str, cameras: list[str]) -> str:
-    """Return the key of a step for a column; `_column_name` is the inverse."""
+def _key(name: str, rank: int, cameras: list[str]) -> str:
+    """Return the key of a step for a column of `rank` dims; `_column_name` is the inverse, but for a lone picture."""
     if name == OBSERVATIONS:
-        return STATE
+        return STATE if rank < 4 else "images0"
     lone = SALIENCY + (cameras[0] if cameras else "images0")
     return "saliency" if name == lone else name.removeprefix(IMAGES)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.envs.gym_hil_env import MAX_STEPS, Pictures, PickCube
+from understudy.envs.gym_hil_env import MAX_STEPS, PickCube, Pictures
 from understudy.envs.gym_hil_files import read_columns, read_notes, write_columns
-from understudy.envs.source import Episode, Expert, Settings, Source, missing_package
+from understudy.envs.source import Episode, Expert, Settings, Source
 from understudy.envs.video import choose_renderer
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.registry import sources
@@ -55,7 +55,7 @@ class GymHIL(Source):
     def make_env(
         self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
     ) -> gymnasium.Env:
-        """Return the task; `settings` are cameras, height, width and `rendering`, which is quick unless they say else."""
+        """Return the task; `settings` are cameras, height, width and rendering, which is quick unless they say so."""
         pictures = _pictures(env_name, settings or {})
         if importlib.util.find_spec("gym_hil") is None:
             raise UserError(f"{env_name}: its simulator needs 'gym-hil'; run `pip install --no-deps gym-hil==0.1.14`")

@@ -101,9 +101,8 @@ class PickCube(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         state = gymnasium.spaces.Box(-np.inf, np.inf, (21 if cube else 18,), np.float32)
         picture = gymnasium.spaces.Box(0, 255, (pictures.height, pictures.width, 3), np.uint8)
-        self.observation_space = state
-        if pictures.cameras:
-            self.observation_space = gymnasium.spaces.Dict({"state": state} | dict.fromkeys(pictures.cameras, picture))
+        parts: dict[str, gymnasium.Space] = {"state": state, **dict.fromkeys(pictures.cameras, picture)}
+        self.observation_space = gymnasium.spaces.Dict(parts) if pictures.cameras else state
 
     @property
     def hand(self) -> np.ndarray:

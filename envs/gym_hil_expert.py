@@ -41,6 +41,7 @@ class PickCubeExpert:
             gripper = CLOSE
         else:
             hovering = beside > REACHED + 0.2 * max(above, 0.0)
-            move, gripper = cube + [0.0, 0.0, self._hover * hovering] - task.target, OPEN
+            above_cube = np.array([0.0, 0.0, self._hover if hovering else 0.0])
+            move, gripper = cube + above_cube - task.target, OPEN
         moves = np.clip(self._speed * move / STEP, -1.0, 1.0)
         return np.array([*moves, gripper], np.float32)

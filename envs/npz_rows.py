@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -132,4 +132,5 @@ class RowWriter:
 
     def close(self) -> None:
         """Drop the nameless file."""
-        self._file.close()
+        with suppress(OSError):  # closing flushes, and a full disk has been reported already
+            self._file.close()

@@ -28,8 +28,8 @@ def prepare_episode(episode: Mapping[str, Any], number: int) -> dict[str, np.nda
         name = "final_observations" if key == "final_observation" else key
         array = np.asarray(value)
         rows[name] = _as_stored(array[None] if is_episode_column(name) else array, name, number)
-    _check_rows(rows, number)
     _check_pictures(rows, number)
+    _check_rows(rows, number)
     return rows
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from understudy.algorithm import Batch
 from understudy.augmentation import AugmentationConfig, frames_of
+from understudy.envs.store import SALIENCY
 from understudy.observations import PIXELS, Observations, is_picture
 from understudy.randomness import torch_generator
 
@@ -28,7 +29,6 @@ ATTEMPTS = 10
 NUMBERS = {"random_resized_crop": 4 * ATTEMPTS, "random_shift": 2}
 """Uniform numbers that an operation uses; each colour uses one."""
 GREY = (0.299, 0.587, 0.114)
-SALIENCY = "saliency/"
 
 
 def augment_batch(
@@ -41,7 +41,7 @@ def augment_batch(
     rank: int = 0,
     world: int = 1,
 ) -> Batch:
-    """Return a training batch [K, b, ...] with its pictures augmented: a pure function of the members' seeds and the step.
+    """Return a training batch [K, b, ...] with its pictures augmented: a pure function of seeds and step.
 
     The parameters of member k are drawn for the global batch of `world` workers, of which this is worker `rank`.
     Members are augmented one after the other, so that each gets bit for bit what it would get alone.
@@ -85,10 +85,11 @@ def apply(pictures: Tensors, draws: Tensors, config: AugmentationConfig, obs_hor
         else:
             count = frames_of(name, part.dim() - 1, obs_horizon)
             frames_BnCHW = part.unflatten(3, (count, -1)).permute(0, 3, 4, 1, 2)
-        values = frames_BnCHW.to(torch.float32).div_(255.0)
+        whole_levels = set(config.operations) == {"random_shift"}
+        values = frames_BnCHW if whole_levels else frames_BnCHW.to(torch.float32).div_(255.0)
         for operation, uniforms in _operations(config, draws[config.parameters_of(name)]):
             values = _operate(operation, values, uniforms, config)
-        levels = values.mul(255.0).round_().to(torch.uint8)
+        levels = values if whole_levels else values.mul(255.0).round_().to(torch.uint8)
         changed[name] = levels.permute(0, 1, 3, 4, 2) if sequence else levels.permute(0, 3, 4, 1, 2).flatten(3)
     return changed
 
@@ -187,7 +188,7 @@ def _places(start: torch.Tensor, length: torch.Tensor, size: int, like: torch.Te
 
 
 def random_shift(values_BnCHW: torch.Tensor, uniforms_B2: torch.Tensor, pad: int) -> torch.Tensor:
-    """Return pictures moved by whole pixels, uniform in [-pad, pad] each way, edges repeated (DrQ, arXiv 2004.13649)."""
+    """Return pictures moved by whole pixels, uniform in [-pad, pad] each way, edges repeated (DrQ)."""
     shifts = torch.floor(uniforms_B2 * (2 * pad + 1)).clamp(max=2 * pad).to(torch.int64) - pad
     for axis, shift in ((3, shifts[:, 0]), (4, shifts[:, 1])):
         size = values_BnCHW.shape[axis]

@@ -95,13 +95,17 @@ class Batches:
         self.waited += time.perf_counter() - begun
         return batch
 
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers."""
+        return [process.pid for process in getattr(self._iterator, "_workers", [])]
+
     def close(self) -> None:
         """End the workers: the iterator's going away does."""
         self._iterator = None
 
 
 def loader_workers(spec: RunSpec, data: Data) -> int:
-    """Return how many processes prepare batches: as `loader_workers` says, else some for pictures and none for states."""
+    """Return how many processes prepare batches: as `loader_workers` says, else none for states, some for pictures."""
     if spec.loader_workers >= 0:
         return spec.loader_workers
     return max(1, spec.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0

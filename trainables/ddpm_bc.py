@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from torch import nn
 from torch.nn import functional
 
@@ -40,8 +40,12 @@ class DDPMBCConfig(AlgorithmConfig):
     )
     diffusion_steps: int = Field(default=20, ge=2, le=1000, description="steps of the forward process")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the residual blocks")
-    target_update_rate: float = Field(
-        default=0.002, gt=0, le=1, description="Polyak rate of the averaged weights that act"
+    ema_rate: float | None = Field(
+        default=0.002,
+        gt=0,
+        le=1,
+        validation_alias=AliasChoices("ema_rate", "target_update_rate"),
+        description="Polyak rate of the averaged weights that act; none: the weights themselves act",
     )
     sampler: Literal["ddpm", "ddim"] = Field(
         default="ddpm", description="reverse process: stochastic, or deterministic"
@@ -145,11 +149,6 @@ class DDPMBC(Algorithm):
     ) -> None:
         super().__init__(observation_shape, action_dim, config)
         self._kept = np.cumprod(1 - betas(self.config.beta_schedule, self.config.diffusion_steps))
-
-    @property
-    def target_rate(self) -> float:
-        """The averaged weights act."""
-        return self.config.target_update_rate
 
     def network(self, generator: torch.Generator) -> ScoreNetwork:
         """Build the score network."""

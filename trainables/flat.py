@@ -5,6 +5,7 @@ Knows nothing of algorithms, losses or optimisers. Shape suffixes: K members, P 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,16 @@ class Layout:
             name: flat[..., self.offsets[name] : self.offsets[name] + shape.numel()].view(*lead, *shape)
             for name, shape in self.shapes.items()
         }
+
+    def stretches(self, chosen: Callable[[str], bool]) -> list[tuple[bool, slice]]:
+        """Return the row cut where `chosen(name)` changes: what it says, and where; padding goes with what it follows."""
+        bounds = [*self.offsets.values(), self.size]
+        found, start = [], 0
+        for answer, run in itertools.groupby(map(chosen, self.offsets)):
+            stop = start + len(list(run))
+            found.append((answer, slice(bounds[start], bounds[stop])))
+            start = stop
+        return found
 
     def copies(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return copies, on the CPU, of every parameter in `row` [>= P]."""

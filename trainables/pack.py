@@ -2,7 +2,7 @@
 
 All members' parameters live in one float32 tensor [K, P] (row k is member k) and their gradients in another of
 the same layout, so that clearing, averaging over workers and the fused AdamW step each touch one block of memory.
-A single run is a pack of one.
+A single run is a pack of one. A batch may be computed in parts (`grad_accumulation`), one after the other.
 
 Two ways to run the members give the same numbers: `loop` (one after the other; a member is then bit for
 bit the seed trained alone) and `vmap` (one stacked model through torch.func; equal within float tolerance,
@@ -20,13 +20,16 @@ this worker, R rows of observations, O observation dims.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from understudy.algorithm import Algorithm, Batch
@@ -34,7 +37,9 @@ from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
+from understudy.trainables.computing import autocast, check_precision, compile_errors, compiled
 from understudy.trainables.flat import ALIGNMENT, Caller, Layout, move_into
+from understudy.trainables.optimising import SMALLEST_SCALE, Optimiser
 
 Mode = Literal["loop", "vmap"]
 ACTION_LIMIT = 1.0 - 1e-5
@@ -57,12 +62,14 @@ class Pack:
         world_size: int = 1,
         rank: int = 0,
         mode: Mode | None = None,
+        training_steps: int | None = None,
     ) -> None:
         self.algorithm = algorithm
         self.seeds = [int(seed) for seed in seeds]
         self.device = torch.device(device)
         self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
         self.world_size, self.rank = world_size, rank
+        check_precision(algorithm.config.precision, self.device)
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
         self._scaling = self.normaliser.on(self.device)
 
@@ -92,7 +99,17 @@ class Pack:
             self._stacked[f"network.{name}"].requires_grad_() for name in self.layout.shapes if self._stacked
         ]
         self._caller = Caller(self.members[0])
-        self._optimiser = self._make_optimiser(learning_rates, weight_decays)
+        compute = self._loss_of_one if self.mode == "loop" else self._losses_of_all
+        self._compute = compiled(compute) if algorithm.config.compile else compute
+        self._optimiser = Optimiser(
+            algorithm.config,
+            self.layout,
+            self.parameters,
+            self._gradients,
+            learning_rates=learning_rates,
+            weight_decays=weight_decays,
+            training_steps=training_steps,
+        )
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -105,17 +122,19 @@ class Pack:
         loss that is not finite raises TrainingDiverged before any parameter is touched; on an accelerator
         `check_finite` finds it later.
         """
-        batch = self._prepare(batch)
         draws = self._draw(batch["actions"].shape[1], step)
         self._gradients.zero_()
-        metrics = self._backward_loop(batch, draws) if self.mode == "loop" else self._backward_vmap(batch, draws)
+        with compile_errors() if self.algorithm.config.compile else nullcontext():
+            metrics = self._backward(batch, draws)
         if self.world_size > 1:
             dist.all_reduce(self._gradients)
             self._gradients.div_(self.world_size)
-        self._note_divergence(step)
-        if self.algorithm.config.grad_clip is not None:
-            metrics["grad_norm"] = self._clip_gradients(self.algorithm.config.grad_clip)
-        self._optimiser.step()
+        scaled = self.algorithm.config.precision == "fp16"
+        if not scaled:
+            self._note_divergence(self._losses, step)
+        metrics.update(self._optimiser.step(step))
+        if scaled:  # an overflow is what the scale is for; one that never ends is not
+            self._note_divergence(torch.where(metrics["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
         if self._averages is not None:
             self._averages.lerp_(self.parameters, self.algorithm.target_rate or 0.0)
         return metrics
@@ -185,58 +204,77 @@ class Pack:
             draws.append(drawn)
         return draws
 
-    def _backward_loop(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        collected: list[dict[str, torch.Tensor]] = []
-        for index, member in enumerate(self.members):
-            loss, metrics = self.algorithm.loss(member, _of_member(batch, index), draws[index])
-            loss.backward()
-            self._losses[index] = loss.detach()
-            collected.append({"actor_loss": loss.detach(), **{k: v.detach() for k, v in metrics.items()}})
-        return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
+    def _backward(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Add the gradient of the batch, part by part, to `_gradients`; return the metrics, each [K]."""
+        backward = self._backward_loop if self.mode == "loop" else self._backward_vmap
+        total: dict[str, torch.Tensor] = {}
+        for share, part, drawn in self._parts(batch, draws):
+            for name, value in backward(part, drawn, share).items():
+                value = value if share == 1.0 else value * share
+                total[name] = total[name] + value if name in total else value
+        return total
 
-    def _backward_vmap(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        stacked_draws = {name: torch.stack([drawn[name] for drawn in draws]) for name in draws[0]}
+    def _parts(
+        self, batch: Batch, draws: list[dict[str, torch.Tensor]]
+    ) -> Iterator[tuple[float, Batch, list[dict[str, torch.Tensor]]]]:
+        """Yield the batch in parts, prepared one at a time: the share of samples, the part, its random numbers."""
+        samples = batch["actions"].shape[1]
+        count = min(self.algorithm.config.grad_accumulation, samples)
+        if count == 1:
+            yield 1.0, self._prepare(batch), draws
+            return
+        for low, high in itertools.pairwise(samples * index // count for index in range(count + 1)):
+            part = {name: each(lambda value, a=low, b=high: value[:, a:b], value) for name, value in batch.items()}
+            drawn = [{name: value[low:high] for name, value in member.items()} for member in draws]
+            yield (high - low) / samples, self._prepare(part), drawn
 
+    def _loss_of_one(self, member: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]) -> Any:
+        return self.algorithm.loss(member, batch, draws)
+
+    def _losses_of_all(self, state: dict[str, torch.Tensor], batch: Batch, draws: dict[str, torch.Tensor]) -> Any:
         def one(state: dict[str, torch.Tensor], batch: Batch, draws: dict[str, torch.Tensor]) -> Any:
             return functional_call(self._caller, state, (self.algorithm.loss, batch, draws))
 
-        losses, metrics = vmap(one)(self._stacked, batch, stacked_draws)
-        # Copied, not accumulated: autograd would warn of leaves that are strided over the rows.
-        gradients = torch.autograd.grad(losses.sum(), self._leaves)
-        torch._foreach_copy_(self._leaf_gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
-        self._losses.copy_(losses.detach())
+        return vmap(one)(state, batch, draws)
+
+    def _backward_loop(
+        self, batch: Batch, draws: list[dict[str, torch.Tensor]], share: float
+    ) -> dict[str, torch.Tensor]:
+        collected: list[dict[str, torch.Tensor]] = []
+        scales = self._optimiser.loss_scales()
+        for index, member in enumerate(self.members):
+            with autocast(self.algorithm.config.precision, self.device):
+                loss, metrics = self._compute(member, _of_member(batch, index), draws[index])
+            weighted = loss if share == 1.0 else loss * share
+            (weighted if scales is None else weighted * scales[index]).backward()
+            self._losses[index] += weighted.detach()
+            collected.append({"actor_loss": loss.detach(), **{k: v.detach() for k, v in metrics.items()}})
+        return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
+
+    def _backward_vmap(
+        self, batch: Batch, draws: list[dict[str, torch.Tensor]], share: float
+    ) -> dict[str, torch.Tensor]:
+        stacked_draws = {name: torch.stack([drawn[name] for drawn in draws]) for name in draws[0]}
+        with autocast(self.algorithm.config.precision, self.device):
+            losses, metrics = self._compute(self._stacked, batch, stacked_draws)
+        weighted, scales = losses * share, self._optimiser.loss_scales()
+        total = (weighted if scales is None else weighted * scales).sum()
+        # Not by backward(): autograd would warn of leaves that are strided over the rows.
+        gradients = torch.autograd.grad(total, self._leaves, allow_unused=True, materialize_grads=True)
+        torch._foreach_add_(self._leaf_gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
+        self._losses.add_(weighted.detach())
         return {"actor_loss": losses.detach(), **{name: value.detach() for name, value in metrics.items()}}
 
-    def _note_divergence(self, step: int) -> None:
+    def _note_divergence(self, losses: torch.Tensor, step: int) -> None:
+        """Remember the members whose loss is not finite; on the CPU, raise TrainingDiverged at once."""
         if self.device.type == "cpu":
-            for index, loss in enumerate(self._losses.tolist()):
+            for index, loss in enumerate(losses.tolist()):
                 if not math.isfinite(loss):
                     self._first_bad_step[index] = min(int(self._first_bad_step[index]), step)
                     self.check_finite()
         else:
-            bad = torch.where(self._losses.isfinite(), NEVER, step)
+            bad = torch.where(losses.isfinite(), NEVER, step)
             torch.minimum(self._first_bad_step, bad, out=self._first_bad_step)
-
-    def _clip_gradients(self, largest: float) -> torch.Tensor:
-        """Scale each member's gradient down to the norm `largest`; return the norms before, [K]."""
-        # Member by member: a reduction over [K, P] may add in another order than one over [1, P].
-        rows = [self._gradients[index, : self.layout.size] for index in range(len(self))]
-        norms = torch.stack([torch.linalg.vector_norm(row) for row in rows])
-        for row, scale in zip(rows, (largest / (norms + 1e-6)).clamp(max=1.0), strict=True):
-            row.mul_(scale)
-        return norms
-
-    def _make_optimiser(self, rates: Sequence[float] | None, decays: Sequence[float] | None) -> torch.optim.AdamW:
-        """Return AdamW with one group a member; with decay 0 it is plain Adam."""
-        config, count = self.algorithm.config, len(self)
-        groups = []
-        for index, (rate, decay) in enumerate(
-            zip(rates or [config.lr] * count, decays or [config.weight_decay] * count, strict=True)
-        ):
-            row = self.parameters[index].requires_grad_()
-            row.grad = self._gradients[index, : self.layout.size]
-            groups.append({"params": [row], "lr": float(rate), "weight_decay": float(decay)})
-        return torch.optim.AdamW(groups, fused=True)
 
     def _stack(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return [K, ...] views of the flat storage, and the members' constant buffers, named for `Caller`."""
@@ -264,7 +302,10 @@ class Pack:
         inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
         if self.mode == "loop" or len(chosen) == 1:
-            actions = [policy.act(self._acting[k], each(lambda part, i=i: part[i], inputs), noise[i]) for i, k in enumerate(chosen)]
+            actions = [
+                policy.act(self._acting[k], each(lambda part, i=i: part[i], inputs), noise[i])
+                for i, k in enumerate(chosen)
+            ]
             return self._scaling.actions_back(torch.stack(actions)).cpu().numpy()
 
         def one(state: dict[str, torch.Tensor], observations: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -284,35 +325,19 @@ class Pack:
 
     def member_state(self, k: int) -> dict[str, Any]:
         """Return all that training of member k goes on from; loadable with `torch.load(weights_only=True)`."""
-        state: dict[str, Any] = {"weights": self.layout.copies(self.parameters[k]), "optimiser": {"step": 0}}
+        state: dict[str, Any] = {"weights": self.layout.copies(self.parameters[k])}
+        state["optimiser"] = self._optimiser.member_state(k)
         if self._averages is not None:
             state["averages"] = self.layout.copies(self._averages[k])
-        moments = self._optimiser.state.get(self._row(k), {})
-        if moments:
-            state["optimiser"] = {
-                "step": int(moments["step"].item()),
-                "exp_avg": self.layout.copies(moments["exp_avg"]),
-                "exp_avg_sq": self.layout.copies(moments["exp_avg_sq"]),
-            }
         return state
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:
         """Take member k back to what `member_state` returned; CheckpointError if it is of another network."""
         self.layout.fill(self.parameters[k], state["weights"])
-        if self._averages is not None:
-            self.layout.fill(self._averages[k], state["averages"])
+        if self._averages is not None:  # a fork may begin to average where its parent did not
+            self.layout.fill(self._averages[k], state.get("averages", state["weights"]))
         self._first_bad_step[k] = NEVER
-        optimiser, row = state["optimiser"], self._row(k)
-        self._optimiser.state.pop(row, None)
-        if "exp_avg" in optimiser:
-            moments = {name: torch.zeros_like(row, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
-            for name, moment in moments.items():
-                self.layout.fill(moment, optimiser[name])
-            step = torch.tensor(float(optimiser["step"]), device=self.device)
-            self._optimiser.state[row] = {"step": step, **moments}
-
-    def _row(self, k: int) -> torch.Tensor:
-        return self._optimiser.param_groups[k]["params"][0]
+        self._optimiser.load_member_state(k, state["optimiser"])
 
 
 def _of_member(batch: Batch, index: int) -> Batch:

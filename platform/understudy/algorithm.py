@@ -36,7 +36,7 @@ LOG: dict[str, JsonValue] = {"scale": "log"}
 
 OF_PICTURES = (
     *("pooling", "add_spatial_coordinates", "goal_fusion", "shared_goal_encoder", "shared_camera_encoder"),
-    "encoder_weights",
+    *("encoder_weights", "encoder_lr"),
 )
 """Settings of AlgorithmConfig that only pictures have."""
 
@@ -74,7 +74,34 @@ class AlgorithmConfig(BaseModel):
     encoder_weights: str | None = Field(
         default=None, description="safetensors or .pt file, or policy folder, that the encoder's weights are read from"
     )
+    encoder_lr: float | None = Field(
+        default=None, ge=0, lt=10, json_schema_extra=LOG, description="learning rate of the encoder; none: lr, 0: frozen"
+    )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
+    adam_eps: float = Field(default=1e-8, gt=0, json_schema_extra=LOG, description="Adam's epsilon")
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rate grows linearly to lr")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="after the warm-up: lr, or half a cosine down to 0"
+    )
+    decay_steps: int | None = Field(
+        default=None, ge=1, description="step at which the cosine reaches 0; none: training_steps"
+    )
+    ema_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        json_schema_extra=LOG,
+        description="rate of the moving average of the weights, which then acts; none: the weights themselves act",
+    )
+    grad_accumulation: int = Field(
+        default=1, ge=1, description="parts that a batch is computed in, one after the other: less memory, same result"
+    )
+    precision: Literal["float32", "bf16", "fp16"] = Field(
+        default="float32", description="of the loss's products: bf16 and fp16 are faster on GPUs; fp16 scales its loss"
+    )
+    compile: bool = Field(default=False, description="compile the loss with torch.compile")
     action_clip: bool = Field(default=True, description="clip actions to [-1, 1], where the environments span that")
 
     @field_validator("encoder_weights")
@@ -89,6 +116,16 @@ class AlgorithmConfig(BaseModel):
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
                 raise ValueError(f"{name}={value} is for pictures, which need encoder=")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> AlgorithmConfig:
+        if self.decay_steps is not None and self.lr_schedule == "constant":
+            raise ValueError(f"decay_steps={self.decay_steps} is for lr_schedule=cosine")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError(f"decay_steps={self.decay_steps} must exceed warmup_steps={self.warmup_steps}")
+        if self.grad_accumulation > self.batch_size:
+            raise ValueError(f"grad_accumulation={self.grad_accumulation} exceeds batch_size={self.batch_size}")
         return self
 
     @model_serializer(mode="wrap")
@@ -128,7 +165,7 @@ class Algorithm(abc.ABC):
     @property
     def target_rate(self) -> float | None:
         """Polyak rate of averaged weights that act instead of the trained ones; None keeps no average."""
-        return None
+        return self.config.ema_rate
 
     def with_config(self, **changes: Any) -> Algorithm:
         """Return the same algorithm with some (evaluation-time) settings replaced and validated again."""

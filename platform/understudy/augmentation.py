@@ -9,7 +9,7 @@ Albumentations and torchvision convention in [0, 1], clipped after each operatio
 - `random_saturation`: `f x + (1 - f) grey`. (tf.image scales S of HSV.)
 - `random_hue`: H of HSV plus a share of the colour circle. (tf.image: the same.)
 - `random_resized_crop`: as torchvision's, back to the picture's own size, bilinear.
-- `random_shift`: DrQ's, edges repeated by `random_shift` pixels and a crop of the picture's own size (arXiv 2004.13649).
+- `random_shift`: DrQ's (arXiv 2004.13649), edges repeated by that many pixels and a crop of the picture's own size.
 """
 
 from __future__ import annotations
@@ -69,27 +69,31 @@ class AugmentationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     augmentation: Annotated[Literal["none", "bridge", "drq"], BeforeValidator(_preset)] = Field(
-        "none", description="random changes of training pictures: bridge (crop, colours), drq (shift), none"
+        default="none", description="random changes of training pictures: bridge (crop, colours), drq (shift), none"
     )
     augment_order: tuple[str, ...] | None = Field(
-        None, description="operations in the order they are applied; default: those of `augmentation`"
+        default=None, description="operations in the order they are applied; default: those of `augmentation`"
     )
-    random_resized_crop_scale: tuple[float, float] = Field((0.8, 1.0), description="share of the area that is kept")
-    random_resized_crop_ratio: tuple[float, float] = Field((0.9, 1.1), description="width to height of the crop")
-    random_brightness: Factors = Field((0.8, 1.2), description="factors of brightness; x is [1 - x, 1 + x]")
-    random_contrast: Factors = Field((0.8, 1.2), description="factors of contrast")
-    random_saturation: Factors = Field((0.8, 1.2), description="factors of saturation")
+    random_resized_crop_scale: tuple[float, float] = Field(
+        default=(0.8, 1.0), description="share of the area that is kept"
+    )
+    random_resized_crop_ratio: tuple[float, float] = Field(
+        default=(0.9, 1.1), description="width to height of the crop"
+    )
+    random_brightness: Factors = Field(default=(0.8, 1.2), description="factors of brightness; x is [1 - x, 1 + x]")
+    random_contrast: Factors = Field(default=(0.8, 1.2), description="factors of contrast")
+    random_saturation: Factors = Field(default=(0.8, 1.2), description="factors of saturation")
     random_hue: Annotated[tuple[float, float], BeforeValidator(_shifts)] = Field(
-        (-0.1, 0.1), description="shifts along the colour circle, which is 1 long; x is [-x, x]"
+        default=(-0.1, 0.1), description="shifts along the colour circle, which is 1 long; x is [-x, x]"
     )
-    random_shift: int = Field(4, ge=0, description="pixels that drq's shift may move a picture by")
+    random_shift: int = Field(default=4, ge=0, description="pixels that drq's shift may move a picture by")
     augment_next_obs_goal_differently: bool = Field(
-        False, description="draw a goal's parameters apart from its observation's"
+        default=False, description="draw a goal's parameters apart from its observation's"
     )
-    augment_cameras_alike: bool = Field(False, description="one set of parameters for all cameras of a sample")
-    augment_saliency: bool = Field(False, description="crop and shift saliency maps as their pictures are")
+    augment_cameras_alike: bool = Field(default=False, description="one set of parameters for all cameras of a sample")
+    augment_saliency: bool = Field(default=False, description="crop and shift saliency maps as their pictures are")
     augment_where: Literal["workers", "device"] = Field(
-        "device", description="augment with Albumentations in loader workers, or in batches on the device"
+        default="device", description="augment with Albumentations in loader workers, or in batches on the device"
     )
 
     @field_validator("augment_order")
@@ -144,8 +148,8 @@ class AugmentationConfig(BaseModel):
             channels = part[-1] // frames_of(name, len(part), obs_horizon)
             if set(self.operations) & set(COLOUR) and channels not in (1, 3):
                 raise UserError(
-                    f"augmentation={self.augmentation} changes colours: {name} has {channels} channels, 1 or 3 are needed"
-                    "; leave the colours out of augment_order, or that camera out of cameras"
+                    f"augmentation={self.augmentation} changes colours: {name} has {channels} channels, 1 or 3 are"
+                    " needed; leave the colours out of augment_order, or that camera out of cameras"
                 )
 
 

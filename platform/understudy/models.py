@@ -99,7 +99,7 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     shape = as_shape(document["observation_shape"])
-    inputs = [
+    inputs: list[Any] = [
         # A single array goes without a name: mlflow would hand a named one over as a dict.
         TensorSpec(np.dtype(dtype_of(name)), (-1, *part), name if isinstance(shape, dict) else None)
         for name, part in parts_of(shape).items()

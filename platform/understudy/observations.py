@@ -8,7 +8,7 @@ sequence there is one more leading dim: [n, O], [n, H, W, C].
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ Observations = torch.Tensor | dict[str, torch.Tensor]
 """A batch of observations: `observation_shape` with the same leading dims in front of every part."""
 Arrays = np.ndarray | dict[str, np.ndarray]
 """The same in numpy."""
-A, B = TypeVar("A"), TypeVar("B")
 
 
 def as_shape(value: Sequence[int] | Mapping[str, Sequence[int]]) -> ObservationShape:
@@ -58,7 +57,7 @@ def has_pictures(shape: ObservationShape) -> bool:
     return any(is_picture(name) for name in parts_of(shape))
 
 
-def each(function: Callable[[A], B], observation: A | Mapping[str, A]) -> B | dict[str, B]:
+def each(function: Callable[[Any], Any], observation: Any) -> Any:
     """Return `function` of a single array, or of each part."""
     if isinstance(observation, Mapping):
         return {name: function(part) for name, part in observation.items()}

@@ -24,6 +24,7 @@ ALIASES = {
     "num_steps": "training_steps",
     "env": "env_name",
     "normalise": "normalize",
+    "target_update_rate": "ema_rate",
 }
 """Other tools' names for our keys, accepted everywhere a key is."""
 
@@ -104,7 +105,7 @@ class RunSpec(BaseModel):
     cpus: int = Field(1, ge=1, description="CPUs, and so torch threads, of each worker")
     gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
     loader_workers: int = Field(
-        -1, ge=-1, description="processes that prepare batches ahead; 0: none; -1: none for states, cpus - 1 for pictures"
+        -1, ge=-1, description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures"
     )
     eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
     eval_processes: bool = Field(False, description="step them in `cpus` processes of their own")
@@ -128,7 +129,8 @@ class RunSpec(BaseModel):
         | {"eval_seed", "video_episodes", "video_frame_skip"}
     )
     WHERE: ClassVar[frozenset[str]] = frozenset(
-        {"device", "launcher", "num_workers", "cpus", "gpus", "loader_workers", "eval_envs", "eval_processes", "eval_timeout", "save_dir"}
+        {"device", "launcher", "num_workers", "cpus", "gpus", "loader_workers", "save_dir"}
+        | {"eval_envs", "eval_processes", "eval_timeout"}
         | {"project", "run_group", "checkpoint_storage", "data_dir", "tracking_uri"}
     )
 

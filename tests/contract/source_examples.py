@@ -32,9 +32,12 @@ class Example:
     """Whether episodes without a final observation are refused."""
     shift: float = 0.0
     """What the format adds to rewards: those that lose digits by it may be refused or come back rounded."""
+    has_simulator: bool = True
+    """Whether the task can be played here at all."""
 
 
 EXAMPLES = {
+    "bridge": Example("bridge:lift_carrot_100", 7, 7, needs_final=True, has_simulator=False),
     "d4rl": Example("hopper-medium-v2", 11, 3),
     "expert_buffer": Example("expert:Pendulum-v1", 3, 1, needs_final=True),
     "minari": Example("minari:pendulum/scripted-v0", 3, 1, needs_final=True),

@@ -23,7 +23,7 @@ OBSERVATION, ACTION, HORIZON = 5, 3, 4
 NAMES = algorithms.names()
 
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
-QUICK: dict[str, dict[str, Any]] = {"ddpm_bc": {"target_update_rate": 0.02, "dropout": 0.0}}
+QUICK: dict[str, dict[str, Any]] = {"ddpm_bc": {"ema_rate": 0.02, "dropout": 0.0}}
 SETTINGS = [
     *[(name, {}) for name in NAMES],
     *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in NAMES],

@@ -222,11 +222,11 @@ def test_episodes_that_are_not_alike_are_refused(source, example, tmp_path) -> N
 
 
 def environment(example: Example):
-    """Return the source's environment, None where its simulator is not installed and the error says so."""
+    """Return the source's environment, None where its simulator is not installed (or is none) and the error says so."""
     try:
         return EnvFactory(example.env_name)()
     except UserError as error:
-        one_line(error, "pip install")
+        one_line(error, "pip install" if example.has_simulator else "no simulator")
         return None
 
 

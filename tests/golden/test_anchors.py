@@ -134,7 +134,7 @@ def two_modes(name: str, **settings: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("flow_bc", {"flow_steps": 20}), ("ddpm_bc", {"target_update_rate": 0.02, "dropout": 0.0})]
+    ("name", "settings"), [("flow_bc", {"flow_steps": 20}), ("ddpm_bc", {"ema_rate": 0.02, "dropout": 0.0})]
 )
 def test_a_generative_policy_keeps_both_modes(name: str, settings: dict[str, Any]) -> None:
     actions = two_modes(name, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import mlflow
 import pytest
 import torch
 from optuna.trial import TrialState
+from tests.integration.breaking import assert_each_metric_once
 from tests.integration.commands import SMALL, run
 from tests.integration.test_bad_input import refused
 from tests.integration.test_bad_input import say as say
@@ -112,9 +114,43 @@ def test_a_finished_sweep_tries_more_in_a_wider_space_and_keeps_what_it_had(hopp
         ("lr=1e-3", "give values to search"),
     ):
         refused(say("resume", str(sweep), "--change-space", change), why)
-    refused(say("resume", str(sweep), "--add-steps", "5"), "give one trial's folder")
+    refused(say("resume", str(sweep), "--add-steps", "-5"), "--add-steps -5: must be at least 1")
     run("resume", str(sweep / "trials" / "0001"), "--add-steps", "10", cwd=tmp_path)
     assert RunDir(sweep / "trials" / "0001").state()["step"] == 50
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_with_steps_added_equals_one_that_had_them_from_the_start(hopper_data, say, tmp_path) -> None:
+    tracked = [word for word in SWEEP if word not in (*OFF, "register_as=none")]
+    words = ("lr=1e-3,1e-4", "sampler=grid", "scheduler=none")
+    run(*SWEEP, *words, "training_steps=60", "save_dir=long", cwd=tmp_path)
+    run(*tracked, *words, "save_dir=short", cwd=tmp_path)
+    (short, first), (long, _) = (study_of(tmp_path / name) for name in ("short", "long"))
+    before = [(trial.state, trial.value) for trial in first.trials()]
+    said = run("resume", str(short), "--add-steps", "20", cwd=tmp_path)
+    assert "2 configurations: 2 complete" in said
+
+    for number in ("0000", "0001"):
+        mine, other = short / "trials" / number, long / "trials" / number
+        assert equal(mine, other)
+        for file in ("train.csv", "eval.csv"):
+            assert (mine / file).read_text() == (other / file).read_text()
+    rows = [[{k: v for k, v in row.items() if k != "steps_per_sec"} for row in table(x)] for x in (short, long)]
+    assert rows[0] == rows[1]
+    best = json.loads((short / "best.json").read_text())
+    assert best["training_steps"] == 60
+    assert best["metrics"] == json.loads((long / "best.json").read_text())["metrics"]
+    assert [row["step"] for row in read_csv(short / "best_eval.csv")] == [80, 120]
+    assert best["model"].endswith("/2")
+    assert [(trial.state, trial.value) for trial in first.trials()] == before
+    assert_each_metric_once(tmp_path / "short" / "mlflow.db", tmp_path / "short" / "mlflow.db")
+    assert "2 configurations: 2 complete" in run("resume", str(short), cwd=tmp_path)  # and nothing is done again
+    assert RunDir(short / "trials" / "0000").state()["resumed_at"] == [40]
+
+
+def table(sweep: Path) -> list[dict[str, str]]:
+    with open(sweep / "summary.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

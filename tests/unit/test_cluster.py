@@ -22,9 +22,13 @@ import yaml
 from tests.unit.command_line import Said, understudy
 from tests.unit.kuberay_schema import check_manifest, pod_templates
 
+from understudy.cli.sweep import read_sweep
 from understudy.cluster.code import check_code, content_hash, find_plugin, stage
+from understudy.cluster.job import Job, More, default_words
 from understudy.cluster.kinds import open_cluster
 from understudy.cluster.profile import list_profiles, load_profile
+from understudy.cluster.resuming import still_to_add
+from understudy.cluster.storage import fetch_dataset
 from understudy.cluster.tokens import find_token, make_token
 from understudy.errors import UserError
 
@@ -508,48 +512,81 @@ def test_a_job_for_slurm_is_a_folder_on_the_shared_storage_and_an_sbatch(
     assert run("jobs", "logs", "monday", *profile).out == "one\ntwo\n"
     assert "is being cancelled" in run("jobs", "stop", "monday", *profile).out
     assert cancelled.read_text() == "4711\n"
+    state.write_text("RUNNING")
+    assert "is being stopped" in run("jobs", "stop", "monday", *profile).out
+    assert cancelled.read_text().splitlines()[1:] == ["--batch", "--signal=TERM", "4711"]
+    state.write_text("FAILED ExitCode=143:0")
+    assert "stopped" in run("jobs", "list", *profile).out
+    state.write_text("PENDING")
     refused = run("jobs", "resume", "monday", *profile)
     assert "monday is pending: `understudy jobs stop monday` ends it first" in refused.err
     state.write_text("CANCELLED")
-    resumed = run("jobs", "resume", "monday", *profile)
+    assert "--add-steps -1: must be at least 1" in run("jobs", "resume", "monday", *profile, "--add-steps", "-1").err
+    resumed = run("jobs", "resume", "monday", *profile, "--add-trials", "20", "--retry-failed")
     assert resumed.code == 0, resumed.err
     again = json.loads((shared / "jobs" / "monday-r1" / "job.json").read_text())
     assert (again["id"], again["folder"], again["spec"]) == ("monday-r1", described["folder"], described["spec"])
+    assert again["more"] == {"add_steps": 0, "add_trials": 20, "retry_failed": True, "change_space": []}
     assert run("submit", "sweep", *SMALL, *profile, "--name", "monday").code == 2
 
 
-def test_a_tracking_address_with_a_password_must_be_a_secret(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@mlflow:5000")
+def test_a_driver_that_is_started_again_adds_nothing_twice_to_its_jobs_folder(tmp_path: Path) -> None:
+    job = Job(id="monday-r1", kind="sweep", folder=str(tmp_path), spec={}, code="0" * 16, more=More(add_trials=20))
+    assert still_to_add(job) == More(add_trials=20)
+    assert still_to_add(job) == More()
+    assert still_to_add(job.model_copy(update={"id": "monday-r2"})) == More(add_trials=20)
+    with pytest.raises(UserError, match="the job is a run: --add-trials"):
+        job.more.check("train")
+
+
+def test_jobs_that_another_version_described_in_other_words_are_listed_without_a_description(
+    run: Any, tools: Any, tmp_path: Path
+) -> None:
+    items = [{**RAYJOB, "metadata": {**RAYJOB["metadata"], "annotations": {"understudy.job": '{"id": 1}'}}}]
+    (tmp_path / "items.json").write_text(json.dumps({"items": items}))
+    tools("kubectl", f"cat {tmp_path}/items.json")
+    (tmp_path / "k.yaml").write_text("extends: kuberay\nimage: a:1\n")
+    assert "running" in run("jobs", "list", "--profile", str(tmp_path / "k.yaml")).out
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "UNDERSTUDY_STUDY_STORAGE"])
+def test_an_address_with_a_password_must_be_a_secret(run: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, f"postgresql+psycopg2://me:{SECRET}@host:5000/it?sslmode=require")
     result = run("submit", "sweep", *SMALL)
     assert result.code == 2
-    assert "list MLFLOW_TRACKING_URI in the profile's secrets" in result.err
+    assert f"list {name} in the profile's secrets" in result.err
     assert SECRET not in result.err
+    profile = load_profile("local", [f"secrets=[{name}]"])
+    assert not [word for word in default_words(profile, "sweep") if SECRET in word]
+
+
+def test_a_job_is_told_the_addresses_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("UNDERSTUDY_STUDY_STORAGE", "postgresql+psycopg2://host/study?sslmode=require")
+    words = default_words(load_profile("local"), "sweep")
+    spec = read_sweep([*words, *SMALL])
+    assert spec.options.study_storage == "postgresql+psycopg2://host/study?sslmode=require"
+    assert spec.base.tracking_uri == "http://mlflow:5000"
+    assert not [word for word in default_words(load_profile("local"), "train") if word.startswith("study_storage")]
 
 
 # ---- storage beside the shared folder ----
 
 
-def test_a_dataset_comes_from_the_object_store_and_the_run_goes_back_to_it(tmp_path: Path) -> None:
-    import fsspec
-
-    from understudy.cluster.storage import fetch, send
-
-    bucket, shared = tmp_path / "bucket", tmp_path / "shared"
+def test_a_dataset_comes_from_the_object_store_whole_whatever_an_earlier_fetch_left(tmp_path: Path) -> None:
+    bucket, datasets = tmp_path / "bucket", tmp_path / "shared" / "datasets"
     (bucket / "datasets" / "toy").mkdir(parents=True)
     (bucket / "datasets" / "toy" / "manifest.json").write_text("{}")
-    uri = f"file://{bucket}"
-    store = fsspec.filesystem("file")
-    fetch(store, uri, shared / "datasets", "toy")
-    assert (shared / "datasets" / "toy" / "manifest.json").read_text() == "{}"
-    fetch(store, uri, shared / "datasets", "not-there")
+    (datasets / ".toy.0badc0de").mkdir(parents=True)
+    for name in ("toy", "toy", "not-there"):
+        fetch_dataset(f"file://{bucket}", datasets, name)
+    assert [path.name for path in (datasets / "toy").iterdir()] == ["manifest.json"]
+    assert {path.name for path in datasets.iterdir()} == {"toy", ".toy.0badc0de"}
 
-    run = shared / "runs" / "p" / "monday"
-    for name in ("summary.csv", "trials/0000/train.csv", "trials/0000/resume/rolling.pt", ".lock"):
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text(name)
-    send(store, uri, run, shared)
-    sent = {path.relative_to(bucket / "runs").as_posix() for path in (bucket / "runs").rglob("*") if path.is_file()}
-    assert sent == {"p/monday/summary.csv", "p/monday/trials/0000/train.csv"}
+
+def test_runs_of_a_profile_with_an_object_store_are_copied_there_as_they_train(tmp_path: Path) -> None:
+    profile = load_profile("slurm", ["storage.path=/shared", "storage.uri=s3://bucket/mine/"])
+    assert "checkpoint_storage=s3://bucket/mine/runs" in default_words(profile, "train")
 
 
 # ---- the image ----

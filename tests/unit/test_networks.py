@@ -1,4 +1,4 @@
-"""Networks: activation, initial weights, time features, pixel encoders."""
+"""Networks: activation, initial weights, time features, vector field."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from understudy.errors import SpecError, UnknownName
+from understudy.algorithm import AlgorithmConfig
 from understudy.randomness import torch_generator
-from understudy.trainables.networks import (
-    ENCODERS,
-    MLP,
-    FourierFeatures,
-    ImpalaEncoder,
-    ObservationEncoder,
-    ResidualStack,
-    VectorField,
-    gelu,
-)
+from understudy.trainables.encoders import ObservationEncoder
+from understudy.trainables.networks import MLP, FourierFeatures, VectorField, gelu
 
 
 def generator() -> torch.Generator:
@@ -110,46 +102,10 @@ def test_time_features_are_cosines_then_sines_at_log_spaced_frequencies() -> Non
 
 @pytest.mark.parametrize("fourier", [False, True])
 def test_euler_with_the_observation_kept_out_of_the_loop_equals_plain_euler(fourier: bool) -> None:
-    field = VectorField((6,), 10, (32, 32), generator(), fourier_features=fourier)
+    encoder = ObservationEncoder((6,), AlgorithmConfig(), generator())
+    field = VectorField(encoder, 10, (32, 32), generator(), fourier_features=fourier)
     observations, x = torch.randn(9, 6, generator=generator()), torch.randn(9, 10, generator=generator())
     measured = field.euler(observations, x, 7)
     for step in range(7):
         x = x + field(observations, x, torch.full((9, 1), step / 7)) / 7
     torch.testing.assert_close(measured, x, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "convolutions"), [("impala_small", 9), ("impala", 15), ("impala_large", 15)])
-def test_an_impala_encoder_has_its_published_size(name: str, convolutions: int) -> None:
-    encoder = ImpalaEncoder((20, 17, 3), ENCODERS[name], generator())
-    found = [module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d)]
-    assert len(found) == convolutions
-    channels = ENCODERS[name].stacks[-1]
-    dense = encoder.dense.layers[0]
-    assert isinstance(dense, torch.nn.Linear)
-    assert dense.in_features == 3 * 3 * channels  # 20 -> 10 -> 5 -> 3 and 17 -> 9 -> 5 -> 3
-    pixels = torch.zeros(2, 20, 17, 3, dtype=torch.uint8)
-    assert encoder(pixels).shape == (2, ENCODERS[name].width)
-
-
-@pytest.mark.parametrize("side", [5, 6])
-def test_pooling_pads_as_xla_does(side: int) -> None:
-    stack = ResidualStack(1, 1, 0, generator())
-    torch.nn.init.zeros_(stack.first.weight)
-    stack.first.weight.data[0, 0, 1, 1] = 1.0  # the identity
-    image = -torch.arange(float(side * side)).view(1, 1, side, side) - 1
-    pooled = stack(image)[0, 0]
-    # SAME: an odd side gets one extra row at both ends, an even side one at the end only.
-    before = side % 2
-    for row in range(math.ceil(side / 2)):
-        low = max(0, 2 * row - before)
-        assert pooled[row, row] == image[0, 0, low, low]
-
-
-def test_an_unknown_encoder_names_the_closest_one() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'impala_small'"):
-        ObservationEncoder((64, 64, 3), "impala_smal", generator())
-
-
-def test_an_encoder_for_states_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"observations have shape \(17,\) and encoder is impala"):
-        ObservationEncoder((17,), "impala", generator())

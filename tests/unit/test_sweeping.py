@@ -10,9 +10,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from understudy.compose import flat_values, parse, split_sweeps
 from understudy.errors import SpecError, UserError
-from understudy.sweeping.search import StudyAsha
-from understudy.sweeping.spec import SweepSpec, build_sweep
-from understudy.sweeping.study import STORAGE_VARIABLE, Study, check_storage
+from understudy.sweeping.search import StudyAsha, keyed
+from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec, build_sweep
+from understudy.sweeping.study import Study, check_storage
 from understudy.sweeping.table import best_trial
 
 
@@ -86,6 +86,43 @@ def test_a_report_for_a_stopped_trial_changes_nothing(tmp_path) -> None:
     study.report(number, 20, 0.9)
     (trial,) = study.trials()
     assert trial.intermediate_values == {10: 0.5}
+
+
+def test_trials_that_are_given_more_steps_run_on_in_a_further_study_and_the_first_stays(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=5", "sampler=random", "training_steps=400")
+    study = Study(tmp_path, spec)
+    ends = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, None)
+    for value, end in zip((0.5, 0.1, 0.2, 0.7), ends, strict=True):
+        number, _ = study.ask()
+        study.report(number, 100, value)
+        if end is not None:
+            study.finish(number, end, value, **({"metrics": {"return": 1.0}} if end == TrialState.COMPLETE else {}))
+    study.enqueue({"lr": 1e-4}, retry_of=2)
+    before = [(trial.state, trial.params, trial.values, trial.user_attrs) for trial in study.trials()]
+
+    name = study.go_on_with(600)
+    assert study.go_on_with(600) == name, "an attempt that was killed is made again"
+    longer = Study(tmp_path, spec.model_copy(update={"study": name}))
+    assert [(trial.state, trial.params, trial.values, trial.user_attrs) for trial in study.trials()] == before
+    found = longer.trials()
+    assert [trial.state.name for trial in found] == ["RUNNING", "PRUNED", "FAIL", "RUNNING", "WAITING"]
+    assert [trial.params for trial in found] == [trial[1] for trial in before]
+    assert found[0].intermediate_values == {100: 0.5}
+    assert found[0].user_attrs == {}
+    longer.finish(0, TrialState.COMPLETE, 0.9, metrics={"return": 2.0})
+    assert Study(tmp_path, longer.spec).trials(TrialState.COMPLETE)[0].value == 0.9
+    assert longer.ask() == (4, {"lr": 1e-4})
+    assert longer.trials()[4].user_attrs == {"retry_of": 2}
+
+    # What was let go on by ASHA is not stopped by those that came later; at new rungs it is compared like any other.
+    scheduler = StudyAsha(longer, max_t=600, grace_steps=100, reduction_factor=2)
+    trial = SimpleNamespace(trial_id="x", config={"number": 3})
+    for number in (5, 6, 7):
+        scheduler._brackets[0].on_result(keyed(number), 100, 0.95)
+    assert scheduler.on_trial_result(None, trial, {"step": 100, "objective": 0.7}) == TrialScheduler.CONTINUE
+    for number in (5, 6, 7):
+        scheduler._brackets[0].on_result(keyed(number), 400, 0.95)
+    assert scheduler.on_trial_result(None, trial, {"step": 400, "objective": 0.7}) == TrialScheduler.STOP
 
 
 def test_a_study_stays_in_the_database_that_it_was_begun_in(tmp_path, monkeypatch) -> None:

@@ -1,0 +1,203 @@
+"""Encoder weights move by name between files, cameras and algorithms, and the report says what moved."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from understudy import checkpoints
+from understudy.algorithm import Algorithm, AlgorithmConfig
+from understudy.errors import CheckpointError, SpecError
+from understudy.normaliser import Normaliser
+from understudy.observations import ObservationShape
+from understudy.policy import Policy
+from understudy.randomness import torch_generator
+from understudy.registry import algorithms
+from understudy.trainables.encoders import ObservationEncoder
+from understudy.trainables.resnet import RESNETS, ResNet
+from understudy.trainables.transfer import load_encoder, read_weights
+
+PICTURE = (32, 32, 3)
+
+
+def algorithm(name: str, shape: ObservationShape, encoder: str = "resnet10", **settings: Any) -> Algorithm:
+    kind = algorithms.get(name)
+    return kind(shape, 2, kind.Config(hidden_dims=(8, 8), encoder=encoder, **settings))
+
+
+def network(name: str, shape: ObservationShape, encoder: str = "resnet10", seed: int = 0, **settings: Any) -> nn.Module:
+    return algorithm(name, shape, encoder, **settings).network(torch_generator(seed, "test transfer"))
+
+
+def torchvision_weights(name: str = "resnet18") -> dict[str, torch.Tensor]:
+    """Return tensors named and shaped as torchvision saves a ResNet, with the last layer and the counters."""
+    tensors = {
+        key: torch.randn(value.shape, generator=torch_generator(index, "test transfer")) * 0.1 + 0.2
+        for index, (key, value) in enumerate(
+            ResNet(PICTURE, RESNETS[name], torch_generator(0, "test transfer")).state_dict().items()
+        )
+    }
+    counters = {
+        key.replace("running_var", "num_batches_tracked"): torch.tensor(1) for key in tensors if "running_var" in key
+    }
+    return {**tensors, **counters, "fc.weight": torch.ones(1000, 512), "fc.bias": torch.ones(1000)}
+
+
+@pytest.mark.parametrize("nest", [None, "state_dict", "safetensors"])
+def test_torchvisions_resnet18_fills_every_tensor_of_every_camera(tmp_path: Path, nest: str | None) -> None:
+    weights = torchvision_weights()
+    path = tmp_path / f"resnet18.{'safetensors' if nest == 'safetensors' else 'pth'}"
+    if nest == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({nest: weights} if nest else weights, path)
+    target = network("bc", {"front": PICTURE, "wrist": PICTURE, "state": (3,)}, "resnet18")
+    report = load_encoder(target, read_weights(path))
+    tensors = target.state_dict()
+    assert sorted(report.loaded) == sorted(name for name in tensors if name.startswith("encoder."))
+    assert len(report.loaded) == 2 * 100  # 20 convolutions, and 20 norms of four tensors
+    assert not report.skipped
+    assert set(report.unused) == {name for name in weights if "fc" in name or "num_batches" in name}
+    for camera in ("front", "wrist"):
+        for name in ("conv1.weight", "bn1.running_var", "layer4.1.bn2.bias"):
+            assert torch.equal(tensors[f"encoder.{camera}.{name}"], weights[name])
+
+
+def test_a_tensor_of_another_shape_is_skipped_by_name_and_the_rest_is_loaded() -> None:
+    target = network("bc", {"front": (32, 32, 6)}, "resnet18")
+    before = target.get_parameter("encoder.front.conv1.weight").clone()
+    report = load_encoder(target, torchvision_weights())
+    assert report.skipped == {"encoder.front.conv1.weight": "shape (64, 3, 7, 7) in the file, (64, 6, 7, 7) here"}
+    assert torch.equal(target.get_parameter("encoder.front.conv1.weight"), before)
+    assert len(report.loaded) == 99
+    assert report.line().startswith(
+        "99 encoder tensors loaded, 1 kept as drawn (encoder.front.conv1.weight: shape (64, 3, 7, 7) in the file"
+    )
+    assert json.loads(json.dumps(report.to_dict()))["skipped"] == report.skipped
+
+
+def test_a_bottleneck_networks_file_does_not_fill_a_smaller_one_by_accident() -> None:
+    weights = {f"module.{name}": value for name, value in torchvision_weights("resnet18").items()}
+    target = network("bc", PICTURE, "resnetv1-50-bridge")
+    report = load_encoder(target, weights)
+    assert report.loaded
+    for name in report.loaded:
+        assert torch.equal(target.state_dict()[name], weights[f"module.{name.removeprefix('encoder.pixels.')}"])
+
+
+def test_a_batch_norms_numbers_do_not_become_a_group_norms() -> None:
+    target = network("bc", PICTURE, "resnetv1-18-bridge")
+    report = load_encoder(target, torchvision_weights())
+    assert len(report.loaded) == 20
+    assert set(report.skipped.values()) == {"of another kind of normalisation"}
+    assert torch.equal(target.state_dict()["encoder.pixels.bn1.weight"], torch.ones(64))
+    backwards = load_encoder(network("bc", PICTURE, "resnet18"), target.state_dict())
+    assert backwards.skipped["encoder.pixels.bn1.weight"] == "of another kind of normalisation"
+
+
+SHAPE = {"front": PICTURE, "state": (3,), "wrist": PICTURE}
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "policy"])
+@pytest.mark.parametrize("encoder", ["impala_small", "resnet10", "resnetv1-18-bridge"])
+def test_an_encoder_moves_from_one_algorithm_to_another(tmp_path: Path, kind: str, encoder: str) -> None:
+    source = algorithm("bc", SHAPE, encoder)
+    weights = source.network(torch_generator(1, "test transfer")).state_dict()
+    if kind == "policy":
+        path = Policy(source, [weights], Normaliser.identity(SHAPE)).save(tmp_path / "policy")
+    else:
+        path = tmp_path / "final_model.pt"
+        checkpoints.save(path, {"weights": weights, "step": 3})
+    target = network("ddpm_bc", SHAPE, encoder, seed=2)
+    head = target.get_parameter("last.weight").clone()
+    report = load_encoder(target, read_weights(path))
+    moved = {name for name in weights if name.startswith("encoder.")}
+    assert set(report.loaded) == moved
+    assert not report.skipped
+    assert all(torch.equal(target.state_dict()[name], weights[name]) for name in moved)
+    assert torch.equal(target.get_parameter("last.weight"), head)
+    assert set(report.unused) == weights.keys() - moved
+
+
+def loaded_from(target: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Return, for each encoder of `target`, whose first weight in the file it has after loading."""
+    load_encoder(target, weights)
+    firsts = {name: value for name, value in target.state_dict().items() if name.endswith("stacks.0.first.weight")}
+    return {
+        name.split(".")[1]: next(other for other, given in weights.items() if torch.equal(given, value)).split(".")[-5]
+        for name, value in firsts.items()
+    }
+
+
+def test_cameras_are_found_by_name_else_the_shared_one_else_the_only_one() -> None:
+    def encoder_weights(prefix: str, shape: ObservationShape, **settings: Any) -> dict[str, torch.Tensor]:
+        config = AlgorithmConfig(encoder="impala_small", **settings)
+        tensors = ObservationEncoder(shape, config, torch_generator(3, "test transfer")).state_dict()
+        return {prefix + name: value for name, value in tensors.items()}
+
+    target = network("bc", SHAPE, "impala_small")
+    both = encoder_weights("critic.encoder.", {"wrist": PICTURE, "front": PICTURE})
+    assert loaded_from(target, both) == {"front": "front", "wrist": "wrist"}
+    shared = encoder_weights("actor.", {"a": PICTURE, "b": PICTURE}, shared_camera_encoder=True)
+    assert loaded_from(target, shared) == {"front": "shared", "wrist": "shared"}
+    single = encoder_weights("encoder.", PICTURE)
+    assert loaded_from(target, single) == {"front": "pixels", "wrist": "pixels"}
+
+    others = encoder_weights("encoder.", {"front": PICTURE, "top": PICTURE})
+    report = load_encoder(target, others)
+    assert {name.split(".")[1] for name in report.loaded} == {"front"}
+    reason = report.skipped["encoder.wrist.stacks.0.first.weight"]
+    assert reason == "the file has several encoders (encoder.front., encoder.top.) and none for wrist"
+
+
+def test_that_nothing_fits_is_an_error_that_says_why_in_one_line() -> None:
+    with pytest.raises(SpecError, match=r"no tensor of a\.pt fits the encoder \(encoder\.pixels\.conv1") as caught:
+        load_encoder(network("bc", PICTURE), {"layers.0.weight": torch.ones(3, 3)}, "a.pt")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SpecError, match="no picture encoder"):
+        load_encoder(nn.Linear(3, 3), torchvision_weights())
+
+
+class Touch:
+    """An object whose unpickling would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_nothing_in_it_runs(tmp_path: Path) -> None:
+    files = {"pickle.pt": pickle.dumps(Touch(tmp_path / "made"), 2), "noise.safetensors": b"abc", "noise.pt": b"abc"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read") as caught:
+            read_weights(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made").exists()
+    torch.save([torch.ones(2)], tmp_path / "list.pt")
+    torch.save({"step": 3}, tmp_path / "empty.pt")
+    for name in ("list.pt", "empty.pt"):
+        with pytest.raises(SpecError, match="holds no named tensors"):
+            read_weights(tmp_path / name)
+    for missing in (tmp_path / "none.pt", tmp_path):
+        with pytest.raises(SpecError, match="no such file, nor a policy folder"):
+            read_weights(missing)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "final_model.pt", {"weights": torchvision_weights("resnet10")})
+    with (tmp_path / "final_model.pt").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff" * 64)
+    with pytest.raises(CheckpointError, match="is damaged: its SHA-256"):
+        read_weights(tmp_path / "final_model.pt")

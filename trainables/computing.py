@@ -1,0 +1,57 @@
+"""How a loss is computed, whatever it is: in which precision, and compiled or not. Knows nothing of packs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+
+from understudy.errors import SpecError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise SpecError, in one line, unless `device` multiplies in this precision."""
+    if precision == "float32":
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns and goes on in float32; the outcome is looked at instead
+            with autocast(precision, device):
+                square = torch.ones(8, 8, device=device, requires_grad=True)
+                product = square @ square
+            product.sum().backward()
+        problem = "" if product.dtype == DTYPES[precision] else f"torch {torch.__version__} computes in {product.dtype}"
+    except (RuntimeError, TypeError) as error:
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+    if problem:
+        raise SpecError(f"precision={precision} does not work on device={device}: {problem}; float32 does")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which torch chooses each operation's dtype; that of float32 does nothing."""
+    return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
+
+
+def compiled(function: F) -> F:
+    """Return `function` as torch.compile makes it at its first call, which belongs inside `compile_errors`."""
+    return torch.compile(function)
+
+
+@contextmanager
+def compile_errors() -> Iterator[None]:
+    """Make one line of what torch.compile cannot do: a SpecError that names the reason."""
+    from torch._dynamo.exc import TorchDynamoException  # seconds of import that only compile=true needs
+    from torch._inductor.exc import InductorError
+
+    try:
+        yield
+    except (TorchDynamoException, InductorError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise SpecError(f"compile=true: torch.compile cannot compile this loss: {reason}") from error
