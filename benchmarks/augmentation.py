@@ -58,22 +58,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only_device", action="store_true", help="leave Albumentations out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    on_gpu = options.device != "cpu"
-    synchronise = torch.cuda.synchronize if on_gpu else lambda: None
+    synchronise = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
     print(f"pictures/s, batch {options.batch} of {FRAMES} frames, device {options.device}; {machine()}")
     for size in options.sizes:
         generator = torch.Generator().manual_seed(0)
         shape = (1, options.batch, FRAMES, size, size, 3)
         batch = {"observations": {"front": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)}}
         there = {"observations": {"front": batch["observations"]["front"].to(options.device)}}
-        calls: dict[str, Callable[[], object]] = {"device": lambda: on_device.augment_batch(there, CONFIG, [0], 0)}
-        if not options.only_device:
-            calls["replay"] = lambda: replayed(batch["observations"]["front"][0])
-            calls["workers"] = lambda: on_workers.augment_batch(batch, CONFIG, [0], 0)
+        calls: dict[str, Callable[[], object]] = {
+            "device": partial(on_device.augment_batch, there, CONFIG, [0], 0),
+            "replay": partial(replayed, batch["observations"]["front"][0]),
+            "workers": partial(on_workers.augment_batch, batch, CONFIG, [0], 0),
+        }
         for call in calls.values():
             call()
         pictures = options.batch * FRAMES
@@ -81,7 +80,7 @@ def main() -> None:
         found = take_turns(turns, options.repeats)
         for name, values in found.items():
             print(f"{size:4} px  {name:8} {spread(values, 4)}")
-        for name in ("workers", "device") if not options.only_device else ():
+        for name in ("workers", "device"):
             print(f"{size:4} px  {name}/replay {ratio(found[name], found['replay'])}  ({options.repeats} pairs)")
 
 

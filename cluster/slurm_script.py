@@ -82,7 +82,7 @@ def _start(nodes: Nodes) -> str:
 
 FORWARD = [
     "",
-    "# SIGTERM goes to the driver alone, which has its trials write their checkpoints: to all, it would end those first.",
+    "# SIGTERM goes to the driver alone, which has its trials write checkpoints: to all, it would end those first.",
     "rm -f driver.pid",
     "forward() {",
     "    echo 'SIGTERM: the driver is being stopped'",

@@ -206,7 +206,7 @@ def _albumentations() -> Any:
         import albumentations
     except ImportError as error:
         raise UserError(
-            "augment_where=workers needs 'albumentations': run `pip install 'understudy[pictures]'`,"
+            "augment_where=workers needs 'albumentations': run `pip install 'understudy[vision]'`,"
             " or leave it at augment_where=device"
         ) from error
     return albumentations

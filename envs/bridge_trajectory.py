@@ -150,7 +150,7 @@ def _decoded(file: Path, name: str) -> np.ndarray:
         data = np.fromfile(file, np.uint8)
     except OSError as error:
         raise DatasetError(f"{name} is missing or cannot be read ({error.strerror})") from error
-    if not data[-2:].tobytes() == b"\xff\xd9":
+    if b"\xff\xd9" not in data[-1024:].tobytes():  # the decoder fills up what is missing with grey
         raise DatasetError(f"{name}: not a whole JPEG, truncated or damaged")
     height, width = _jpeg_size(data[:65536].tobytes())
     picture = None
@@ -192,14 +192,15 @@ def _saliency(folder: Path, count: int, im_size: int) -> np.ndarray:
 
 
 def resizer(im_size: int, exact: bool) -> Resize:
-    """Return a function from a picture uint8 [H, W, 3] to one of [im_size, im_size, 3], by Lanczos with antialiasing."""
+    """Return a function from uint8 [H, W, 3] to [im_size, im_size, 3]: Lanczos, over the area that shrinks."""
     import torch
+    from torch.nn.functional import interpolate
 
     size = (im_size, im_size)
 
     def by_torch(picture: np.ndarray) -> np.ndarray:
         planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
-        small = torch.nn.functional.interpolate(planes, size=size, mode="lanczos", antialias=True)
+        small = interpolate(planes, size=size, mode="lanczos", antialias=True)
         return small[0].permute(1, 2, 0).contiguous().numpy()
 
     def by_pillow(picture: np.ndarray) -> np.ndarray:
@@ -207,18 +208,10 @@ def resizer(im_size: int, exact: bool) -> Resize:
 
         return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
-    if exact or not _torch_knows_lanczos():
+    if exact:
+        return by_pillow
+    try:
+        by_torch(np.zeros((2, 2, 3), np.uint8))
+    except (NotImplementedError, ValueError, RuntimeError):  # torch before 2.13 or so
         return by_pillow
     return by_torch
-
-
-def _torch_knows_lanczos() -> bool:
-    import torch
-
-    try:
-        torch.nn.functional.interpolate(
-            torch.zeros(1, 3, 2, 2, dtype=torch.uint8), size=(1, 1), mode="lanczos", antialias=True
-        )
-    except (NotImplementedError, ValueError, RuntimeError):
-        return False
-    return True

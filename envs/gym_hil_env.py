@@ -135,10 +135,10 @@ class PickCube(gymnasium.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Execute an action [4] for a tenth of a second; an episode also ends when the cube leaves its area."""
-        chosen = np.asarray(action, np.float64)
+        chosen = np.asarray(action, np.float32)  # as actions are stored, so that replays are exact
         if chosen.shape != (4,):
             raise UserError(f"action of shape {chosen.shape}: this task takes (4,)")
-        x, y, z, gripper = np.clip(chosen, -1.0, 1.0)
+        x, y, z, gripper = np.clip(chosen, -1.0, 1.0).astype(np.float64)
         moves = np.array([x * STEP, y * STEP, z * STEP, 0.0, 0.0, 0.0, gripper])
         observation, reward, ended, _, info = self.task.step(moves)
         self._steps += 1

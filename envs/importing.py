@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,14 @@ def import_file(
     made_by: str = "",
     image_encoding: str = RAW,
     jpeg_quality: int = 95,
+    change: Callable[[Episode], Episode] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> EpisodeStore:
     """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
 
     `env_name` says which task the data are of; `name` is the store's, when it should be another. `made_by` is for
-    files that do not say themselves how they were made.
+    files that do not say themselves how they were made. `change` is done to every episode; `notes` say so in the
+    provenance.
     """
     name = env_name if name is None else name
     source: Source = sources.get(source_name)
@@ -62,9 +65,10 @@ def import_file(
             "env_name": env_name,
             "files": [_file_record(file) for file in source.files(path)],
             **source.provenance(path, env_name),
+            **(notes or {}),
         }
         for episode in source.read(path, env_name):
-            writer.add_episode(episode)
+            writer.add_episode(episode if change is None else change(episode))
             transitions += len(episode["actions"])
             if progress is not None:
                 progress(writer.num_episodes, transitions)

@@ -78,18 +78,21 @@ class Series:
             if (items or kept) and size + more >= self.limit:
                 if items:
                     yield at, kept, items
-                at, kept, items, size = at._next(), 0, [], 0
+                at, kept, items, size = at.next(), 0, [], 0
             items.append(item)
             at, size = replace(at, count=at.count + counts[item]), size + more
         if items:
             yield at, kept, items
 
-    def _next(self) -> Series:
+    def next(self) -> Series:
+        """Return the series with a new, empty last file."""
         full = self.file + 1 == self.chunks_size
         return replace(self, chunk=self.chunk + full, file=0 if full else self.file + 1, count=0)
 
 
-def append_videos(series: Series, parts: Sequence[Path], counts: Sequence[int], fps: float) -> tuple[list[Place], Series]:
+def append_videos(
+    series: Series, parts: Sequence[Path], counts: Sequence[int], fps: float
+) -> tuple[list[Place], Series]:
     """Join the episodes' own mp4 files, of so many frames, to a series."""
 
     def write(file: Path, present: Path | None, kept: int, items: Sequence[int]) -> None:
@@ -113,6 +116,13 @@ def append_tables(series: Series, tables: Sequence[pa.Table]) -> tuple[list[Plac
                 writer.write_table(table, row_group_size=max(table.num_rows, 1))
 
     return series.append([table.nbytes for table in tables], [table.num_rows for table in tables], write)
+
+
+def write_table(file: Path, table: pa.Table) -> None:
+    """Write a parquet file, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    write_atomic(file, lambda sink: pq.write_table(table, sink, compression="snappy", write_page_checksum=True))
 
 
 def _row_groups(file: Path | None, count: int, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -166,8 +176,6 @@ def encode_png(frame: np.ndarray) -> bytes:
 
 def write_tasks(file: Path, tasks: Mapping[str, int]) -> None:
     """Write tasks.parquet: for pandas, the text is the index of the table."""
-    import pyarrow.parquet as pq
-
     kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
     notes = [
         {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
@@ -182,8 +190,7 @@ def write_tasks(file: Path, tasks: Mapping[str, int]) -> None:
         "pandas_version": "2.0.0",
     }
     schema = pa.schema([("task_index", pa.int64()), ("task", pa.string())], {"pandas": json.dumps(pandas)})
-    table = pa.table({"task_index": list(tasks.values()), "task": list(tasks)}, schema=schema)
-    write_atomic(file, lambda sink: pq.write_table(table, sink))
+    write_table(file, pa.table({"task_index": list(tasks.values()), "task": list(tasks)}, schema=schema))
 
 
 def _value(dtype: str) -> dict[str, Any]:

@@ -22,7 +22,13 @@ STATE, ACTION, REWARD = "observation.state", "action", "next.reward"
 DONE, TRUNCATED, SUCCESS = "next.done", "next.truncated", "next.success"
 CAMERA, ONE_CAMERA = "observation.images.", "observation.image"
 PIXELS = CAMERA + "pixels"
-AUTOMATIC = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}  # fmt: skip
+AUTOMATIC = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
 """Features that every dataset has."""
 PICTURES = ("image", "video")
 """Kinds of picture features: in the parquet files, in mp4 files."""

@@ -95,7 +95,7 @@ def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> No
             with _reading(path), av.open(str(path), format="mp4") as part:
                 source = part.streams.video[0]
                 stream = stream or output.add_stream_from_template(source, opaque=True)
-                tick = Fraction(1) / (exact_rate(fps) * source.time_base)
+                tick = 1 / (exact_rate(fps) * Fraction(source.time_base or 1))
                 copied = 0
                 for packet in part.demux(source):
                     if packet.pts is None or packet.dts is None or copied == count:
@@ -184,10 +184,8 @@ class FrameReader:
 
     def _at(self, time: float, tolerance: float) -> np.ndarray:
         with _reading(self.file):
-            here = None if self._current is None else float(self._current.time)
-            if here is not None and not here - tolerance <= time <= here + self._gap:
-                self._seek(time)
-            elif here is None and time > self._gap:
+            here = 0.0 if self._current is None else float(self._current.time)
+            if not here - tolerance <= time <= here + self._gap:
                 self._seek(time)
             before = None
             while self._current is None or float(self._current.time) < time - tolerance:
@@ -221,10 +219,10 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def _available(encoder: Encoder) -> bool:
-    import av
+    from av.codec import Codec
 
     try:
-        return bool(av.codec.Codec(encoder.name, "w").is_encoder)
+        return Codec(encoder.name, "w").is_encoder
     except ValueError:  # PyAV's error for a name that was not compiled in
         return False
 
@@ -232,10 +230,10 @@ def _available(encoder: Encoder) -> bool:
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
     """Turn PyAV's errors into one DatasetError; not all of them are Python's own."""
-    import av
+    from av.error import FFmpegError
 
     with damage(file, "mp4"):
         try:
             yield
-        except (av.error.FFmpegError, StopIteration, AttributeError) as error:
+        except (FFmpegError, StopIteration, AttributeError) as error:
             raise ValueError(str(error) or type(error).__name__) from error

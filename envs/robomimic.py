@@ -1,31 +1,38 @@
-"""robomimic (Mandlekar et al. 2021, arXiv 2108.03298): human demonstrations in HDF5, low-dimensional observations.
+"""robomimic (Mandlekar et al. 2021, arXiv 2108.03298): human demonstrations in HDF5, of states or of pictures.
 
-An observation is each arm's eef_pos, eef_quat and gripper_qpos, then the array `object`. Demonstrations are taken in
-numeric order (demo_2 before demo_10); rewards are minus 1, so that they are -1 until the task is solved. Names are
-`<task>-<mh|ph>-low_dim`; of the types `scripted` and `policy` are datasets that are made here. The tasks play in
-robosuite with the settings that the file itself carries (`env_args`), which the manifest's provenance keeps.
+An observation is each arm's eef_pos, eef_quat and gripper_qpos, then the array `object`. Names are
+`<task>-<mh|ph>-<low_dim|image>`; in the place of `object`, `image` ones have the pictures of cameras: those that are
+in the file (`obs/<camera>_image`), or where there are none the usual ones of the task, drawn from the file's states.
+Demonstrations are taken in numeric order (demo_2 before demo_10); rewards are minus 1, so that they are -1 until the
+task is solved. Of the types `scripted` and `policy` are datasets that are made here. The tasks play in robosuite with
+the settings that the file itself carries (`env_args`), which the manifest's provenance keeps.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from understudy.envs.robomimic_files import (
-    observation_keys,
+    Layout,
+    cameras_in,
+    demonstrations_in,
     read_attributes,
     read_demonstrations,
     write_demonstrations,
 )
+from understudy.envs.robomimic_images import sizes_of
+from understudy.envs.robosuite_pictures import Cameras
 from understudy.envs.source import Episode, Expert, Remote, Settings, Source, missing_package
 from understudy.envs.video import choose_renderer
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -34,24 +41,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: robosuite's name of it, its episode limit (Q-chunking's), the length of its array `object`, its arms."""
+    """A task: robosuite's name of it, its episode limit (Q-chunking's), the length of its array `object`, its arms.
+
+    `cameras` and `side` are those of robomimic's own picture files, `extract_obs_from_raw_datasets.sh`.
+    """
 
     robosuite: str
     max_steps: int
     object_dims: int
     arms: int = 1
+    cameras: tuple[str, ...] = ("agentview", "robot0_eye_in_hand")
+    side: int = 84
+
+    @property
+    def usual(self) -> Cameras:
+        """The cameras of the task's picture files, drawn with all that MuJoCo draws."""
+        return Cameras(dict.fromkeys(self.cameras, (self.side, self.side)))
 
 
+TRANSPORT = ("shouldercamera0", "shouldercamera1", "robot0_eye_in_hand", "robot1_eye_in_hand")
 TASKS = {
     "lift": Task("Lift", 300, 10),
     "can": Task("PickPlaceCan", 300, 14),
     "square": Task("NutAssemblySquare", 400, 14),
-    "transport": Task("TwoArmTransport", 800, 41, arms=2),
-    "tool_hang": Task("ToolHang", 1000, 44),
+    "transport": Task("TwoArmTransport", 800, 41, arms=2, cameras=TRANSPORT),
+    "tool_hang": Task("ToolHang", 1000, 44, cameras=("sideview", "robot0_eye_in_hand"), side=240),
 }
 TYPES = ("mh", "ph")
-NAME = re.compile(rf"(?P<task>{'|'.join(TASKS)})-(?P<type>mh|ph|scripted|policy)-low_dim")
-SCRIPTED = "lift-scripted-low_dim"
+NAME = re.compile(rf"(?P<task>{'|'.join(TASKS)})-(?P<type>mh|ph|scripted|policy)-(?P<seen>low_dim|image)")
+SCRIPTED = ("lift-scripted-low_dim", "lift-scripted-image")
 REVISION = "74fa018461f479cd9fd15b924a16103012096203"
 URL = f"https://huggingface.co/datasets/robomimic/robomimic_datasets/resolve/{REVISION}/v1.5"
 SHA256 = {
@@ -65,7 +83,7 @@ SHA256 = {
 
 
 class Robomimic(Source):
-    """robomimic's low_dim datasets."""
+    """robomimic's datasets."""
 
     name = "robomimic"
     suffix = ".hdf5"
@@ -73,12 +91,12 @@ class Robomimic(Source):
     def matches(self, env_name: str) -> bool:
         """Say whether the name is like lift-mh-low_dim; only Lift has a scripted expert."""
         found = NAME.fullmatch(env_name)
-        return found is not None and (found["type"] != "scripted" or env_name == SCRIPTED)
+        return found is not None and (found["type"] != "scripted" or env_name in SCRIPTED)
 
     def known_names(self) -> list[str]:
-        """Return the published low_dim datasets' names, and the scripted one."""
-        published = [f"{task}-{kind}-low_dim" for task in TASKS for kind in TYPES if _published(task, kind)]
-        return [*published, SCRIPTED]
+        """Return the published datasets' names, and the scripted ones."""
+        published = [f"{task}-{kind}" for task in TASKS for kind in TYPES if _published(task, kind)]
+        return [*(f"{name}-{seen}" for seen in ("low_dim", "image") for name in published), *SCRIPTED]
 
     def env_id(self, env_name: str) -> str:
         """Return robosuite's name of the environment."""
@@ -87,16 +105,22 @@ class Robomimic(Source):
     def make_env(
         self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
     ) -> gymnasium.Env:
-        """Return the task in robosuite; an episode ends when the task is solved."""
+        """Return the task in robosuite, with the cameras that `settings` name; an episode ends when it is solved."""
         task = _task(env_name)
+        cameras = Cameras.of(settings or {}, task.usual) if _sees_pictures(env_name) else None
         if importlib.util.find_spec("robosuite") is None:
             raise missing_package(env_name, "robosuite", "robosuite")
         choose_renderer()
         from understudy.envs.robosuite_env import RobosuiteEnv
 
-        keys = observation_keys(task.arms)
-        limit = task.max_steps
-        return RobosuiteEnv(task.robosuite, settings, keys=keys, max_steps=limit, render_size=size if render else None)
+        return RobosuiteEnv(
+            task.robosuite,
+            settings,
+            keys=_layout(env_name).keys,
+            max_steps=task.max_steps,
+            render_size=size if render else None,
+            cameras=cameras,
+        )
 
     def max_episode_steps(self, env_name: str) -> int:
         """Return the task's limit."""
@@ -107,7 +131,7 @@ class Robomimic(Source):
         return True
 
     def remote(self, env_name: str) -> Remote | None:
-        """Return the file for robosuite 1.5."""
+        """Return the file for robosuite 1.5; pictures are drawn from its states when it is imported."""
         _task(env_name)
         task, kind, _ = env_name.split("-")
         if not _published(task, kind):
@@ -122,31 +146,80 @@ class Robomimic(Source):
 
         return LiftExpert()
 
+    def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
+        """Return `env_args` with cameras; options: cameras, height, width, shadows, offsamples, reflections."""
+        from understudy.envs.robosuite_env import published_settings
+
+        if not _sees_pictures(env_name):
+            return super().rendering(env_name, options)
+        task = _task(env_name)
+        return Cameras.chosen(env_name, options, task.usual).settings(published_settings(task.robosuite))
+
+    def without_pictures(self, env_name: str, settings: Settings | None) -> tuple[str, Settings | None] | None:
+        """Return the task of the same name with the objects' states in the place of pictures."""
+        return (env_name.replace("-image", "-low_dim"), settings) if _sees_pictures(env_name) else None
+
+    def observed(self, env: gymnasium.Env, state: Mapping[str, np.ndarray]) -> Any:
+        """Return what the task's cameras and arms show of a recorded state."""
+        inner: Any = env.unwrapped
+        return inner.set_state(state["states"])
+
     def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
         """Return the state as robomimic stores it: time, positions, velocities."""
         inner: Any = env.unwrapped
         return {"states": inner.state()}
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return the file's env_args (robosuite's version and settings) as `environment`."""
+        """Return the file's env_args (robosuite's version and settings, cameras) as `environment`."""
         found = _attributes(path, env_name)
         note = {"environment": found["env_args"]} if "env_args" in found else {}
+        if _sees_pictures(env_name):
+            note = {"environment": self._pictured(path, env_name)}
         made = {"made_by": str(found["made_by"])} if "made_by" in found else {}
         return {**note, **made, "rewards": "minus 1"}
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
-        """Yield the demonstrations in numeric order."""
-        task = _task(env_name)
+        """Yield the demonstrations in numeric order; pictures that the file has not are drawn from its states."""
         _attributes(path, env_name)
-        yield from read_demonstrations(path, task.arms, task.object_dims, task.robosuite)
+        layout = _layout(env_name)
+        if not _sees_pictures(env_name):
+            yield from read_demonstrations(path, layout)
+        elif cameras := cameras_in(path):
+            yield from read_demonstrations(path, replace(layout, cameras=cameras))
+        else:
+            from understudy.envs.robomimic_rendering import rendered
+
+            pictures = rendered(path, demonstrations_in(path), env_name, self._pictured(path, env_name))
+            for episode, columns in zip(read_demonstrations(path, layout), pictures, strict=True):
+                yield {**episode, **columns}
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write a file that robomimic's SequenceDataset loads and its EnvRobosuite can be made from."""
         from understudy.envs.robosuite_env import published_settings
 
-        task = _task(env_name)
+        task, layout = _task(env_name), _layout(env_name)
         env_args = provenance.get("environment") or published_settings(task.robosuite)
-        write_demonstrations(path, episodes, task.arms, env_args, provenance.get("made_by"))
+        if _sees_pictures(env_name):
+            remaining = iter(episodes)
+            first = list(itertools.islice(remaining, 1))
+            episodes = itertools.chain(first, remaining)
+            layout = replace(layout, cameras=sizes_of(first[0]) if first else {})
+            if first and not layout.cameras:
+                raise DatasetError(f"{env_name}: episode 0 has no pictures; a name with low_dim is for states")
+            env_args = Cameras(dict(layout.cameras), Cameras.of(env_args, task.usual).rendering).settings(env_args)
+        write_demonstrations(path, episodes, layout, env_args, provenance.get("made_by"))
+
+    def _pictured(self, path: Path, env_name: str) -> Settings:
+        """Return a file's env_args with the cameras that are in it, the task's usual ones where there are none."""
+        from understudy.envs.robosuite_env import published_settings
+
+        task = _task(env_name)
+        env_args = _attributes(path, env_name).get("env_args") or published_settings(task.robosuite)
+        try:
+            said = Cameras.of(env_args, task.usual)
+        except UserError as error:
+            raise DatasetError(f"{path}: {error}") from error
+        return Cameras(cameras_in(path) or said.sizes, said.rendering).settings(env_args)
 
 
 def _attributes(path: Path, env_name: str) -> dict[str, Any]:
@@ -156,6 +229,16 @@ def _attributes(path: Path, env_name: str) -> dict[str, Any]:
     if said is not None and said != expected:
         raise DatasetError(f"{path}: env_args say {said!r}, {env_name} plays in {expected!r}; is it of another task?")
     return found
+
+
+def _sees_pictures(env_name: str) -> bool:
+    _task(env_name)
+    return env_name.endswith("-image")
+
+
+def _layout(env_name: str) -> Layout:
+    task = _task(env_name)
+    return Layout(task.robosuite, task.arms, None if _sees_pictures(env_name) else task.object_dims)
 
 
 def _published(task: str, kind: str) -> bool:

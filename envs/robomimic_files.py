@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import numpy as np
 from understudy.envs.hdf5_writing import new_hdf5
 from understudy.envs.preparing import MASK, check_alike, prepare_episode
 from understudy.envs.reading import damage, open_hdf5, read_dataset
+from understudy.envs.robomimic_images import cameras_of, is_picture_column, read_pictures, write_pictures
 from understudy.envs.source import Episode
+from understudy.envs.store import IMAGES, TEXTS
 from understudy.errors import DatasetError
 
 DEMO = re.compile(r"demo_(\d+)")
@@ -27,9 +30,36 @@ KEPT = ("states", "executed_actions")
 """Columns beside the needed ones that are read where every demonstration has them, with the same dims."""
 
 
-def observation_keys(arms: int) -> list[str]:
-    """Return the keys whose arrays make an observation: each arm's, then the objects'."""
-    return [f"robot{arm}_{key}" for arm in range(arms) for key in ARM_KEYS] + ["object"]
+@dataclass(frozen=True)
+class Layout:
+    """What the observations of a task's files are: each arm's arrays and then `object`, or pictures in its place."""
+
+    task: str
+    """robosuite's name, for messages."""
+    arms: int
+    object_dims: int | None
+    """The length of the array `object`; None where there are pictures in its place."""
+    cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Cameras that are read, with their pictures' (height, width)."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys whose arrays make the state."""
+        arms = [f"robot{arm}_{key}" for arm in range(self.arms) for key in ARM_KEYS]
+        return arms if self.object_dims is None else [*arms, "object"]
+
+
+def demonstrations_in(path: Path) -> list[str]:
+    """Return the names of a file's demonstrations in numeric order."""
+    with open_hdf5(path) as file, damage(path, "HDF5"):
+        return _demonstrations(path, _group(path, file, "data"))
+
+
+def cameras_in(path: Path) -> dict[str, tuple[int, int]]:
+    """Return the cameras of a file with their pictures' (height, width); none for a file without pictures."""
+    with open_hdf5(path) as file, damage(path, "HDF5"):
+        first = _demonstrations(path, _group(path, file, "data"))[0]
+        return cameras_of(path, file[f"data/{first}"].get("obs"))
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -47,35 +77,47 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_demonstrations(path: Path, arms: int, object_dims: int | None, task: str) -> Iterator[Episode]:
+def read_demonstrations(path: Path, layout: Layout) -> Iterator[Episode]:
     """Yield the demonstrations in numeric order (demo_2 before demo_10); rewards become the file's minus 1.
 
-    `object_dims` is the length that the task's `object` array has. Whatever is wrong with the file is a DatasetError.
+    Whatever is wrong with the file is a DatasetError.
     """
     with open_hdf5(path) as file, damage(path, "HDF5"):
         data = _group(path, file, "data")
-        demos = sorted((name for name in data if DEMO.fullmatch(name)), key=lambda name: int(name[5:]))
-        if not demos:
-            raise DatasetError(f"{path}: no demonstrations (data/demo_0, ...)")
+        demos = _demonstrations(path, data)
         masks = _masks(path, file)
         kept = [name for name in KEPT if _alike(data, demos, name)]
         for demo in demos:
-            episode = _demonstration(path, file, f"data/{demo}", observation_keys(arms), kept)
-            last = file[f"data/{demo}/obs/object"].shape[1]
-            if object_dims is not None and last != object_dims:
-                raise DatasetError(
-                    f"{path}: data/{demo}/obs/object has {last} dims, {task} has {object_dims}; "
-                    "is it the file of another task?"
-                )
-            yield {**episode, **{MASK + name: np.asarray(demo in those, np.uint8) for name, those in masks.items()}}
+            episode = _demonstration(path, file, f"data/{demo}", layout.keys, kept)
+            if layout.object_dims is not None:
+                _check_object(path, file[f"data/{demo}/obs/object"], layout)
+            pictures = read_pictures(path, file, f"data/{demo}", layout.cameras)
+            chosen = {MASK + name: np.asarray(demo in those, np.uint8) for name, those in masks.items()}
+            yield {**episode, **pictures, **chosen}
+
+
+def _demonstrations(path: Path, data: Any) -> list[str]:
+    demos = sorted((name for name in data if DEMO.fullmatch(name)), key=lambda name: int(name[5:]))
+    if not demos:
+        raise DatasetError(f"{path}: no demonstrations (data/demo_0, ...)")
+    return demos
+
+
+def _check_object(path: Path, values: Any, layout: Layout) -> None:
+    if values.shape[1] != layout.object_dims:
+        raise DatasetError(
+            f"{path}: {values.name[1:]} has {values.shape[1]} dims, {layout.task} has {layout.object_dims}; "
+            "is it the file of another task?"
+        )
 
 
 def write_demonstrations(
-    path: Path, episodes: Iterable[Episode], arms: int, env_args: Mapping[str, Any], made_by: str | None = None
+    path: Path, episodes: Iterable[Episode], layout: Layout, env_args: Mapping[str, Any], made_by: str | None = None
 ) -> None:
     """Write episodes as a file that robomimic's own tools load; rewards become the store's plus 1.
 
-    States keep their precision. Raises DatasetError for episodes that do not fit, and then leaves nothing.
+    The layout's cameras are those that every episode must have, with pictures of these sizes. States keep their
+    precision. Raises DatasetError for episodes that do not fit, and then leaves nothing.
     """
     masks: dict[str, list[str]] = {}
     first: dict[str, np.ndarray] = {}
@@ -90,7 +132,7 @@ def write_demonstrations(
             check_alike(alike, first, number)
             if "states" in episode:
                 rows["states"] = np.asarray(episode["states"], np.float64)
-            _write_demonstration(data.create_group(name), rows, arms, number)
+            _write_demonstration(data.create_group(name), rows, layout, number)
             for key in (key for key in rows if key.startswith(MASK)):
                 masks.setdefault(key, []).extend([name] if rows[key][0] else [])
             total += len(rows["actions"])
@@ -105,27 +147,43 @@ def write_demonstrations(
             file.create_dataset(key, data=np.array(names, dtype="S" if names else "S1"))
 
 
-def _write_demonstration(demo: Any, rows: Mapping[str, np.ndarray], arms: int, number: int) -> None:
-    observations = rows["observations"]
-    dims = [size for _ in range(arms) for size in ARM_KEYS.values()]
-    if observations.ndim != 2 or observations.shape[1] <= sum(dims):
-        raise DatasetError(
-            f"episode {number}: observations have shape {observations.shape[1:]}, "
-            f"robomimic's have {sum(dims)} numbers of the arms and then the objects'"
-        )
+def _write_demonstration(demo: Any, rows: Mapping[str, np.ndarray], layout: Layout, number: int) -> None:
+    observations = _checked_state(rows, layout, number)
+    dims = [size for _ in range(layout.arms) for size in ARM_KEYS.values()]
     groups = {"obs": observations}
     if "final_observations" in rows:
         groups["next_obs"] = np.concatenate([observations[1:], rows["final_observations"]])
     for group, values in groups.items():
-        parts = np.split(values, np.cumsum(dims), axis=1)
-        for key, part in zip(observation_keys(arms), parts, strict=True):
+        for key, part in zip(layout.keys, np.split(values, np.cumsum(dims), axis=1), strict=False):
             demo.create_dataset(f"{group}/{key}", data=part)
+    write_pictures(demo, rows)
     demo.create_dataset("rewards", data=rows["rewards"].astype(np.float64) + 1.0)
     demo.create_dataset("dones", data=rows["terminals"].astype(np.int64))
+    others = ("observations", "final_observations", "rewards", "terminals", *TEXTS)
     for name in rows:
-        if name not in ("observations", "final_observations", "rewards", "terminals") and not name.startswith(MASK):
+        if name not in others and not name.startswith(MASK) and not is_picture_column(name):
             demo.create_dataset(name, data=rows[name])
     demo.attrs["num_samples"] = len(observations)
+
+
+def _checked_state(rows: Mapping[str, np.ndarray], layout: Layout, number: int) -> np.ndarray:
+    """Return the states [T, O] of an episode that fits the layout."""
+    observations = rows.get("observations")
+    needed = sum(ARM_KEYS.values()) * layout.arms
+    shape = None if observations is None else observations.shape[1:]
+    if observations is None or observations.ndim != 2 or not _fits(observations.shape[1], needed, layout):
+        rest = "and then the objects'" if layout.object_dims is not None else "and nothing else"
+        raise DatasetError(
+            f"episode {number}: observations have shape {shape}, robomimic's have {needed} numbers of the arms {rest}"
+        )
+    found = {name.removeprefix(IMAGES): tuple(rows[name].shape[1:3]) for name in rows if name.startswith(IMAGES)}
+    if found != dict(layout.cameras):
+        raise DatasetError(f"episode {number}: pictures {found}, {dict(layout.cameras) or 'none'} are expected")
+    return observations
+
+
+def _fits(dims: int, needed: int, layout: Layout) -> bool:
+    return dims == needed if layout.object_dims is None else dims > needed
 
 
 def _demonstration(path: Path, file: Any, demo: str, keys: Sequence[str], kept: Sequence[str]) -> Episode:

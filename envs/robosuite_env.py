@@ -18,6 +18,8 @@ import gymnasium
 import numpy as np
 
 from understudy.envs.deterministic import global_numpy_seed
+from understudy.envs.rendering import FAST
+from understudy.envs.robosuite_pictures import Cameras, Photographer
 from understudy.errors import UserError
 
 CONTROL_HZ = 20
@@ -68,6 +70,8 @@ def published_settings(task: str) -> dict[str, Any]:
 class RobosuiteEnv(gymnasium.Env):
     """One robosuite task with low-dimensional observations [O] float32: the arrays of `keys`, joined in that order.
 
+    With cameras an observation is a dict: that array as `state`, and each camera's picture [H, W, 3] uint8.
+
     The reward is robosuite's minus 1, as in the store: -1 until the task is solved. An episode terminates when it is
     solved, unless `terminate_at_success` is set to False, and is truncated after `max_steps`.
     """
@@ -83,9 +87,14 @@ class RobosuiteEnv(gymnasium.Env):
         max_steps: int,
         render_size: int | None = None,
         camera: str = "agentview",
+        cameras: Cameras | None = None,
     ) -> None:
-        self._keys, self._max_steps = tuple(keys), max_steps
-        self._size, self._camera, self._renderer = render_size, camera, None
+        self._task, self._keys, self._max_steps = task, tuple(keys), max_steps
+        self._cameras = cameras
+        self._film = Cameras({camera: (render_size, render_size)}, FAST) if render_size is not None else None
+        if self._film is not None and cameras is not None:  # both are drawn from one model, which has these options
+            self._film = Cameras(self._film.sizes, cameras.rendering)
+        self._photographers: dict[str, Photographer] = {}
         self.render_mode = None if render_size is None else "rgb_array"
         self.terminate_at_success = True
         self._seed = self._steps = 0
@@ -94,13 +103,19 @@ class RobosuiteEnv(gymnasium.Env):
             self.robosuite = _make(task, kwargs)
         low, high = (np.asarray(bound, np.float32) for bound in self.robosuite.action_spec)
         self.action_space = gymnasium.spaces.Box(low, high)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, self._observation().shape)
+        state = gymnasium.spaces.Box(-np.inf, np.inf, self._state_seen().shape)
+        self.observation_space = state
+        if cameras is not None:
+            pictures = {
+                name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8) for name, size in cameras.sizes.items()
+            }
+            self.observation_space = gymnasium.spaces.Dict({"state": state, **pictures})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset with a seed (counting on from the last one without it)."""
         self._seed = self._seed + 1 if seed is None else int(seed)
         super().reset(seed=self._seed)
-        self._close_renderer()  # the model is compiled anew
+        self._free()  # the model is compiled anew
         with global_numpy_seed(self._seed):
             self.robosuite.reset()
         self._steps = 0
@@ -120,34 +135,25 @@ class RobosuiteEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the camera's picture [size, size, 3] uint8, or None without `render_size`."""
-        if self._size is None:
-            return None
-        import mujoco
-
-        model, data = self._model_and_data()
-        if self._renderer is None:
-            model.vis.global_.offwidth = max(model.vis.global_.offwidth, self._size)
-            model.vis.global_.offheight = max(model.vis.global_.offheight, self._size)
-            # three times quicker on CPUs without smoothed edges, shadows and reflections; nothing is learned from these
-            model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
-            model.mat_reflectance[:] = 0
-            self._renderer = mujoco.Renderer(model, self._size, self._size)
-        shown = mujoco.MjvOption()  # pyright: ignore[reportAttributeAccessIssue]
-        shown.geomgroup[0] = 0  # collision shapes
-        self._renderer.update_scene(data, self._camera, shown)
-        return self._renderer.render()
+        return None if self._film is None else next(iter(self._pictures("film", self._film).values()))
 
     def close(self) -> None:
         """Free the simulation and the renderer."""
-        self._close_renderer()
+        self._free()
         self.robosuite.close()
 
     def state(self) -> np.ndarray:
         """Return the simulator's state [1 + positions + velocities] float64 as robomimic stores it, time first."""
         return np.asarray(self.robosuite.sim.get_state().flatten())
 
-    def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Put the simulator into a state of this episode's model and return its observation [O]."""
+    def set_model(self, xml: str) -> None:
+        """Take the model that a dataset has stored (`model_file`) in place of the last reset's."""
+        self._free()
+        self.robosuite.reset_from_xml_string(self.robosuite.edit_model_xml(xml))
+        self.robosuite.sim.reset()
+
+    def set_state(self, state: np.ndarray) -> Any:
+        """Put the simulator into a state of this episode's model and return its observation."""
         expected = self.state().shape
         if np.shape(state) != expected:
             raise UserError(f"simulator state of shape {np.shape(state)}: this task's have {expected}")
@@ -155,7 +161,11 @@ class RobosuiteEnv(gymnasium.Env):
         self.robosuite.sim.forward()
         return self._observation()
 
-    def _observation(self) -> np.ndarray:
+    def _observation(self) -> Any:
+        state = self._state_seen()
+        return state if self._cameras is None else {"state": state, **self._pictures("cameras", self._cameras)}
+
+    def _state_seen(self) -> np.ndarray:
         import mujoco
 
         # Positions and contacts of the state that the last step ended in. It changes nothing of what follows: the
@@ -164,16 +174,22 @@ class RobosuiteEnv(gymnasium.Env):
         values = self.robosuite._get_observations(force_update=True)
         return np.concatenate([values[_ROBOSUITE_KEY.get(key, key)] for key in self._keys], dtype=np.float32)
 
+    def _pictures(self, use: str, cameras: Cameras) -> dict[str, np.ndarray]:
+        model, data = self._model_and_data()
+        if use not in self._photographers:
+            self._photographers[use] = Photographer(self._task, model, cameras)
+        return self._photographers[use].pictures(data)
+
     def _success(self) -> bool:
         return bool(self.robosuite._check_success())
 
     def _model_and_data(self) -> tuple[Any, Any]:
         return self.robosuite.sim.model._model, self.robosuite.sim.data._data
 
-    def _close_renderer(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+    def _free(self) -> None:
+        for photographer in self._photographers.values():
+            photographer.close()
+        self._photographers.clear()
 
 
 _ROBOSUITE_KEY = {"object": "object-state"}

@@ -127,6 +127,13 @@ class Source(abc.ABC):
         """Return where the dataset is published, None for names that are made here."""
         return None
 
+    def local(self, env_name: str) -> Path | None:
+        """Return where the dataset's files lie if its name says so: training imports them when they are new.
+
+        A place where there is no dataset raises DatasetError.
+        """
+        return None
+
     def is_published(self, env_name: str) -> bool:
         """Say whether the name is, or may be, one of data that others have published."""
         return self.remote(env_name) is not None

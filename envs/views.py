@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from understudy.envs.store import FINAL, IMAGES, EpisodeStore
+from understudy.envs.saliency import aggregate_saliency
+from understudy.envs.store import FINAL, IMAGES, SALIENCY, EpisodeStore
 from understudy.errors import DatasetError, did_you_mean
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import GOAL, PIXELS, STATE, Arrays, ObservationShape, is_picture
@@ -108,6 +109,20 @@ class View:
             known = GOAL_COLUMN in self._store.manifest.columns
             parts.append(fit(self._goal_states()) if known else parts[0])
         return Normaliser.join(parts) if len(parts) > 1 else parts[0]
+
+    def saliency_columns(self) -> list[str]:
+        """Return the saliency columns of the cameras that are seen."""
+        columns = [SALIENCY + part.column.removeprefix(IMAGES) for part in self._pictures()]
+        return [column for column in columns if column in self._store.manifest.columns]
+
+    def saliency(self, rows: np.ndarray, episodes: np.ndarray | None, alpha: float) -> dict[str, np.ndarray]:
+        """Return each camera's map [b, H, W, 1] at `rows` [b]; with `alpha` above 0 those of the history too."""
+        if alpha == 0.0 or self._length == 1:
+            return {name: self._store.column(name)[rows] for name in self.saliency_columns()}
+        assert episodes is not None
+        history = np.maximum(rows[:, None] - np.arange(self._length - 1, -1, -1), self._store.starts[episodes, None])
+        maps = {name: self._store.column(name)[history] for name in self.saliency_columns()}
+        return {name: aggregate_saliency(values, alpha) for name, values in maps.items()}
 
     def _seen_shape(self, part: _Part) -> tuple[int, ...]:
         if self._history == "sequence" and is_picture(part.name) and self._length > 1:

@@ -10,12 +10,13 @@ What the policy sees at a row (history, goal, cameras) is `views.py`'s; which ep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from understudy.algorithm import Batch
+from understudy.envs.goals import goal_offsets
 from understudy.envs.selecting import Order, Split, filtered_episodes, select_episodes
 from understudy.envs.store import EpisodeStore
 from understudy.envs.views import History, View, opaque
@@ -24,7 +25,8 @@ from understudy.normaliser import Mode, Normaliser
 from understudy.observations import ObservationShape, each
 from understudy.randomness import numpy_generator
 
-Goals = Literal["none", "uniform", "geometric", "final"]
+Goals = Literal["none", "uniform", "geometric", "final", "last_state_upweighted", "delta_goals"]
+"""No goals, or a strategy of `goals.py`."""
 STEPS_DRAWN = 64
 """Steps whose draws are made at once: a generator for each would take a quarter of a batch's time."""
 
@@ -53,12 +55,20 @@ class Windows:
         obs_horizon: int = 1,
         goals: Goals = "none",
         goal_discount: float = 0.99,
+        goal_delta: tuple[int, int] = (1, 25),
+        reached_proportion: float | None = None,
+        saliency_alpha: float | None = None,
         history: History = "channels",
         cameras: Sequence[str] | None = None,
         use_proprio: bool = True,
     ) -> None:
         self.store, self.horizon, self.sparse = store, int(horizon), sparse
-        self.obs_horizon, self.goals, self._goal_discount = int(obs_horizon), goals, goal_discount
+        self.obs_horizon, self.goals = int(obs_horizon), goals
+        self._goal_settings: dict[str, Any] = {
+            "discount": goal_discount,
+            "delta": goal_delta,
+            "reached_proportion": reached_proportion,
+        }
         if self.horizon < 1:
             raise DatasetError(f"horizon {self.horizon}: must be at least 1")
         by_key = split == "validation" and validation_filter_key is not None
@@ -89,6 +99,9 @@ class Windows:
             cameras=cameras,
             use_proprio=use_proprio,
         )
+        self._saliency_alpha = saliency_alpha
+        if saliency_alpha is not None and not self._view.saliency_columns():
+            raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")
         self._actions = store.column("actions")
         self._chunks = opaque(self._actions, rows=self.horizon)
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
@@ -145,18 +158,19 @@ class Windows:
         places = None
         if self.goals != "none":
             share = slice(rank * (batch_size // world), (rank + 1) * (batch_size // world))
-            places = np.concatenate([numpy_generator(seed, "goal", step).random(batch_size)[share] for seed in seeds])
+            drawn = [numpy_generator(seed, "goal", step).random((2, batch_size))[:, share] for seed in seeds]
+            places = np.concatenate(drawn, axis=1)
         return self.gather(indices, (len(draws), -1), places)
 
     def gather(self, indices: np.ndarray, leading: tuple[int, ...], places: np.ndarray | None = None) -> Batch:
         """Return the chunks that start at `indices` (into the selected transitions), reshaped to `leading`.
 
-        `places` in [0, 1), one a sample, choose the goals; they are needed where `goals` is not none.
+        `places` [2, b] in [0, 1) choose the goals and which of them are reached; needed where `goals` is not none.
         """
         first = indices if self._rows is None else self._rows[indices]
         left = self._left[indices]
         episodes, goal_rows = None, None
-        if self.obs_horizon > 1 or self.goals != "none":
+        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha:
             episodes = np.searchsorted(self.store.starts, first, side="right") - 1
             if self.goals != "none":
                 goal_rows = self._goal_rows(first, episodes, places)
@@ -171,28 +185,22 @@ class Windows:
             actions[short] = self._actions[first[short, None] + steps]
             valid[short] = self._valid[left[short]]
         shape = leading if len(leading) == 1 else (leading[0], len(indices) // leading[0])
-        return {
+        batch = {
             "observations": each(lambda part: torch.from_numpy(part.reshape(*shape, *part.shape[1:])), observations),
             "actions": torch.from_numpy(actions.reshape(*shape, self.horizon, self.action_dim)),
             "valid": torch.from_numpy(valid.reshape(*shape, self.horizon)),
         }
+        if self._saliency_alpha is not None:
+            for name, maps in self._view.saliency(first, episodes, self._saliency_alpha).items():
+                batch[name] = torch.from_numpy(maps.reshape(*shape, *maps.shape[1:]))
+        return batch
 
     def _goal_rows(self, rows: np.ndarray, episodes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
-        """Return for each row one of its episode's future; the row after the last means the final observation.
-
-        uniform: any of them; geometric: k steps ahead with probability (1 - discount) discount^(k-1), the end's
-        share beyond it (as in OGBench's GCDataset, arXiv 2410.20092); final: the last.
-        """
+        """Return for each row one of its episode's future; the row after the last means the final observation."""
         if places is None:
             raise DatasetError(f"goals={self.goals} need a place in [0, 1) for each sample")
-        ahead = self.store.starts[episodes] + self.store.lengths[episodes] - rows
-        if self.goals == "uniform":
-            offsets = 1 + (places * ahead).astype(np.int64)
-        elif self.goals == "geometric":
-            drawn = 1 + np.floor(np.log1p(-places) / np.log(min(self._goal_discount, 1.0 - 1e-12)))
-            offsets = np.minimum(drawn, ahead).astype(np.int64)
-        else:
-            offsets = ahead
+        index, length = rows - self.store.starts[episodes], self.store.lengths[episodes]
+        offsets = goal_offsets(self.goals, index, length, places[0], reached_places=places[1], **self._goal_settings)
         return rows + offsets
 
     def _selected(self, values: np.ndarray) -> np.ndarray:

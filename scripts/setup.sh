@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up everything that `make` needs: .venv with the pinned packages, this package (editable), and software GL.
-# With the argument `simulators` also those of the extras, and robomimic, which the tests compare files with.
+# With the argument `simulators` also those of the extras, gym-hil, and robomimic, which the tests compare files with.
 # Quick when nothing changed: the stamps in .venv name this folder and the contents of the two files below.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,8 +50,9 @@ install_simulators() {
     local started=$SECONDS
     echo "Installing the simulators of the extras into .venv (a C compiler is needed for one of their packages)"
     pip_install -e '.[dev,simulators]'
-    # Without what it declares: it wants torchvision and a renderer's build, and needs neither for what is tested.
-    pip_install --no-deps robomimic==0.3.0
+    # Without what they declare: robomimic wants torchvision and a renderer's build, gym-hil the drivers of gamepads and
+    # keyboards, and neither needs them for what is used here.
+    pip_install --no-deps robomimic==0.3.0 gym-hil==0.1.14
     echo "$wanted" >"$simulators"
     echo "Installed in $((SECONDS - started)) s"
 }

@@ -28,6 +28,9 @@ ATTEMPTS = 10
 """Crops that are drawn until one fits, as in torchvision and Albumentations; then it is the centre."""
 NUMBERS = {"random_resized_crop": 4 * ATTEMPTS, "random_shift": 2}
 """Uniform numbers that an operation uses; each colour uses one."""
+NUMBERS_AT_ONCE = {"cpu": 2**18}
+"""Float32 numbers that a kind of device works on at once: on a CPU larger temporaries miss its cache, half as fast."""
+OTHERWISE_AT_ONCE = 2**26
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -40,16 +43,21 @@ def augment_batch(
     obs_horizon: int = 1,
     rank: int = 0,
     world: int = 1,
+    device: torch.device | str | None = None,
 ) -> Batch:
     """Return a training batch [K, b, ...] with its pictures augmented: a pure function of seeds and step.
 
     The parameters of member k are drawn for the global batch of `world` workers, of which this is worker `rank`.
-    Members are augmented one after the other, so that each gets bit for bit what it would get alone.
+    Members are augmented one after the other, so that each gets bit for bit what it would get alone. What is
+    augmented is moved to `device` first.
     """
     parts = _pictures_of(batch["observations"])
     if not config.operations or not parts:
         return batch
     maps = {name: value for name, value in batch.items() if name.startswith(SALIENCY) and config.augment_saliency}
+    parts, maps = (
+        {name: value.to(device, non_blocking=True) for name, value in group.items()} for group in (parts, maps)
+    )
     share, device = next(iter(parts.values())).shape[1], next(iter(parts.values())).device
     members: list[tuple[Tensors, Tensors]] = []
     for member, seed in enumerate(seeds):
@@ -85,13 +93,32 @@ def apply(pictures: Tensors, draws: Tensors, config: AugmentationConfig, obs_hor
         else:
             count = frames_of(name, part.dim() - 1, obs_horizon)
             frames_BnCHW = part.unflatten(3, (count, -1)).permute(0, 3, 4, 1, 2)
-        whole_levels = set(config.operations) == {"random_shift"}
-        values = frames_BnCHW if whole_levels else frames_BnCHW.to(torch.float32).div_(255.0)
-        for operation, uniforms in _operations(config, draws[config.parameters_of(name)]):
-            values = _operate(operation, values, uniforms, config)
-        levels = values if whole_levels else values.mul(255.0).round_().to(torch.uint8)
+        uniforms_BD = draws[config.parameters_of(name)]
+        block = _block(frames_BnCHW)
+        done = [
+            _augment(frames, uniforms, config)
+            for frames, uniforms in zip(frames_BnCHW.split(block), uniforms_BD.split(block), strict=True)
+        ]
+        levels = torch.cat(done) if len(done) > 1 else done[0]
         changed[name] = levels.permute(0, 1, 3, 4, 2) if sequence else levels.permute(0, 3, 4, 1, 2).flatten(3)
     return changed
+
+
+def _block(frames_BnCHW: torch.Tensor) -> int:
+    """Return how many samples to work on at once."""
+    numbers = NUMBERS_AT_ONCE.get(frames_BnCHW.device.type, OTHERWISE_AT_ONCE)
+    return max(1, numbers // frames_BnCHW[0].numel())
+
+
+def _augment(frames_BnCHW: torch.Tensor, uniforms_BD: torch.Tensor, config: AugmentationConfig) -> torch.Tensor:
+    """Return augmented uint8 frames."""
+    whole_levels = set(config.operations) == {"random_shift"}
+    # Contiguous, or the channels of the colour operations would lie 3n numbers apart.
+    values = frames_BnCHW.contiguous()
+    values = values if whole_levels else values.to(torch.float32).div_(255.0)
+    for operation, uniforms in _operations(config, uniforms_BD):
+        values = _operate(operation, values, uniforms, config)
+    return values if whole_levels else values.mul(255.0).round_().to(torch.uint8)
 
 
 def apply_to_saliency(maps: Tensors, draws: Tensors, config: AugmentationConfig) -> Tensors:

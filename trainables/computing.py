@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from understudy.errors import SpecError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -38,14 +37,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
 
 
-def compiled(function: F) -> F:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` as torch.compile makes it at its first call, which belongs inside `compile_errors`."""
     return torch.compile(function)
 
 
+def compile_errors(on: bool) -> AbstractContextManager[Any]:
+    """Return the context that makes a SpecError, in one line, of what torch.compile cannot do."""
+    return _compile_errors() if on else nullcontext()
+
+
 @contextmanager
-def compile_errors() -> Iterator[None]:
-    """Make one line of what torch.compile cannot do: a SpecError that names the reason."""
+def _compile_errors() -> Iterator[None]:
     from torch._dynamo.exc import TorchDynamoException  # seconds of import that only compile=true needs
     from torch._inductor.exc import InductorError
 

@@ -13,7 +13,7 @@ from understudy.envs.importing import import_file
 from understudy.envs.source import EnvFactory, has_unit_actions, is_goal_conditioned, source_for
 from understudy.envs.store import MANIFEST, EpisodeStore, Manifest, find_store, store_path
 from understudy.envs.windows import Goals, Split, Windows
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, UserError
 from understudy.normaliser import Mode, Normaliser
 from understudy.registry import algorithms
 from understudy.spec import RunSpec
@@ -45,9 +45,7 @@ class Data:
 def open_data(spec: RunSpec) -> Data:
     """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
     if spec.ogbench_dataset_dir is None:
-        if not (store_path(spec.env_name, spec.datasets) / MANIFEST).is_file():
-            source_for(spec.env_name)  # a name that nobody knows gets the nearest known one
-        return Data(spec, [find_store(spec.env_name, spec.datasets)])
+        return Data(spec, [_named(spec)])
     folder = Path(spec.ogbench_dataset_dir).expanduser()
     files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
     if not files:
@@ -106,6 +104,11 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
         obs_horizon=spec.obs_horizon,
         goals=_goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name))),
         goal_discount=spec.discount,
+        goal_delta=spec.goal_delta,
+        reached_proportion=spec.reached_proportion,
+        saliency_alpha=getattr(spec.config, "saliency_alpha", 0.0)
+        if getattr(spec.config, "saliency_weight", 0)
+        else None,
         history=spec.history,
         cameras=spec.cameras,
         use_proprio=spec.use_proprio,
@@ -114,13 +117,33 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
 
 def _goals(spec: RunSpec, env_name: str) -> Goals:
     if spec.goal_relabelling == "auto":
-        return "uniform" if is_goal_conditioned(env_name) else "none"
+        return "uniform" if is_goal_conditioned(env_name) or algorithms.get(spec.algo).goal_conditioned else "none"
     return spec.goal_relabelling
+
+
+def _named(spec: RunSpec) -> EpisodeStore:
+    """Open the run's dataset; one whose name says where its files lie is imported when they are new or have changed."""
+    manifest = store_path(spec.env_name, spec.datasets) / MANIFEST
+    try:
+        source = source_for(spec.env_name)  # a name that nobody knows gets the nearest known one
+        folder = source.local(spec.env_name)
+    except UserError:
+        if not manifest.is_file():
+            raise
+        return find_store(spec.env_name, spec.datasets)  # of a name of one's own, or whose files lie elsewhere
+    if folder is not None and not _is_newer(manifest, source.files(folder)):
+        import_file(source.name, folder, spec.env_name, spec.datasets, overwrite=True)
+    return find_store(spec.env_name, spec.datasets)
+
+
+def _is_newer(manifest: Path, files: list[Path]) -> bool:
+    """Say whether there is a store that was written after its files."""
+    return manifest.is_file() and manifest.stat().st_mtime >= max(file.stat().st_mtime for file in files)
 
 
 def _imported(file: Path, env_name: str, target: Path) -> EpisodeStore:
     """Open the file's store below `target`, importing the file first when it is new or was written since."""
     manifest = target / file.stem / MANIFEST
-    if manifest.is_file() and manifest.stat().st_mtime >= file.stat().st_mtime:
+    if _is_newer(manifest, [file]):
         return EpisodeStore.open(manifest.parent)
     return import_file("ogbench", file, env_name, target, name=file.stem, overwrite=True)

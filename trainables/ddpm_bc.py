@@ -1,9 +1,8 @@
 """Diffusion behaviour cloning: a score network that denoises an action chunk in `diffusion_steps` steps.
 
 Schedules, network, loss and reverse step follow BridgeData's DDPM agent (DDPM: arXiv 2006.11239; cosine schedule:
-arXiv 2102.09672; vp: arXiv 2011.13456; DDIM: arXiv 2010.02502). Observations are states or encoded pixels;
-goals belong to the goal-conditioned variant. Shape suffixes: B samples, H steps, A action dims, D = H * A,
-T diffusion steps, W the score network's width.
+arXiv 2102.09672; vp: arXiv 2011.13456; DDIM: arXiv 2010.02502). Observations are states or encoded pictures. Shape
+suffixes: B samples, H steps, A action dims, D = H * A, T diffusion steps, W the score network's width.
 """
 
 from __future__ import annotations
@@ -17,18 +16,19 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from understudy.algorithm import Algorithm, AlgorithmConfig, Batch
+from understudy.algorithm import Algorithm, Batch
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.trainables.encoders import ObservationEncoder
 from understudy.trainables.networks import linear
+from understudy.trainables.saliency_loss import SaliencyConfig, with_saliency
 
 TIME_FEATURES = 32
 SAMPLE_RANGE = 2.0
 """Every reverse step is clipped to +- this."""
 
 
-class DDPMBCConfig(AlgorithmConfig):
+class DDPMBCConfig(SaliencyConfig):
     """Settings of ddpm_bc."""
 
     hidden_dims: tuple[int, ...] = Field(
@@ -177,10 +177,11 @@ class DDPMBC(Algorithm):
         signal_B1, noise_B1 = network.shares[time_B].split(1, dim=-1)
         noisy_BD = signal_B1 * batch["actions"].flatten(1) + noise_B1 * noise_BD
         time_B1 = time_B.unsqueeze(-1).to(torch.float32)
-        predicted_BD = network(network.encoder(batch["observations"]), noisy_BD, time_B1, draws.get("keep"))
+        features_BF, maps = network.encoder.maps(batch["observations"])
+        predicted_BD = network(features_BF, noisy_BD, time_B1, draws.get("keep"))
         error_BHA = (predicted_BD - noise_BD).square().unflatten(1, (-1, self.action_dim))
         loss = (error_BHA.sum(-1) * batch["valid"]).mean()
-        return loss, {"actor_loss": loss, "ddpm_loss": loss}
+        return with_saliency(loss, {"actor_loss": loss, "ddpm_loss": loss}, maps, batch, self.config)
 
     def noise_shape(self) -> tuple[int, ...]:
         """One decision needs noise [N, H, A]: its start and, for ddpm, what each step but the last adds."""

@@ -93,20 +93,20 @@ def picture_inputs(shape: ObservationShape, config: AlgorithmConfig) -> list[Inp
 
 def _repeats(camera: str, parts: Mapping[str, tuple[int, ...]], config: AlgorithmConfig) -> int:
     """Return how often a goal picture's channels are repeated to fit the camera's frames; SpecError if they do not."""
-    picture, goal = parts[camera], parts[GOAL + camera]
-    if picture[-3:-1] != goal[-3:-1] or (config.shared_goal_encoder and picture[-1] % goal[-1]):
+    *frames, height, width, channels = parts[camera]
+    goal = parts[GOAL + camera]
+    if (height, width) != goal[:2] or (config.shared_goal_encoder and channels % goal[2]):
         remedy = "" if config.goal_fusion == "late" else "goal_fusion=late and "
         raise SpecError(
-            f"the goal of camera {camera} has shape {goal} and its pictures {picture}:"
+            f"the goal of camera {camera} has shape {goal} and its pictures {parts[camera]}:"
             f" pictures of different sizes need {remedy}shared_goal_encoder=false"
         )
     # Joined with a sequence the goal stands beside every frame; on the channels it counts as often as the frames.
-    sequence = len(picture) > 3
-    return picture[-1] // goal[-1] if config.shared_goal_encoder and not sequence else 1
+    return channels // goal[2] if config.shared_goal_encoder and not frames else 1
 
 
 class ObservationEncoder(nn.Module):
-    """Turn observations into a flat vector [B, features]: encoded pictures by camera, goals, then states as they are."""
+    """Turn observations into a flat vector [B, F]: encoded pictures by camera, then goals, then states as they are."""
 
     def __init__(self, shape: ObservationShape, config: AlgorithmConfig, generator: torch.Generator) -> None:
         super().__init__()
@@ -115,21 +115,22 @@ class ObservationEncoder(nn.Module):
         self.states = [name for name in (STATE, GOAL + STATE) if name in parts]
         self.inputs = picture_inputs(shape, config) if config.encoder else []
         self.single = None if isinstance(shape, dict) else next(iter(parts))
+        self.features = sum(math.prod(parts[name]) for name in self.states)
+        self.map_shapes: dict[str, tuple[int, int, int]] = {}
+        """Shape [c, h, w] of each picture's last convolutional map."""
         self._modules_of: dict[str, str] = {}
         for item in self.inputs:
             if item.encoder not in self._modules_of:
                 self._modules_of[item.encoder] = self._free_name(item.encoder)
                 self.add_module(self._modules_of[item.encoder], picture_encoder(item.shape, config, generator))
-            known = self.encoder_of(item).shape
-            if known != item.shape:
+            encoder = self.encoder_of(item)
+            if encoder.shape != item.shape:
                 raise SpecError(
-                    f"one encoder cannot take pictures of shape {known} and of {item.shape} ({item.picture}):"
+                    f"one encoder cannot take pictures of shape {encoder.shape} and of {item.shape} ({item.picture}):"
                     " shared_camera_encoder=false and shared_goal_encoder=false give each its own"
                 )
-        self.map_shapes = {item.picture: self.encoder_of(item).map_shape for item in self.inputs}
-        """Shape [c, h, w] of each picture's last convolutional map."""
-        self.features = sum(math.prod(parts[name]) for name in self.states)
-        self.features += sum(self.encoder_of(item).features * (item.frames or 1) for item in self.inputs)
+            self.map_shapes[item.picture] = encoder.map_shape
+            self.features += encoder.features * (item.frames or 1)
 
     def _free_name(self, name: str) -> str:
         """Return the name as torch allows it: without dots, and none that the module has otherwise."""

@@ -69,8 +69,8 @@ class Evaluator:
             env.close()
         if shapes != (observation_shape, action_dim):
             raise DatasetError(
-                f"{self.spec.env_name}: the data have observations {describe(observation_shape)} and {action_dim} action"
-                f" dims, the environment {describe(shapes[0])} and {shapes[1]}: they are not of one task"
+                f"{self.spec.env_name}: the data have observations {describe(observation_shape)} and {action_dim}"
+                f" action dims, the environment {describe(shapes[0])} and {shapes[1]}: they are not of one task"
             )
 
     def _pool(self) -> Pool:

@@ -40,7 +40,7 @@ class Layout:
         }
 
     def stretches(self, chosen: Callable[[str], bool]) -> list[tuple[bool, slice]]:
-        """Return the row cut where `chosen(name)` changes: what it says, and where; padding goes with what it follows."""
+        """Return the row in stretches of equal `chosen(name)`: the answer, and the place with its padding."""
         bounds = [*self.offsets.values(), self.size]
         found, start = [], 0
         for answer, run in itertools.groupby(map(chosen, self.offsets)):

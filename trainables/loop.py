@@ -31,9 +31,11 @@ from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
 from understudy.stopping import Notice
 from understudy.trainables.batches import Batches, Steps, loader_workers
+from understudy.trainables.computing import check_precision
 from understudy.trainables.data import algorithm_for, open_data
 from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.keeping import drop_old_models, save_models
+from understudy.trainables.optimising import Schedule
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
@@ -78,6 +80,8 @@ class OfflineLoop:
         first = self.data.windows(1)
         self.algorithm: Algorithm = algorithm_for(spec, first)
         self.algorithm.network(torch.Generator())  # an encoder that does not fit these observations is said now
+        check_precision(spec.config.precision, self.device)
+        Schedule.of(spec.config, spec.training_steps)
         self.evaluator = Evaluator(spec) if spec.eval_episodes else None
         if self.evaluator:
             self.evaluator.check(first.observation_shape, first.action_dim)
@@ -124,7 +128,13 @@ class _Training:
             else loop.data.normaliser(self.spec.normalize, self.spec.normalize_actions)
         )
         self.pack = Pack(
-            loop.algorithm, self.seeds, normaliser=normaliser, device=loop.device, world_size=world, rank=rank
+            loop.algorithm,
+            self.seeds,
+            normaliser=normaliser,
+            device=loop.device,
+            world_size=world,
+            rank=rank,
+            training_steps=self.spec.training_steps,
         )
         if saved:
             self._restore(saved)

@@ -130,6 +130,42 @@ class MLP(nn.Module):
         return hidden
 
 
+class Trunk(nn.Module):
+    """Dense layers that are all activated, with dropout before each activation: the body of a policy.
+
+    As in BridgeData's agents (Walke et al. 2023, arXiv 2308.12952). Without dropout and with GELU it is an MLP.
+    """
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], generator: torch.Generator, activation: str = "gelu"
+    ) -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, widths, generator, activate_final=True)
+        self.activation = gelu if activation == "gelu" else functional.silu
+        self.plain = activation == "gelu"
+        self.features = widths[-1] if widths else inputs
+
+    def forward(self, x: torch.Tensor, keep: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """Return [B, features]; `keep` has a dropout mask [B, width] for each layer, as `draw_dropout` makes them."""
+        if self.plain and not keep:
+            return self.mlp(x)
+        for index, layer in enumerate(self.mlp.layers):
+            hidden = layer(x)
+            x = self.activation(hidden * keep[f"keep_{index}"] if keep else hidden)
+        return x
+
+
+def draw_dropout(
+    batch_size: int, widths: Sequence[int], rate: float, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Draw a mask [B, width] for each layer: 0 at the share `rate` of places, 1 / (1 - rate) elsewhere."""
+    masks = {}
+    for index, width in enumerate(widths if rate > 0 else ()):
+        kept = torch.rand(batch_size, width, generator=generator, device=generator.device) >= rate
+        masks[f"keep_{index}"] = kept.to(torch.float32).div_(1 - rate)
+    return masks
+
+
 class FourierFeatures(nn.Module):
     """Turn a scalar in [0, 1) into `size` features: cos and sin at log-spaced fixed frequencies.
 
@@ -173,15 +209,15 @@ class VectorField(nn.Module):
         time = t_B1 if self.time is None else self.time(t_B1)
         return self.trunk(torch.cat((features_BF, x_BD, time), dim=-1))
 
-    def euler(self, observations_BO: Observations, x_BD: torch.Tensor, steps: int) -> torch.Tensor:
+    def integrate(self, features_BF: torch.Tensor, x_BD: torch.Tensor, steps: int) -> torch.Tensor:
         """Return the end of `steps` Euler steps from x at t = 0, with t = i / steps.
 
-        The observation is encoded once and its share of the first dense layer is kept out of the loop.
+        The encoded observation's share of the first dense layer is kept out of the loop.
         """
         first = self.trunk.layers[0]
         assert isinstance(first, nn.Linear)
         by_observation, by_x, by_time = first.weight.split(self.widths, dim=1)
-        constant = functional.linear(self.encoder(observations_BO), by_observation, first.bias)
+        constant = functional.linear(features_BF, by_observation, first.bias)
         times = torch.arange(steps, device=x_BD.device, dtype=x_BD.dtype)[:, None] / steps
         by_step = functional.linear(times if self.time is None else self.time(times), by_time)
         for index in range(steps):

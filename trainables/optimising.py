@@ -82,7 +82,7 @@ class Optimiser:
         self._rows = [gradients[index, : layout.size] for index in range(count)]
         rates = [float(rate) for rate in learning_rates or [config.lr] * count]
         self._rates = torch.tensor(rates, dtype=torch.float64, device=parameters.device)
-        self._slices = [(of_encoder, place) for of_encoder, place in layout.stretches(self._is_encoders)]
+        self._slices = layout.stretches(self._is_encoders)
         if config.encoder is not None and config.encoder_lr is not None and not any(dict(self._slices)):
             raise SpecError(f"encoder_lr={config.encoder_lr}: this network has no parameters under {ENCODER!r}")
         decays = weight_decays or [config.weight_decay] * count
@@ -148,7 +148,8 @@ class Optimiser:
 
     def member_state(self, k: int) -> dict[str, Any]:
         """Return member k's moments by parameter, how many steps it took, and its loss scale."""
-        adam, state = self._adams[k], {"step": 0}
+        adam = self._adams[k]
+        state: dict[str, Any] = {"step": 0}
         parts = [adam.state.get(group["params"][0], {}) for group in adam.param_groups]
         if parts[0]:
             state = {"step": int(parts[0]["step"].item())}

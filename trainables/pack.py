@@ -20,28 +20,24 @@ this worker, R rows of observations, O observation dims.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
 
 from understudy.algorithm import Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
-from understudy.trainables.computing import autocast, check_precision, compile_errors, compiled
-from understudy.trainables.flat import ALIGNMENT, Caller, Layout, move_into
+from understudy.trainables.computing import check_precision
+from understudy.trainables.flat import ALIGNMENT, Layout, move_into
+from understudy.trainables.modes import Looped, Mode, Runner, Stacked, part_of, parts_of
 from understudy.trainables.optimising import SMALLEST_SCALE, Optimiser
 
-Mode = Literal["loop", "vmap"]
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
 NEVER = 2**62
@@ -93,14 +89,7 @@ class Pack:
                 move_into(member, self.layout.views(self._averages[index]), None)
                 member.to(self.device)
 
-        self._stacked = self._stack(self.parameters) if self.mode == "vmap" else {}
-        self._leaf_gradients = list(self.layout.views(self._gradients).values())
-        self._leaves = [
-            self._stacked[f"network.{name}"].requires_grad_() for name in self.layout.shapes if self._stacked
-        ]
-        self._caller = Caller(self.members[0])
-        compute = self._loss_of_one if self.mode == "loop" else self._losses_of_all
-        self._compute = compiled(compute) if algorithm.config.compile else compute
+        self._runner: Runner = self._looped_or_stacked()
         self._optimiser = Optimiser(
             algorithm.config,
             self.layout,
@@ -110,6 +99,12 @@ class Pack:
             weight_decays=weight_decays,
             training_steps=training_steps,
         )
+
+    def _looped_or_stacked(self) -> Runner:
+        if self.mode == "loop":
+            return Looped(self.algorithm, self.members, self._acting, self._losses)
+        acting = self.parameters if self._averages is None else self._averages
+        return Stacked(self.algorithm, self.members, self.layout, self.parameters, acting, self._gradients)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -124,8 +119,7 @@ class Pack:
         """
         draws = self._draw(batch["actions"].shape[1], step)
         self._gradients.zero_()
-        with compile_errors() if self.algorithm.config.compile else nullcontext():
-            metrics = self._backward(batch, draws)
+        metrics = self._backward(batch, draws)
         if self.world_size > 1:
             dist.all_reduce(self._gradients)
             self._gradients.div_(self.world_size)
@@ -151,7 +145,7 @@ class Pack:
         )
         collected: list[dict[str, torch.Tensor]] = []
         for index, member in enumerate(self.members):
-            loss, metrics = self.algorithm.loss(member, _of_member(batch, index), draws)
+            loss, metrics = self.algorithm.loss(member, part_of(batch, index), draws)
             collected.append({"actor_loss": loss, **metrics})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
@@ -205,65 +199,13 @@ class Pack:
         return draws
 
     def _backward(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Add the gradient of the batch, part by part, to `_gradients`; return the metrics, each [K]."""
-        backward = self._backward_loop if self.mode == "loop" else self._backward_vmap
-        total: dict[str, torch.Tensor] = {}
-        for share, part, drawn in self._parts(batch, draws):
-            for name, value in backward(part, drawn, share).items():
+        """Fill the gradients, the batch part by part, each prepared when its turn comes; return metrics, each [K]."""
+        scales, total = self._optimiser.loss_scales(), {}
+        for share, part, drawn in parts_of(batch, draws, self.algorithm.config.grad_accumulation):
+            for name, value in self._runner.backward(self._prepare(part), drawn, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total
-
-    def _parts(
-        self, batch: Batch, draws: list[dict[str, torch.Tensor]]
-    ) -> Iterator[tuple[float, Batch, list[dict[str, torch.Tensor]]]]:
-        """Yield the batch in parts, prepared one at a time: the share of samples, the part, its random numbers."""
-        samples = batch["actions"].shape[1]
-        count = min(self.algorithm.config.grad_accumulation, samples)
-        if count == 1:
-            yield 1.0, self._prepare(batch), draws
-            return
-        for low, high in itertools.pairwise(samples * index // count for index in range(count + 1)):
-            part = {name: each(lambda value, a=low, b=high: value[:, a:b], value) for name, value in batch.items()}
-            drawn = [{name: value[low:high] for name, value in member.items()} for member in draws]
-            yield (high - low) / samples, self._prepare(part), drawn
-
-    def _loss_of_one(self, member: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]) -> Any:
-        return self.algorithm.loss(member, batch, draws)
-
-    def _losses_of_all(self, state: dict[str, torch.Tensor], batch: Batch, draws: dict[str, torch.Tensor]) -> Any:
-        def one(state: dict[str, torch.Tensor], batch: Batch, draws: dict[str, torch.Tensor]) -> Any:
-            return functional_call(self._caller, state, (self.algorithm.loss, batch, draws))
-
-        return vmap(one)(state, batch, draws)
-
-    def _backward_loop(
-        self, batch: Batch, draws: list[dict[str, torch.Tensor]], share: float
-    ) -> dict[str, torch.Tensor]:
-        collected: list[dict[str, torch.Tensor]] = []
-        scales = self._optimiser.loss_scales()
-        for index, member in enumerate(self.members):
-            with autocast(self.algorithm.config.precision, self.device):
-                loss, metrics = self._compute(member, _of_member(batch, index), draws[index])
-            weighted = loss if share == 1.0 else loss * share
-            (weighted if scales is None else weighted * scales[index]).backward()
-            self._losses[index] += weighted.detach()
-            collected.append({"actor_loss": loss.detach(), **{k: v.detach() for k, v in metrics.items()}})
-        return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
-
-    def _backward_vmap(
-        self, batch: Batch, draws: list[dict[str, torch.Tensor]], share: float
-    ) -> dict[str, torch.Tensor]:
-        stacked_draws = {name: torch.stack([drawn[name] for drawn in draws]) for name in draws[0]}
-        with autocast(self.algorithm.config.precision, self.device):
-            losses, metrics = self._compute(self._stacked, batch, stacked_draws)
-        weighted, scales = losses * share, self._optimiser.loss_scales()
-        total = (weighted if scales is None else weighted * scales).sum()
-        # Not by backward(): autograd would warn of leaves that are strided over the rows.
-        gradients = torch.autograd.grad(total, self._leaves, allow_unused=True, materialize_grads=True)
-        torch._foreach_add_(self._leaf_gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
-        self._losses.add_(weighted.detach())
-        return {"actor_loss": losses.detach(), **{name: value.detach() for name, value in metrics.items()}}
 
     def _note_divergence(self, losses: torch.Tensor, step: int) -> None:
         """Remember the members whose loss is not finite; on the CPU, raise TrainingDiverged at once."""
@@ -275,12 +217,6 @@ class Pack:
         else:
             bad = torch.where(losses.isfinite(), NEVER, step)
             torch.minimum(self._first_bad_step, bad, out=self._first_bad_step)
-
-    def _stack(self, parameters: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return [K, ...] views of the flat storage, and the members' constant buffers, named for `Caller`."""
-        stacked = self.layout.views(parameters.detach())
-        buffers = stack_module_state([*self.members])[1]
-        return {f"network.{name}": value for name, value in {**stacked, **buffers}.items()}
 
     # ---- acting ----
 
@@ -301,21 +237,8 @@ class Pack:
         chosen = list(range(len(self))) if members is None else list(members)
         inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
-        if self.mode == "loop" or len(chosen) == 1:
-            actions = [
-                policy.act(self._acting[k], each(lambda part, i=i: part[i], inputs), noise[i])
-                for i, k in enumerate(chosen)
-            ]
-            return self._scaling.actions_back(torch.stack(actions)).cpu().numpy()
-
-        def one(state: dict[str, torch.Tensor], observations: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-            return functional_call(self._caller, state, (policy.act, observations, noise))
-
-        source = self.parameters if self._averages is None else self._averages
-        state = self._stack(source)
-        if chosen != list(range(len(self))):
-            state = {name: value[chosen] for name, value in state.items()}
-        return self._scaling.actions_back(vmap(one)(state, inputs, noise)).cpu().numpy()
+        actions = self._runner.act(policy, chosen, inputs, noise)
+        return self._scaling.actions_back(actions).cpu().numpy()
 
     # ---- state ----
 
@@ -329,6 +252,9 @@ class Pack:
         state["optimiser"] = self._optimiser.member_state(k)
         if self._averages is not None:
             state["averages"] = self.layout.copies(self._averages[k])
+        buffers = {n: value for n, value in self.members[k].state_dict().items() if n not in self.layout.shapes}
+        if buffers:  # constants that came from a file, which may be gone
+            state["buffers"] = {name: value.cpu().clone() for name, value in buffers.items()}
         return state
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:
@@ -336,9 +262,9 @@ class Pack:
         self.layout.fill(self.parameters[k], state["weights"])
         if self._averages is not None:  # a fork may begin to average where its parent did not
             self.layout.fill(self._averages[k], state.get("averages", state["weights"]))
+        if "buffers" in state:
+            for module in (self.members[k], self._acting[k]):
+                module.load_state_dict(state["buffers"], strict=False)
+            self._runner = self._looped_or_stacked()
         self._first_bad_step[k] = NEVER
         self._optimiser.load_member_state(k, state["optimiser"])
-
-
-def _of_member(batch: Batch, index: int) -> Batch:
-    return {name: each(lambda part: part[index], value) for name, value in batch.items()}

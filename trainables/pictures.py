@@ -37,6 +37,7 @@ class PictureEncoder(nn.Module, abc.ABC):
 
     def map(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
         """Return the last convolutional map [B, c, h, w], activated, not yet pooled."""
+        # Moved, not copied: with the channels last in memory, IMPALA is half as fast again on CPUs, a ResNet no slower.
         x_BCHW = self.scale(pixels_BHWC.movedim(-1, -3).to(torch.float32))
         if self.coordinates is not None:
             grid = self.coordinates.expand(len(x_BCHW), -1, -1, -1)

@@ -3,8 +3,8 @@
 Both have torchvision's tensor names (conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, ...), so that ImageNet weights
 load by name; `bn1` is a GroupNorm in the bridge networks. They differ in more than the norm:
 
-- bridge (jaxrl_m's ResNetV1): x / 127.5 - 1, swish, and padding as flax's SAME: at stride 2 an even side is padded at its
-  end only. A bottleneck's last norm starts at scale 0.
+- bridge (BridgeData's ResNetV1): x / 127.5 - 1, swish, and padding as flax's SAME: at stride 2 an even side is padded
+  at its end only. A bottleneck's last norm starts at scale 0.
 - imagenet (arXiv 1512.03385 as torchvision has it): ImageNet's mean and deviation, relu, symmetric padding; the norm's
   numbers are buffers that no training changes. Without weights it is a network that has no normalisation at all.
 """
@@ -74,7 +74,7 @@ def _norm(channels: int, family: Family) -> nn.GroupNorm | FrozenBatchNorm:
 def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int, family: Family, generator: torch.Generator
 ) -> nn.Conv2d:
-    """Return a convolution without bias; He normal weights, by inputs in flax's code and by outputs in torchvision's."""
+    """Return a convolution without bias; He normal weights, by inputs (BridgeData) or by outputs (torchvision)."""
     layer = cast(nn.Conv2d, skip_init(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False))
     fan = (inputs if family == "bridge" else outputs) * kernel * kernel
     with torch.no_grad():
@@ -82,8 +82,9 @@ def _convolution(
     return layer
 
 
-def _normalised(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _normalised(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Return norm(conv(x)). A frozen norm is folded into the weights, which spares passes over the map."""
+    assert isinstance(conv, nn.Conv2d)
     if isinstance(norm, FrozenBatchNorm):
         scale, shift = norm.affine()
         weight = conv.weight * scale[:, None, None, None]
@@ -93,6 +94,19 @@ def _normalised(conv: nn.Conv2d, norm: nn.Module, x: torch.Tensor) -> torch.Tens
         x = functional.pad(x, (width % 2, 1, height % 2, 1))
         return norm(functional.conv2d(x, conv.weight, stride=2))
     return norm(conv(x))
+
+
+def _pixel_statistics(channels: int, family: Family) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation, each [C], that pixels in [0, 1] are scaled by.
+
+    ImageNet's repeat with every three channels, one frame; pictures of other channels get their averages.
+    """
+    if family == "bridge":
+        return torch.full((channels,), 0.5), torch.full((channels,), 0.5)
+    mean, deviation = torch.tensor(MEAN), torch.tensor(DEVIATION)
+    if channels % len(MEAN):
+        return mean.mean().repeat(channels), deviation.mean().repeat(channels)
+    return mean.repeat(channels // len(MEAN)), deviation.repeat(channels // len(MEAN))
 
 
 class Block(nn.Module):
@@ -115,7 +129,7 @@ class Block(nn.Module):
             shortcut = _convolution(inputs, self.outputs, 1, stride, family, generator)
             self.downsample = nn.Sequential(shortcut, _norm(self.outputs, family))
         if form.bottleneck and family == "bridge":
-            nn.init.zeros_(self.bn3.weight)
+            nn.init.zeros_(self.get_parameter("bn3.weight"))
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Return [B, outputs, ceil(H / stride), ceil(W / stride)]."""
@@ -130,6 +144,9 @@ class Block(nn.Module):
 
 class ResNet(PictureEncoder):
     """Encode pictures into the pooled map of the last stage, 512 channels (2048 of bottlenecks) at 1/32 of the size."""
+
+    gain: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(
         self,
@@ -158,19 +175,12 @@ class ResNet(PictureEncoder):
         self.map_shape = (inputs, height, width)
         self.pooling = POOLINGS[pooling or "avg"](self.map_shape, generator)
         self.features = self.pooling.features
-        mean, deviation = (
-            torch.tensor(values).repeat(channels // 3)
-            if channels % 3 == 0
-            else torch.tensor(values).mean().repeat(channels)
-            for values in (MEAN, DEVIATION)
-        )
-        if form.family == "bridge":
-            mean, deviation = torch.full((channels,), 0.5), torch.full((channels,), 0.5)
+        mean, deviation = _pixel_statistics(channels, form.family)
         self.register_buffer("gain", (1 / (255 * deviation))[:, None, None], persistent=False)
         self.register_buffer("offset", (mean / deviation)[:, None, None], persistent=False)
 
     def scale(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return values in [-1, 1] (bridge), or of mean 0 and deviation 1 over ImageNet, whose means repeat by frame."""
+        """Return values in [-1, 1] (bridge), or of mean 0 and deviation 1 over ImageNet."""
         return x_BCHW * self.gain - self.offset
 
     def convolve(self, x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -55,19 +55,19 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 
     SpecError or CheckpointError, in one line with the path, for anything else; nothing in a file is ever run.
     """
-    path = Path(path)
-    if path.is_dir() and (path / POLICY_FILE).is_file():
-        path = path / read_document(path)["members"][0]["file"]
-    if not path.is_file():
-        raise SpecError(f"encoder_weights={path}: no such file, nor a policy folder")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    file = Path(path)
+    if file.is_dir() and (file / POLICY_FILE).is_file():
+        file = file / read_document(file)["members"][0]["file"]
+    if not file.is_file():
+        raise SpecError(f"encoder_weights={file}: no such file, nor a policy folder")
+    found = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise SpecError(f"encoder_weights={path}: holds no named tensors")
+        raise SpecError(f"encoder_weights={file}: holds no named tensors")
     return tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -75,7 +75,11 @@ class AlgorithmConfig(BaseModel):
         default=None, description="safetensors or .pt file, or policy folder, that the encoder's weights are read from"
     )
     encoder_lr: float | None = Field(
-        default=None, ge=0, lt=10, json_schema_extra=LOG, description="learning rate of the encoder; none: lr, 0: frozen"
+        default=None,
+        ge=0,
+        lt=10,
+        json_schema_extra=LOG,
+        description="learning rate of the encoder; none: lr, 0: frozen",
     )
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
@@ -150,6 +154,8 @@ class Algorithm(abc.ABC):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     name: ClassVar[str]
     loop: ClassVar[str] = "offline"
+    goal_conditioned: ClassVar[bool] = False
+    """Whether a policy is told a goal on every task, so that goal_relabelling=auto gives it one."""
     evaluation_parameters: ClassVar[tuple[str, ...]] = ()
     """Config fields that only change how a trained policy acts: no training of their own."""
 

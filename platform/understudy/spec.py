@@ -79,8 +79,16 @@ class RunSpec(BaseModel):
     normalize_actions: Literal["none", "zscore", "bounds"] = Field(
         "none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
     )
-    goal_relabelling: Literal["auto", "none", "uniform", "geometric", "final"] = Field(
-        "auto", description="later states shown as goals; auto: uniform where the task is goal-conditioned"
+    goal_relabelling: Literal[
+        "auto", "none", "uniform", "geometric", "final", "last_state_upweighted", "delta_goals"
+    ] = Field(
+        "auto", description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned"
+    )
+    goal_delta: tuple[int, int] = Field(
+        (1, 25), description="delta_goals: steps ahead, from the first to below the second"
+    )
+    reached_proportion: float | None = Field(
+        None, ge=0, le=1, description="share of goals that are the next state; with it goals are drawn as BridgeData's"
     )
     discount: float = Field(0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals")
     config: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="the algorithm's own settings")

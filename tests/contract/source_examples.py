@@ -40,6 +40,8 @@ EXAMPLES = {
     "bridge": Example("bridge:lift_carrot_100", 7, 7, needs_final=True, has_simulator=False),
     "d4rl": Example("hopper-medium-v2", 11, 3),
     "expert_buffer": Example("expert:Pendulum-v1", 3, 1, needs_final=True),
+    "gym_hil": Example("gym_hil/PandaPickCube-state-scripted-v0", 21, 4),
+    "lerobot": Example("lerobot:user/name", 7, 2, has_simulator=False),
     "minari": Example("minari:pendulum/scripted-v0", 3, 1, needs_final=True),
     "ogbench": Example("cube-single-scripted-singletask-task1-v0", 28, 5, needs_final=True),
     "robomimic": Example("lift-scripted-low_dim", 19, 7, shift=1.0),

@@ -30,7 +30,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bc global tanh": ("bc", {**CHUNK, "std": "global", "tanh_squash": True}),
     "bc state": ("bc", {**CHUNK, "std": "state", "weight_decay": 0.1}),
     "bc mse": ("bc", {**CHUNK, "policy": "mse"}),
+    "bc gmm": ("bc", {**CHUNK, "policy": "gmm", "modes": 3}),
+    "bc dropout": ("bc", {**CHUNK, "dropout": 0.1, "activation": "swish"}),
+    "gc_bc": ("gc_bc", CHUNK),
+    "flow_bc one step": ("flow_bc", {**CHUNK, "actor": "one_step", "flow_steps": 3}),
     "ddpm_bc": ("ddpm_bc", CHUNK),
+    "gc_ddpm_bc": ("gc_ddpm_bc", CHUNK),
     "ddpm_bc linear": ("ddpm_bc", {**CHUNK, "beta_schedule": "linear", "dropout": 0.0, "grad_clip": None}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }

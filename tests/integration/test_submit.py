@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -274,6 +275,40 @@ def finished(folder: Path) -> list[Path]:
     return [path.parent / "sd000" / "final_model.pt" for path in states if '"finished"' in path.read_text()]
 
 
+def test_a_job_that_is_stopped_saves_its_trials_and_goes_on_with_more_to_do(head: Head) -> None:
+    folder = submit(head, "third", "training_steps=3000", "eval_interval=3000", "checkpoint_seconds=1000")
+    wait_until(lambda: training(folder))
+    assert "is being stopped" in head.command("jobs", "stop", "third", "-p", "three")
+    wait_until(lambda: re.search(r"third +stopped", head.command("jobs", "list", "-p", "three")))
+    states = saved(folder)
+    words = ("jobs", "resume", "third", "-p", "three", "--plugin", PLUGIN, "--follow", "--add-steps", "500")
+    said = head.command(*words)
+    assert "3 configurations: 3 complete" in said
+    assert_went_on(folder, states, 3500)
+
+
+def training(folder: Path) -> bool:
+    """Say whether some trial of a sweep has come to its training."""
+    return any(folder.glob("trials/*/timing.csv"))
+
+
+def saved(folder: Path) -> dict[str, int]:
+    """Check that a stopped sweep's trials wrote checkpoints when they were told to; return each one's step."""
+    states = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("trials/*/run.json")}
+    found = {name: state["step"] for name, state in states.items() if state["status"] == "interrupted"}
+    assert found
+    assert all(step > 0 for step in found.values())
+    assert "running" not in {state["status"] for state in states.values()}
+    return found
+
+
+def assert_went_on(folder: Path, steps: dict[str, int], last: int) -> None:
+    """Check that these trials went on from these steps, and that all came to the last one."""
+    states = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("trials/*/run.json")}
+    assert {name: states[name]["resumed_at"] for name in steps} == {name: [step] for name, step in steps.items()}
+    assert {(state["status"], state["step"]) for state in states.values()} == {("finished", last)}
+
+
 def test_a_driver_that_is_started_again_goes_on_in_its_jobs_folder(hopper_data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "algo=bc", "training_steps=50", f"save_dir={tmp_path}", f"data_dir={hopper_data}"]
     job = make_job(read_run(words), load_profile("local"), "again", content_hash(Path(PACKAGE["PYTHONPATH"])))
@@ -303,49 +338,84 @@ SLURM = {
     "sbatch": """
 for word in "$@"; do case "$word" in --export=*) kept=${word#--export=};; *.sbatch) script=$word;; esac; done
 output=$(sed -n 's/^#SBATCH --output=//p' "$script")
+number=$((@NUMBER@ + $(ls @FOLDER@/started | wc -l))); touch @FOLDER@/started/$number
 set --
 for name in $(echo "$kept" | tr , ' '); do eval "value=\\${$name}"; set -- "$@" "$name=$value"; done
-(env -i "$@" SLURM_JOB_ID=@NUMBER@ SLURM_JOB_NODELIST="$(hostname)" bash "$script" >"$output" 2>&1
- echo $? >@FOLDER@/exit) </dev/null >/dev/null 2>&1 &
-echo @NUMBER@
+(env -i "$@" SLURM_JOB_ID=$number SLURM_JOB_NODELIST="$(hostname)" bash "$script" >"$output" 2>&1 &
+ echo $! >@FOLDER@/started/$number
+ wait $!
+ echo $? >@FOLDER@/ended-$number) </dev/null >/dev/null 2>&1 &
+echo $number
 """,
     "scontrol": """
 if [ "$2" = hostnames ]; then hostname; exit; fi
-state=RUNNING; [ -e @FOLDER@/exit ] && { [ "$(cat @FOLDER@/exit)" = 0 ] && state=COMPLETED || state=FAILED; }
-echo "JobId=@NUMBER@ JobState=$state EndTime=2026-01-02T03:04:05"
+state=RUNNING; code=0
+[ -e @FOLDER@/ended-$4 ] && { code=$(cat @FOLDER@/ended-$4); [ $code = 0 ] && state=COMPLETED || state=FAILED; }
+echo "JobId=$4 JobState=$state ExitCode=$code:0 EndTime=2026-01-02T03:04:05"
 """,
+    "scancel": '[ "$1 $2" = "--batch --signal=TERM" ] && kill -TERM "$(cat @FOLDER@/started/$3)"\n',
     "srun": 'while case "$1" in --*) true;; *) false;; esac; do shift; done\nexec "$@"\n',
 }
 """Stand-ins for Slurm on one machine: sbatch runs the script with what it was told to take, srun runs its command."""
 
 
-def test_the_batch_script_starts_a_ray_of_two_nodes_runs_the_sweep_and_ends_it(
-    hopper_data: Path, tmp_path: Path
-) -> None:
+@dataclass
+class Slurm:
+    """A machine with these stand-ins on its path, and a profile that leads to it."""
+
+    folder: Path
+    profile: Path
+    number: int
+    environment: dict[str, Any]
+
+    def command(self, *words: str, code: int = 0) -> str:
+        """Run a client."""
+        return run(*words, "-p", str(self.profile), cwd=self.folder, code=code, **self.environment)
+
+
+@pytest.fixture
+def slurm(hopper_data: Path, tmp_path: Path) -> Slurm:
+    """Make the stand-ins, the shared folder and the profile."""
     number, tools, shared = 7000 + os.getpid() % 2000, tmp_path / "bin", tmp_path / "shared"
-    tools.mkdir()
-    for name, text in SLURM.items():
-        (tools / name).write_text(
-            "#!/bin/sh\n" + text.replace("@NUMBER@", str(number)).replace("@FOLDER@", str(tmp_path))
-        )
+    scripts = {**SLURM, "ray": f'exec {sys.executable} -m ray.scripts.scripts "$@"\n'}
+    for folder in (tools, shared, tmp_path / "started"):
+        folder.mkdir()
+    for name, text in scripts.items():
+        text = text.replace("@NUMBER@", str(number)).replace("@FOLDER@", str(tmp_path))
+        (tools / name).write_text(f"#!/bin/sh\n{text}")
         (tools / name).chmod(0o755)
-    (tools / "ray").write_text(f'#!/bin/sh\nexec {sys.executable} -m ray.scripts.scripts "$@"\n')
-    (tools / "ray").chmod(0o755)
-    shared.mkdir()
     shutil.copytree(hopper_data / "hopper-medium-v2", shared / "datasets" / "hopper-medium-v2")
-    (tmp_path / "s.yaml").write_text(
+    profile = tmp_path / "s.yaml"
+    profile.write_text(
         f"extends: slurm\nstorage: {{path: {shared}}}\npython: {sys.executable}\nslurm: {{start: head-worker}}\n"
         f"secrets: [PLUGGED_PASSWORD]\nenvironment: {{PLUGGED_NOTES: {tmp_path}, OMP_NUM_THREADS: '1'}}\n"
         "workers: {cpu: {count: 2, cpus: 1, memory: ''}}\n"
     )
-    words = ("-p", str(tmp_path / "s.yaml"), "--plugin", PLUGIN, "--name", "batch", "--follow", *SWEEP)
-    environment: dict[str, Any] = {**PACKAGE, "PATH": f"{tools}:{os.environ['PATH']}", "PLUGGED_PASSWORD": SECRET}
-    said = run("submit", "sweep", *words, "training_steps=200", "eval_interval=100", cwd=tmp_path, **environment)
+    environment = {**PACKAGE, "PATH": f"{tools}:{os.environ['PATH']}", "PLUGGED_PASSWORD": SECRET}
+    return Slurm(tmp_path, profile, number, environment)
+
+
+def test_a_batch_job_that_is_stopped_saves_its_trials_ends_its_ray_and_goes_on(slurm: Slurm) -> None:
+    words = ("training_steps=3000", "eval_interval=3000", "checkpoint_seconds=1000")
+    slurm.command("submit", "sweep", "--plugin", PLUGIN, "--name", "batch", *SWEEP, *words)
+    shared = slurm.folder / "shared"
+    folder = shared / "runs/bc_training/BC/hopper-medium-v2/batch"
+    wait_until(lambda: training(folder))
+    assert "is being stopped" in slurm.command("jobs", "stop", "batch")
+    wait_until(lambda: (slurm.folder / f"ended-{slurm.number}").is_file())
+    assert (slurm.folder / f"ended-{slurm.number}").read_text().strip() == "143"
+    wait_until(lambda: not [line for line in command_lines() if f":{20000 + slurm.number}" in line], 60)
+    assert re.search(r"batch +stopped", slurm.command("jobs", "list"))
+    steps = saved(folder)
+
+    said = slurm.command("jobs", "resume", "batch", "--plugin", PLUGIN, "--follow")
     assert "3 configurations: 3 complete" in said
-    assert "finished" in run("jobs", "list", *words[:2], cwd=tmp_path, **environment)
-    notes = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert_went_on(folder, steps, 3000)
+    assert re.search(r"batch-r1 +finished", slurm.command("jobs", "list"))
+    notes = [json.loads(path.read_text()) for path in slurm.folder.glob("*.json")]
     assert {note["secret"] for note in notes} == {hashlib.sha256(SECRET.encode()).hexdigest()}
-    assert len({note["node"] for note in notes} - {""}) == 2
-    assert {note["code"] for note in notes} == {f"{shared}/jobs/batch/code/cluster_plugin.py"}
-    assert SECRET not in said + "\n".join(texts(shared / "jobs" / "batch"))
-    wait_until(lambda: not [line for line in command_lines() if f":{20000 + number}" in line], 60)
+    assert len({note["node"] for note in notes} - {""}) >= 3  # of two Rays of two nodes
+    ran = {f"{shared}/jobs/{name}/code/cluster_plugin.py" for name in ("batch", "batch-r1")}
+    assert {note["code"] for note in notes} == ran
+    assert SECRET not in said + "\n".join(texts(shared / "jobs"))
+    wait_until(lambda: not [line for line in command_lines() if f":{20000 + slurm.number + 1}" in line], 60)

@@ -105,7 +105,7 @@ def test_euler_with_the_observation_kept_out_of_the_loop_equals_plain_euler(four
     encoder = ObservationEncoder((6,), AlgorithmConfig(), generator())
     field = VectorField(encoder, 10, (32, 32), generator(), fourier_features=fourier)
     observations, x = torch.randn(9, 6, generator=generator()), torch.randn(9, 10, generator=generator())
-    measured = field.euler(observations, x, 7)
+    measured = field.integrate(field.encoder(observations), x, 7)
     for step in range(7):
         x = x + field(observations, x, torch.full((9, 1), step / 7)) / 7
     torch.testing.assert_close(measured, x, rtol=1e-4, atol=1e-5)

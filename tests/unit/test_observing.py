@@ -44,7 +44,7 @@ def write_store(path, *, final=True, achieved=False, pixels=False, lengths=LENGT
 
 def everything(windows: Windows, places: float = 0.5) -> np.ndarray:
     count = windows.num_transitions
-    return windows.gather(np.arange(count), (count,), np.full(count, places))["observations"].numpy()
+    return windows.gather(np.arange(count), (count,), np.full((2, count), places))["observations"].numpy()
 
 
 def test_a_history_in_the_data_is_the_history_that_the_environment_gives(tmp_path) -> None:
@@ -95,8 +95,8 @@ def test_a_goal_is_a_later_state_of_the_same_episode(tmp_path_factory, goals, pl
 
 def test_uniform_goals_cover_the_future_evenly_and_geometric_ones_follow_their_law(tmp_path) -> None:
     store = write_store(tmp_path / "long", lengths=[400])
-    places = np.random.default_rng(0).random(200_000)
-    starts = np.full(len(places), 300)  # 100 states are left
+    places = np.random.default_rng(0).random((2, 200_000))
+    starts = np.full(places.shape[1], 300)  # 100 states are left
     uniform = Windows(store, horizon=1, goals="uniform").gather(starts, (len(starts),), places)["observations"][:, 3]
     counts = np.bincount(uniform.numpy().astype(int) - 300, minlength=101)[1:]
     assert ((counts - 2000) ** 2 / 2000).sum() < 160  # chi-square, 99 degrees of freedom: beyond it once in 10,000
@@ -104,7 +104,7 @@ def test_uniform_goals_cover_the_future_evenly_and_geometric_ones_follow_their_l
     steps = windows.gather(starts, (len(starts),), places)["observations"][:, 3].numpy() - 300
     for ahead in (1, 2, 5, 20):
         probability = 0.1 * 0.9 ** (ahead - 1)
-        assert abs((steps == ahead).mean() - probability) < 5 * np.sqrt(probability / len(places))
+        assert abs((steps == ahead).mean() - probability) < 5 * np.sqrt(probability / places.shape[1])
 
 
 def test_goals_are_a_pure_function_of_seed_and_step_and_workers_share_them(tmp_path) -> None:

@@ -183,7 +183,7 @@ def test_what_is_seen_in_the_data_is_what_the_environment_shows(tmp_path, sight)
             seen.append(observation)
             observation, _, done, _, _ = env.step(np.zeros(2))
     count = windows.num_transitions
-    found = windows.gather(np.arange(count), (count,), np.zeros(count))["observations"]
+    found = windows.gather(np.arange(count), (count,), np.zeros((2, count)))["observations"]
     if isinstance(found, dict):
         assert {name: part.shape[1:] for name, part in found.items()} == windows.observation_shape
         for name, part in found.items():

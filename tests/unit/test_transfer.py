@@ -22,6 +22,7 @@ from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.trainables.encoders import ObservationEncoder
+from understudy.trainables.pack import Pack
 from understudy.trainables.resnet import RESNETS, ResNet
 from understudy.trainables.transfer import load_encoder, read_weights
 
@@ -39,12 +40,10 @@ def network(name: str, shape: ObservationShape, encoder: str = "resnet10", seed:
 
 def torchvision_weights(name: str = "resnet18") -> dict[str, torch.Tensor]:
     """Return tensors named and shaped as torchvision saves a ResNet, with the last layer and the counters."""
-    tensors = {
-        key: torch.randn(value.shape, generator=torch_generator(index, "test transfer")) * 0.1 + 0.2
-        for index, (key, value) in enumerate(
-            ResNet(PICTURE, RESNETS[name], torch_generator(0, "test transfer")).state_dict().items()
-        )
-    }
+    tensors = ResNet(PICTURE, RESNETS[name], torch_generator(9, "test transfer")).state_dict()
+    for index, (key, value) in enumerate(tensors.items()):
+        if "conv" not in key and "downsample.0" not in key:
+            value += 0.2 * torch.rand(value.shape, generator=torch_generator(index, "test transfer"))
     counters = {
         key.replace("running_var", "num_batches_tracked"): torch.tensor(1) for key in tensors if "running_var" in key
     }
@@ -84,7 +83,7 @@ def test_a_tensor_of_another_shape_is_skipped_by_name_and_the_rest_is_loaded() -
     assert json.loads(json.dumps(report.to_dict()))["skipped"] == report.skipped
 
 
-def test_a_bottleneck_networks_file_does_not_fill_a_smaller_one_by_accident() -> None:
+def test_a_file_under_a_prefix_fills_only_what_has_its_names_and_shapes() -> None:
     weights = {f"module.{name}": value for name, value in torchvision_weights("resnet18").items()}
     target = network("bc", PICTURE, "resnetv1-50-bridge")
     report = load_encoder(target, weights)
@@ -125,6 +124,28 @@ def test_an_encoder_moves_from_one_algorithm_to_another(tmp_path: Path, kind: st
     assert all(torch.equal(target.state_dict()[name], weights[name]) for name in moved)
     assert torch.equal(target.get_parameter("last.weight"), head)
     assert set(report.unused) == weights.keys() - moved
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_loaded_tensors_are_trained_kept_in_checkpoints_and_part_of_the_policy(mode: Any) -> None:
+    weights = torchvision_weights("resnet10")
+    one, two = (Pack(algorithm("bc", PICTURE), [0, 1], mode=mode) for _ in range(2))
+    for member in one.members:
+        assert not load_encoder(member, weights).skipped
+    for index in range(2):
+        two.load_member_state(index, one.member_state(index))
+    pixels = torch.randint(0, 256, (2, 4, *PICTURE), dtype=torch.uint8, generator=torch_generator(0, "test transfer"))
+    batch = {"observations": pixels, "actions": torch.full((2, 4, 1, 2), 0.5), "valid": torch.ones(2, 4, 1)}
+    two.update(batch, 1)
+    for index in range(2):
+        held = two.weights(index)
+        assert torch.equal(held["encoder.pixels.bn1.running_mean"], weights["bn1.running_mean"])
+        moved = (held["encoder.pixels.conv1.weight"] - weights["conv1.weight"]).abs().max()
+        assert 0 < moved < 1e-3  # one step of Adam from the loaded weights
+    policy = Policy(two.algorithm, [two.weights(k) for k in range(2)], Normaliser.identity(PICTURE))
+    acts = two.act(pixels, torch.zeros(2, 4, *two.algorithm.noise_shape()))
+    expected = policy.act_members(pixels, torch.zeros(2, 4, *two.algorithm.noise_shape()))
+    torch.testing.assert_close(torch.as_tensor(acts), torch.as_tensor(expected), rtol=1e-3, atol=1e-4)
 
 
 def loaded_from(target: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, str]:

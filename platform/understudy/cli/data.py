@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from understudy.cli.getting import DATA_DIR, data_folder, download, generate, show_store
+from understudy.cli.importing import RAW_TREES, bridge_raw_command
 from understudy.cli.output import console, examples, progress_bar, show_table
 
 data = typer.Typer(help="Datasets: list, look into, import, export, download, generate, verify.", no_args_is_help=True)
@@ -27,6 +28,16 @@ class FormatsHelp(TyperCommand):
             if text:
                 setattr(parameter, "help", text.replace("FORMATS", ", ".join(sources.names())))  # noqa: B010
         super().format_help(ctx, formatter)
+
+
+class ImportCommand(FormatsHelp):
+    """`data import`, which hands raw trees to a command of their own: they have options that no file has."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the words."""
+        if args and args[0] in RAW_TREES:
+            return bridge_raw_command().make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,15 +74,17 @@ def info(name: str = NAME, data_dir: str = DATA_DIR) -> None:
 
 @data.command(
     "import",
-    cls=FormatsHelp,
+    cls=ImportCommand,
     epilog=examples(
         "understudy data import d4rl ~/.d4rl/datasets/halfcheetah_medium-v2.hdf5 --name halfcheetah-medium-v2",
         "understudy data import robomimic lift/mh/low_dim_v15.hdf5 --name lift-mh-low_dim",
         "understudy data import ogbench mine.npz --name my-cubes --env_name cube-single-play-singletask-task1-v0",
+        "understudy data import bridge bdv2_numpy/lift_carrot_100 --name bridge:lift_carrot_100 --relabel_actions",
+        "understudy data import bridge-raw --help",
     ),
 )
 def import_(
-    source: str = typer.Argument(..., help="format: FORMATS"),
+    source: str = typer.Argument(..., help="format: FORMATS; bridge-raw for raw trees, with options of its own"),
     path: Path = typer.Argument(..., help="the file (or folder) in that format"),
     name: str = typer.Option("", "--name", help="name to keep it under; default: the file's own"),
     env_name: str = typer.Option(
@@ -79,8 +92,12 @@ def import_(
     ),
     data_dir: str = DATA_DIR,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
+    relabel_actions: bool = typer.Option(
+        False, "--relabel-actions", "--relabel_actions", help="BridgeData: actions become the movements that followed"
+    ),
 ) -> None:
     """Import a file into the episode store."""
+    from understudy.envs.bridge_relabelling import relabelled
     from understudy.envs.importing import import_file
     from understudy.errors import DatasetError, did_you_mean
     from understudy.registry import sources
@@ -99,6 +116,8 @@ def import_(
             name=name or published,
             overwrite=overwrite,
             progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
+            change=relabelled if relabel_actions else None,
+            notes={"relabel_actions": True} if relabel_actions else {},
         )
     show_store(store)
 

@@ -36,7 +36,7 @@ def show_store(store: EpisodeStore) -> None:
 
 
 @contextmanager
-def _interruptible(kept: str) -> Iterator[None]:
+def interruptible(kept: str) -> Iterator[None]:
     """Let Ctrl-C say what is kept."""
     from understudy.errors import UnderstudyError
 
@@ -123,7 +123,7 @@ def generate(
         console.print(f"{name} is in {folder} already; --overwrite makes it again", soft_wrap=True)
         return
     attempts_dir = folder / ".generating" / target.name
-    with _interruptible("what is finished"), progress_bar("demonstrations", "episodes") as bar:
+    with interruptible("what is finished"), progress_bar("demonstrations", "episodes") as bar:
         made = make(
             env,
             episodes,
@@ -174,7 +174,7 @@ def download(
         return
     published = source.remote(name)  # None where a source has a client of its own
     given = url or (published.url if published and (sha256 or overwrite) else "")
-    with _interruptible("what has arrived"), progress_bar("download", "bytes") as show:
+    with interruptible("what has arrived"), progress_bar("download", "bytes") as show:
 
         def progress(done: int, total: int) -> None:
             show(done, total, "")

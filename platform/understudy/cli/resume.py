@@ -96,9 +96,7 @@ def prepare(tracking_uri: str) -> None:
         console.print(f"{error}; going on, `understudy sync` sends what is missing", markup=False, soft_wrap=True)
 
 
-def extend_sweep(
-    sweep: Any, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]
-) -> None:
+def extend_sweep(sweep: Any, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
     """Change what a sweep still has to do, before it goes on."""
     from understudy.compose import parse, split_sweeps
     from understudy.errors import SpecError

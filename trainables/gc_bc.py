@@ -1,0 +1,18 @@
+"""Goal-conditioned behaviour cloning: bc that is shown a later state or picture of the same episode as its goal.
+
+BridgeData's GC-BC (Walke et al. 2023, arXiv 2308.12952; goals relabelled in hindsight: Ghosh et al. 2019, arXiv
+1912.06088). Goals are drawn by `goal_relabelling`; `goal_fusion` says where pictures of goals join.
+"""
+
+from __future__ import annotations
+
+from understudy.registry import algorithms
+from understudy.trainables.bc import BC
+
+
+@algorithms.register("gc_bc")
+class GCBC(BC):
+    """Fit a policy that is told a goal to the actions that led there."""
+
+    name = "gc_bc"
+    goal_conditioned = True

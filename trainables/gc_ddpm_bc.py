@@ -1,0 +1,17 @@
+"""Goal-conditioned diffusion behaviour cloning: ddpm_bc that is shown a later state or picture of the episode.
+
+BridgeData's GC-DDPM-BC (Walke et al. 2023, arXiv 2308.12952). Goals are drawn by `goal_relabelling`.
+"""
+
+from __future__ import annotations
+
+from understudy.registry import algorithms
+from understudy.trainables.ddpm_bc import DDPMBC
+
+
+@algorithms.register("gc_ddpm_bc")
+class GCDDPMBC(DDPMBC):
+    """Predict the noise that was mixed into the chunk, told the goal that it led to."""
+
+    name = "gc_ddpm_bc"
+    goal_conditioned = True
