@@ -6,6 +6,7 @@ A folder of `images<k>/im_<t>.jpg` for t from 0 to T, `obs_dict.pkl` (`full_stat
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ MAIN_CAMERA = "images0"
 CAMERA = re.compile(r"images\d+")
 LARGEST_PICTURE = 50_000_000
 """Pixels; a JPEG's header may claim 65535 x 65535."""
-Resize = Callable[[np.ndarray], np.ndarray]
+Load = Callable[[bytes], np.ndarray | None]
+"""Makes a resized picture uint8 [im_size, im_size, 3] of a JPEG's bytes; None where they are none."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Reading:
     cameras: tuple[str, ...] = (MAIN_CAMERA,)
     relabel_actions: bool = False
     exact: bool = False
-    """Resize with Pillow, as upstream does; torch's pictures differ from these by 1 at most, and are ready sooner."""
+    """Decode and resize with Pillow, as upstream does; the quick way's pictures differ from these by 1 at most."""
 
 
 def cameras_of(folder: Path) -> set[str]:
@@ -59,10 +61,10 @@ def read_trajectory(folder: Path, is_late: bool, reading: Reading) -> dict[str, 
         raise DatasetError(f"{count} actions, {len(states)} states and {len(stamps)} time stamps: one more is needed")
     if count - first < 1:
         raise DatasetError("has no steps")
-    resize = resizer(reading.im_size, reading.exact)
+    load = loader(reading.im_size, reading.exact)
     episode: dict[str, Any] = {}
     for camera in reading.cameras:
-        frames = _pictures(folder, camera, count + 1, first, resize)
+        frames = _pictures(folder, camera, count + 1, first, load)
         episode[IMAGES + camera], episode[FINAL + IMAGES + camera] = frames[:-1], frames[-1]
     if reading.saliency:
         episode[SALIENCY + MAIN_CAMERA] = _saliency(folder, count + 1, reading.im_size)[first:-1]
@@ -132,30 +134,25 @@ def _language(folder: Path) -> str:
     return "\n".join(line for line in lines if line and "confidence" not in line)
 
 
-def _pictures(folder: Path, camera: str, count: int, first: int, resize: Resize) -> np.ndarray:
-    """Return the resized frames `first` to `count` - 1, uint8 [n, H, W, 3]."""
+def _pictures(folder: Path, camera: str, count: int, first: int, load: Load) -> np.ndarray:
+    """Return the resized frames `first` to `count` - 1, uint8 [n, im_size, im_size, 3]."""
     place = folder / camera
     if not place.is_dir():
         raise DatasetError(f"{camera} is missing")
     present = sum(1 for path in place.iterdir() if path.name.startswith("im_") and path.name.endswith(".jpg"))
     if present != count:
         raise DatasetError(f"{camera}: {present} pictures, {count} states")
-    return np.stack([resize(_decoded(place / f"im_{t}.jpg", f"{camera}/im_{t}.jpg")) for t in range(first, count)])
+    return np.stack([_picture(place / f"im_{t}.jpg", f"{camera}/im_{t}.jpg", load) for t in range(first, count)])
 
 
-def _decoded(file: Path, name: str) -> np.ndarray:
-    import cv2
-
+def _picture(file: Path, name: str, load: Load) -> np.ndarray:
     try:
-        data = np.fromfile(file, np.uint8)
+        data = file.read_bytes()
     except OSError as error:
         raise DatasetError(f"{name} is missing or cannot be read ({error.strerror})") from error
-    if b"\xff\xd9" not in data[-1024:].tobytes():  # the decoder fills up what is missing with grey
-        raise DatasetError(f"{name}: not a whole JPEG, truncated or damaged")
-    height, width = _jpeg_size(data[:65536].tobytes())
-    picture = None
-    if 0 < height * width <= LARGEST_PICTURE:
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    height, width = _jpeg_size(data[:65536])
+    whole = b"\xff\xd9" in data[-1024:]  # decoders fill up what is missing with grey
+    picture = load(data) if whole and 0 < height * width <= LARGEST_PICTURE else None
     if picture is None:
         raise DatasetError(f"{name}: not a readable JPEG, truncated or damaged")
     return picture
@@ -191,27 +188,36 @@ def _saliency(folder: Path, count: int, im_size: int) -> np.ndarray:
     return np.stack(small)[..., None]
 
 
-def resizer(im_size: int, exact: bool) -> Resize:
-    """Return a function from uint8 [H, W, 3] to [im_size, im_size, 3]: Lanczos, over the area that shrinks."""
+def loader(im_size: int, exact: bool) -> Load:
+    """Return what makes pictures of JPEGs: squeezed to a square by Lanczos, over the area that shrinks."""
+    import cv2
     import torch
     from torch.nn.functional import interpolate
 
     size = (im_size, im_size)
 
-    def by_torch(picture: np.ndarray) -> np.ndarray:
+    def by_pillow(data: bytes) -> np.ndarray | None:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            picture = Image.open(io.BytesIO(data)).convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            return None
+        return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+
+    def quickly(data: bytes) -> np.ndarray | None:
+        colour = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), colour)
+        if picture is None:
+            return None
         planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
         small = interpolate(planes, size=size, mode="lanczos", antialias=True)
         return small[0].permute(1, 2, 0).contiguous().numpy()
 
-    def by_pillow(picture: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-
     if exact:
         return by_pillow
     try:
-        by_torch(np.zeros((2, 2, 3), np.uint8))
+        interpolate(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), size=(1, 1), mode="lanczos", antialias=True)
     except (NotImplementedError, ValueError, RuntimeError):  # torch before 2.13 or so
         return by_pillow
-    return by_torch
+    return quickly

@@ -102,7 +102,7 @@ class _Machine:
                 OPERATIONS[code.name](self, argument)
             else:
                 self._refuse(f"pickle's operation {code.name}")
-        return self._whole(self._stack.pop())
+        return self._plain(self._stack.pop())
 
     def _refuse(self, what: str) -> NoReturn:
         raise DatasetError(f"{self._where}: holds {what}, and {ONLY}")
@@ -112,8 +112,14 @@ class _Machine:
         if self._copies < 0:
             raise DatasetError(f"{self._where}: unfolds to far more than its {len(self._data)} bytes")
 
+    def _plain(self, value: Any) -> Any:
+        """Return a value that may come out: a name, or a dtype by itself, may not."""
+        if isinstance(value, Name | Dtype):
+            self._refuse(f"the name {value.name if isinstance(value, Name) else value.code!r}"[:60])
+        return self._whole(value)
+
     def _whole(self, value: Any) -> Any:
-        """Return a value that may go into a container: an array in place of its stand-in."""
+        """Return a value that may go into a tuple: an array in place of its stand-in."""
         if isinstance(value, Array):
             if value.value is None:
                 raise ValueError("an array without content")
@@ -142,16 +148,20 @@ class _Machine:
             self.marked()
 
     def append(self, _: Any) -> None:
-        item = self._whole(self._stack.pop())
-        self._extend([item])
+        self._extend([self._stack.pop()])
 
     def appends(self, _: Any) -> None:
         self._extend(self.marked())
 
+    def new_list(self) -> None:
+        items = self.marked()
+        self._stack.append([])
+        self._extend(items)
+
     def _extend(self, items: list[Any]) -> None:
         if not isinstance(self._stack[-1], list):
             raise ValueError("an item without a list")
-        self._stack[-1].extend(items)
+        self._stack[-1].extend(map(self._plain, items))
 
     def tuple_of(self, count: int) -> None:
         items = tuple(self._whole(item) for item in self._stack[-count:])
@@ -160,7 +170,7 @@ class _Machine:
         self._stack[-count:] = [items]
 
     def set_item(self, _: Any) -> None:
-        value, key = self._whole(self._stack.pop()), self._stack.pop()
+        value, key = self._stack.pop(), self._stack.pop()
         self._set([key, value])
 
     def set_items(self, _: Any) -> None:
@@ -178,7 +188,7 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int | float | None):  # deep tuples overflow the C stack when they are hashed
                 raise ValueError(f"a key of type {type(key).__name__}")
-            target[key] = value
+            target[key] = self._plain(value)
 
     def put(self, place: int) -> None:
         self._memo[place] = self._stack[-1]
@@ -267,7 +277,7 @@ OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
     "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "LIST": lambda machine, _: machine.push(machine.marked()),
+    "LIST": lambda machine, _: machine.new_list(),
     "APPEND": _Machine.append,
     "APPENDS": _Machine.appends,
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),

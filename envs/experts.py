@@ -245,7 +245,9 @@ def _episodes(folder: Path, numbers: Sequence[int], count: list[int] | None = No
 
 def _provenance(task: Task, made_by: str) -> dict[str, Any]:
     environment = json.loads(task.settings) if task.settings else None
-    return {"made_by": made_by, "environment": environment, "env_name": task.env_name}
+    rate = source_for(task.env_name).control_hz(task.env_name)
+    known = {"fps": rate} if rate else {}
+    return {"made_by": made_by, "environment": environment, "env_name": task.env_name, **known}
 
 
 def _made_by(task: Task, who: str, episodes: int, attempts: int) -> str:

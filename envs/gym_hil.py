@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from understudy.envs.gym_hil_env import MAX_STEPS, PickCube, Pictures
+from understudy.envs.gym_hil_env import CONTROL_HZ, MAX_STEPS, PickCube, Pictures
 from understudy.envs.gym_hil_files import read_columns, read_notes, write_columns
 from understudy.envs.source import Episode, Expert, Settings, Source
 from understudy.envs.video import choose_renderer
@@ -70,6 +70,10 @@ class GymHIL(Source):
         """The task tells success."""
         return True
 
+    def control_hz(self, env_name: str) -> float:
+        """Return gym-hil's rate."""
+        return CONTROL_HZ
+
     def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
         """Return which pictures are made: cameras, height, width, shadows, offsamples, reflections."""
         if not _sees_pictures(env_name):
@@ -97,8 +101,8 @@ class GymHIL(Source):
         return {"qpos": task.qpos(), "qvel": np.array(task.task.data.qvel)}
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return the rendering options as `environment`, and how the file was made."""
-        return read_notes(path)
+        """Return the rendering options as `environment`, the rate, and how the file was made."""
+        return {"fps": CONTROL_HZ, **read_notes(path)}
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the episodes; pictures of other cameras or sizes than the file's own settings say are refused."""

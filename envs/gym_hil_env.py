@@ -24,7 +24,7 @@ from understudy.errors import UserError, did_you_mean
 
 CAMERAS = {"front": "front", "wrist": "handcam_rgb"}
 """Our names, which are gym-hil's in its observations, and the model's."""
-CONTROL_HZ, MAX_STEPS = 10, 100
+CONTROL_HZ, MAX_STEPS = 10.0, 100
 STEP = 0.025
 """What an action of 1 moves the hand's target by, in metres; gym-hil's default."""
 SIDE = (8, 1024)
@@ -86,7 +86,7 @@ class PickCube(gymnasium.Env):
     without cameras the state alone, with `cube` followed by the cube's position: [21].
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": int(CONTROL_HZ)}
 
     def __init__(self, pictures: Pictures, *, cube: bool = False, render_size: int | None = None) -> None:
         from gym_hil.envs import PandaPickCubeGymEnv

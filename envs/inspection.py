@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from understudy.envs.picture_checks import scan_pictures
 from understudy.envs.store import (
     EPISODES,
     IMAGES,
@@ -145,17 +146,20 @@ def text_histogram(values: np.ndarray, bins: int = 16) -> str:
 
 def verify_store(store: EpisodeStore) -> list[str]:
     """Return what is wrong or odd: changed bytes, NaN, constant dimensions, empty and duplicate episodes."""
-    return [*damage(store), *oddities(store)]
+    return [line for lines in findings(store) for line in lines]
 
 
-def damage(store: EpisodeStore) -> list[str]:
-    """Return what makes a store unfit: changed bytes, NaN, a broken episode index."""
-    return [*_changed(store), *_bad_numbers(store), *_index(store)]
+def findings(store: EpisodeStore) -> tuple[list[str], list[str]]:
+    """Return (damage, oddities): what makes a store unfit, and what may be meant.
 
-
-def oddities(store: EpisodeStore) -> list[str]:
-    """Return what may be meant: dimensions that never change, duplicate episodes."""
-    return [*_constant(store), *_duplicates(store)]
+    Damage: changed bytes, NaN, a broken episode index, pictures that cannot be decoded. Odd: dimensions that never
+    change, duplicate episodes, black or still cameras.
+    """
+    pictures = scan_pictures(store)
+    damage = [*_changed(store), *_bad_numbers(store), *_index(store)]
+    damage += [line for report in pictures for line in report.damage(store)]
+    odd = [line for report in pictures for line in report.oddities(store)]
+    return damage, [*_constant(store), *_duplicates(store), *odd]
 
 
 def _changed(store: EpisodeStore) -> list[str]:

@@ -45,10 +45,12 @@ class LeRobot(Source):
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:
-        """Return the names of the datasets that lie where `lerobot:user/name` is looked for."""
-        folders = [folder for root in roots() if root.is_dir() for folder in sorted(root.glob("*/*"))]
-        names = [f"lerobot:{folder.parent.name}/{folder.name}" for folder in folders if is_dataset(folder)]
-        return [*dict.fromkeys(name for name in names if self.matches(name)), "lerobot:/path/to/dataset"]
+        """Return the names of the datasets that lie where `lerobot:user/name` is looked for, and a name for others."""
+        return [*_names_here(), "lerobot:/path/to/dataset"]
+
+    def name_of(self, path: Path) -> str:
+        """Return `lerobot:` with the folder's absolute path."""
+        return f"lerobot:{path.absolute()}"
 
     def local(self, env_name: str) -> Path:
         """Return the folder that a dataset's name stands for; UserError where there is none."""
@@ -62,7 +64,7 @@ class LeRobot(Source):
             if is_dataset(root / found):
                 return root / found
         places = " or ".join(str(root) for root in roots())
-        raise DatasetError(f"{env_name}: no such dataset in {places}{did_you_mean(env_name, self.known_names())}")
+        raise DatasetError(f"{env_name}: no such dataset in {places}{did_you_mean(env_name, _names_here())}")
 
     def env_id(self, env_name: str) -> str:
         """Return the dataset's own place: its file names the environment, if one does."""
@@ -131,6 +133,12 @@ def roots() -> list[Path]:
     """Return the folders that datasets called `user/name` are looked for in."""
     hub = os.environ.get("HF_LEROBOT_HOME")
     return [home() / "lerobot", *([Path(hub).expanduser()] if hub else [])]
+
+
+def _names_here() -> list[str]:
+    folders = [folder for root in roots() if root.is_dir() for folder in sorted(root.glob("*/*"))]
+    names = [f"lerobot:{folder.parent.name}/{folder.name}" for folder in folders if is_dataset(folder)]
+    return [name for name in dict.fromkeys(names) if NAME.fullmatch(name)]
 
 
 def _place(env_name: str) -> str:

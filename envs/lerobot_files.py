@@ -41,7 +41,7 @@ def data_files(path: Path) -> list[Path]:
     if not is_dataset(path):
         raise DatasetError(f"{path}: no LeRobot dataset, which is a folder with {INFO}")
     folders = [path / name for name in ("meta", "data", "videos")]
-    return sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return sorted(file for folder in folders for file in folder.rglob("[!.]*") if file.is_file())
 
 
 def provenance(path: Path) -> dict[str, Any]:

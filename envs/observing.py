@@ -1,8 +1,8 @@
 """What a policy sees beyond one observation: the last few of them, and a goal. The environment's side of `views.py`.
 
-An observation is an array, or a dict of a `state` and a picture for each camera. A state's history and goal, and the
-history of pictures (unless it is kept as a sequence), are joined along the last axis, oldest first; goals of pictures
-are parts of their own. Before an episode's start the first observation is repeated.
+An observation is an array, or a dict of a `state` and a picture for each camera. A state's history and goal are joined
+along the last axis, oldest first; a picture's history is a sequence, and its goal a part of its own. Before an
+episode's start the first observation is repeated.
 """
 
 from __future__ import annotations
@@ -48,10 +48,9 @@ class Chosen(gymnasium.ObservationWrapper):
 class History(gymnasium.Wrapper):
     """Give the last `length` observations instead of one."""
 
-    def __init__(self, env: gymnasium.Env, length: int, *, as_sequence: bool = False) -> None:
+    def __init__(self, env: gymnasium.Env, length: int) -> None:
         super().__init__(env)
         self._seen: deque[Any] = deque(maxlen=length)
-        self._sequence = as_sequence
         self.observation_space = _space(self._join([env.observation_space] * length, _low), self._high())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -71,8 +70,8 @@ class History(gymnasium.Wrapper):
 
     def _join(self, seen: Sequence[Any], side: Any) -> Any:
         if not _has_parts(seen[0]):
-            return join_history([side(one) for one in seen], self._sequence)
-        return {name: join_history([side(one[name]) for one in seen], self._sequence) for name in _parts(seen[0])}
+            return join_history([side(one) for one in seen])
+        return {name: join_history([side(one[name]) for one in seen]) for name in _parts(seen[0])}
 
 
 class WithGoal(gymnasium.Wrapper):
@@ -101,9 +100,9 @@ class WithGoal(gymnasium.Wrapper):
         return join_goal(observation, self._goal), reward, terminated, truncated, info
 
 
-def join_history(seen: Sequence[np.ndarray], as_sequence: bool) -> np.ndarray:
-    """Return observations, oldest first, as one: pictures as a sequence where asked, else along the last axis."""
-    if as_sequence and seen[0].ndim >= 3 and len(seen) > 1:
+def join_history(seen: Sequence[np.ndarray]) -> np.ndarray:
+    """Return observations, oldest first, as one: pictures as a sequence [n, H, W, C], states along the last axis."""
+    if seen[0].ndim >= 3 and len(seen) > 1:
         return np.stack(seen)
     return np.concatenate(seen, axis=-1)
 

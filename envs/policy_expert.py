@@ -77,12 +77,11 @@ class PolicyExpert:
 
     def _input(self) -> Any:
         """Return the observations, joined as in training, with the goal after them."""
-        sequence = self._policy.spec.get("history") == "sequence"
         seen = list(self._seen)
         if isinstance(seen[0], dict):
-            joined: Any = {name: join_history([one[name] for one in seen], sequence) for name in seen[0]}
+            joined: Any = {name: join_history([one[name] for one in seen]) for name in seen[0]}
         else:
-            joined = join_history(seen, sequence)
+            joined = join_history(seen)
         return joined if self._goal is None else join_goal(joined, self._goal)
 
     def _check(self, env: Any) -> None:

@@ -8,6 +8,7 @@ on CPUs and is what data made here use unless they are told otherwise.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -85,12 +86,12 @@ def close_at_exit(renderer: Any) -> None:
     OpenGL is shut down before the interpreter collects what is left, and a renderer that is collected then complains
     on the console. What is registered last runs first, so this must be called after the renderer was made.
     """
-    if not _open:
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
     _open.add(renderer)
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)
 
 
 def _close_all() -> None:
     for renderer in list(_open):
-        renderer.close()
+        with contextlib.suppress(Exception):  # another library has shut OpenGL down: there is nothing left to free
+            renderer.close()

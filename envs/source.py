@@ -127,6 +127,10 @@ class Source(abc.ABC):
         """Return where the dataset is published, None for names that are made here."""
         return None
 
+    def name_of(self, path: Path) -> str:
+        """Return the dataset's name that a file's (or folder's) own name says, for imports without a name."""
+        return path.stem
+
     def local(self, env_name: str) -> Path | None:
         """Return where the dataset's files lie if its name says so: training imports them when they are new.
 
@@ -154,6 +158,10 @@ class Source(abc.ABC):
     def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
         """Return what the format stores of a simulator's state beside the observation, such as qpos; one row each."""
         return {}
+
+    def control_hz(self, env_name: str) -> float | None:
+        """Return how many actions the environment takes a second, None where that is not known."""
+        return None
 
     def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
         """Return the settings of `make_env` for pictures made with these options, defaults included, as JSON values.
@@ -220,7 +228,6 @@ class EnvFactory:
     """Observations that the policy sees at once."""
     with_goal: bool = False
     """Whether the policy sees the episode's goal after them."""
-    history: str = "channels"
     cameras: tuple[str, ...] | None = None
     """The cameras that the policy sees; None for all there are."""
     use_proprio: bool = True
@@ -236,7 +243,7 @@ class EnvFactory:
         if isinstance(env.observation_space, spaces.Dict):
             env = Chosen(env, self.cameras, self.use_proprio, self.with_goal)
         if self.obs_horizon > 1:
-            env = History(env, self.obs_horizon, as_sequence=self.history == "sequence")
+            env = History(env, self.obs_horizon)
         return WithGoal(env) if self.with_goal else env
 
     def _settings(self) -> Settings | None:

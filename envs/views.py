@@ -1,7 +1,8 @@
 """What a policy sees of a store: which columns, how many of the past, which goal. `observing.py` is for environments.
 
-A state vector, its history and its goal are joined along the last axis into one array, oldest first, as is the
-history of a lone camera. Several parts are a dict: `state`, a picture for each camera, and `goal/<camera>`.
+A state vector, its history and its goal are joined along the last axis into one array, oldest first. A history of
+pictures is a sequence of frames: to join them on the channels byte by byte took forty times as long as to read them,
+and encoders do it on their device. Several parts are a dict: `state`, pictures of each camera, and `goal/<camera>`.
 Shapes: b samples, n observations of the history, O state dims, [H, W, C] a picture.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from understudy.observations import GOAL, PIXELS, STATE, Arrays, ObservationShap
 
 GOAL_COLUMN = "achieved_goals"
 """What a state is as a goal, in stores where that is not the observation itself."""
-History = Literal["channels", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,13 @@ class View:
         store: EpisodeStore,
         *,
         obs_horizon: int = 1,
-        history: History = "channels",
         with_goal: bool = False,
         cameras: Sequence[str] | None = None,
         use_proprio: bool = True,
     ) -> None:
         if obs_horizon < 1:
             raise DatasetError(f"obs_horizon {obs_horizon}: must be at least 1")
-        self._store, self._length, self._history, self._with_goal = store, obs_horizon, history, with_goal
+        self._store, self._length, self._with_goal = store, obs_horizon, with_goal
         self.parts = _parts(store, cameras, use_proprio)
         names = [part.name for part in self.parts]
         self._single = len(names) == 1 and not (with_goal and is_picture(names[0]))
@@ -125,14 +123,14 @@ class View:
         return {name: aggregate_saliency(values, alpha) for name, values in maps.items()}
 
     def _seen_shape(self, part: _Part) -> tuple[int, ...]:
-        if self._history == "sequence" and is_picture(part.name) and self._length > 1:
+        if is_picture(part.name) and self._length > 1:
             return (self._length, *part.shape)
         *outer, width = part.shape
         return (*outer, width * self._length)
 
     def _with_history(self, part: _Part, history_bn: np.ndarray) -> np.ndarray:
         count, length = history_bn.shape
-        if self._history == "sequence" and is_picture(part.name):
+        if is_picture(part.name):
             return part.gather(history_bn.ravel()).reshape(count, length, *part.shape)
         frames = part.gather(history_bn.T.ravel()).reshape(length, count, *part.shape)
         return np.concatenate([*frames], axis=-1)

@@ -19,7 +19,7 @@ from understudy.algorithm import Batch
 from understudy.envs.goals import goal_offsets
 from understudy.envs.selecting import Order, Split, filtered_episodes, select_episodes
 from understudy.envs.store import EpisodeStore
-from understudy.envs.views import History, View, opaque
+from understudy.envs.views import View, opaque
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import ObservationShape, each
@@ -58,7 +58,6 @@ class Windows:
         goal_delta: tuple[int, int] = (1, 25),
         reached_proportion: float | None = None,
         saliency_alpha: float | None = None,
-        history: History = "channels",
         cameras: Sequence[str] | None = None,
         use_proprio: bool = True,
     ) -> None:
@@ -94,7 +93,6 @@ class Windows:
         self._view = View(
             store,
             obs_horizon=self.obs_horizon,
-            history=history,
             with_goal=goals != "none",
             cameras=cameras,
             use_proprio=use_proprio,

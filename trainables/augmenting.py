@@ -58,10 +58,11 @@ def augment_batch(
     parts, maps = (
         {name: value.to(device, non_blocking=True) for name, value in group.items()} for group in (parts, maps)
     )
-    share, device = next(iter(parts.values())).shape[1], next(iter(parts.values())).device
+    first = next(iter(parts.values()))
+    share = first.shape[1]
     members: list[tuple[Tensors, Tensors]] = []
     for member, seed in enumerate(seeds):
-        generator = torch_generator(seed, "augmentation", step, device=device)
+        generator = torch_generator(seed, "augmentation", step, device=first.device)
         drawn = draw(share * world, config, generator, parts)
         drawn = {name: value[rank * share : (rank + 1) * share] for name, value in drawn.items()}
         pictures = {name: part[member] for name, part in parts.items()}

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from understudy.algorithm import Batch
+from understudy.envs.augmentation import augment_batch
 from understudy.errors import UnderstudyError
 from understudy.observations import has_pictures
 from understudy.spec import RunSpec
@@ -41,8 +43,11 @@ class Steps(Dataset[Batch]):
         """Return the batch of update number `step`."""
         if self._data is None:
             self._data = open_data(self._spec)
-        windows = self._data.windows(step)
-        return windows.sample(self._seeds, step, self._spec.config.batch_size, self._rank, self._world)
+        spec, share = self._spec, {"rank": self._rank, "world": self._world}
+        batch = self._data.windows(step).sample(self._seeds, step, spec.config.batch_size, **share)
+        if spec.augment.augment_where == "workers":
+            batch = augment_batch(batch, spec.augment, self._seeds, step, obs_horizon=spec.obs_horizon, **share)
+        return batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped store behind: the other process opens it anew."""
@@ -113,3 +118,7 @@ def loader_workers(spec: RunSpec, data: Data) -> int:
 
 def _start_worker(number: int) -> None:
     torch.set_num_threads(1)
+    if find_spec("cv2") is not None:
+        import cv2
+
+        cv2.setNumThreads(1)

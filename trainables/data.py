@@ -69,7 +69,6 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
         settings=json.dumps(settings, sort_keys=True) if settings else "",
         obs_horizon=spec.obs_horizon,
         with_goal=_goals(spec, name) != "none",
-        history=spec.history,
         cameras=spec.cameras,
         use_proprio=spec.use_proprio,
     )
@@ -109,7 +108,6 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
         saliency_alpha=getattr(spec.config, "saliency_alpha", 0.0)
         if getattr(spec.config, "saliency_weight", 0)
         else None,
-        history=spec.history,
         cameras=spec.cameras,
         use_proprio=spec.use_proprio,
     )

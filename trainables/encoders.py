@@ -111,6 +111,8 @@ class ObservationEncoder(nn.Module):
     def __init__(self, shape: ObservationShape, config: AlgorithmConfig, generator: torch.Generator) -> None:
         super().__init__()
         _check(shape, config)
+        self.on_channels = config.history == "channels"
+        shape = with_frames_on_channels(shape) if self.on_channels else shape
         parts = parts_of(shape)
         self.states = [name for name in (STATE, GOAL + STATE) if name in parts]
         self.inputs = picture_inputs(shape, config) if config.encoder else []
@@ -155,6 +157,8 @@ class ObservationEncoder(nn.Module):
         Of a history kept as a sequence it is the newest frame's map. Goals that are encoded apart have none.
         """
         parts = observations if isinstance(observations, dict) else {str(self.single): observations}
+        if self.on_channels:
+            parts = {name: _frames_on_channels(part) if part.ndim == 5 else part for name, part in parts.items()}
         features, maps = [], {}
         for item in self.inputs:
             encoder = self.encoder_of(item)
@@ -168,6 +172,25 @@ class ObservationEncoder(nn.Module):
                 maps[item.picture] = map_NCHW
         features += [parts[name].flatten(1) for name in self.states]
         return (torch.cat(features, dim=-1) if len(features) > 1 else features[0]), maps
+
+
+def with_frames_on_channels(shape: ObservationShape) -> ObservationShape:
+    """Return the shape in which the frames [n, H, W, C] of each history lie on the channels, [H, W, n * C]."""
+    if isinstance(shape, dict):
+        return {name: _merged(part) for name, part in shape.items()}
+    return _merged(shape)
+
+
+def _merged(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 4:
+        return shape
+    frames, height, width, channels = shape
+    return (height, width, frames * channels)
+
+
+def _frames_on_channels(pixels_BnHWC: torch.Tensor) -> torch.Tensor:
+    """Return pictures [B, H, W, n * C], oldest first."""
+    return pixels_BnHWC.movedim(1, -2).flatten(-2)
 
 
 def _pixels(item: Input, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:

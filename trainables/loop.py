@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from understudy import checkpoints
-from understudy.algorithm import Algorithm
+from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
 from understudy.errors import CheckpointError, OutOfMemory, Preempted, StorageError, TrainingDiverged
 from understudy.mirroring import Mirror
@@ -30,6 +30,7 @@ from understudy.results import Progress, Report, RunResult, rank_key
 from understudy.run_dir import CsvLog, RunDir, read_csv
 from understudy.spec import RunSpec
 from understudy.stopping import Notice
+from understudy.trainables.augmenting import augment_batch
 from understudy.trainables.batches import Batches, Steps, loader_workers
 from understudy.trainables.computing import check_precision
 from understudy.trainables.data import algorithm_for, open_data
@@ -78,6 +79,7 @@ class OfflineLoop:
         self.device = resolve_device(spec.device)
         self.data = open_data(spec)
         first = self.data.windows(1)
+        spec.augment.check(first.observation_shape, spec.obs_horizon)
         self.algorithm: Algorithm = algorithm_for(spec, first)
         self.algorithm.network(torch.Generator())  # an encoder that does not fit these observations is said now
         check_precision(spec.config.precision, self.device)
@@ -187,7 +189,7 @@ class _Training:
         spec = self.spec
         while self.step < spec.training_steps:
             step = self.step + 1
-            metrics = self.pack.update(next(self.batches), step)
+            metrics = self.pack.update(self._augmented(next(self.batches), step), step)
             self.step = step
             if step % spec.log_interval == 0 or step == spec.training_steps:
                 metrics = self.pack.average_over_workers(metrics)  # by every worker, or none
@@ -196,6 +198,14 @@ class _Training:
             if self.rank == 0:
                 self._after_step()
             self._stop_if_told()
+
+    def _augmented(self, batch: Batch, step: int) -> Batch:
+        """Return the batch with its pictures augmented, where that is done on the device."""
+        spec = self.spec
+        if spec.augment.augment_where != "device":
+            return batch
+        share: dict[str, Any] = {"rank": self.rank, "world": self.world, "device": self.pack.device}
+        return augment_batch(batch, spec.augment, self.seeds, step, obs_horizon=spec.obs_horizon, **share)
 
     def _stop_if_told(self) -> None:
         """End after a checkpoint when a scheduler wants the machine back; all workers at the same step."""

@@ -58,7 +58,7 @@ class Looped:
                     loss, metrics = self._loss(member, part_of(batch, index), draws[index])
                 weighted = loss if share == 1.0 else loss * share
                 (weighted if scales is None else weighted * scales[index]).backward()
-            self._losses[index] += weighted.detach()
+            self._losses[index].add_(weighted.detach())
             collected.append(_plain(loss, metrics))
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 

@@ -19,7 +19,6 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 if TYPE_CHECKING:
-    from understudy.observations import Observations
     from understudy.trainables.encoders import ObservationEncoder
 
 

@@ -35,7 +35,7 @@ LOG: dict[str, JsonValue] = {"scale": "log"}
 """`json_schema_extra` of a field whose intervals are searched on a logarithmic scale."""
 
 OF_PICTURES = (
-    *("pooling", "add_spatial_coordinates", "goal_fusion", "shared_goal_encoder", "shared_camera_encoder"),
+    *("pooling", "add_spatial_coordinates", "history", "goal_fusion", "shared_goal_encoder", "shared_camera_encoder"),
     *("encoder_weights", "encoder_lr"),
 )
 """Settings of AlgorithmConfig that only pictures have."""
@@ -63,6 +63,9 @@ class AlgorithmConfig(BaseModel):
         default=None, description="from the encoder's map to features; default avg for ResNets, none for IMPALA"
     )
     add_spatial_coordinates: bool = Field(default=False, description="give the encoder each pixel's row and column")
+    history: Literal["channels", "sequence"] = Field(
+        default="channels", description="frames of an obs_horizon: joined on the channels, or each encoded alone"
+    )
     goal_fusion: Literal["early", "late"] = Field(
         default="early", description="join goal pictures on the channels, or encode them apart and join the features"
     )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.algorithm import AlgorithmConfig
+from understudy.augmentation import AugmentationConfig
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms
 
@@ -24,6 +25,8 @@ ALIASES = {
     "num_steps": "training_steps",
     "env": "env_name",
     "normalise": "normalize",
+    "augment": "augmentation",
+    "augment_goal_differently": "augment_next_obs_goal_differently",
     "target_update_rate": "ema_rate",
 }
 """Other tools' names for our keys, accepted everywhere a key is."""
@@ -71,9 +74,6 @@ class RunSpec(BaseModel):
     validation_filter_key: str | None = Field(None, description="hold out the episodes of this mask instead")
     sparse: bool = Field(False, description="rewards become -1 where they were not 0")
     obs_horizon: int = Field(1, ge=1, description="observations the policy sees: the newest and those before it")
-    history: Literal["channels", "sequence"] = Field(
-        "channels", description="how pictures of an obs_horizon are shown: on the channels, or one after another"
-    )
     cameras: tuple[str, ...] | None = Field(None, description="cameras the policy sees; none for all there are")
     use_proprio: bool = Field(True, description="show the state beside pictures")
     normalize_actions: Literal["none", "zscore", "bounds"] = Field(
@@ -91,6 +91,7 @@ class RunSpec(BaseModel):
         None, ge=0, le=1, description="share of goals that are the next state; with it goals are drawn as BridgeData's"
     )
     discount: float = Field(0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals")
+    augment: AugmentationConfig = Field(default_factory=AugmentationConfig, description="changes of training pictures")
     config: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="the algorithm's own settings")
     # When: what is logged, evaluated and kept on the way.
     log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
@@ -204,8 +205,9 @@ class RunSpec(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """Return one flat mapping of every key, as flags.json and MLflow hold it."""
-        data = self.model_dump(mode="json", exclude={"config"})
-        return {**data, **self.config.model_dump(mode="json")}
+        data = self.model_dump(mode="json", exclude={"config", "augment"})
+        augment = self.augment.model_dump(mode="json") if self.augment.operations else {}
+        return {**data, **augment, **self.config.model_dump(mode="json")}
 
     def fingerprint(self) -> str:
         """Return 16 hex digits over what is trained: never over when it is logged nor where it runs."""
@@ -228,7 +230,8 @@ def resolve_key(key: str, allowed: set[str]) -> str:
 
 def run_keys(algo: str) -> set[str]:
     """Return every key that `understudy train algo=<algo>` takes."""
-    return (set(RunSpec.model_fields) - {"config"}) | set(algorithms.get(algo).Config.model_fields)
+    nested = set(AugmentationConfig.model_fields) | set(algorithms.get(algo).Config.model_fields)
+    return (set(RunSpec.model_fields) - {"config", "augment"}) | nested
 
 
 def build_run(values: dict[str, Any]) -> RunSpec:
@@ -237,9 +240,13 @@ def build_run(values: dict[str, Any]) -> RunSpec:
     config_type = algorithms.get(algo).Config
     allowed = run_keys(algo)
     flat = {resolve_key(key, allowed): value for key, value in values.items()}
-    own = {key: value for key, value in flat.items() if key in config_type.model_fields}
-    rest = {key: value for key, value in flat.items() if key not in config_type.model_fields}
-    return validate(RunSpec, {**rest, "config": validate(config_type, own)})
+    nested = {"config": config_type, "augment": AugmentationConfig}
+    built = {
+        name: validate(kind, {key: value for key, value in flat.items() if key in kind.model_fields})
+        for name, kind in nested.items()
+    }
+    rest = {key: value for key, value in flat.items() if not any(key in kind.model_fields for kind in nested.values())}
+    return validate(RunSpec, {**rest, **built})
 
 
 def validate(model: Any, values: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ roll, pitch, yaw and gripper, commands reach them a step later.
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 from collections.abc import Sequence
@@ -115,13 +116,11 @@ class _Film:
     def __init__(self) -> None:
         from understudy.envs.video import choose_renderer
 
-        choose_renderer()
-        import mujoco
-
-        self._mujoco = mujoco
-        self._model = mujoco.MjModel.from_xml_string(SCENE)
-        self._data = mujoco.MjData(self._model)
-        self._renderer = mujoco.Renderer(self._model, 480, 640)
+        choose_renderer()  # before mujoco is imported
+        self._mujoco: Any = importlib.import_module("mujoco")
+        self._model = self._mujoco.MjModel.from_xml_string(SCENE)
+        self._data = self._mujoco.MjData(self._model)
+        self._renderer = self._mujoco.Renderer(self._model, 480, 640)
 
     def picture(self, state: np.ndarray, camera: str) -> np.ndarray:
         """Return the scene with the hand at a state; cameras of other names look as the first one does."""

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from tests.contract.source_examples import one_line, same_episodes
-from tests.integration.commands import kill_when, run, start
+from tests.integration.commands import kill_when, start
 from tests.unit.command_line import understudy
 
 from understudy.envs.attempts import Task, attempt_file, pictures_file, play, render
@@ -53,7 +53,8 @@ def store(folder, can_render) -> EpisodeStore | None:
     """Two demonstrations with small pictures of both cameras."""
     if not can_render:
         return None
-    made = generate(NAME, 2, out_path=folder / "two.hdf5", rendering=SMALL)
+    made = generate(NAME, 2, out_path=folder / "two.hdf5", rendering=SMALL, formats=["lerobot"])
+    assert made.extra == (folder / "two.lerobot",)
     return import_file("gym_hil", made.path, NAME, folder / "stores")
 
 
@@ -215,6 +216,26 @@ def test_pictures_rendered_afterwards_are_those_seen_while_playing_bit_for_bit(s
         assert episode["rewards"][-1] == 1
 
 
+def test_the_same_demonstrations_are_a_lerobot_dataset_with_two_cameras_that_names_their_environment(
+    store, folder
+) -> None:
+    if store is None:
+        return
+    written = import_file("lerobot", folder / "two.lerobot", "lerobot:two", folder / "stores", name="two")
+    assert written.cameras() == ["front", "wrist"]
+    provenance = written.manifest.provenance
+    assert (provenance["env_name"], provenance["fps"]) == (NAME, 10)
+    assert provenance["environment"] == store.manifest.provenance["environment"]
+    for ours, theirs in zip(episodes_of(store), episodes_of(written), strict=True):
+        for column in ("observations", "actions", "executed_actions", "rewards", "terminals", "final_observation"):
+            np.testing.assert_array_equal(ours[column], theirs[column])
+        for camera in ("images/front", "images/wrist"):
+            difference = np.abs(ours[camera].astype(int) - theirs[camera])
+            assert difference.mean() < 12  # videos are lossy
+    info = json.loads((folder / "two.lerobot" / "meta" / "info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_episodes"]) == ("v3.0", 10, 2)
+
+
 def test_the_rendering_is_kept_in_the_manifest_and_evaluations_draw_alike(tmp_path, can_render) -> None:
     if not can_render:
         return
@@ -252,7 +273,8 @@ def test_a_killed_generation_renders_only_what_is_missing(store, tmp_path, monke
     assert {file.name: file.stat().st_mtime_ns for file in attempts.glob("0*.npz")} == before
     pictures_file(attempts, 1).write_bytes(b"half")
 
-    run(*[word if word != "1" else "2" for word in words], cwd=tmp_path)
+    done = understudy(monkeypatch, capsys, *[word if word != "1" else "2" for word in words])
+    assert done.code == 0, done.err
     again = EpisodeStore.open(tmp_path / attempts.name)
     assert again.manifest.content_hash == store.manifest.content_hash
     assert sorted(p.name for p in tmp_path.iterdir()) == [attempts.name, "raw"]
@@ -312,7 +334,7 @@ def test_every_column_of_an_episode_with_pictures_survives_a_file(tmp_path) -> N
     found = list(source.read(path, NAME))
     same_episodes(found, episodes)
     np.testing.assert_array_equal(found[2]["qpos"], episodes[2]["qpos"])  # in float64
-    assert source.provenance(path, NAME) == {"environment": Pictures().settings(), "made_by": "a test"}
+    assert source.provenance(path, NAME) == {"environment": Pictures().settings(), "made_by": "a test", "fps": 10.0}
     stored = import_file("gym_hil", path, NAME, tmp_path / "stores")
     same_episodes(episodes_of(stored), episodes)
 

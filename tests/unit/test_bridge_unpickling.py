@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from understudy.envs import bridge_unpickling
 from understudy.envs.bridge_numpy import read_trajectories
 from understudy.envs.bridge_unpickling import unpickle, unpickle_buffer
 from understudy.errors import DatasetError
@@ -133,7 +134,7 @@ def test_the_names_of_numpy_before_version_2_are_known(protocol) -> None:
         same(read(body), value)
 
 
-def _operations(data: bytes) -> list[tuple[Any, int]]:
+def _operations(data: bytes) -> list[tuple[Any, Any]]:
     # genops counts in its own frame-less stream: positions are those of the bytes
     found = list(pickletools.genops(io.BytesIO(data)))
     return list(zip(found, [place for _, _, place in found[1:]] + [len(data)], strict=True))
@@ -174,7 +175,7 @@ def test_a_call_of_the_shell_is_refused_wherever_it_is_and_does_not_run(tmp_path
     [
         Runs(eval, "__import__('os').system('true')"),
         Runs(exec, "1"),
-        Runs(getattr, np, "load"),
+        Runs(getattr, np.ndarray, "tofile"),
         Runs(Runs, 1),
         Runs(np.load, "x.npy", None, True),
         Runs(np.memmap, "/etc/passwd"),
@@ -294,7 +295,6 @@ def test_an_array_as_it_should_be_made_by_hand_is_read() -> None:
         b"\x80\x02X" + struct.pack("<I", 2**31) + b"abc.",
         b"\x80\x02\x8b" + struct.pack("<i", 2**30) + b"abc.",
         b"\x80\x02\x8b" + struct.pack("<i", -5) + b"abc.",
-        b"\x80\x04\x95" + struct.pack("<Q", 2**50) + b"K\x01.",  # a frame
         b"I" + b"9" * 100_000 + b"\n.",
         b"V" + b"a" * 100_000,
         b"\x80\x02K\x01r\xff\xff\xff\xff0j\xfe\xff\xff\xff.",  # a memo of 2^32 places, and one that was not set
@@ -323,23 +323,24 @@ def test_a_small_file_that_unfolds_to_billions_is_refused_or_shared() -> None:
 
 
 def test_texts_that_are_made_bytes_again_and_again_are_refused() -> None:
-    """`_codecs.encode` of one remembered megabyte, two hundred thousand times: 200 GB from 3 MB."""
+    """`_codecs.encode` of one remembered megabyte, two thousand times: 2 GB from 1 MB."""
     text = (
         b"\x80\x02X"
         + struct.pack("<I", 2**20)
         + b"a" * 2**20
-        + b"q\x000c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02000]("
+        + b"q\x000c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x0200]("
     )
-    refused(text + b"h\x01h\x00h\x02\x86R" * 200_000 + b"e.", "unfolds")
+    refused(text + b"h\x01h\x00h\x02\x86R" * 2_000 + b"e.", "unfolds")
 
 
-def test_empty_containers_without_end_are_refused() -> None:
-    refused(b"\x80\x02(" + b"}" * 4_000_000 + b"t.", "more than")
+def test_empty_containers_without_end_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(bridge_unpickling, "FREE_OPERATIONS", 1000)
+    refused(b"\x80\x02(" + b"}" * 4_000 + b"t.", "more than")
 
 
 def test_an_array_of_objects_that_repeats_a_long_list_is_refused() -> None:
-    items = b"](" + b"N" * 400_000 + b"eq\x000"
-    shape = b"J" + struct.pack("<i", 400_000) + b"\x85"
+    items = b"](" + b"N" * 100_000 + b"eq\x000"
+    shape = b"J" + struct.pack("<i", 100_000) + b"\x85"
     state = b"(K\x01" + shape + b"cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R\x89h\x00tb"
     array = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" + state
     refused(b"\x80\x03" + items + b"](" + array * 200 + b"e.", "unfolds")
@@ -348,18 +349,18 @@ def test_an_array_of_objects_that_repeats_a_long_list_is_refused() -> None:
 @pytest.mark.parametrize("opening", [b"(", b"]q\x00h\x00(h\x00", b"]("], ids=["marks", "lists in themselves", "lists"])
 def test_deep_nesting_is_read_or_refused_without_a_crash(opening) -> None:
     try:
-        read(b"\x80\x02" + opening * 300_000 + b".")
+        read(b"\x80\x02" + opening * 60_000 + b".")
     except DatasetError as error:
         assert "\n" not in str(error)
 
 
 def test_a_deeply_nested_key_is_refused_before_it_is_hashed() -> None:
-    refused(b"\x80\x02})" + b"\x85" * 900_000 + b"K\x01s.", "a key of type tuple")
+    refused(b"\x80\x02})" + b"\x85" * 150_000 + b"K\x01s.", "a key of type tuple")
 
 
 def test_deeply_nested_tuples_and_dicts_are_let_go_without_a_crash() -> None:
-    refused(b"\x80\x02)" + b"\x85" * 900_000)
-    refused(b"\x80\x02" + b"}K\x01" * 200_000 + b"N" + b"s" * 200_000)
+    refused(b"\x80\x02)" + b"\x85" * 150_000)
+    refused(b"\x80\x02" + b"}K\x01" * 50_000 + b"N" + b"s" * 50_000)
 
 
 def test_a_pickle_that_is_cut_short_is_refused_at_every_length() -> None:
@@ -427,14 +428,14 @@ def test_an_archive_of_zeros_in_the_place_of_an_out_npy_is_refused(tmp_path) -> 
         unpickle(file)
 
 
-def test_a_picture_shown_a_million_times_does_not_unfold(tmp_path) -> None:
-    """One frame of 48 kB and a list that refers to it over and over: 48 GB of observations."""
+def test_a_picture_shown_a_hundred_thousand_times_does_not_unfold(tmp_path) -> None:
+    """One frame of 48 kB and a list that refers to it over and over: 4.8 GB of observations."""
     step = {"images0": np.zeros((128, 128, 3), np.uint8)}
-    steps = [step] * 1_000_000
-    bomb = [{"observations": steps, "next_observations": steps, "actions": [np.zeros(7)] * 1_000_000}]
+    steps = [step] * 100_000
+    bomb = [{"observations": steps, "next_observations": steps, "actions": [np.zeros(7)] * 100_000}]
     file = tmp_path / "out.npy"
     np.save(file, np.array(bomb, object), allow_pickle=True)
-    assert file.stat().st_size < 10_000_000
+    assert file.stat().st_size < 2_000_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DatasetError, match="unfolds to"):
         list(read_trajectories(file))

@@ -91,7 +91,7 @@ def test_a_shared_camera_encoder_sees_every_camera() -> None:
 
 
 def test_a_sequence_of_frames_goes_frame_by_frame_through_one_encoder() -> None:
-    network = make({"front": (3, 16, 16, 3), "state": (3, 4)})
+    network = make({"front": (3, 16, 16, 3), "state": (3, 4)}, history="sequence")
     parts = {"front": pictures(2, 3, 16, 16, 3), "state": states(2, 3, 4)}
     features, maps = network.maps(parts)
     front = network.encoder_of(network.inputs[0])
@@ -99,7 +99,7 @@ def test_a_sequence_of_frames_goes_frame_by_frame_through_one_encoder() -> None:
     torch.testing.assert_close(features, torch.cat((*frames, parts["state"].flatten(1)), dim=1))
     torch.testing.assert_close(maps["front"], front.map(parts["front"][:, -1]))
     assert network.features == 3 * 512 + 12
-    alone = make((3, 16, 16, 3))
+    alone = make((3, 16, 16, 3), history="sequence")
     assert alone(parts["front"]).shape == (2, alone.features) == (2, 3 * 512)
 
 
@@ -115,7 +115,7 @@ def test_early_fusion_joins_the_goal_on_the_channels(shared: bool, channels: int
 
 
 def test_early_fusion_puts_the_goal_beside_every_frame_of_a_sequence() -> None:
-    network = make({"front": (2, 16, 16, 3), "goal/front": (16, 16, 3)})
+    network = make({"front": (2, 16, 16, 3), "goal/front": (16, 16, 3)}, history="sequence")
     parts = {"front": pictures(4, 2, 16, 16, 3), "goal/front": pictures(4, 16, 16, 3)}
     front = network.get_submodule("front")
     frames = [front(torch.cat((parts["front"][:, index], parts["goal/front"]), dim=-1)) for index in range(2)]

@@ -71,11 +71,11 @@ def test_a_history_in_the_data_is_the_history_that_the_environment_gives(tmp_pat
     np.testing.assert_array_equal(everything(windows), np.asarray(seen, np.float32))
 
 
-def test_a_history_of_pictures_is_stacked_on_the_channels(tmp_path) -> None:
+def test_a_history_of_pictures_is_a_sequence_of_frames(tmp_path) -> None:
     windows = Windows(write_store(tmp_path / "pixels", pixels=True), horizon=1, obs_horizon=3)
-    assert windows.observation_shape == (4, 4, 6)
-    assert everything(windows)[10, 2, 2].tolist() == [2, 0, 2, 1, 2, 2]  # episode 2, steps 0 to 2
-    assert everything(windows)[8, 0, 0].tolist() == [2, 0, 2, 0, 2, 0]  # its first step
+    assert windows.observation_shape == (3, 4, 4, 2)
+    assert everything(windows)[10, :, 2, 2].tolist() == [[2, 0], [2, 1], [2, 2]]  # episode 2, steps 0 to 2
+    assert everything(windows)[8, :, 0, 0].tolist() == [[2, 0]] * 3  # its first step
 
 
 @settings(max_examples=30, deadline=None)

@@ -157,9 +157,8 @@ class Filmed(gymnasium.Env):
 SIGHTS: list[dict[str, Any]] = [
     {},
     {"obs_horizon": 3},
-    {"obs_horizon": 3, "history": "sequence"},
     {"cameras": ["wrist"], "use_proprio": False},
-    {"cameras": ["wrist"], "use_proprio": False, "obs_horizon": 2, "history": "sequence"},
+    {"cameras": ["wrist"], "use_proprio": False, "obs_horizon": 2},
     {"cameras": ["front"], "use_proprio": False, "goals": "final"},
     {"goals": "final", "obs_horizon": 2},
     {"cameras": []},
@@ -171,7 +170,7 @@ def test_what_is_seen_in_the_data_is_what_the_environment_shows(tmp_path, sight)
     windows = Windows(write(tmp_path / "store"), horizon=1, **sight)
     goals, length = "goals" in sight, sight.get("obs_horizon", 1)
     env: Any = Chosen(Filmed(), sight.get("cameras"), sight.get("use_proprio", True), goals)
-    env = History(env, length, as_sequence=sight.get("history") == "sequence") if length > 1 else env
+    env = History(env, length) if length > 1 else env
     env = WithGoal(env) if goals else env
     assert shape_of(env.observation_space) == windows.observation_shape
     seen = []

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.store import EpisodeStore
 from understudy.envs.selecting import select_episodes
+from understudy.envs.store import EpisodeStore
 from understudy.envs.windows import Windows
 from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError

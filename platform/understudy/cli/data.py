@@ -64,12 +64,20 @@ def list_(data_dir: str = DATA_DIR) -> None:
 
 
 @data.command()
-def info(name: str = NAME, data_dir: str = DATA_DIR) -> None:
+def info(
+    name: str = NAME,
+    data_dir: str = DATA_DIR,
+    pictures: Path | None = typer.Option(None, "--pictures", help="save a strip of each camera's frames as this PNG"),
+) -> None:
     """Show a dataset's counts, lengths, ranges and histograms."""
     from understudy.envs.inspection import describe
+    from understudy.envs.picture_strips import save_strip
     from understudy.envs.store import find_store
 
-    console.print(describe(find_store(name, data_folder(data_dir))))
+    store = find_store(name, data_folder(data_dir))
+    console.print(describe(store))
+    if pictures:
+        console.print(f"pictures: {save_strip(store, pictures)}", soft_wrap=True)
 
 
 @data.command(
@@ -102,7 +110,7 @@ def import_(
     from understudy.errors import DatasetError, did_you_mean
     from understudy.registry import sources
 
-    published = env_name or name or path.stem
+    published = env_name or name or sources.get(source).name_of(path.expanduser())
     if not sources.get(source).matches(published):
         hint = "" if env_name else "; with --env_name, say which published dataset's task this is"
         nearest = did_you_mean(published, sources.get(source).known_names(), limit=5)
@@ -124,17 +132,20 @@ def import_(
 
 @data.command(short_help="Rehash a dataset and look for damage.")
 def verify(name: str = NAME, data_dir: str = DATA_DIR) -> None:
-    """Rehash a dataset and look for NaN, wrong lengths, constant dims and duplicates; exit 1 when it is damaged."""
-    from understudy.envs.inspection import damage, oddities
+    """Rehash a dataset and look for NaN, wrong lengths, damaged pictures, constant dims and duplicates.
+
+    Exits 1 when it is damaged.
+    """
+    from understudy.envs.inspection import findings
     from understudy.envs.store import find_store
 
     store = find_store(name, data_folder(data_dir))
-    found = damage(store)
-    for line in found:
+    damage, oddities = findings(store)
+    for line in damage:
         console.print(f"DAMAGED: {line}", markup=False, soft_wrap=True)
-    if found:
+    if damage:
         raise typer.Exit(1)
-    for line in oddities(store):
+    for line in oddities:
         console.print(f"note: {line}", markup=False, soft_wrap=True)
     console.print(f"{name}: whole; hash {store.manifest.content_hash}")
 
