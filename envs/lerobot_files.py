@@ -118,11 +118,11 @@ def _times(dataset: Dataset, record: Record, table: pa.Table) -> np.ndarray:
             raise ValueError(f"episode {record.number}: frame_index does not count from 0 to {record.length - 1}")
         expected = frames / dataset.fps
         # LeRobot keeps times as float32, which after 20 minutes is coarser than what it tolerates
-        off = np.abs(times - expected) - np.spacing(expected.astype(np.float32))
-        if not np.isfinite(times).all() or off.max() > TOLERANCE:
-            worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
+        near = np.abs(times - expected) <= TOLERANCE + np.spacing(expected.astype(np.float32))
+        if not near.all():
+            first = int(np.argmin(near))
             raise ValueError(
-                f"episode {record.number}: frame {worst} is at {times[worst]:.6g} s, {expected[worst]:.6g} s is"
+                f"episode {record.number}: frame {first} is at {times[first]:.6g} s, {expected[first]:.6g} s is"
                 f" expected at {dataset.fps:g} frames a second; {TOLERANCE:g} s is tolerated"
             )
     return expected

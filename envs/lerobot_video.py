@@ -207,7 +207,7 @@ class FrameReader:
         self._frames, self._current = self._container.decode(self._stream), None
 
 
-def read_frames(file: Path, times: Sequence[float], tolerance: float = TOLERANCE) -> np.ndarray:
+def read_frames(file: Path, times: Sequence[float] | np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     """Open an mp4, seek to `times` (seconds), decode, return uint8 [n, H, W, 3]: what LeRobot does for each window."""
     with FrameReader(file) as reader:
         return reader.read(times, tolerance)

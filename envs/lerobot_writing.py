@@ -168,8 +168,9 @@ class LeRobotWriter:
         for key in dict.fromkeys((*found, *self._features)):
             one, other = found.get(key), self._features.get(key)
             if one != other:
-                has = [_described(feature) if feature else "nothing" for feature in (one, other)]
-                raise DatasetError(f"episode {number}: {key!r} is {has[0]}, in {self.root} it is {has[1]}")
+                has = [_described(feature) if feature else "not there" for feature in (one, other)]
+                column = next(feature.column for feature in (one, other) if feature)
+                raise DatasetError(f"episode {number}: column {column!r} is {has[0]}, in {self.root} it is {has[1]}")
         there = {name for name in self._progress.rows[-1] if name.startswith(OURS)}
         there |= {"language"} if self._note.get("language", True) else set()
         new = set(our_columns(rows)) | ({"language"} if "language" in rows else set())

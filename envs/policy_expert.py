@@ -1,4 +1,4 @@
-"""Let a trained policy make demonstrations: one member, no noise of its own, each chunk of actions executed in full."""
+"""Let a trained policy make demonstrations: one member, no noise of its own, chunks executed as in an evaluation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from understudy.envs.ensembling import TemporalEnsemble
 from understudy.envs.observing import join_goal, join_history
 from understudy.errors import UserError
 from understudy.observations import STATE, describe, has_pictures, is_picture, shape_of
@@ -23,10 +24,13 @@ class PolicyExpert:
     """
 
     def __init__(self, policy: Policy, member: int = 0) -> None:
+        if not policy.algorithm.acts:
+            raise UserError(f"{policy.algorithm.name} gives no actions: it cannot make demonstrations")
         self._policy, self._member = policy, member
         self._seen: deque[Any] = deque(maxlen=int(policy.spec.get("obs_horizon", 1)))
         self._goal: Any = None
         self._chunk: list[np.ndarray] = []
+        self._ensemble: TemporalEnsemble | None = None
         self._first = True
 
     @classmethod
@@ -37,6 +41,8 @@ class PolicyExpert:
     def reset(self, env: Any, observation: Any, info: dict[str, Any], rng: np.random.Generator) -> None:
         """Forget the last episode; the first observation fills the history."""
         self._chunk, self._first, self._goal = [], True, None
+        coefficient = self._policy.algorithm.config.temporal_ensemble_coeff
+        self._ensemble = None if coefficient is None else TemporalEnsemble(coefficient)
         self._seen.extend([self._chosen(observation)] * (self._seen.maxlen or 1))
         wanted = self._policy.algorithm.observation_shape
         if "goal" in info and shape_of(self._input()) != wanted:  # many tasks tell one that their policies do not need
@@ -63,7 +69,9 @@ class PolicyExpert:
             torch.set_num_threads(threads)
         if not np.isfinite(chunk).all():
             raise UserError("the policy returned NaN or infinite actions; it cannot make demonstrations")
-        return chunk[: self._policy.algorithm.chunk_length]
+        if self._ensemble is not None:
+            return self._ensemble.add(chunk)[None]
+        return chunk[: self._policy.algorithm.executed]
 
     def _chosen(self, observation: Any) -> Any:
         """Return a copy of what the policy sees of one observation."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from understudy.envs.ensembling import TemporalEnsemble
 from understudy.envs.slots import Command, MakeEnv, Outcome, Pool, WorkerDied, discard_pool, pool_for
 from understudy.errors import UnderstudyError, UserError
 from understudy.observations import Arrays, each
@@ -66,7 +67,8 @@ def evaluate(
     num_envs: int = 10,
     noise_shape: tuple[int, ...] = (),
     temperature: float = 1.0,
-    chunk_length: int = 1,
+    executed: int = 1,
+    ensemble: float | None = None,
     processes: bool | int = False,
     timeout: float | None = None,
     video_episodes: int = 0,
@@ -76,8 +78,9 @@ def evaluate(
 ) -> Evaluation:
     """Run `episodes` episodes of each member and return what came of them.
 
-    A chunk of `chunk_length` actions is executed in full, then the policy is asked again. Noise is standard
-    normal times `temperature`. Success means that the task was solved at some step. `processes` puts the
+    The first `executed` actions of a chunk are executed, then the policy is asked again. With `ensemble` it is asked
+    at each step, and what all chunks said of it is averaged with that coefficient (see `TemporalEnsemble`). Noise is
+    standard normal times `temperature`. Success means that the task was solved at some step. `processes` puts the
     environments into that many worker processes (True: one for each CPU); one that gives no answer in `timeout`
     seconds is killed, and UnderstudyError says so; when one dies, the evaluation begins again, once. `make_env` is
     usually an `EnvFactory`; its `normalized_score` is used unless one is given.
@@ -90,7 +93,8 @@ def evaluate(
 
     def attempt() -> _Evaluator:
         pool = pool_for(make_env, render=video_episodes > 0, processes=processes, slots=slots, timeout=timeout)
-        run = _Evaluator(act, pool, members, episodes, seed, noise_shape, temperature, chunk_length)
+        run = _Evaluator(act, pool, members, episodes, seed, noise_shape, temperature, executed)
+        run.ensemble = ensemble
         run.video_episodes, run.frame_skip = video_episodes, max(1, video_frame_skip)
         try:
             run.play(slots, on_step)
@@ -116,11 +120,13 @@ class _Running:
     episode: int
     observation: Arrays
     decisions: int = 0
+    ensemble: TemporalEnsemble | None = None
 
 
 class _Evaluator:
     video_episodes = 0
     frame_skip = 1
+    ensemble: float | None = None
 
     def __init__(
         self,
@@ -131,11 +137,11 @@ class _Evaluator:
         seed: int,
         noise_shape: tuple[int, ...],
         temperature: float,
-        chunk_length: int,
+        executed: int,
     ) -> None:
         self._act, self._pool = act, pool
         self._episodes, self._seed = episodes, seed
-        self._noise_shape, self._temperature, self._chunk = tuple(noise_shape), float(temperature), chunk_length
+        self._noise_shape, self._temperature, self._chunk = tuple(noise_shape), float(temperature), executed
         self._waiting = [(member, episode) for member in range(members) for episode in range(episodes)][::-1]
         self._returns = np.zeros((members, episodes))
         self._lengths = np.zeros((members, episodes), np.int64)
@@ -180,7 +186,8 @@ class _Evaluator:
                 pairs.append((member, episode))
                 commands.append(Command(slot, seed=self._seed + episode, frame_skip=self._skip(episode)))
         for command, (member, episode), outcome in zip(commands, pairs, self._pool.run(commands), strict=True):
-            running[command.slot] = _Running(member, episode, outcome.observation)
+            ensemble = None if self.ensemble is None else TemporalEnsemble(self.ensemble)
+            running[command.slot] = _Running(member, episode, outcome.observation, ensemble=ensemble)
             self._keep_frames(member, episode, outcome)
 
     def _decide(self, playing: Sequence[_Running]) -> list[np.ndarray]:
@@ -211,7 +218,10 @@ class _Evaluator:
         if actions.shape[:2] != (len(members), ROWS) or actions.ndim != 4 or actions.shape[2] < self._chunk:
             expected = f"{(len(members), ROWS)} + (at least {self._chunk}, A)"
             raise UnderstudyError(f"the policy returned actions {actions.shape}, expected {expected}")
-        chosen = [actions[k, row, : self._chunk] for k, row in places]
+        chosen = [
+            actions[k, row, : self._chunk] if item.ensemble is None else item.ensemble.add(actions[k, row])[None]
+            for (k, row), item in zip(places, block, strict=True)
+        ]
         for item, chunk in zip(block, chosen, strict=True):
             if not np.isfinite(chunk).all():
                 raise UnderstudyError(f"the policy of member {item.member} returned NaN or infinite actions")

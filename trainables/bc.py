@@ -141,6 +141,10 @@ class BC(Algorithm):
 
     Config = BCConfig
     name = "bc"
+    example = (
+        "understudy train algo=bc env_name=cube-single-scripted-singletask-task1-v0 seeds=[0,1,2] action_chunking=true"
+    )
+    expected = "RESULT"
     config: BCConfig
 
     def network(self, generator: torch.Generator) -> Head:

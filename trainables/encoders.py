@@ -106,9 +106,19 @@ def _repeats(camera: str, parts: Mapping[str, tuple[int, ...]], config: Algorith
 
 
 class ObservationEncoder(nn.Module):
-    """Turn observations into a flat vector [B, F]: encoded pictures by camera, then goals, then states as they are."""
+    """Turn observations into a flat vector [B, F]: encoded pictures by camera, then goals, then states as they are.
 
-    def __init__(self, shape: ObservationShape, config: AlgorithmConfig, generator: torch.Generator) -> None:
+    With `pooled` false there is no vector, and nothing is held that would only serve it: see `unpooled`.
+    """
+
+    def __init__(
+        self,
+        shape: ObservationShape,
+        config: AlgorithmConfig,
+        generator: torch.Generator,
+        *,
+        pooled: bool = True,
+    ) -> None:
         super().__init__()
         _check(shape, config)
         self.on_channels = config.history == "channels"
@@ -124,7 +134,8 @@ class ObservationEncoder(nn.Module):
         for item in self.inputs:
             if item.encoder not in self._modules_of:
                 self._modules_of[item.encoder] = self._free_name(item.encoder)
-                self.add_module(self._modules_of[item.encoder], picture_encoder(item.shape, config, generator))
+                module = picture_encoder(item.shape, config, generator)
+                self.add_module(self._modules_of[item.encoder], module if pooled else module.without_head())
             encoder = self.encoder_of(item)
             if encoder.shape != item.shape:
                 raise SpecError(
@@ -156,10 +167,7 @@ class ObservationEncoder(nn.Module):
 
         Of a history kept as a sequence it is the newest frame's map. Goals that are encoded apart have none.
         """
-        parts = observations if isinstance(observations, dict) else {str(self.single): observations}
-        if self.on_channels:
-            parts = {name: _frames_on_channels(part) if part.ndim == 5 else part for name, part in parts.items()}
-        features, maps = [], {}
+        parts, features, maps = self.parts(observations), [], {}
         for item in self.inputs:
             encoder = self.encoder_of(item)
             map_NCHW = encoder.map(_pixels(item, parts))
@@ -172,6 +180,18 @@ class ObservationEncoder(nn.Module):
                 maps[item.picture] = map_NCHW
         features += [parts[name].flatten(1) for name in self.states]
         return (torch.cat(features, dim=-1) if len(features) > 1 else features[0]), maps
+
+    def parts(self, observations: Observations) -> dict[str, torch.Tensor]:
+        """Return observations by name, with the frames of pictures on their channels where they shall be there."""
+        parts = observations if isinstance(observations, dict) else {str(self.single): observations}
+        if not self.on_channels:
+            return parts
+        return {name: _frames_on_channels(part) if part.ndim == 5 else part for name, part in parts.items()}
+
+    def unpooled(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the last convolutional map of each input by its picture, [B, n, c, h, w], n frames (1 of a single)."""
+        maps = {item.picture: self.encoder_of(item).map(_pixels(item, parts)) for item in self.inputs}
+        return {item.picture: maps[item.picture].unflatten(0, (-1, item.frames or 1)) for item in self.inputs}
 
 
 def with_frames_on_channels(shape: ObservationShape) -> ObservationShape:

@@ -17,7 +17,7 @@ from understudy.envs.rollout import Evaluation, OnStep, evaluate
 from understudy.envs.slots import Command, Pool, pool_for
 from understudy.envs.video import rendering_available, write_mp4
 from understudy.envs.windows import Windows
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, UserError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
 from understudy.policy import Policy
 from understudy.registry import loops
@@ -149,7 +149,8 @@ class Evaluator:
             "seed": self.spec.eval_seed,
             "noise_shape": algorithm.noise_shape(),
             "temperature": self.spec.eval_temperature,
-            "chunk_length": algorithm.chunk_length,
+            "executed": algorithm.executed,
+            "ensemble": algorithm.config.temporal_ensemble_coeff,
         }
 
 
@@ -172,6 +173,8 @@ def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) ->
 
 def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
     """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
+    if not policy.algorithm.acts:
+        raise UserError(f"{policy.algorithm.name} gives no actions: there is nothing to evaluate in an environment")
     return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
 
 

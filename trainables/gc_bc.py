@@ -15,4 +15,8 @@ class GCBC(BC):
     """Fit a policy that is told a goal to the actions that led there."""
 
     name = "gc_bc"
+    example = (
+        "understudy train algo=gc_bc env_name=cube-single-scripted-oraclerep-v0 seeds=[0,1,2] action_chunking=true"
+    )
+    expected = "RESULT"
     goal_conditioned = True

@@ -14,4 +14,8 @@ class GCDDPMBC(DDPMBC):
     """Predict the noise that was mixed into the chunk, told the goal that it led to."""
 
     name = "gc_ddpm_bc"
+    example = (
+        "understudy train algo=gc_ddpm_bc env_name=cube-single-scripted-oraclerep-v0 seeds=[0,1,2] action_chunking=true"
+    )
+    expected = "RESULT"
     goal_conditioned = True

@@ -70,6 +70,8 @@ class ResidualStack(nn.Module):
 class ImpalaEncoder(PictureEncoder):
     """Encode pictures into [B, width] features."""
 
+    head = ("pooling", "dense")
+
     def __init__(
         self,
         shape: tuple[int, ...],

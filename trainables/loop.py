@@ -38,6 +38,7 @@ from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.keeping import drop_old_models, save_models
 from understudy.trainables.optimising import Schedule
 from understudy.trainables.pack import Pack
+from understudy.trainables.transfer import load_encoder, read_weights
 
 logger = logging.getLogger("understudy")
 AGREE_STEPS = 20
@@ -81,7 +82,10 @@ class OfflineLoop:
         first = self.data.windows(1)
         spec.augment.check(first.observation_shape, spec.obs_horizon)
         self.algorithm: Algorithm = algorithm_for(spec, first)
-        self.algorithm.network(torch.Generator())  # an encoder that does not fit these observations is said now
+        network = self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
+        path = spec.config.encoder_weights
+        if path and Path(path).exists():  # of a run that goes on the file may be gone
+            load_encoder(network, read_weights(path), path)
         check_precision(spec.config.precision, self.device)
         Schedule.of(spec.config, spec.training_steps)
         self.evaluator = Evaluator(spec) if spec.eval_episodes else None
@@ -140,10 +144,19 @@ class _Training:
         )
         if saved:
             self._restore(saved)
+        elif self.spec.config.encoder_weights:
+            self._load_encoder(self.spec.config.encoder_weights)
         self.logs = _Logs.open(run, self.seeds) if rank == 0 else None
         self.best_parameters: dict[str, Any] = saved["best_parameters"] if saved else {}
         self.best_scores: list[float] = saved["best_scores"] if saved else [-math.inf] * len(self.seeds)
         self.metrics: dict[str, float] = saved["metrics"] if saved else {}
+
+    def _load_encoder(self, path: str) -> None:
+        """Start from another network's encoder; a run that goes on has it in its checkpoint, the file may be gone."""
+        report = self.pack.load_encoder(read_weights(path), path)
+        logger.info("%s", report.line())
+        if self.rank == 0:
+            self.run.update_state(encoder_weights=report.to_dict())
 
     def _restore(self, saved: dict[str, Any]) -> None:
         of_these_data = saved["data"] in (None, self.loop.data.content_hash)  # None: forked, maybe to other data

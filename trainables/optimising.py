@@ -7,6 +7,7 @@ take theirs. Shape suffixes: K members, P padded parameters of one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,25 +87,28 @@ class Optimiser:
         if config.encoder is not None and config.encoder_lr is not None and not any(dict(self._slices)):
             raise SpecError(f"encoder_lr={config.encoder_lr}: this network has no parameters under {ENCODER!r}")
         decays = weight_decays or [config.weight_decay] * count
-        self._adams = [
-            self._adam(parameters[index], self._rows[index], rates[index], float(decays[index]))
-            for index in range(count)
-        ]
+        self._groups = [self._groups_of(parameters[k], k, rates[k], float(decays[k])) for k in range(count)]
         self._scalers = [GradScaler(parameters.device.type) for _ in rates] if config.precision == "fp16" else []
+        # Whoever may skip a step alone needs an AdamW alone; otherwise one call steps them all.
+        together = [[group for groups in self._groups for group in groups]]
+        options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
+        self._adams = [
+            torch.optim.AdamW(groups, **options, fused=True) for groups in (self._groups if self._scalers else together)
+        ]
         self._one = torch.ones((), device=parameters.device)
 
     def _is_encoders(self, name: str) -> bool:
         return self._config.encoder_lr is not None and name.startswith(ENCODER)
 
-    def _adam(self, row: torch.Tensor, gradient: torch.Tensor, rate: float, decay: float) -> torch.optim.AdamW:
+    def _groups_of(self, row: torch.Tensor, k: int, rate: float, decay: float) -> list[dict[str, Any]]:
+        """Return member k's parameter groups: one, or one for each stretch of a learning rate of its own."""
         groups = []
         for of_encoder, place in self._slices:
             part = row[place].detach().requires_grad_()
-            part.grad = gradient[place]
+            part.grad = self._rows[k][place]
             own = self._config.encoder_lr if of_encoder else rate
-            groups.append({"params": [part], "lr": own, "initial_lr": own})
-        betas = (self._config.adam_beta1, self._config.adam_beta2)
-        return torch.optim.AdamW(groups, betas=betas, eps=self._config.adam_eps, weight_decay=decay, fused=True)
+            groups.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
+        return groups
 
     def loss_scales(self) -> torch.Tensor | None:
         """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
@@ -123,9 +127,8 @@ class Optimiser:
         if self._schedule.varies:
             factor = self._schedule.factor(step)
             metrics["lr"] = self._rates * factor
-            for adam in self._adams:
-                for group in adam.param_groups:
-                    group["lr"] = group["initial_lr"] * factor
+            for group in itertools.chain(*self._groups):
+                group["lr"] = group["initial_lr"] * factor
         for scaler, adam in zip(self._scalers, self._adams, strict=False):
             scaler.step(adam)
             scaler.update()
@@ -148,9 +151,9 @@ class Optimiser:
 
     def member_state(self, k: int) -> dict[str, Any]:
         """Return member k's moments by parameter, how many steps it took, and its loss scale."""
-        adam = self._adams[k]
         state: dict[str, Any] = {"step": 0}
-        parts = [adam.state.get(group["params"][0], {}) for group in adam.param_groups]
+        kept = self._state_of(k)
+        parts = [kept.get(group["params"][0], {}) for group in self._groups[k]]
         if parts[0]:
             state = {"step": int(parts[0]["step"].item())}
             for name in ("exp_avg", "exp_avg_sq"):
@@ -159,16 +162,20 @@ class Optimiser:
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:
         """Take member k back to what `member_state` returned."""
-        adam = self._adams[k]
-        adam.state.clear()
+        kept = self._state_of(k)
+        for group in self._groups[k]:
+            kept.pop(group["params"][0], None)
         if "exp_avg" in state:
             moments = {name: torch.zeros_like(self._rows[k]) for name in ("exp_avg", "exp_avg_sq")}
             for name, moment in moments.items():
                 self._layout.fill(moment, state[name])
-            for group, (_, place) in zip(adam.param_groups, self._slices, strict=True):
+            for group, (_, place) in zip(self._groups[k], self._slices, strict=True):
                 own = {name: moment[place].clone() for name, moment in moments.items()}
                 step = torch.tensor(float(state["step"]), device=self._rates.device)
-                adam.state[group["params"][0]] = {"step": step, **own}
+                kept[group["params"][0]] = {"step": step, **own}
         if self._scalers and "scaler" in state:
             self._scalers[k] = GradScaler(self._rates.device.type)
             self._scalers[k].load_state_dict(state["scaler"])
+
+    def _state_of(self, k: int) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+        return self._adams[k if self._scalers else 0].state

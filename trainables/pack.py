@@ -21,7 +21,7 @@ this worker, R rows of observations, O observation dims.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from understudy.trainables.computing import check_precision
 from understudy.trainables.flat import ALIGNMENT, Layout, move_into
 from understudy.trainables.modes import Looped, Mode, Runner, Stacked, part_of, parts_of
 from understudy.trainables.optimising import SMALLEST_SCALE, Optimiser
+from understudy.trainables.transfer import Report, load_encoder
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
@@ -137,17 +138,26 @@ class Pack:
     def losses(self, batch: Batch, number: int) -> dict[str, torch.Tensor]:
         """Return every member's metrics, each [K], on a batch that is not learnt from.
 
-        All members get the same random draws, those of batch `number`, so that their losses compare.
+        All members get the same random draws, those of batch `number`, so that their losses compare. Nothing is
+        dropped out.
         """
         batch = self._prepare(batch)
         draws = self.algorithm.draw(
             batch["actions"].shape[1], torch_generator(0, "validation", number, device=self.device)
         )
+        draws = {name: value for name, value in draws.items() if not name.startswith("keep")}
         collected: list[dict[str, torch.Tensor]] = []
         for index, member in enumerate(self.members):
             loss, metrics = self.algorithm.loss(member, part_of(batch, index), draws)
             collected.append({"actor_loss": loss, **metrics})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
+
+    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> Report:
+        """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
+        networks = self.members if self._averages is None else [*self.members, *self._acting]
+        reports = [load_encoder(network, weights, origin) for network in networks]
+        self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
+        return reports[0]
 
     def check_finite(self) -> None:
         """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""

@@ -6,6 +6,7 @@ Shape suffixes: B pictures, H x W pixels of C channels, c x h x w the last convo
 from __future__ import annotations
 
 import abc
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ class PictureEncoder(nn.Module, abc.ABC):
     """Shape [c, h, w] of the last convolutional map."""
     features: int
     """Length F of the vector."""
+    head: ClassVar[tuple[str, ...]] = ("pooling",)
+    """Modules that make the vector of the map."""
     coordinates: torch.Tensor | None
 
     def __init__(self, shape: tuple[int, ...], add_spatial_coordinates: bool) -> None:
@@ -34,6 +37,13 @@ class PictureEncoder(nn.Module, abc.ABC):
     def forward(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
         """Return features [B, F] of pictures [B, H, W, C], whose values are 0 to 255."""
         return self.summarise(self.map(pixels_BHWC))
+
+    def without_head(self) -> Self:
+        """Remove what comes after the map, in place, and return the encoder."""
+        for name in self.head:
+            delattr(self, name)
+        self.features = 0
+        return self
 
     def map(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
         """Return the last convolutional map [B, c, h, w], activated, not yet pooled."""

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from torch import nn
 
-from understudy.observations import Observations, ObservationShape, as_shape
+from understudy.observations import Observations, ObservationShape, as_shape, has_pictures
 
 Batch = dict[str, Any]
 """`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32; `valid`
@@ -40,6 +40,9 @@ OF_PICTURES = (
 )
 """Settings of AlgorithmConfig that only pictures have."""
 
+OF_EXECUTION = ("n_action_steps", "temporal_ensemble_coeff")
+"""Settings of AlgorithmConfig that say how a chunk of actions is executed; no training depends on them."""
+
 
 class AlgorithmConfig(BaseModel):
     """The settings that every offline algorithm has; a plug-in's config adds its own."""
@@ -53,6 +56,14 @@ class AlgorithmConfig(BaseModel):
     action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
     hidden_dims: tuple[PositiveInt, ...] = Field(
         default=(512, 512, 512, 512), description="widths of the MLP's layers; [] is a linear policy"
+    )
+    n_action_steps: int | None = Field(
+        default=None, ge=1, description="actions of a chunk that are executed before the next decision; none: all"
+    )
+    temporal_ensemble_coeff: float | None = Field(
+        default=None,
+        description="m of temporal ensembling: the chunks for a step count exp(-m i), i=0 the oldest; 0.01 is ACT's;"
+        " needs n_action_steps=1; none: the newest chunk alone",
     )
     encoder: str | None = Field(
         default=None,
@@ -126,6 +137,17 @@ class AlgorithmConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _chunks_are_executed(self) -> AlgorithmConfig:
+        steps = self.n_action_steps
+        if steps is not None and steps > self.chunk_length:
+            raise ValueError(f"n_action_steps={steps} exceeds the actions of a chunk, {self.chunk_length}")
+        if self.temporal_ensemble_coeff is not None and steps != 1:
+            raise ValueError(
+                f"temporal_ensemble_coeff={self.temporal_ensemble_coeff} needs a decision each step: n_action_steps=1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_agree(self) -> AlgorithmConfig:
         if self.decay_steps is not None and self.lr_schedule == "constant":
             raise ValueError(f"decay_steps={self.decay_steps} is for lr_schedule=cosine")
@@ -137,14 +159,20 @@ class AlgorithmConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_idle_settings(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what says nothing where no pictures are encoded; the fingerprint of such runs does without, too."""
+        """Leave out what says nothing, such as of pictures where there are none; the fingerprint does without, too."""
         data = serialise(self)
-        return data if self.encoder else {key: value for key, value in data.items() if key not in OF_PICTURES}
+        idle = {key for key in OF_EXECUTION if data[key] is None} | set(() if self.encoder else OF_PICTURES)
+        return {key: value for key, value in data.items() if key not in idle}
 
     @property
     def chunk_length(self) -> int:
         """Actions predicted per decision: horizon_length with action chunking, else 1."""
         return self.horizon_length if self.action_chunking else 1
+
+    @property
+    def balanced_above(self) -> float | None:
+        """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
+        return None
 
 
 class Algorithm(abc.ABC):
@@ -157,19 +185,41 @@ class Algorithm(abc.ABC):
     Config: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
     name: ClassVar[str]
     loop: ClassVar[str] = "offline"
+    example: ClassVar[str] = ""
+    expected: ClassVar[str] = ""
+    """For the page about the method: a command that trains it, and what came of that."""
     goal_conditioned: ClassVar[bool] = False
     """Whether a policy is told a goal on every task, so that goal_relabelling=auto gives it one."""
-    evaluation_parameters: ClassVar[tuple[str, ...]] = ()
-    """Config fields that only change how a trained policy acts: no training of their own."""
+    acts: ClassVar[bool] = True
+    """Whether `act` gives actions; who does not act is judged by held-out episodes, not in an environment."""
+    batch_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns of the store that the loss needs beside actions, such as `rewards`: [B, ...] in the batch."""
+    default_encoder: ClassVar[str | None] = None
+    """The encoder of pictures where `encoder` names none; None: it must."""
+    evaluation_parameters: ClassVar[tuple[str, ...]] = OF_EXECUTION
+    """Config fields that only change how a trained policy acts: no training of their own. A subclass names its own,
+    and has those of execution beside them."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        own = (*cls.evaluation_parameters, *OF_EXECUTION)
+        cls.evaluation_parameters = tuple(dict.fromkeys(own)) if cls.acts else ()
 
     def __init__(self, observation_shape: ObservationShape, action_dim: int, config: Any = None) -> None:
         self.observation_shape = as_shape(observation_shape)
         self.action_dim = int(action_dim)
         self.config = self.Config() if config is None else config
+        if self.default_encoder and self.config.encoder is None and has_pictures(self.observation_shape):
+            self.config = self.config.model_copy(update={"encoder": self.default_encoder})
 
     @property
     def chunk_length(self) -> int:
         return self.config.chunk_length
+
+    @property
+    def executed(self) -> int:
+        """Actions of a chunk that are executed before the next decision."""
+        return self.config.n_action_steps or self.chunk_length
 
     @property
     def target_rate(self) -> float | None:
@@ -188,7 +238,10 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Draw the loss's random numbers for a batch: tensors with leading dim `batch_size` on generator.device."""
+        """Draw the loss's random numbers for a batch: tensors with leading dim `batch_size` on generator.device.
+
+        Those whose names start with `keep` are masks of dropout, which held-out losses are computed without.
+        """
 
     @abc.abstractmethod
     def loss(

@@ -50,7 +50,7 @@ def policy_document(
         **_description(algorithm, normaliser),
         "env_name": spec.env_name,
         "environment": dict(environment or {}),
-        "spec": {key: value for key, value in flat.items() if key not in spec.WHERE},
+        "spec": {key: value for key, value in flat.items() if key not in {*spec.WHERE, "encoder_weights"}},
     }
 
 
@@ -262,10 +262,11 @@ def content_hash(folder: Path) -> str:
 
 
 def _description(algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]:
+    config = algorithm.config.model_dump(mode="json")
     return {
         "format_version": FORMAT_VERSION,
         "algorithm": algorithm.name,
-        "config": algorithm.config.model_dump(mode="json"),
+        "config": {key: value for key, value in config.items() if key != "encoder_weights"},  # a path of one machine
         "observation_shape": algorithm.observation_shape,
         "action_dim": algorithm.action_dim,
         "normaliser": normaliser.to_dict(),

@@ -28,6 +28,8 @@ ALIASES = {
     "augment": "augmentation",
     "augment_goal_differently": "augment_next_obs_goal_differently",
     "target_update_rate": "ema_rate",
+    "chunk_size": "horizon_length",
+    "vision_backbone": "encoder",
 }
 """Other tools' names for our keys, accepted everywhere a key is."""
 

@@ -355,12 +355,14 @@ def test_relabelled_actions_are_those_of_the_states_and_recorded(root, tmp_path)
     store = find_store("bridge:kitchen/lift_carrot_100/00", tmp_path / "stores")
     plain = bring(root / "rss", tmp_path / "plain", depth=4, reading=Reading(im_size=8))
     assert store.manifest.provenance["raw"]["relabel_actions"] is True
-    for item, before in zip(episodes_of(store), episodes_of(find_store(plain.stores[0], tmp_path / "plain/stores"))):
+    untouched = find_store(plain.stores[0], tmp_path / "plain/stores")
+    for item, before in zip(episodes_of(store), episodes_of(untouched), strict=True):
         states = np.concatenate([item["observations"], item["final_observation"][None]])
         np.testing.assert_allclose(item["actions"], relabel_actions(before["actions"], states), atol=1e-6)
         assert set(item["actions"][:, 6].tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_data(root, tmp_path) -> None:
     hashes = []
     for workers in (1, 2):
@@ -377,6 +379,7 @@ def test_workers_do_not_change_the_data(root, tmp_path) -> None:
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
 def test_an_import_that_was_killed_goes_on_and_does_nothing_twice(root, tmp_path) -> None:
     raw = tmp_path / "raw"
     for number in range(8):
@@ -642,6 +645,7 @@ def test_wrong_options_are_one_line(root, tmp_path, say, words, text) -> None:
     assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_preset_trains_from_pictures_and_is_judged_on_held_out_trajectories(root, tmp_path, say) -> None:
     import_raw(
         RawImport(

@@ -17,6 +17,7 @@ from tests.contract.source_examples import one_line, same_episodes
 from tests.integration.commands import kill_when, start
 from tests.unit.command_line import understudy
 
+from understudy.envs import gym_hil
 from understudy.envs.attempts import Task, attempt_file, pictures_file, play, render
 from understudy.envs.experts import generate, made_name, supported_names
 from understudy.envs.gym_hil_env import MAX_STEPS, Pictures
@@ -25,8 +26,10 @@ from understudy.envs.source import EnvFactory, source_for
 from understudy.envs.store import EpisodeStore
 from understudy.envs.video import rendering_available
 from understudy.errors import DatasetError, UserError
-from understudy.randomness import stream_key
-from understudy.registry import sources
+from understudy.normaliser import Normaliser
+from understudy.policy import Policy
+from understudy.randomness import stream_key, torch_generator
+from understudy.registry import algorithms, sources
 
 NAME = "gym_hil/PandaPickCube-scripted-v0"
 STATE = "gym_hil/PandaPickCube-state-scripted-v0"
@@ -221,7 +224,8 @@ def test_the_same_demonstrations_are_a_lerobot_dataset_with_two_cameras_that_nam
 ) -> None:
     if store is None:
         return
-    written = import_file("lerobot", folder / "two.lerobot", "lerobot:two", folder / "stores", name="two")
+    made = folder / "two.lerobot"
+    written = import_file("lerobot", made, f"lerobot:{made}", folder / "stores", name="two")
     assert written.cameras() == ["front", "wrist"]
     provenance = written.manifest.provenance
     assert (provenance["env_name"], provenance["fps"]) == (NAME, 10)
@@ -232,7 +236,7 @@ def test_the_same_demonstrations_are_a_lerobot_dataset_with_two_cameras_that_nam
         for camera in ("images/front", "images/wrist"):
             difference = np.abs(ours[camera].astype(int) - theirs[camera])
             assert difference.mean() < 12  # videos are lossy
-    info = json.loads((folder / "two.lerobot" / "meta" / "info.json").read_text())
+    info = json.loads((made / "meta" / "info.json").read_text())
     assert (info["codebase_version"], info["fps"], info["total_episodes"]) == ("v3.0", 10, 2)
 
 
@@ -291,6 +295,27 @@ def test_states_are_played_before_any_picture_and_failed_attempts_have_none(tmp_
     pictures = render(task, 0, {name: rows if name.startswith("last/") else rows[:3] for name, rows in episode.items()})
     assert sorted(pictures) == ["final_images/front", "final_images/wrist", "images/front", "images/wrist"]
     assert pictures["images/front"].shape == (3, 16, 16, 3)
+
+
+def test_a_policy_that_sees_pictures_plays_with_them_and_they_are_what_is_recorded(
+    store, tmp_path, monkeypatch
+) -> None:
+    if store is None:
+        return
+    monkeypatch.setattr(gym_hil, "MAX_STEPS", 6)
+    kind, settings = algorithms.get("bc"), store.manifest.provenance["environment"]
+    shape = {"state": (18,), "front": (24, 32, 3), "wrist": (24, 32, 3)}
+    algorithm = kind(shape, 4, kind.Config(hidden_dims=(8,), encoder="impala_small"))
+    weights = [dict(algorithm.network(torch_generator(0, "a test")).named_parameters())]
+    normaliser = Normaliser.of_parts({"state": Normaliser.identity((18,))})
+    policy = Policy(algorithm, weights, normaliser, env_name=NAME, environment=settings).save(tmp_path / "policy")
+    task = Task(NAME, policy=str(policy), settings=json.dumps(settings))
+    monkey, _ = play(task, 0)
+    steps = len(monkey["actions"])
+    looks = seen_in(NAME, settings, task.reset_seed(0), monkey["actions"])
+    np.testing.assert_array_equal(monkey["images/wrist"], np.stack([look["wrist"] for look in looks[:-1]]))
+    np.testing.assert_array_equal(monkey["final_images/front"], looks[steps]["front"])
+    assert not [name for name in monkey if name.startswith("last/")]
 
 
 @pytest.mark.parametrize(

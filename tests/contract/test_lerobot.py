@@ -1,107 +1,42 @@
-"""LeRobot's format: what others wrote is read right, what is written here is what LeRobot expects, and survives kills.
-
-The datasets of "others" are made here with pandas and PyAV alone, as LeRobot makes them: pandas frames to parquet,
-FFmpeg's own encoder settings, several episodes in a file.
-"""
+"""LeRobot's format as others write it is read right; damage and contradictions are one line; names are places."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from tests.contract.lerobot_examples import (
+    CAMERA,
+    FINGERS,
+    FPS,
+    LENGTHS,
+    PLACES,
+    SOURCE,
+    STATE,
+    H,
+    W,
+    decoded,
+    foreign,
+    read,
+    rows_of,
+    scene,
+    video,
+    written,
+)
 from tests.contract.source_examples import copy, one_line, same_episodes
 
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.lerobot_progress import Sizes
-from understudy.envs.lerobot_video import ENCODERS, Encoder
-from understudy.envs.lerobot_writing import LeRobotWriter
+from understudy.envs.importing import import_file
+from understudy.envs.lerobot_video import FrameReader, read_frames
 from understudy.errors import DatasetError, UserError
-from understudy.registry import sources
-
-SOURCE = sources.get("lerobot")
-H, W = 32, 48
-QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-FINGERS = "observation.images.hand"
-
-
-def scene(steps: int, seed: int, height: int = H, width: int = W) -> np.ndarray:
-    """Return smooth pictures [T, H, W, 3] that move: what a video codec is for."""
-    rng = np.random.default_rng(seed)
-    x, y, t = np.arange(width), np.arange(height)[:, None], np.arange(steps)[:, None, None]
-    waves = [np.sin(x / 19 + y / 15 + t / 9 + rng.uniform(0, 6)) * 60 + 127 for _ in range(3)]
-    return np.stack(waves, axis=-1).astype(np.uint8)
-
-
-def made(number: int, steps: int | None = None) -> dict[str, Any]:
-    """Return episode `number`, the same at every call: two cameras, texts, and every kind of other column."""
-    steps = 4 + number % 5 if steps is None else steps
-    rng = np.random.default_rng(number)
-    terminals = np.zeros(steps, bool)
-    terminals[-1] = number % 2
-    return {
-        "observations": rng.normal(size=(steps, 6)).astype(np.float32),
-        "actions": rng.uniform(-1, 1, (steps, 3)).astype(np.float32),
-        "rewards": terminals.astype(np.float32) - number,
-        "terminals": terminals,
-        "success": terminals.astype(np.float32),
-        "images/front": scene(steps, number),
-        "images/hand": scene(steps, number + 100),
-        "final_observation": rng.normal(size=6).astype(np.float32),
-        "final_images/front": scene(1, number + 200)[0],
-        "final_images/hand": scene(1, number + 300)[0],
-        "saliency/front": rng.random((steps, 4, 5, 1)).astype(np.float32),
-        "time_stamp": np.arange(steps) / 10 + 1e9,
-        "task_index": np.full(steps, 7),
-        "scalars": rng.normal(size=(steps, 1)).astype(np.float32),
-        "language": ["pick up the cube", "lève le cube 🧊", "拿起方块", 'a "quoted", one\tline'][number % 4],
-        "mask/train": np.uint8(number % 3 != 0),
-    }
-
-
-def written(root: Path, count: int, first: int = 0, **options: Any) -> Path:
-    with LeRobotWriter(root, fps=10, **options) as writer:
-        for number in range(first, first + count):
-            writer.add_episode(made(number))
-    return root
-
-
-def read(root: Path) -> list[dict[str, Any]]:
-    return [dict(episode) for episode in SOURCE.read(root, "lerobot:any/thing")]
-
-
-def check(found: list[dict[str, Any]], numbers: list[int], tolerance: float) -> None:
-    """Compare episodes with the made ones: pictures within a mean absolute error, all else bit for bit."""
-    assert len(found) == len(numbers)
-    for episode, number in zip(found, numbers, strict=True):
-        wanted = made(number)
-        assert set(episode) == set(wanted)
-        for column in [name for name in wanted if name.startswith("images/")]:
-            one, other = episode[column], wanted[column]
-            assert one.shape == other.shape
-            assert one.dtype == np.uint8
-            assert np.abs(one.astype(int) - other).mean() <= tolerance, column
-            episode[column] = other
-        same_episodes([episode], [wanted])
-
-
-def table(file: Path) -> Any:
-    return pd.read_parquet(file)
-
-
-def one_file(root: Path, pattern: str) -> Path:
-    (found,) = root.glob(pattern)
-    return found
+from understudy.spec import RunSpec
+from understudy.trainables.data import environment_of, open_data
 
 
 def refused(root: Path, *parts: str) -> str:
@@ -112,318 +47,251 @@ def refused(root: Path, *parts: str) -> str:
     return one_line(error, str(root), *parts)
 
 
-# What is written here
+@pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
+def test_a_dataset_of_lerobots_is_read_with_its_frames_in_their_places(tmp_path, codec) -> None:
+    root = foreign(tmp_path / "set", codec)
+    found = read(root)
+    by_file = {
+        place: decoded(root / f"videos/{CAMERA}/chunk-{place[0]:03d}/file-{place[1]:03d}.mp4") for place in PLACES
+    }
+    for number, episode in enumerate(found):
+        rows = rows_of(number)
+        before = sum(LENGTHS[other] for other in range(number) if PLACES[other] == PLACES[number])
+        frames = by_file[PLACES[number]][before : before + LENGTHS[number]]
+        np.testing.assert_array_equal(episode.pop("images/top"), frames)
+        wanted = {
+            "observations": np.stack(rows["observation.state"].tolist()),
+            "environment_state": np.stack(rows["observation.environment_state"].tolist()),
+            "actions": np.stack(rows["action"].tolist()),
+            "rewards": rows["next.reward"].to_numpy(),
+            "terminals": rows["next.done"].to_numpy(),
+            "task_index": np.full(LENGTHS[number], number % 2),
+            "language": f"task {number % 2} ✓",
+            "mask/train": np.uint8(number < 3),
+            "mask/val": np.uint8(number == 3),
+        }
+        same_episodes([episode], [wanted])
 
 
-@pytest.mark.parametrize(("pictures", "tolerance"), [("av1", 3.0), ("h264", 3.0), ("image", 0.0)])
-def test_episodes_are_read_back_exactly_but_for_what_a_video_loses(tmp_path, pictures, tolerance) -> None:
-    check(read(written(tmp_path / "set", 4, pictures=pictures)), list(range(4)), tolerance)
-
-
-def test_a_store_of_images_becomes_the_same_store_again(tmp_path) -> None:
-    store = import_file("lerobot", written(tmp_path / "a", 3, pictures="image"), "lerobot:a/b", tmp_path / "stores")
-    provenance = {**store.manifest.provenance, "pictures": "image"}
-    SOURCE.write(tmp_path / "b", episodes_of(store), "lerobot:a/b", provenance)
-    again = import_file("lerobot", tmp_path / "b", "lerobot:a/b", tmp_path / "more")
-    assert again.manifest.content_hash == store.manifest.content_hash
-
-
-def test_a_dataset_of_one_picture_a_step_and_nothing_else_stays_that(tmp_path) -> None:
-    steps = {"actions": np.zeros((5, 1)), "rewards": np.zeros(5), "terminals": np.zeros(5)}
-    episode = {**steps, "observations": scene(5, 0), "final_observation": scene(1, 1)[0]}
-    SOURCE.write(tmp_path / "set", [episode], "lerobot:a/b", {"pictures": "image"})
-    same_episodes(read(tmp_path / "set"), [episode])
-    assert "observation.images.pixels" in json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
-
-
-def test_info_says_what_lerobot_wants_to_know(tmp_path) -> None:
-    wanted = {"action": {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]}}
-    info = json.loads((written(tmp_path, 3, features=wanted, robot_type="panda") / "meta/info.json").read_text())
-    features = info.pop("features")
-    assert info == {
-        "codebase_version": "v3.0", "robot_type": "panda", "fps": 10, "splits": {"train": "0:3"},
-        "total_episodes": 3, "total_frames": 15, "total_tasks": 3,
-        "chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200,
-        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+def test_what_is_left_out_is_said(tmp_path) -> None:
+    found = SOURCE.provenance(foreign(tmp_path / "set"), "lerobot:any/thing")
+    assert found == {
+        "codebase_version": "v3.0", "fps": FPS, "robot_type": "so101", "cameras": {"images/top": "48 x 32, video"},
+        "tasks": 2, "rewards": "as in the dataset",
+        "left_out": ["subtask: string", "observation.images.depth: a depth map"],
     }  # fmt: skip
-    assert features["action"] == wanted["action"]
-    assert features["observation.state"] == {"dtype": "float32", "shape": [6], "names": None}
-    assert features["next.done"]["dtype"] == features["next.success"]["dtype"] == "bool"
-    assert (features[FINGERS]["dtype"], features[FINGERS]["shape"]) == ("video", [H, W, 3])
-    assert features[FINGERS]["names"] == ["height", "width", "channels"]
-    assert features[FINGERS]["info"] == {
-        "video.height": H, "video.width": W, "video.codec": "av1", "video.pix_fmt": "yuv420p",
-        "video.is_depth_map": False, "video.fps": 10, "video.channels": 3, "has_audio": False,
-    }  # fmt: skip
-    automatic = {"timestamp": "float32"} | dict.fromkeys(
-        ("frame_index", "episode_index", "index", "task_index"), "int64"
-    )
-    for key, dtype in automatic.items():
-        assert features[key] == {"dtype": dtype, "shape": [1], "names": None}
-    assert all("/" not in key for key in features)  # which LeRobot forbids
 
 
-def test_rows_lie_as_lerobot_writes_them(tmp_path) -> None:
-    root = written(tmp_path, 3, pictures="image")
-    file = one_file(root, "data/chunk-000/file-000.parquet")
-    schema = pq.read_schema(file)
-    assert schema.field("observation.state").type == pa.list_(pa.float32(), 6)
-    assert schema.field("next.reward").type == pa.float32()
-    assert schema.field("next.done").type == pa.bool_()
-    assert schema.field(FINGERS).type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    hints = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    assert hints[FINGERS] == {"_type": "Image"}
-    assert hints["action"] == {"feature": {"dtype": "float32", "_type": "Value"}, "length": 3, "_type": "Sequence"}
-    assert list(hints) == schema.names
-    parquet = pq.ParquetFile(file)
-    lengths = [len(made(number)["actions"]) for number in range(3)]
-    assert [parquet.metadata.row_group(number).num_rows for number in range(3)] == lengths
-    assert parquet.metadata.row_group(0).column(0).compression == "SNAPPY"
-    rows = table(file)
-    assert rows["index"].tolist() == list(range(sum(lengths)))
-    assert rows["episode_index"].tolist() == [number for number in range(3) for _ in range(lengths[number])]
-    assert rows["frame_index"].tolist() == [step for length in lengths for step in range(length)]
-    np.testing.assert_array_equal(rows["timestamp"], (rows["frame_index"] / 10).astype(np.float32))
-    ends = np.cumsum(lengths) - 1
-    assert np.flatnonzero(rows["next.done"]).tolist() == ends.tolist()
-    assert np.flatnonzero(rows["next.truncated"]).tolist() == [ends[0], ends[2]]
-    shapes = {"observation.state": (6,), "action": (3,)}
-    for key, shape in shapes.items():
-        assert np.stack(rows[key]).shape == (sum(lengths), *shape)
+def test_frames_read_at_random_are_those_of_an_independent_decode(tmp_path) -> None:
+    for codec, options in {"libx264": {}, "libsvtav1": {"g": "2"}}.items():
+        video(tmp_path / "long.mp4", scene(70, 0), codec, **options)
+        wanted = decoded(tmp_path / "long.mp4")
+        rng = np.random.default_rng(0)
+        with FrameReader(tmp_path / "long.mp4") as reader:
+            for _ in range(12):
+                places = rng.integers(0, 70, 3)
+                times = places / FPS + rng.uniform(-9e-5, 9e-5, 3)
+                np.testing.assert_array_equal(reader.read(times), wanted[places])
+                np.testing.assert_array_equal(read_frames(tmp_path / "long.mp4", times), wanted[places])
 
 
-def test_tasks_are_the_index_of_a_pandas_table(tmp_path) -> None:
-    tasks = table(written(tmp_path, 5) / "meta/tasks.parquet")
-    assert tasks.index.name == "task"
-    assert list(tasks.columns) == ["task_index"]
-    assert tasks.index.tolist() == [made(number)["language"] for number in range(4)]
-    assert tasks.loc["拿起方块"].task_index == 2
-    rows = table(tmp_path / "data/chunk-000/file-000.parquet")
-    assert rows.groupby("episode_index")["task_index"].first().tolist() == [0, 1, 2, 3, 0]
-
-
-def test_each_episode_says_where_it_lies(tmp_path) -> None:
-    root = written(tmp_path, 4)
-    rows = table(root / "meta/episodes/chunk-000/file-000.parquet")
-    lengths = np.array([len(made(number)["actions"]) for number in range(4)])
-    ends = np.cumsum(lengths)
-    assert rows["length"].tolist() == lengths.tolist()
-    assert rows["dataset_to_index"].tolist() == ends.tolist()
-    assert rows["dataset_from_index"].tolist() == (ends - lengths).tolist()
-    assert [list(tasks) for tasks in rows["tasks"]] == [[made(number)["language"]] for number in range(4)]
-    for name in ("data/", "meta/episodes/", f"videos/{FINGERS}/"):
-        assert set(rows[f"{name}chunk_index"]) | set(rows[f"{name}file_index"]) == {0}
-    np.testing.assert_allclose(rows[f"videos/{FINGERS}/to_timestamp"], ends / 10, atol=1e-12)
-    np.testing.assert_allclose(rows[f"videos/{FINGERS}/from_timestamp"], (ends - lengths) / 10, atol=1e-12)
-
-
-def numbers_of(key: str, numbers: range) -> np.ndarray:
-    if key.startswith("observation.images."):
-        name = key.replace("observation.images.", "images/")
-        return np.concatenate([made(number)[name] for number in numbers]).reshape(-1, 3) / 255
-    name = {"observation.state": "observations", "action": "actions", "next.reward": "rewards"}[key]
-    return np.concatenate([made(number)[name].reshape(len(made(number)[name]), -1) for number in numbers])
-
-
-@pytest.mark.parametrize("key", ["observation.state", "action", "next.reward", FINGERS])
-def test_statistics_are_numpys_over_all_frames(tmp_path, key) -> None:
-    root = written(tmp_path, 3)
-    whole = json.loads((root / "meta/stats.json").read_text())[key]
-    rows = table(root / "meta/episodes/chunk-000/file-000.parquet")
-    frames = [len(made(number)["actions"]) for number in range(3)]
-    per_episode = []
-    for number in range(3):
-        found = {name: rows[f"stats/{key}/{name}"][number] for name in whole}
-        per_episode.append({name: nested(value) for name, value in found.items()})
-    for found, numbers in ((whole, range(3)), *((per_episode[i], range(i, i + 1)) for i in range(3))):
-        values = numbers_of(key, numbers).astype(np.float64)
-        assert found["count"] == [sum(frames[number] for number in numbers)]
-        for name in ("min", "max", "mean", "std"):
-            np.testing.assert_allclose(np.ravel(found[name]), getattr(values, name)(axis=0), rtol=1e-6, atol=1e-9)
-        if len(numbers) == 1:
-            for name, share in QUANTILES.items():
-                np.testing.assert_allclose(np.ravel(found[name]), np.quantile(values, share, axis=0), rtol=1e-6)
-    for name in QUANTILES:  # LeRobot's aggregate: the episodes' quantiles, weighted by their frames
-        parts = [np.ravel(found[name]) for found in per_episode]
-        np.testing.assert_allclose(np.ravel(whole[name]), np.average(parts, axis=0, weights=frames), rtol=1e-6)
-    shape = (3, 1, 1) if key == FINGERS else (numbers_of(key, range(1)).shape[1],)
-    assert all(np.shape(whole[name]) == shape for name in whole if name != "count")
-
-
-def nested(value: Any) -> Any:
-    return [nested(item) for item in value] if isinstance(value, np.ndarray) else value
-
-
-def test_files_roll_over_at_their_limits_and_chunks_at_theirs(tmp_path) -> None:
-    sizes = Sizes(chunks_size=2, data_files_size_in_mb=0.006, video_files_size_in_mb=0.004)
-    for first in range(0, 12, 3):  # closed and opened again on the way
-        written(tmp_path, 3, first, sizes=sizes)
-    for pattern in ("data/*/*.parquet", f"videos/{FINGERS}/*/*.mp4"):
-        files = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob(pattern))
-        assert len(files) > 3
-        assert files[2].endswith(("chunk-001/file-000.parquet", "chunk-001/file-000.mp4"))
-    check(read(tmp_path), list(range(12)), 3.0)
-
-
-# Recordings that are cut off
-
-
-def recording(root: Path) -> None:
-    """Add episodes for ever, and say so after each."""
-    with LeRobotWriter(root, fps=10) as writer:
-        while True:
-            writer.add_episode(made(writer.num_episodes))
-            print(writer.num_episodes, flush=True)
-
-
-def test_a_killed_recording_loses_at_most_the_open_episode_and_goes_on(tmp_path) -> None:
-    root, told = tmp_path / "set", 0
-    here = Path(__file__).resolve()
-    environment = {**os.environ, "PYTHONPATH": f"{here.parents[2] / 'platform'}:{here.parents[2]}"}
-    program = (
-        f"from pathlib import Path; from tests.contract.test_lerobot import recording; recording(Path({str(root)!r}))"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, text=True) as child:
-        assert child.stdout is not None
-        while told < 7:
-            told = int(child.stdout.readline())
-        child.send_signal(signal.SIGKILL)
-    found = len(read(root))
-    assert found >= told
-    check(read(written(root, 3, found)), list(range(found + 3)), 3.0)
-    assert not list(root.rglob(".*"))
-
-
-@pytest.mark.parametrize(
-    "behind", ["meta/info.json", "meta/info.json meta/episodes", "meta/info.json meta/episodes data"]
-)
-@pytest.mark.parametrize("pictures", ["av1", "image"])
-def test_what_was_written_before_info_counted_it_is_neither_read_nor_kept(tmp_path, behind, pictures) -> None:
-    root = written(tmp_path / "set", 2, pictures=pictures)
-    before = copy(root, tmp_path / "before")
-    written(root, 1, first=4, pictures=pictures)  # the episode that was open when the power went
-    for name in behind.split():
-        shutil.rmtree(root / name) if (root / name).is_dir() else (root / name).unlink()
-        copy(before / name, root / name)
-    (root / ".recording").mkdir()
-    (root / ".recording/5.mp4").write_bytes(b"half of it")
-    (root / "data/chunk-000/.file-000.parquet.tmp").write_bytes(b"half of it")
-    assert len(read(root)) == 2
-    check(read(written(root, 2, first=2, pictures=pictures)), [0, 1, 2, 3], 3.0)
-    rows = table(root / "data/chunk-000/file-000.parquet")
-    assert rows["index"].tolist() == list(range(len(rows)))
-    assert not list(root.rglob(".*"))
-    stats = json.loads((root / "meta/stats.json").read_text())
-    values = numbers_of("observation.state", range(4))
-    np.testing.assert_allclose(stats["observation.state"]["std"], values.std(axis=0), rtol=1e-5)
-
-
-def test_two_writers_of_one_dataset_are_one_too_many(tmp_path) -> None:
-    with LeRobotWriter(tmp_path / "set") as writer:
-        writer.add_episode(made(0))
-        program = f"from understudy.envs.lerobot_writing import LeRobotWriter; LeRobotWriter({str(tmp_path / 'set')!r})"
-        platform = Path(__file__).resolve().parents[2] / "platform"
-        done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(platform)},
-        )  # fmt: skip
-        assert "another process is writing it" in done.stderr.splitlines()[-1]
-        writer.add_episode(made(1))
-    assert len(read(tmp_path / "set")) == 2
-
-
-def test_a_full_disk_in_the_middle_of_a_recording_keeps_what_was_there(tmp_path) -> None:
-    root = written(tmp_path / "set", 2)
-    program = (
-        "import resource, signal; from pathlib import Path; from tests.contract.test_lerobot import written\n"
-        "from understudy.errors import StorageError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
-        f"try: written(Path({str(root)!r}), 40, first=2)\n"
-        "except StorageError as error: print(error)\n"
-    )
-    here = Path(__file__).resolve()
-    environment = {**os.environ, "PYTHONPATH": f"{here.parents[2] / 'platform'}:{here.parents[2]}"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.startswith("no space left while writing"), done.stderr
-    found = len(read(root))
-    assert found >= 2
-    check(read(written(root, 1, found)), list(range(found + 1)), 3.0)
-
-
-# What a recording refuses
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"fps": 30}, "has 10 frames a second, not 30"),
-        ({"pictures": "h264"}, "its videos are av1; go on with pictures=av1"),
-        ({"pictures": "image"}, "'observation.images.front' is image [32, 48, 3]"),
-        ({"pictures": "mpeg"}, "pictures='mpeg' is not known"),
-        ({"features": {"action": {"dtype": "float32", "shape": [4]}}}, "'action' is float32 [3]; float32 [4] is asked"),
-        ({"features": {"acton": {"dtype": "float32", "shape": [3]}}}, "did you mean 'action'?"),
-    ],
-)
-def test_going_on_in_another_way_is_refused_in_one_line(tmp_path, options, said) -> None:
-    root = written(tmp_path / "set", 2)
-    with pytest.raises(UserError) as error, LeRobotWriter(root, **{"fps": 10, **options}) as writer:
-        writer.add_episode(made(2))
-    one_line(error, said)
-    assert len(read(root)) == 2
-
-
-@pytest.mark.parametrize("change", ["actions", "images/front", "language", "final_observation", "success"])
-def test_an_episode_that_does_not_fit_is_refused_and_the_others_stay(tmp_path, change) -> None:
-    episode = made(2)
-    if change in ("actions", "images/front"):
-        episode[change] = episode[change][:, :2]
-    elif change == "success":
-        episode[change] = episode[change] + 0.5
-    else:
-        del episode[change]
-    root = written(tmp_path / "set", 1)
-    for again in range(2):  # as the first of a writer, and as a later one
-        with LeRobotWriter(root, fps=10) as writer:
-            if again:
-                writer.add_episode(made(1))
-            with pytest.raises(DatasetError) as error:
-                writer.add_episode(episode)
-            one_line(error, change.removeprefix("images/"))
-            writer.add_episode(made(1 + again))
-    check(read(root), [0, 1, 1, 2], 3.0)
-
-
-@pytest.mark.parametrize(
-    ("pictures", "shape", "said"),
-    [("h264", (33, 48), "even sides"), ("av1", (2, 48), "at least 4"), ("image", None, "LeRobot's have 3")],
-)
-def test_pictures_that_cannot_be_encoded_are_refused_before_anything_is_written(
-    tmp_path, pictures, shape, said
-) -> None:
-    front = np.zeros((4, 8, 8, 4), np.uint8) if shape is None else scene(4, 0, *shape)
-    with pytest.raises(UserError) as error, LeRobotWriter(tmp_path / "set", pictures=pictures) as writer:
-        writer.add_episode({**made(0), "images/front": front, "final_images/front": front[0]})
-    one_line(error, said)
-    assert list((tmp_path / "set").iterdir()) == []
-
-
-def test_an_encoder_that_pyav_lacks_is_one_line_with_those_there_are(monkeypatch, tmp_path) -> None:
-    monkeypatch.setitem(ENCODERS, "av2", Encoder("libnone", {}, 1, 1, "AV2"))
-    with pytest.raises(UserError) as error, LeRobotWriter(tmp_path, pictures="av2") as writer:
-        writer.add_episode(made(0))
-    one_line(error, "has no AV2 encoder (libnone); there is: av1, h264, image")
-
-
-def test_a_folder_of_something_else_is_never_replaced(tmp_path) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/thesis.tex").write_text("five years of work")
-    for write in (
-        lambda: SOURCE.write(tmp_path / "home", [made(0)], "lerobot:a/b", {}),
-        lambda: written(tmp_path / "home", 1),
-    ):
+@pytest.mark.parametrize("time", [0.10012, 2.3334, -0.0002, 100.0])
+def test_a_time_without_a_frame_is_refused_and_the_next_is_found(tmp_path, time) -> None:
+    video(tmp_path / "x.mp4", scene(70, 0))
+    with FrameReader(tmp_path / "x.mp4") as reader:
         with pytest.raises(DatasetError) as error:
-            write()
-        one_line(error, "not empty (thesis.tex)")
-    assert (tmp_path / "home/thesis.tex").read_text() == "five years of work"
+            reader.read([time])
+        one_line(error, "no frame within 0.0001 s of", f"{time:.4f} s; the nearest")
+        np.testing.assert_array_equal(reader.read([0.5]), decoded(tmp_path / "x.mp4")[15:16])
+
+
+def edit(file: Path, change: Callable[[Any], Any]) -> None:
+    """Change a JSON file, or a parquet file through pandas."""
+    if file.suffix == ".json":
+        data = json.loads(file.read_text())
+        file.write_text(json.dumps(change(data) or data))
+    else:
+        frame = pd.read_parquet(file)
+        (frame if (changed := change(frame)) is None else changed).to_parquet(file)
+
+
+def put(key: str, value: Any, row: int | None = None) -> Callable[[Any], None]:
+    """Return a change that sets a key, or a cell."""
+
+    def change(data: Any) -> None:
+        if row is None:
+            data[key] = value
+        else:
+            data[key] = [value if number == row else old for number, old in enumerate(data[key])]
+
+    return change
+
+
+def feature(key: str, **values: Any) -> Callable[[Any], None]:
+    return lambda info: info["features"][key].update(values)
+
+
+INFO, TASKS, EPISODES = "meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"
+DATA, MP4 = "data/chunk-000/file-000.parquet", f"videos/{CAMERA}/chunk-000/file-000.mp4"
+CHANGES = [
+    (
+        INFO,
+        put("codebase_version", "v2.1"),
+        "LeRobot version 'v2.1', this understudy reads v3.0; LeRobot converts",
+    ),
+    (INFO, put("codebase_version", "v4.0"), "LeRobot version 'v4.0', this understudy reads v3.0"),
+    (INFO, put("fps", 0), "fps 0"),
+    (
+        INFO,
+        put("fps", 25),
+        "0.0333333 s, 0.04 s is expected at 25 frames a second; 0.0001 s is tolerated",
+    ),
+    (INFO, put("total_episodes", 5), "no episode 4"),
+    (INFO, put("total_frames", 26), "25 frames, meta/info.json says 26"),
+    (INFO, put("total_episodes", 0), "holds no episodes"),
+    (INFO, put("features", []), "features is []"),
+    (INFO, put("splits", {"train": "all"}), "invalid literal"),
+    (INFO, put("data_path", "../{chunk_index}/{file_index}"), "leads out of the dataset"),
+    (INFO, put("video_path", "/etc/passwd"), "leads out of the dataset"),
+    (INFO, put("video_path", "{video_key.__class__}"), ""),
+    (INFO, feature("action", shape=[3]), "action has 2 numbers a row, info.json says shape [3]"),
+    (INFO, feature(CAMERA, shape=[3, W, H]), "frames are 48 x 32, info.json says 32 x 48"),
+    (INFO, feature(CAMERA, dtype="image"), f"no column '{CAMERA}'"),
+    (INFO, lambda info: info["features"].pop("action") and None, "no feature 'action'"),
+    (INFO, lambda info: info["features"].update({"images.a": info["features"][CAMERA]}), "videos/images.a/"),
+    (TASKS, put("task_index", 8, 0), "is of task 0, which meta/tasks has not"),
+    (EPISODES, put("length", 6, 0), "frames, meta/info.json says 25"),
+    (EPISODES, lambda rows: rows.assign(length=[6, 6, 9]), "episode 0 has 7 rows, meta/episodes says 6"),
+    (EPISODES, lambda rows: rows.assign(length=[9, 3, 9]), "episode 0 has 7 rows, meta/episodes says 9"),
+    (EPISODES, lambda rows: rows.iloc[:2], "no episode 2"),
+    (EPISODES, lambda rows: rows.assign(episode_index=[0, 0, 2]), "episode 0 is there twice"),
+    (EPISODES, put("data/file_index", 7, 1), "file-007.parquet: no such file"),
+    (EPISODES, put(f"videos/{CAMERA}/file_index", 7, 1), "file-007.mp4: no such file"),
+    (EPISODES, put(f"videos/{CAMERA}/from_timestamp", 0.2335, 1), "no frame within 0.0001 s of 0.2335 s; the nearest"),
+    (EPISODES, put(f"videos/{CAMERA}/from_timestamp", 8 / FPS, 1), "no frame within 0.0001 s of 0.4000 s; the nearest"),
+    (EPISODES, lambda rows: rows.drop(columns="data/file_index"), "data/file_index"),
+    (DATA, put("timestamp", 0.0335, 1), "frame 1 is at 0.0335 s, 0.0333333 s is expected"),
+    (DATA, put("timestamp", float("nan"), 3), "frame 3 is at nan s"),
+    (DATA, put("frame_index", 9, 3), "frame_index does not count from 0 to 6"),
+    (DATA, lambda rows: rows.iloc[:9], "episode 1 has 2 rows, meta/episodes says 5"),
+    (DATA, lambda rows: rows.drop(columns="action"), "no column 'action'"),
+    (DATA, put("action", None, 2), "action has rows with nothing in them"),
+    (DATA, put("action", np.array([1.0], np.float32), 2), "action has"),
+    (DATA, lambda rows: rows.assign(action="left"), "action"),
+    (DATA, put("observation.state", np.full(STATE, np.nan, np.float32), 2), "observation.state has missing numbers"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A whole dataset of others, which no test may change."""
+    return foreign(tmp_path_factory.mktemp("whole") / "set")
+
+
+@pytest.mark.parametrize(("file", "change", "said"), CHANGES)
+def test_files_that_contradict_each_other_are_one_line(whole, tmp_path, file, change, said) -> None:
+    root = copy(whole, tmp_path / "set")
+    edit(root / file, change)
+    refused(root, said)
+
+
+@pytest.mark.parametrize("file", [INFO, TASKS, EPISODES, DATA, MP4])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "half", "noise", "folder"])
+def test_damage_of_any_file_is_one_line_that_names_it(whole, tmp_path, file, damage) -> None:
+    root = copy(whole, tmp_path / "set")
+    path = root / file
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "missing":
+        noise = np.random.default_rng(0).bytes(len(data))
+        cut = {"empty": b"", "cut": data[: len(data) * 9 // 10], "half": data[: len(data) // 2], "noise": noise}
+        path.write_bytes(cut[damage])
+    refused(root, str(root / "meta/episodes") if file == EPISODES else "" if file == INFO else str(path))
+
+
+def test_a_video_with_its_index_in_front_that_was_cut_short_is_refused(tmp_path) -> None:
+    root = foreign(tmp_path / "set")
+    with (
+        av.open(str(root / MP4)) as old,
+        av.open(str(tmp_path / "new.mp4"), "w", options={"movflags": "faststart"}) as new,
+    ):
+        stream = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    data = (tmp_path / "new.mp4").read_bytes()
+    (root / MP4).write_bytes(data[: int(len(data) * 0.7)])
+    refused(root, str(root / MP4))
+
+
+def test_a_playlist_that_calls_itself_a_video_is_not_followed(whole, tmp_path) -> None:
+    root = copy(whole, tmp_path / "set")
+    (root / MP4).write_text(f"ffconcat version 1.0\nfile '{whole / MP4}'\n")
+    refused(root, str(root / MP4))
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "small", "none"])
+def test_embedded_pictures_that_cannot_be_decoded_are_one_line(tmp_path, damage) -> None:
+    root = written(tmp_path / "set", 2, pictures="image")
+    small = written(tmp_path / "other", 1, pictures="image") if damage == "small" else root
+    picture = pd.read_parquet(small / DATA)[FINGERS][0]["bytes"]
+    data = {"empty": b"", "text": b"no picture", "small": picture[:90], "none": None}[damage]
+
+    def change(rows: pd.DataFrame) -> None:
+        rows[FINGERS] = [{"bytes": data, "path": "x.png"}, *rows[FINGERS][1:]]
+
+    edit(root / DATA, change)
+    refused(root, str(root / DATA), FINGERS, "picture 0")
+
+
+def test_names_are_places(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "hub"))
+    first, second = written(tmp_path / "home/lerobot/me/pick", 1), written(tmp_path / "hub/you/place", 1)
+    assert SOURCE.local("lerobot:me/pick") == first
+    assert SOURCE.local("lerobot:you/place") == second
+    assert SOURCE.local(f"lerobot:{first}") == first
+    monkeypatch.setenv("HOME", str(tmp_path / "hub"))
+    assert SOURCE.local("lerobot:~/you/place") == second
+    with pytest.raises(DatasetError) as error:
+        SOURCE.local("lerobot:me/pck")
+    one_line(error, "did you mean 'lerobot:me/pick'?")
+    with pytest.raises(DatasetError) as error:
+        SOURCE.local(f"lerobot:{tmp_path}")
+    one_line(error, "is no LeRobot dataset")
+    assert not any(SOURCE.matches(name) for name in ("lerobot:", "lerobot:pick", "lerobot:a/b/c", "LeRobot:a/b", "a/b"))
+
+
+def spec(root: Path, folder: Path, **more: Any) -> RunSpec:
+    return RunSpec(algo="bc", env_name=f"lerobot:{root}", data_dir=str(folder), **more)
+
+
+def test_training_by_name_alone_imports_the_dataset_and_again_when_it_has_grown(tmp_path) -> None:
+    root = written(tmp_path / "set", 2)
+    first = open_data(spec(root, tmp_path / "stores")).content_hash
+    assert open_data(spec(root, tmp_path / "stores")).content_hash == first
+    written(root, 1, first=2)
+    second = open_data(spec(root, tmp_path / "stores")).content_hash
+    assert second != first
+    shutil.rmtree(root)  # what was imported stays
+    assert open_data(spec(root, tmp_path / "stores")).content_hash == second
+
+
+def test_policies_are_evaluated_in_the_environment_that_the_dataset_keeps(tmp_path) -> None:
+    note = {"env_name": "hopper-medium-v2", "environment": {"cameras": ["front"]}}
+    root = written(tmp_path / "set", 1, note=note)
+    open_data(spec(root, tmp_path / "stores"))
+    environment = environment_of(spec(root, tmp_path / "stores"))
+    assert (environment.env_name, json.loads(environment.settings)) == ("hopper-medium-v2", note["environment"])
+
+
+def test_a_dataset_without_a_simulator_says_so_in_one_line(tmp_path) -> None:
+    for note in ({}, {"env_name": "a real robot"}):
+        root = written(tmp_path / str(len(note)), 1, note=note)
+        open_data(spec(root, tmp_path / "stores"))
+        with pytest.raises(UserError) as error:
+            environment_of(spec(root, tmp_path / "stores"))()
+        one_line(error, f"lerobot:{root}: its files name no simulator", "eval_episodes=0")

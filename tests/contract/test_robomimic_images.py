@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def write(path: Path, episodes: list[Any] | None = None, **provenance: Any) -> P
     return path
 
 
-def assert_same(found: list[Episode], expected: list[Episode]) -> None:
+def assert_same(found: Sequence[Episode], expected: Sequence[Episode]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert set(one) == set(other)

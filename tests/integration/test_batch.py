@@ -5,16 +5,19 @@ The script is the one that Slurm would get. It is told to stop as a scheduler te
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.integration.commands import run
 from tests.integration.test_submit import (
@@ -73,8 +76,8 @@ class Slurm:
 
 
 @pytest.fixture
-def slurm(hopper_data: Path, tmp_path: Path) -> Slurm:
-    """Make the stand-ins, the shared folder and the profile."""
+def slurm(hopper_data: Path, tmp_path: Path) -> Iterator[Slurm]:
+    """Make the stand-ins, the shared folder and the profile; no script and no Ray of theirs lives on."""
     number, tools, shared = 7000 + os.getpid() % 2000, tmp_path / "bin", tmp_path / "shared"
     scripts = {**SLURM, "ray": f'exec {sys.executable} -m ray.scripts.scripts "$@"\n'}
     for folder in (tools, shared, tmp_path / "started"):
@@ -91,7 +94,12 @@ def slurm(hopper_data: Path, tmp_path: Path) -> Slurm:
         "workers: {cpu: {count: 2, cpus: 1, memory: ''}}\n"
     )
     environment = {**PACKAGE, "PATH": f"{tools}:{os.environ['PATH']}", "PLUGGED_PASSWORD": SECRET}
-    return Slurm(tmp_path, profile, number, environment)
+    yield Slurm(tmp_path, profile, number, environment)
+    for started in (tmp_path / "started").iterdir():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            script = psutil.Process(int(started.read_text()))
+            for process in [*script.children(recursive=True), script]:
+                process.kill()
 
 
 def test_a_batch_job_that_is_stopped_saves_its_trials_ends_its_ray_and_goes_on(slurm: Slurm) -> None:

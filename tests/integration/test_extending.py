@@ -117,6 +117,7 @@ def test_a_finished_sweep_tries_more_in_a_wider_space_and_keeps_what_it_had(hopp
     refused(say("resume", str(sweep), "--add-steps", "-5"), "--add-steps -5: must be at least 1")
     run("resume", str(sweep / "trials" / "0001"), "--add-steps", "10", cwd=tmp_path)
     assert RunDir(sweep / "trials" / "0001").state()["step"] == 50
+    refused(say("resume", str(sweep), "--add-steps", "5"), "one trial was given more alone")
 
 
 @pytest.mark.slow

@@ -192,3 +192,17 @@ def test_another_run_of_the_same_name_keeps_its_place_in_the_storage(hopper_data
         copy.mkdir(parents=True, exist_ok=True)
         (copy / "flags.json").write_text(place.flags.read_text()) if machine == "one" else None
     assert runs[1].startswith(f"{runs[0]}-")
+
+
+def test_a_sweeps_own_files_are_copied_beside_its_trials_copies(tmp_path: Path) -> None:
+    from understudy.mirroring import copy_sweep
+    from understudy.spec import build_run
+
+    spec = build_run({"save_dir": str(tmp_path / "runs"), "checkpoint_storage": (tmp_path / "storage").as_uri()})
+    sweep = tmp_path / "runs" / "p" / "sweep_1"
+    for name in ("sweep.json", "best/model.pt", "trials/0000/train.csv", ".lock", ".ray/x"):
+        (sweep / name).parent.mkdir(parents=True, exist_ok=True)
+        (sweep / name).write_text(name)
+    copy_sweep(sweep, spec)
+    copied = {path.relative_to(tmp_path / "storage").as_posix() for path in (tmp_path / "storage").rglob("*.*")}
+    assert copied == {"p/sweep_1/sweep.json", "p/sweep_1/best/model.pt"}

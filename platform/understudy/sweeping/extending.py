@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from understudy.errors import SpecError, did_you_mean
 from understudy.files import write_json
+from understudy.run_dir import RunDir
 from understudy.space import Dimension, Interval, check_values
 from understudy.sweeping.run import SweepDir, check_sweep
 from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number
@@ -38,6 +39,13 @@ def add_steps(sweep: SweepDir, steps: int) -> None:
     with sweep.held():
         spec = sweep.spec()
         total = spec.base.training_steps + steps
+        begun = (RunDir(folder) for folder in sorted((sweep.path / "trials").glob("*")))
+        most = max((run.spec().training_steps for run in begun if run.flags.is_file()), default=0)
+        if most > total:
+            raise SpecError(
+                f"--add-steps {steps}: one trial was given more alone, and all must compare at the same number of steps;"
+                f" give at least {most - spec.base.training_steps}"
+            )
         name = Study(sweep.path, spec).go_on_with(total)
         spec = spec.model_copy(update={"run": {**spec.run, "training_steps": total}, "study": name})
         _save(sweep, spec)

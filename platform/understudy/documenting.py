@@ -1,0 +1,114 @@
+"""Pages about the algorithms, written from the registry so that they cannot drift from the code.
+
+    python -m understudy.documenting docs/methods
+
+writes one page an algorithm and their index; a test says when they are out of date. What a page says of options,
+defaults and evaluation-time settings is the config's own; the text is the module's docstring.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from understudy.algorithm import Algorithm, AlgorithmConfig
+from understudy.files import write_atomic
+from understudy.registry import algorithms
+
+INDEX = "README.md"
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every page by file name; only algorithms that come with understudy have one."""
+    kinds = {name: kind for name, kind in algorithms.items() if kind.__module__.startswith("understudy.")}
+    return {INDEX: _index(kinds), **{f"{name}.md": method_page(kind) for name, kind in kinds.items()}}
+
+
+def method_page(kind: type[Algorithm]) -> str:
+    """Return one algorithm's page: what, papers, command, result, options."""
+    module = inspect.getdoc(inspect.getmodule(kind)) or ""
+    text = module.split("Shape suffixes:")[0].rstrip()
+    shared = AlgorithmConfig.model_fields
+    own = {name: field for name, field in kind.Config.model_fields.items() if name not in shared}
+    rest = {name: field for name, field in kind.Config.model_fields.items() if name in shared}
+    changed = {name: field for name, field in rest.items() if field.default != shared[name].default}
+    parts = [f"# {kind.name}", inspect.cleandoc(kind.__doc__ or ""), text]
+    if kind.example:
+        parts += ["## Command", f"    {kind.example}"]
+    if kind.expected:
+        parts += ["## Result", kind.expected]
+    parts += ["## Options of its own", _table(own) if own else "None."]
+    if changed:
+        parts += ["## Defaults that differ", _table(changed)]
+    others = {name: field for name, field in rest.items() if name not in changed}
+    parts += ["## Options that all methods have", _table(others)]
+    if kind.evaluation_parameters:
+        names = ", ".join(f"`{name}`" for name in kind.evaluation_parameters)
+        parts.append(f"A trained policy takes other values of {names} without training anew.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _index(kinds: dict[str, type[Algorithm]]) -> str:
+    rows = [f"| [{name}]({name}.md) | {(kind.__doc__ or '').splitlines()[0]} |" for name, kind in kinds.items()]
+    return "\n".join(["# Methods", "", "| algo | what it does |", "| --- | --- |", *rows, ""])
+
+
+def _table(fields: dict[str, FieldInfo]) -> str:
+    rows = [
+        f"| `{name}` | {_shown(field.get_default(call_default_factory=True))} | {_allowed(field)} | {field.description} |"
+        for name, field in fields.items()
+    ]
+    return "\n".join(["| option | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, enum.Enum):
+        value = value.value
+    return f"`{value:g}`" if isinstance(value, float) else f"`{json.dumps(value)}`"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Return a field's choices or bounds."""
+    choices = _choices(field.annotation)
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    signs = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
+    bounds = []
+    for item in field.metadata:
+        for kind, sign in signs.items():
+            if isinstance(item, kind):
+                bounds.append(f"{sign} {getattr(item, kind.__name__.lower()):g}")
+    return " and ".join(bounds)
+
+
+def _choices(annotation: Any) -> list[str]:
+    if annotation is bool:
+        return ["true", "false"]
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices(part)]
+    return []
+
+
+def main(folder: Path) -> None:
+    """Write the pages to `folder` and remove those of algorithms that are gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = pages()
+    for name, text in wanted.items():
+        write_atomic(folder / name, lambda file, text=text: file.write(text.encode()))
+    for file in folder.glob("*.md"):
+        if file.name not in wanted:
+            file.unlink()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
