@@ -31,7 +31,7 @@ from understudy.envs.bridge_raw import RawImport, import_raw
 from understudy.envs.bridge_trajectory import Reading
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.contract.bridge_tree import make_tree  # noqa: E402
+from tests.contract.bridge_tree import make_tree
 
 TASK = "task/2022-01-01_00-00-00"
 RENDERED = 4

@@ -217,7 +217,7 @@ def loader(im_size: int, exact: bool) -> Load:
     if exact:
         return by_pillow
     try:
-        interpolate(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), size=(1, 1), mode="lanczos", antialias=True)
+        interpolate(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), size=(2, 2), mode="lanczos", antialias=True)
     except (NotImplementedError, ValueError, RuntimeError):  # torch before 2.13 or so
         return by_pillow
     return quickly

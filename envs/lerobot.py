@@ -8,7 +8,6 @@ policies are evaluated there.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.envs.lerobot_files import data_files, provenance, read_episodes
 from understudy.envs.lerobot_meta import is_dataset
 from understudy.envs.lerobot_writing import LeRobotWriter, new_dataset
-from understudy.envs.source import Episode, Settings, Source, missing_package
+from understudy.envs.source import Episode, Settings, Source
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.registry import sources
 from understudy.spec import home
@@ -101,7 +100,6 @@ class LeRobot(Source):
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw."""
-        _need("av", env_name)
         yield from read_episodes(path)
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
@@ -109,7 +107,6 @@ class LeRobot(Source):
 
         `provenance` may say `fps`, `robot_type` and `pictures` (av1, h264, or image for no loss).
         """
-        _need("av", env_name)
         note = {key: provenance[key] for key in ("environment", "made_by") if provenance.get(key)}
         with (
             new_dataset(path) as folder,
@@ -146,11 +143,6 @@ def _place(env_name: str) -> str:
     if found is None:
         raise DatasetError(f"{env_name!r} is no LeRobot name, like lerobot:/path/to/dataset or lerobot:user/name")
     return found["place"]
-
-
-def _need(package: str, env_name: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise missing_package(env_name, package, "lerobot")
 
 
 sources.register("lerobot")(LeRobot())

@@ -26,7 +26,7 @@ from understudy.envs.lerobot_meta import (
     open_parquet,
     read_table,
 )
-from understudy.envs.lerobot_video import TOLERANCE, FrameReader
+from understudy.envs.lerobot_video import TOLERANCE, FrameReader, require_vision
 from understudy.envs.reading import damage
 from understudy.envs.source import Episode
 from understudy.envs.store import MASK
@@ -64,6 +64,8 @@ def provenance(path: Path) -> dict[str, Any]:
 def read_episodes(path: Path) -> Iterator[Episode]:
     """Yield the dataset's episodes, in their order; damage and times that do not fit are DatasetErrors."""
     dataset = open_dataset(path)
+    if any(feature.is_picture for feature in dataset.features):
+        require_vision(str(path))
     masks = {} if dataset.note else dataset.masks()
     with ExitStack() as opened:
         rows = _Rows(dataset, opened)

@@ -7,6 +7,7 @@ makes random reads cheap. Pictures are RGB, uint8 [H, W, 3]; T frames, H height,
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,13 @@ ENCODERS = {
     "h264": Encoder("libx264", {"g": "2", "crf": "23", "bf": "0"}, 2, 2, "H.264"),  # bf: frames lie in their order
 }
 """AV1 as LeRobot writes it (`lerobot/configs/video.py`); libx264 needs a lower crf for the same error."""
+
+
+def require_vision(what: str) -> None:
+    """Raise UserError where the packages that pictures need are not installed."""
+    for package in ("av", "cv2"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{what}: its pictures need {package!r}; run `pip install 'understudy[vision]'`")
 
 
 def find_encoder(codec: str, height: int, width: int) -> Encoder:

@@ -21,7 +21,7 @@ from understudy.envs.lerobot_columns import AUTOMATIC, DONE, TRUNCATED, Feature,
 from understudy.envs.lerobot_encoding import Encoded, Position, encode_episode, our_columns
 from understudy.envs.lerobot_meta import OURS, Dataset, is_dataset, open_dataset
 from understudy.envs.lerobot_progress import MEGABYTE, Progress, Sizes
-from understudy.envs.lerobot_video import ENCODERS, find_encoder
+from understudy.envs.lerobot_video import ENCODERS, find_encoder, require_vision
 from understudy.envs.preparing import check_alike, prepare_episode
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import storage_errors
@@ -138,7 +138,10 @@ class LeRobotWriter:
                 codec = (present.info["features"][feature.key].get("info") or {}).get("video.codec", self._pictures)
                 if codec != self._pictures:
                     raise DatasetError(f"{self.root}: its videos are {codec}; go on with pictures={codec}")
+        if present.left_out:
+            raise DatasetError(f"{self.root}: has what understudy cannot add to ({present.left_out[0]})")
         self._progress = Progress.of(present)
+        _remove_others(present)
         self._features = {feature.key: feature for feature in present.features}
         self._note = {**present.note, **self._note}
         self._tasks = {text: number for number, text in sorted(present.tasks.items())}
@@ -154,6 +157,8 @@ class LeRobotWriter:
             if key not in found or _described(found[key]) != wanted:
                 has = f"is {_described(found[key])}" if key in found else f"is not there{did_you_mean(key, found)}"
                 raise DatasetError(f"episode {number}: feature {key!r} {has}; {wanted} is asked for")
+        if any(feature.is_picture for feature in found.values()):
+            require_vision(str(self.root))
         for feature in found.values():
             if feature.dtype == "video":
                 find_encoder(self._pictures, *feature.picture_size)
@@ -222,6 +227,16 @@ def _claim(root: Path) -> Any:
     for left in (*(root / OPEN).glob("*.mp4"), *root.rglob(".*.tmp")):
         left.unlink(missing_ok=True)
     return lock
+
+
+def _remove_others(dataset: Dataset) -> None:
+    """Remove the files that no whole episode lies in: LeRobot reads all there are."""
+    kept = {record.data for record in dataset.records} | {record.meta[0] for record in dataset.records}
+    kept |= {file for record in dataset.records for file, _ in record.videos.values()}
+    for folder in ("data", "meta/episodes", "videos"):
+        for file in dataset.root.joinpath(folder).rglob("file-*"):
+            if file not in kept:
+                file.unlink()
 
 
 def _described(feature: Feature) -> str:

@@ -19,7 +19,7 @@ from understudy.envs.reading import damage
 from understudy.errors import DatasetError, did_you_mean
 from understudy.files import storage_errors, write_atomic
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Bytes that are copied at once."""
 
 

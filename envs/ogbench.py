@@ -274,6 +274,8 @@ def _drawn(file: Path, env_name: str) -> Rendering | None:
     text = read_npz(file, (), ("environment",), headers=True).get("environment", "{}")
     try:
         said = json.loads(str(text)).get("rendering", {})
+        if said and not env_name.startswith(VISUAL):
+            raise DatasetError(f"{file}: holds pictures, {env_name} sees none; is it the file of another task?")
         return _rendering(env_name, said, PUBLISHED)
     except (ValueError, AttributeError, UserError) as error:
         raise DatasetError(f"{file}: `environment` is no table of rendering options ({error})") from error

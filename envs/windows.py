@@ -60,6 +60,8 @@ class Windows:
         saliency_alpha: float | None = None,
         cameras: Sequence[str] | None = None,
         use_proprio: bool = True,
+        columns: Sequence[str] = (),
+        balanced_above: float | None = None,
     ) -> None:
         self.store, self.horizon, self.sparse = store, int(horizon), sparse
         self.obs_horizon, self.goals = int(obs_horizon), goals
@@ -100,6 +102,9 @@ class Windows:
         self._saliency_alpha = saliency_alpha
         if saliency_alpha is not None and not self._view.saliency_columns():
             raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")
+        self._columns = {name: self._column(name) for name in columns}
+        """What batches hold beside actions, by selected transition."""
+        self._sides = None if balanced_above is None else _sides(self.rewards(), balanced_above, store.name, split)
         self._actions = store.column("actions")
         self._chunks = opaque(self._actions, rows=self.horizon)
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
@@ -141,7 +146,10 @@ class Windows:
         held = self._drawn.get(seed)
         if held is None or held[0] != (block, batch_size):
             generator = numpy_generator(seed, "batch", block)
-            numbers = generator.integers(0, self.num_transitions, (STEPS_DRAWN, batch_size))
+            if self._sides is None:
+                numbers = generator.integers(0, self.num_transitions, (STEPS_DRAWN, batch_size))
+            else:
+                numbers = _balanced(self._sides, generator, (STEPS_DRAWN, batch_size))
             held = self._drawn[seed] = ((block, batch_size), numbers)
         drawn = held[1][place]
         return drawn[rank * share : (rank + 1) * share]
@@ -149,7 +157,8 @@ class Windows:
     def sample(self, seeds: Sequence[int], step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
         """Return observations [K, b, *O] (or parts), actions [K, b, H, A] and valid [K, b, H] for one update of each.
 
-        Starts are uniform over transitions; steps past an episode's end repeat its last action with valid 0.
+        Starts are uniform over transitions, or balanced: every other one over those whose reward is above a bound, the
+        rest over the others. Steps past an episode's end repeat its last action with valid 0.
         """
         draws = [self.indices(seed, step, batch_size, rank, world) for seed in seeds]
         indices = np.concatenate(draws) if len(draws) > 1 else draws[0]
@@ -191,7 +200,15 @@ class Windows:
         if self._saliency_alpha is not None:
             for name, maps in self._view.saliency(first, episodes, self._saliency_alpha).items():
                 batch[name] = torch.from_numpy(maps.reshape(*shape, *maps.shape[1:]))
+        for name, column in self._columns.items():
+            values = column[indices]
+            batch[name] = torch.from_numpy(values.reshape(*shape, *values.shape[1:]))
         return batch
+
+    def _column(self, name: str) -> np.ndarray:
+        if name not in self.store.manifest.columns:
+            raise DatasetError(f"{self.store.name!r} has no column {name!r}, which the algorithm learns from")
+        return self.rewards() if name == "rewards" else self._selected(self.store.column(name))
 
     def _goal_rows(self, rows: np.ndarray, episodes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
         """Return for each row one of its episode's future; the row after the last means the final observation."""
@@ -221,3 +238,25 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return the rows of several episodes, one after another."""
     offsets = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
+
+
+def _sides(rewards: np.ndarray, above: float, name: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the transitions whose reward is above a bound, and the others; DatasetError where either has none."""
+    positive = rewards > above
+    if positive.all() or not positive.any():
+        raise DatasetError(
+            f"{name!r}: {'every' if positive.all() else 'no'} reward of the {split} episodes is above"
+            f" reward_threshold={above:g}; they are from {rewards.min():g} to {rewards.max():g}, and both are needed"
+        )
+    return np.flatnonzero(positive), np.flatnonzero(~positive)
+
+
+def _balanced(
+    sides: tuple[np.ndarray, np.ndarray], generator: np.random.Generator, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return indices [steps, samples]: at even places drawn from the first side, at odd ones from the second."""
+    numbers = np.empty(shape, np.int64)
+    for place, side in enumerate(sides):
+        count = len(range(place, shape[1], 2))
+        numbers[:, place::2] = side[generator.integers(0, len(side), (shape[0], count))]
+    return numbers

@@ -170,7 +170,8 @@ class ACTNetwork(nn.Module):
         """Return actions [B, H, A] for named observations (`encoder.parts`) and a latent."""
         states = [parts[name].flatten(1) for name in self.encoder.states]
         first = [self.by_latent(latent_BL), *(by(x) for by, x in zip(self.by_state, states, strict=True))]
-        tokens, positions = [torch.stack(first, dim=1)], [self.positions]
+        tokens = [torch.stack(first, dim=1)]
+        positions: list[torch.Tensor] = [self.positions]
         maps = self.encoder.unpooled(parts)
         for item in self.encoder.inputs:
             image = self.images[self._tokens_of[_tokens_key(item)]]

@@ -26,7 +26,8 @@ from understudy.registry import loops
 from understudy.trainables.pack import Pack
 
 Arrays = Mapping[str, Any]
-"""observations [B, *O], actions [B, A] or [B, H, A] and optionally valid [B, H]: numpy arrays or tensors."""
+"""observations [B, *O], actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that the algorithm learns
+from beside them, [B, ...]: numpy arrays or tensors."""
 
 
 @loops.register("agent")
@@ -110,9 +111,10 @@ class Agent:
 
     def _batch(self, arrays: Arrays) -> Batch:
         """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
-        missing = {"observations", "actions"} - arrays.keys()
+        needed = ["observations", "actions", *self.algorithm.batch_columns]
+        missing = [name for name in needed if name not in arrays]
         if missing:
-            raise UserError(f"a batch needs observations and actions: {', '.join(sorted(missing))} missing")
+            raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
         observations, actions = torch.as_tensor(arrays["observations"]), torch.as_tensor(arrays["actions"])
         actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : self.algorithm.chunk_length]
         chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)
@@ -126,7 +128,9 @@ class Agent:
         valid = torch.ones(actions.shape[:2])
         if self.algorithm.config.action_chunking and "valid" in arrays:
             valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : self.algorithm.chunk_length]
-        return {"observations": observations[None], "actions": actions.to(torch.float32)[None], "valid": valid[None]}
+        batch = {"observations": observations, "actions": actions.to(torch.float32), "valid": valid}
+        batch |= {name: torch.as_tensor(arrays[name]) for name in self.algorithm.batch_columns}
+        return {name: value[None] for name, value in batch.items()}
 
 
 def _shapes(arrays: Arrays) -> str:

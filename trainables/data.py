@@ -110,6 +110,8 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
         else None,
         cameras=spec.cameras,
         use_proprio=spec.use_proprio,
+        columns=algorithms.get(spec.algo).batch_columns,
+        balanced_above=spec.config.balanced_above,
     )
 
 

@@ -88,7 +88,7 @@ class OfflineLoop:
             load_encoder(network, read_weights(path), path)
         check_precision(spec.config.precision, self.device)
         Schedule.of(spec.config, spec.training_steps)
-        self.evaluator = Evaluator(spec) if spec.eval_episodes else None
+        self.evaluator = Evaluator(spec) if spec.eval_episodes and self.algorithm.acts else None
         if self.evaluator:
             self.evaluator.check(first.observation_shape, first.action_dim)
 
@@ -131,7 +131,9 @@ class _Training:
         normaliser = (
             Normaliser.from_dict(saved["normaliser"])
             if saved
-            else loop.data.normaliser(self.spec.normalize, self.spec.normalize_actions)
+            else loop.data.normaliser(
+                self.spec.normalize, self.spec.normalize_actions if loop.algorithm.acts else "none"
+            )
         )
         self.pack = Pack(
             loop.algorithm,
@@ -307,7 +309,7 @@ class _Training:
         if self.logs.summary:
             self.logs.summary.append(self.step, summary)
         self.metrics = {**self.metrics, **best}
-        if self.spec.save_best and self.loop.evaluator is not None:
+        if self.spec.save_best and (self.loop.evaluator is not None or not self.loop.algorithm.acts):
             self._save_best(rows)
 
     def _save_best(self, rows: list[dict[str, float]]) -> None:

@@ -21,6 +21,7 @@ from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.loading import load_policy
 from understudy.observations import as_shape, dtype_of, parts_of
 from understudy.policy import Policy, content_hash, read_document
+from understudy.registry import algorithms
 from understudy.tracking.addresses import absolute, check_reachable
 from understudy.tracking.store import client, tracking_errors
 
@@ -105,7 +106,8 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
         for name, part in parts_of(shape).items()
     ]
     chunk = document["config"]["horizon_length"] if document["config"]["action_chunking"] else 1
-    actions = TensorSpec(np.dtype(np.float32), (-1, chunk, document["action_dim"]))
+    width = document["action_dim"] if algorithms.get(document["algorithm"]).acts else 1
+    actions = TensorSpec(np.dtype(np.float32), (-1, chunk, width))
     params = [ParamSpec("temperature", "double", 0.0), ParamSpec("seed", "long", 0), ParamSpec("member", "long", 0)]
     model = Model(
         artifact_path=logged.artifact_location,

@@ -20,9 +20,18 @@ class RunResult:
     """The evaluation-time parameters that `metrics` were reached with, when a grid of them was tried."""
 
 
+OBJECTIVES = ("success", "normalized_return", "return", "validation/accuracy")
+"""What configurations are ranked by: the first of these that an evaluation gave. The last is of who does not act."""
+
+
+def objective_name(metrics: Mapping[str, float]) -> str | None:
+    """Return the metric that runs are ranked by, or None before the first evaluation."""
+    return next((key for key in OBJECTIVES if key in metrics), None)
+
+
 def rank_key(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return what configurations are ranked by: success (else score, else return), ties broken by the return."""
-    first = metrics.get("success", metrics.get("normalized_return", metrics.get("return", float("-inf"))))
+    """Return what configurations are ranked by: the objective, ties broken by the return."""
+    first = metrics.get(objective_name(metrics) or "", float("-inf"))
     return first, metrics.get("return", float("-inf"))
 
 

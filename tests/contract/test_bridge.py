@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -31,7 +32,7 @@ from understudy.envs.bridge_numpy import read_trajectories
 from understudy.envs.bridge_parts import part_file
 from understudy.envs.bridge_raw import PARTS, RawImport, Report, import_raw
 from understudy.envs.bridge_relabelling import relabel_actions
-from understudy.envs.bridge_trajectory import MAIN_CAMERA, Reading, read_trajectory
+from understudy.envs.bridge_trajectory import MAIN_CAMERA, Reading, loader, read_trajectory
 from understudy.envs.bridge_tree import Trajectory, scan
 from understudy.envs.importing import episodes_of, export_store, import_file
 from understudy.envs.source import EnvFactory, source_for
@@ -162,6 +163,16 @@ def test_pictures_are_squeezed_to_the_square_and_not_cropped(made) -> None:
     corner = np.asarray(Image.open(folder / "images0" / "im_0.jpg"))[-24:, -30:].mean((0, 1))
     assert np.abs(found[-1, -1] - corner).max() < 25
     assert found.shape == (16, 16, 3)
+
+
+def test_pictures_are_made_the_quick_way_where_torch_knows_it() -> None:
+    try:
+        torch.nn.functional.interpolate(torch.zeros(1, 3, 9, 9), size=(4, 4), mode="lanczos", antialias=True)
+    except (NotImplementedError, ValueError):
+        assert loader(8, False).__name__ == "by_pillow"
+    else:
+        assert loader(8, False).__name__ == "quickly"
+    assert loader(8, True).__name__ == "by_pillow"
 
 
 def test_the_split_is_a_share_of_each_dated_folder_whatever_root_and_depth(root) -> None:

@@ -220,9 +220,10 @@ def test_what_was_written_before_info_counted_it_is_neither_read_nor_kept(tmp_pa
     (root / ".recording").mkdir()
     (root / ".recording/5.mp4").write_bytes(b"half of it")
     (root / "data/chunk-000/.file-000.parquet.tmp").write_bytes(b"half of it")
+    copy(root / "data/chunk-000/file-000.parquet", root / "data/chunk-000/file-001.parquet")  # begun for that episode
     assert len(read(root)) == 2
     check(read(written(root, 2, first=2, pictures=pictures)), [0, 1, 2, 3], 3.0)
-    rows = pd.read_parquet(root / "data/chunk-000/file-000.parquet")
+    rows = pd.concat([pd.read_parquet(file) for file in sorted(root.glob("data/*/*.parquet"))])  # as LeRobot reads
     assert rows["index"].tolist() == list(range(len(rows)))
     assert not list(root.rglob(".*"))
     stats = json.loads((root / "meta/stats.json").read_text())

@@ -320,6 +320,7 @@ print(*[hashlib.sha256(value.tobytes()).hexdigest() for row in seen for value in
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_draws_the_same_pictures_and_says_nothing(wrist) -> None:
     if not can_render():
         return
@@ -332,6 +333,7 @@ def test_a_fresh_process_draws_the_same_pictures_and_says_nothing(wrist) -> None
     assert done.stdout.split() == ours
 
 
+@pytest.mark.slow
 def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_path, wrist) -> None:
     """Play, render afterwards, write, import; then evaluate as a policy would be, with the store's own settings."""
     if not can_render():
@@ -408,6 +410,7 @@ def robomimics_environment(env_args: Any) -> Any:
     return env
 
 
+@pytest.mark.slow
 def test_pictures_are_robomimics_own_bit_for_bit(theirs_importable) -> None:
     if not can_render():
         return
@@ -470,6 +473,7 @@ def test_a_file_of_states_gets_its_pictures_when_it_is_imported_as_pictures(thei
     assert store.manifest.episode_columns["final_images/agentview"].shape == (48, 48, 3)
 
 
+@pytest.mark.slow
 def test_states_without_a_model_are_one_line(tmp_path) -> None:
     if not can_render():
         return
@@ -502,6 +506,7 @@ def test_other_tasks_show_their_usual_cameras(task) -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_videos_of_tasks_with_cameras_are_drawn_like_their_pictures() -> None:
     if not can_render():
         return

@@ -22,6 +22,10 @@ from understudy.trainables.pack import Pack
 FILE = Path(__file__).with_name("losses.json")
 STEPS, SAMPLES, OBSERVATION, ACTION, HORIZON = 20, 32, 5, 3, 4
 CHUNK: dict[str, Any] = {"hidden_dims": (32, 32), "lr": 1e-3, "action_chunking": True, "horizon_length": HORIZON}
+ACT: dict[str, Any] = {
+    **{"dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "latent_dim": 4, "n_vae_encoder_layers": 2},
+    **{"n_encoder_layers": 2, "lr": 1e-3, "horizon_length": HORIZON},
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_bc": ("flow_bc", CHUNK),
     "flow_bc single": ("flow_bc", {**CHUNK, "action_chunking": False}),
@@ -37,6 +41,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm_bc": ("ddpm_bc", CHUNK),
     "gc_ddpm_bc": ("gc_ddpm_bc", CHUNK),
     "ddpm_bc linear": ("ddpm_bc", {**CHUNK, "beta_schedule": "linear", "dropout": 0.0, "grad_clip": None}),
+    "act": ("act", ACT),
+    "act no vae": ("act", {**ACT, "use_vae": False, "dropout": 0.0, "n_decoder_layers": 2}),
+    "reward_classifier": ("reward_classifier", {"latent_dim": 16, "hidden_dim": 16, "lr": 1e-3}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 
@@ -49,11 +56,13 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
     observations = random.normal(1.0, 2.0, size=(STEPS, SAMPLES, OBSERVATION)).astype(np.float32)
     actions = random.uniform(-1, 1, size=(STEPS, SAMPLES, HORIZON, ACTION)).astype(np.float32)
     valid = (random.integers(1, HORIZON + 1, size=(STEPS, SAMPLES, 1)) > np.arange(HORIZON)).astype(np.float32)
+    rewards = random.normal(size=(STEPS, SAMPLES)).astype(np.float32)
     pack = Pack(algorithm, [0], normaliser=Normaliser.fit(observations[0], "zscore"))
     chunk = algorithm.chunk_length
     rows = []
     for step in range(STEPS):
         arrays = {"observations": observations, "actions": actions[:, :, :chunk], "valid": valid[:, :, :chunk]}
+        arrays |= {"rewards": rewards} if "rewards" in algorithm.batch_columns else {}
         batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
         rows.append(pack.update(batch, step + 1)["actor_loss"].item())
     return rows

@@ -36,7 +36,7 @@ def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
 def run(*words: str, cwd: Path, code: int = 0, **environment: str) -> str:
     """Run `understudy WORDS`, check its exit code, return stdout and stderr."""
     process = start(*words, cwd=cwd, **environment)
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == code, f"exit {process.returncode}, not {code}:\n{out}\n{err}"
     return out + err
 

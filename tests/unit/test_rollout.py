@@ -80,7 +80,7 @@ class Policy:
 
 def run(make=None, policy=None, **options):
     policy = policy or Policy()
-    settings = {"members": 3, "episodes": 20, "seed": 5, "num_envs": 7, "noise_shape": (4,), "chunk_length": 4}
+    settings = {"members": 3, "episodes": 20, "seed": 5, "num_envs": 7, "noise_shape": (4,), "executed": 4}
     return evaluate(policy, make or Make(), **{**settings, **options})
 
 

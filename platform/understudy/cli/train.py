@@ -126,7 +126,8 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
 def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
     from understudy.launching import launch
-    from understudy.sweeping.format import describe, objective_name
+    from understudy.results import objective_name
+    from understudy.sweeping.format import describe
     from understudy.tracking import without_secrets
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
@@ -150,7 +151,8 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
 
 def show_result(metrics: Any) -> None:
     """Print an evaluation's means and its interval, with the seeds and episodes behind it."""
-    from understudy.sweeping.format import describe, objective_name
+    from understudy.results import objective_name
+    from understudy.sweeping.format import describe
 
     name = objective_name(metrics)
     if name is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from understudy.results import objective_name
+
 
 def describe(metrics: Mapping[str, float]) -> str:
     """Return the objective with its interval, like `0.93 [0.81, 0.98]`."""
@@ -15,11 +17,6 @@ def describe(metrics: Mapping[str, float]) -> str:
     if f"{name}_low" in metrics:
         text += f" [{metrics[f'{name}_low']:.2f}, {metrics[f'{name}_high']:.2f}]"
     return text
-
-
-def objective_name(metrics: Mapping[str, float]) -> str | None:
-    """Return the metric that runs are ranked by, or None before the first evaluation."""
-    return next((key for key in ("success", "normalized_return", "return") if key in metrics), None)
 
 
 def number(value: Any) -> str:

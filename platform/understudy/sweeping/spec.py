@@ -112,7 +112,10 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
     training = {key: dimension for key, dimension in dimensions.items() if key not in evaluation}
     base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
     check_values(dimensions, lambda key, value: base.with_changes(**{key: value}))
-    if base.eval_episodes < 1:
+    held_out = base.validation_fraction > 0 or base.validation_filter_key is not None
+    if not algorithms.get(algo).acts and not held_out:
+        raise SpecError(f"a sweep of {algo} ranks its trials by held-out episodes; give validation_fraction=0.1, say")
+    if algorithms.get(algo).acts and base.eval_episodes < 1:
         raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
     if base.num_workers > 1:
         raise SpecError(f"num_workers={base.num_workers}: a trial of a sweep is one worker; use cpus= or gpus=")

@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from understudy.results import rank_key
+from understudy.results import objective_name, rank_key
 from understudy.run_dir import read_csv
-from understudy.sweeping.format import clock, describe, number, objective_name
+from understudy.sweeping.format import clock, describe, number
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
 from understudy.sweeping.trial import trial_folder
