@@ -17,6 +17,7 @@ from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import find_token, make_token, own_path
 from understudy.cluster.tools import RAY, call, need
 from understudy.errors import UserError
+from understudy.stopping import STOP_WAIT
 
 FILE = "cluster.yaml"
 TOKEN = "~/.understudy-token"
@@ -148,7 +149,7 @@ def _start(profile: Profile, *, head: bool) -> list[str]:
     return [
         *([f"chmod 600 {TOKEN}"] if token else []),
         "ray stop",
-        f"ulimit -n 65536; RAY_JOB_STOP_WAIT_TIME_S=30 {prefix}{command} --disable-usage-stats",
+        f"ulimit -n 65536; {STOP_WAIT}=30 {prefix}{command} --disable-usage-stats",
     ]
 
 

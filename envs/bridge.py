@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ KNOWN = ("lift_carrot_100", "pull_pot_100")
 OUT = "out.npy"
 FILTER_KEYS = {"train": "train", "val": "valid"}
 """Folders of a task, and the filter keys of their episodes."""
+PUBLISHED = "https://rail.eecs.berkeley.edu/datasets/bridge_release/data/"
 ROBOT, LIMIT = "widowx250", 120
 """The robot, and the steps that upstream's evaluation gives it."""
 
@@ -72,6 +73,10 @@ class Bridge(Source):
     def has_success(self, env_name: str) -> bool:
         """Nothing tells success."""
         return False
+
+    def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+        """Raise UserError: what is published are raw trees of many tasks, hundreds of gigabytes."""
+        raise UserError(f"{env_name}: unpack the raw data of {PUBLISHED} and give `understudy data import bridge-raw`")
 
     def files(self, path: Path) -> list[Path]:
         """Return the out.npy files of a folder, task by task, training before validation; or the file itself."""

@@ -80,7 +80,10 @@ def make_part(trajectory: Trajectory, reading: Reading, file: Path) -> None:
 
 def part_file(folder: Path, trajectory: Trajectory, reading: Reading) -> Path:
     """Return where a part is kept: by its trajectory, how it is read, and when its folder was last changed."""
-    changed = trajectory.path.stat().st_mtime_ns
+    try:
+        changed = trajectory.path.stat().st_mtime_ns
+    except OSError:  # it went, or cannot be looked into: reading it says so
+        changed = 0
     name = f"{trajectory.task}/{trajectory.name}|{trajectory.is_late}|{astuple(reading)}|{changed}"
     return folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
 

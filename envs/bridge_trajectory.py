@@ -45,7 +45,10 @@ class Reading:
 
 def cameras_of(folder: Path) -> set[str]:
     """Return the cameras that have a folder here; depth cameras (`depth_images0`) are none."""
-    return {path.name for path in folder.iterdir() if CAMERA.fullmatch(path.name) and path.is_dir()}
+    try:
+        return {path.name for path in folder.iterdir() if CAMERA.fullmatch(path.name) and path.is_dir()}
+    except OSError:  # reading it says so
+        return set()
 
 
 def read_trajectory(folder: Path, is_late: bool, reading: Reading) -> dict[str, Any]:

@@ -19,15 +19,18 @@ import torch
 
 from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
+from understudy.envs.store import SALIENCY
 from understudy.errors import CheckpointError, UserError
 from understudy.normaliser import Normaliser
+from understudy.observations import Observations, ObservationShape, batch_size, batched, describe, each, shape_of
 from understudy.randomness import torch_generator
 from understudy.registry import loops
+from understudy.trainables.modes import part_of
 from understudy.trainables.pack import Pack
 
 Arrays = Mapping[str, Any]
-"""observations [B, *O], actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that the algorithm learns
-from beside them, [B, ...]: numpy arrays or tensors."""
+"""observations [B, *O] (or a dict of parts), actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that
+the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them: numpy arrays or tensors."""
 
 
 @loops.register("agent")
@@ -56,10 +59,10 @@ class Agent:
 
     def batch_update(self, batches: Arrays) -> dict[str, float]:
         """Take one step per leading index of `batches` (arrays [N, B, ...]) and return the metrics' means."""
-        if len({len(array) for array in batches.values()}) != 1:
+        lengths = _lengths(batches)
+        if len(lengths) != 1:
             raise UserError(f"batch_update needs one leading length for all arrays, not {_shapes(batches)}")
-        count = len(next(iter(batches.values())))
-        rows = [self.update({name: array[i] for name, array in batches.items()}) for i in range(count)]
+        rows = [self.update(part_of({**batches}, index)) for index in range(lengths.pop())]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
 
     def sample_actions(self, observations: Any, temperature: float = 0.0) -> np.ndarray:
@@ -68,18 +71,13 @@ class Agent:
         [A] without action chunking and [H, A] with it, B in front for several. The policy's noise is
         N(0, temperature^2), drawn anew at every call from the agent's seed; temperature 0 is deterministic.
         """
-        array = np.asarray(observations)
-        shape = self.algorithm.observation_shape
-        single = array.shape == shape
-        array = array[None] if single else array
-        if array.shape[1:] != shape:
-            raise UserError(f"observations have shape {array.shape}; this agent takes {shape} or a batch of them")
-        noise = torch.zeros(len(array), *self.algorithm.noise_shape())
+        observations_BO, single = batched(observations, self.algorithm.observation_shape, "this agent")
+        noise = torch.zeros(batch_size(observations_BO), *self.algorithm.noise_shape())
         if temperature != 0.0:
             generator = torch_generator(self.seed, "agent noise", self._decisions)
             noise = torch.randn(noise.shape, generator=generator) * temperature
             self._decisions += 1
-        actions_BHA = self.pack.act(array[None], noise[None])[0]
+        actions_BHA = self.pack.act(each(lambda part: part[None], observations_BO), noise[None])[0]
         actions = actions_BHA if self.algorithm.config.action_chunking else actions_BHA[:, 0]
         return actions[0] if single else actions
 
@@ -115,27 +113,44 @@ class Agent:
         missing = [name for name in needed if name not in arrays]
         if missing:
             raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
-        observations, actions = torch.as_tensor(arrays["observations"]), torch.as_tensor(arrays["actions"])
+        actions = torch.as_tensor(arrays["actions"]).to(torch.float32)
         actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : self.algorithm.chunk_length]
+        extra = [*self.algorithm.batch_columns, *(name for name in arrays if name.startswith(SALIENCY))]
+        batch: Batch = {"observations": self._seen(arrays["observations"]), "actions": actions}
+        batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
         chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)
-        same_length = len(observations) == len(actions)
-        if observations.shape[1:] != self.algorithm.observation_shape or actions.shape[1:] != chunk or not same_length:
+        shape, wanted = shape_of(batch["observations"], leading=1), self.algorithm.observation_shape
+        if shape != wanted or actions.shape[1:] != chunk or len(_lengths(batch)) > 1:
             raise UserError(
                 f"a batch has {_shapes(arrays)}; this agent takes"
-                f" observations [B, {_dims(self.algorithm.observation_shape)}] and actions [B, {_dims(chunk)}]"
+                f" observations [B, {_dims(wanted)}] and actions [B, {_dims(chunk)}]"
             )
         # Without chunking there is no mask: a single action is always inside its episode.
         valid = torch.ones(actions.shape[:2])
         if self.algorithm.config.action_chunking and "valid" in arrays:
             valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : self.algorithm.chunk_length]
-        batch = {"observations": observations, "actions": actions.to(torch.float32), "valid": valid}
-        batch |= {name: torch.as_tensor(arrays[name]) for name in self.algorithm.batch_columns}
-        return {name: value[None] for name, value in batch.items()}
+        return part_of({**batch, "valid": valid}, (None,))
+
+    def _seen(self, observations: Any) -> Observations:
+        """Return observations as tensors, without the parts that this agent does not see."""
+        shape = self.algorithm.observation_shape
+        if isinstance(shape, dict) and isinstance(observations, Mapping):
+            observations = {name: part for name, part in observations.items() if name in shape}
+        return each(torch.as_tensor, observations)
+
+
+def _lengths(arrays: Arrays) -> set[int]:
+    """Return the leading lengths of all arrays, those of the observations' parts among them."""
+    flat = [part for array in arrays.values() for part in (array.values() if isinstance(array, Mapping) else [array])]
+    return {len(array) for array in flat}
 
 
 def _shapes(arrays: Arrays) -> str:
-    return ", ".join(f"{name} {tuple(np.shape(array))}" for name, array in arrays.items())
+    shapes = {name: array if isinstance(array, Mapping) else np.shape(array) for name, array in arrays.items()}
+    return ", ".join(
+        f"{name} {describe(shape_of(shape)) if isinstance(shape, Mapping) else shape}" for name, shape in shapes.items()
+    )
 
 
-def _dims(shape: tuple[int, ...]) -> str:
-    return ", ".join(str(size) for size in shape)
+def _dims(shape: ObservationShape) -> str:
+    return describe(shape) if isinstance(shape, dict) else ", ".join(str(size) for size in shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,7 +40,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` as torch.compile makes it at its first call, which belongs inside `compile_errors`."""
-    return torch.compile(function)
+    # By default all packs of a process share eight compiled forms of an algorithm's loss, then torch gives up.
+    options: dict[str, Any] = {"isolate_recompiles": True}
+    known = inspect.signature(torch.compile).parameters
+    return torch.compile(function, **{name: value for name, value in options.items() if name in known})
 
 
 def compile_errors(on: bool) -> AbstractContextManager[Any]:

@@ -131,7 +131,7 @@ class Stacked:
         return vmap(one)(state, observations, noise)
 
 
-def part_of(batch: Batch, index: int | tuple[slice, ...]) -> Batch:
+def part_of(batch: Batch, index: int | tuple[slice | None, ...]) -> Batch:
     """Return a batch with every array, in observations of several parts too, indexed alike."""
     return {name: each(lambda value: value[index], value) for name, value in batch.items()}
 

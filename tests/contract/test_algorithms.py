@@ -34,6 +34,7 @@ OTHER_SIZES: dict[str, dict[str, Any]] = {"act": {"dim_model": 32}, "reward_clas
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
 QUICK: dict[str, dict[str, Any]] = {
     "ddpm_bc": {"ema_rate": 0.02, "dropout": 0.0},
+    "gc_ddpm_bc": {"ema_rate": 0.02, "dropout": 0.0},
     "act": {"dim_model": 32, "dropout": 0.0},
     "reward_classifier": {"dropout": 0.0},
 }

@@ -602,6 +602,12 @@ def test_there_is_no_environment_and_the_error_says_what_to_do() -> None:
     one_line(error, "real robot", "eval_episodes=0", "validation_filter_key=valid")
 
 
+def test_what_is_published_is_a_raw_tree_and_the_error_says_how_to_import_it(tmp_path) -> None:
+    with pytest.raises(UserError) as error:
+        Bridge().download("bridge:lift_carrot_100", tmp_path)
+    one_line(error, "bridge_release", "data import bridge-raw")
+
+
 def test_the_commands_of_the_users_guide(root, tmp_path, say) -> None:
     tree = root / "rss" / "kitchen"
     words = ["data", "import", "bridge-raw", tree, "--depth", "3", "--train_proportion", "0.99", "--num_workers", "1"]

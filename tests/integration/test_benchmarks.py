@@ -44,6 +44,14 @@ def test_checkpoints_prints_the_share_of_the_time_that_training_waits(repo_root)
     assert "at once/background" in said
 
 
+@pytest.mark.slow
+def test_importing_pictures_and_reading_them_prints_the_ratios_to_the_other_ways(repo_root) -> None:
+    said = output(repo_root, "bridge_import.py", "--trajectories", "2", "--steps", "3", "--repeats", "1")
+    assert "store/upstream" in said
+    said = output(repo_root, "pictures.py", "--steps", "200", "--repeats", "1", "--batch", "16")
+    assert said.count("mp4, LeRobot's layout") == 2
+
+
 def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
     for script in ("store_open.py", "sampling.py", "memory.py"):
         assert f"python benchmarks/{script}" in (repo_root / "benchmarks" / script).read_text()

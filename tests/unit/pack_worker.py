@@ -18,21 +18,31 @@ from understudy.registry import algorithms
 from understudy.trainables.pack import Pack
 
 SEEDS, SAMPLES, STEPS = [0, 1], 32, 8
+SIZES: dict[str, dict[str, Any]] = {
+    "act": {"dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1},
+    "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
+}
+"""Of algorithms that are not sized by hidden_dims."""
 
 
-def algorithm(name: str) -> Algorithm:
+def algorithm(name: str, **settings: Any) -> Algorithm:
     """Return the small algorithm that both the workers and the single process train."""
     kind = algorithms.get(name)
-    return kind((5,), 3, kind.Config(hidden_dims=(32, 32), action_chunking=True, horizon_length=4, batch_size=SAMPLES))
+    sizes = SIZES.get(name, {"hidden_dims": (32, 32)})
+    # A key's bias in attention has no gradient but rounding, which Adam would make steps of with its usual epsilon.
+    sizes = {**sizes, "adam_eps": 1e-4}
+    chunk = {"action_chunking": True, "horizon_length": 4} if kind.acts else {}
+    return kind((5,), 3, kind.Config(**{**sizes, **chunk, "batch_size": SAMPLES, **settings}))
 
 
-def share(step: int, rank: int, world: int) -> Batch:
+def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
     """Return the rank's slice of the global batch of a step, for two members."""
-    random = torch_generator(0, "worker test", step)
+    random, chunk = torch_generator(0, "worker test", step), of.chunk_length
     drawn = {
         "observations": torch.randn(2, SAMPLES, 5, generator=random),
-        "actions": torch.rand(2, SAMPLES, 4, 3, generator=random) * 2 - 1,
-        "valid": (torch.rand(2, SAMPLES, 4, generator=random) < 0.8).float(),
+        "actions": torch.rand(2, SAMPLES, chunk, 3, generator=random) * 2 - 1,
+        "valid": (torch.rand(2, SAMPLES, chunk, generator=random) < 0.8).float(),
+        **{name: torch.randn(2, SAMPLES, generator=random) for name in of.batch_columns},
     }
     size = SAMPLES // world
     return {name: value[:, rank * size : (rank + 1) * size] for name, value in drawn.items()}
@@ -44,7 +54,7 @@ def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -
     drawn = pack._draw(SAMPLES // world, 1)
     losses = []
     for step in range(1, STEPS + 1):
-        batch = share(step, rank, world)
+        batch = share(pack.algorithm, step, rank, world)
         if step == poison and rank == 0:
             batch["actions"] = batch["actions"].clone().fill_(float("nan"))
         losses.append(pack.average_over_workers(pack.update(batch, step))["actor_loss"])

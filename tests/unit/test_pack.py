@@ -82,7 +82,8 @@ def small(**settings: Any) -> FlowBC:
 
 
 def batch(members: int) -> dict[str, torch.Tensor]:
-    return {name: value[:1].repeat(members, *[1] * (value.ndim - 1)) for name, value in worker.share(1, 0, 1).items()}
+    one = {name: value[:1] for name, value in worker.share(small(), 1, 0, 1).items()}
+    return {name: value.repeat(members, *[1] * (value.ndim - 1)) for name, value in one.items()}
 
 
 def test_parameters_and_gradients_are_views_of_one_block_each() -> None:

@@ -152,6 +152,37 @@ def test_the_policy_is_asked_once_a_chunk_and_not_once_a_step() -> None:
     assert policy.calls == int(np.ceil(result.lengths.max() / 4))
 
 
+def test_a_part_of_each_chunk_is_executed_when_asked() -> None:
+    policy = Policy()
+    result = run(policy=policy, members=1, episodes=16, num_envs=16, executed=3)
+    assert policy.calls == int(np.ceil(result.lengths.max() / 3))
+    cut = Policy()
+    whole = run(policy=lambda *block: cut(*block)[:, :, :3], members=1, episodes=16, executed=3)
+    np.testing.assert_array_equal(result.returns, whole.returns)
+
+
+def test_an_ensemble_averages_what_the_chunks_of_one_episode_said(usual) -> None:
+    ensembled = run(executed=1, ensemble=0.3)
+    np.testing.assert_array_equal(ensembled.returns, run(executed=1, ensemble=0.3, num_envs=1).returns)
+    assert not np.array_equal(ensembled.returns, run(executed=1).returns)
+    policy, env = Policy(), Walk()
+    from understudy.randomness import numpy_generator
+
+    look, _ = env.reset(seed=5)
+    chunks, total, done = [], 0.0, False
+    while not done:
+        observations, noise = np.zeros((1, ROWS, 2), np.float32), np.zeros((1, ROWS, 4), np.float32)
+        observations[0, 0] = look
+        noise[0, 0] = numpy_generator(5, "act", 0, len(chunks)).standard_normal(4, np.float32)
+        chunks.append(policy(observations, noise, [0])[0, 0])
+        heard = np.stack([chunk[age] for age, chunk in enumerate(reversed(chunks[-4:]))])[::-1]
+        action = np.average(heard, axis=0, weights=np.exp(-0.3 * np.arange(len(heard))))
+        look, reward, ended, late, _ = env.step(action)
+        total, done = total + reward, ended or late
+    assert ensembled.lengths[0, 0] == len(chunks)
+    assert ensembled.returns[0, 0] == pytest.approx(total, rel=1e-5)
+
+
 def test_another_seed_and_temperature_zero_give_other_numbers(usual) -> None:
     assert not np.array_equal(usual.returns, run(seed=6).returns)
     assert not np.array_equal(usual.returns, run(temperature=0.0).returns)

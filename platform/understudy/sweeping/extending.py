@@ -43,7 +43,7 @@ def add_steps(sweep: SweepDir, steps: int) -> None:
         most = max((run.spec().training_steps for run in begun if run.flags.is_file()), default=0)
         if most > total:
             raise SpecError(
-                f"--add-steps {steps}: one trial was given more alone, and all must compare at the same number of steps;"
+                f"--add-steps {steps}: one trial was given more alone, and all must compare at one number of steps;"
                 f" give at least {most - spec.base.training_steps}"
             )
         name = Study(sweep.path, spec).go_on_with(total)
