@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -100,7 +101,8 @@ class Contenders:
         begun = time.perf_counter()
         for first in firsts:
             demo, step = divmod(int(first), EPISODE)
-            frames = self._hdf5[f"data/demo_{demo}/obs/{CAMERA}_image"][step : step + HISTORY]
+            pictures: Any = self._hdf5[f"data/demo_{demo}/obs/{CAMERA}_image"]
+            frames = pictures[step : step + HISTORY]
             np.ascontiguousarray(frames)
         return windows / (time.perf_counter() - begun)
 

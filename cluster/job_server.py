@@ -22,6 +22,8 @@ from understudy.cluster.tokens import Token
 from understudy.errors import UnderstudyError, UserError
 
 STATUS = {"SUCCEEDED": "FINISHED"}
+SAVE_SECONDS = 30
+"""What a stopped job has for its trials' checkpoints on heads that we start."""
 
 
 class JobServer:

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from understudy.cluster.job_server import JobServer
+from understudy.cluster.job_server import SAVE_SECONDS, JobServer
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import environment, find_token, make_token, own_path
 from understudy.cluster.tools import RAY, check_secrets
@@ -34,8 +34,6 @@ HOST = "127.0.0.1"
 JOB_SERVER, GCS = 8265, 6379
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
-GRACE_SECONDS = 30
-"""What a job that is stopped has for its checkpoints."""
 FORGOTTEN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 """Variables of the shell that would tie a new head to another one."""
 
@@ -68,7 +66,7 @@ class LocalCluster(JobServer):
         lines = ["#!/usr/bin/env bash", "# What `understudy cluster up` starts, each line as a process of its own."]
         lines += [
             "set -euo pipefail",
-            f"export {STOP_WAIT}={GRACE_SECONDS}",
+            f"export {STOP_WAIT}={SAVE_SECONDS}",
             f"token={shlex.quote(str(own_path(self.profile)))}",
         ]
         lines += ['export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token"'] if self._asks() else []
@@ -111,7 +109,7 @@ class LocalCluster(JobServer):
         if self._asks():
             make_token(own_path(self.profile))
             env |= environment(own_path(self.profile))
-        env |= {STOP_WAIT: str(GRACE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1"}
+        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1"}
         temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
         ports = {"gcs": _port(GCS), "dashboard": _port(JOB_SERVER), "agent": _port(52365), "client": _port(10001)}
         self.address = f"http://{HOST}:{ports['dashboard']}"

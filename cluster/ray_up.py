@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from understudy.cluster.job_server import JobServer
+from understudy.cluster.job_server import SAVE_SECONDS, JobServer
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import find_token, make_token, own_path
 from understudy.cluster.tools import RAY, call, need
@@ -149,7 +149,7 @@ def _start(profile: Profile, *, head: bool) -> list[str]:
     return [
         *([f"chmod 600 {TOKEN}"] if token else []),
         "ray stop",
-        f"ulimit -n 65536; {STOP_WAIT}=30 {prefix}{command} --disable-usage-stats",
+        f"ulimit -n 65536; {STOP_WAIT}={SAVE_SECONDS} {prefix}{command} --disable-usage-stats",
     ]
 
 

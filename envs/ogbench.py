@@ -153,8 +153,8 @@ class OGBench(Source):
         """Return how the rewards were made, and what a file made here says about itself; `environment`: rendering."""
         header = read_npz(self.files(path)[0], (), ("made_by", "rewards", *STATE_KEYS), headers=True)
         drawn = [_drawn(file, env_name) for file in self.files(path)]
-        if any(other != drawn[0] for other in drawn):
-            raise DatasetError(f"{path}: its files have pictures drawn with different options: {_different(drawn)}")
+        if len(set(drawn)) > 1:
+            raise DatasetError(f"{path}: its files' pictures were drawn with different options: {drawn[0]} and others")
         return {
             "rewards": self._reward_note(header, env_name),
             **({"made_by": str(header["made_by"])} if "made_by" in header else {}),
@@ -174,11 +174,11 @@ class OGBench(Source):
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write an npz that OGBench's own loader reads too; each trajectory ends with a row of its final state."""
-        settings = provenance.get("environment") or {}
-        rendering = _rendering(env_name, settings.get("rendering", {}), PUBLISHED) if self.matches(env_name) else None
-        environment = {"rendering": rendering.settings()} if rendering else settings
-        notes = {"made_by": str(provenance.get("made_by") or ""), "environment": ""}
-        write_npz(path, episodes, env_name, {**notes, "environment": json.dumps(environment) if environment else ""})
+        notes = {"made_by": str(provenance.get("made_by") or "")}
+        if self.matches(env_name) and env_name.startswith(VISUAL):
+            drawn = _rendering(env_name, (provenance.get("environment") or {}).get("rendering", {}), PUBLISHED)
+            notes["environment"] = json.dumps({"rendering": (drawn or PUBLISHED).settings()})
+        write_npz(path, episodes, env_name, notes)
 
     def _check_task(self, data: Trajectories, file: Path, env_name: str, env: gymnasium.Env | None) -> None:
         """Refuse data of another task here, where the file is known, and not far away in a network's first layer."""
@@ -279,11 +279,6 @@ def _drawn(file: Path, env_name: str) -> Rendering | None:
         return _rendering(env_name, said, PUBLISHED)
     except (ValueError, AttributeError, UserError) as error:
         raise DatasetError(f"{file}: `environment` is no table of rendering options ({error})") from error
-
-
-def _different(drawn: list[Rendering | None]) -> str:
-    texts = sorted({str(item.settings() if item else None) for item in drawn})
-    return " and ".join(texts[:2])
 
 
 def _has_oracle_goals(env_name: str) -> bool:

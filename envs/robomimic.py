@@ -153,7 +153,10 @@ class Robomimic(Source):
         if not _sees_pictures(env_name):
             return super().rendering(env_name, options)
         task = _task(env_name)
-        return Cameras.chosen(env_name, options, task.usual).settings(published_settings(task.robosuite))
+        settings = Cameras.chosen(env_name, options, task.usual).settings(published_settings(task.robosuite))
+        if "cameras" in options:
+            self.make_env(env_name, settings=settings).close()  # which refuses cameras that the task does not have
+        return settings
 
     def without_pictures(self, env_name: str, settings: Settings | None) -> tuple[str, Settings | None] | None:
         """Return the task of the same name with the objects' states in the place of pictures."""

@@ -35,14 +35,18 @@ def rendered(path: Path, demos: Sequence[str], env_name: str, settings: Settings
     text = json.dumps(settings)
     workers = min(available_cpus(), len(demos) // DEMOS_PER_WORKER)
     if workers <= 1:
-        yield from (render_demonstration(path, demo, env_name, text) for demo in demos)
+        env = _made(env_name, text)
+        try:
+            yield from (render_demonstration(path, demo, env) for demo in demos)
+        finally:
+            env.close()
         return
     context = multiprocessing.get_context("spawn")  # simulators do not survive a fork
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     pending: deque[Future[Episode]] = deque()
     try:
         for demo in demos:
-            pending.append(pool.submit(render_demonstration, path, demo, env_name, text))
+            pending.append(pool.submit(_render_in_worker, path, demo, env_name, text))
             if len(pending) > 2 * workers:  # finished pictures wait in memory
                 yield pending.popleft().result()
         while pending:
@@ -55,7 +59,7 @@ def rendered(path: Path, demos: Sequence[str], env_name: str, settings: Settings
         pool.shutdown(cancel_futures=True)
 
 
-def render_demonstration(path: Path, demo: str, env_name: str, settings: str) -> Episode:
+def render_demonstration(path: Path, demo: str, env: Any) -> Episode:
     """Return the columns of one demonstration's pictures, and those after its last action, which is played."""
     with open_hdf5(path) as file, damage(path, "HDF5"):
         states = read_dataset(path, file, f"data/{demo}/states")
@@ -64,7 +68,6 @@ def render_demonstration(path: Path, demo: str, env_name: str, settings: str) ->
     if not isinstance(xml, str) or states.ndim != 2 or len(states) != len(actions) or len(states) == 0:
         what = "no model_file" if not isinstance(xml, str) else f"{len(actions)} actions, but states {states.shape}"
         raise DatasetError(f"{path}: data/{demo} has {what}, and its pictures are drawn from model and states")
-    env = _environment(env_name, settings)
     task: Any = env.unwrapped
     try:
         task.set_model(xml)
@@ -77,8 +80,16 @@ def render_demonstration(path: Path, demo: str, env_name: str, settings: str) ->
     return {**columns, **{f"{FINAL}{IMAGES}{camera}": picture for camera, picture in last.items()}}
 
 
+def _render_in_worker(path: Path, demo: str, env_name: str, settings: str) -> Episode:
+    return render_demonstration(path, demo, _kept(env_name, settings))
+
+
 @functools.lru_cache(maxsize=1)
-def _environment(env_name: str, settings: str) -> Any:
+def _kept(env_name: str, settings: str) -> Any:
+    return _made(env_name, settings)
+
+
+def _made(env_name: str, settings: str) -> Any:
     env = source_for(env_name).make_env(env_name, settings=json.loads(settings))
     env.reset(seed=0)
     return env

@@ -89,7 +89,7 @@ class RobosuiteEnv(gymnasium.Env):
         camera: str = "agentview",
         cameras: Cameras | None = None,
     ) -> None:
-        self._task, self._keys, self._max_steps = task, tuple(keys), max_steps
+        self._keys, self._max_steps = tuple(keys), max_steps
         self._cameras = cameras
         self._film = Cameras({camera: (render_size, render_size)}, FAST) if render_size is not None else None
         if self._film is not None and cameras is not None:  # both are drawn from one model, which has these options
@@ -106,6 +106,7 @@ class RobosuiteEnv(gymnasium.Env):
         state = gymnasium.spaces.Box(-np.inf, np.inf, self._state_seen().shape)
         self.observation_space = state
         if cameras is not None:
+            cameras.check(task, self._model_and_data()[0])
             pictures = {
                 name: gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8) for name, size in cameras.sizes.items()
             }
@@ -177,7 +178,7 @@ class RobosuiteEnv(gymnasium.Env):
     def _pictures(self, use: str, cameras: Cameras) -> dict[str, np.ndarray]:
         model, data = self._model_and_data()
         if use not in self._photographers:
-            self._photographers[use] = Photographer(self._task, model, cameras)
+            self._photographers[use] = Photographer(model, cameras)
         return self._photographers[use].pictures(data)
 
     def _success(self) -> bool:

@@ -59,6 +59,13 @@ class Cameras:
         sizes = {name: (height, width) for name, height, width in zip(names, *sides, strict=True)}
         return cls(sizes or usual.sizes, rendering)
 
+    def check(self, task: str, model: Any) -> None:
+        """Raise UserError for a camera that a compiled model does not have."""
+        known = [model.camera(number).name for number in range(model.ncam)]
+        for name in self.sizes:
+            if name not in known:
+                raise UserError(f"{task}: no camera {name!r}{did_you_mean(name, known)}")
+
     def settings(self, env_args: Mapping[str, Any]) -> dict[str, Any]:
         """Return `env_args` with these cameras, from which robomimic too makes an environment with pictures."""
         settings = copy.deepcopy(dict(env_args))
@@ -78,13 +85,9 @@ class Cameras:
 class Photographer:
     """Renderers of one compiled model, one for each size of pictures."""
 
-    def __init__(self, task: str, model: Any, cameras: Cameras) -> None:
+    def __init__(self, model: Any, cameras: Cameras) -> None:
         import mujoco
 
-        known = [model.camera(number).name for number in range(model.ncam)]
-        for name in cameras.sizes:
-            if name not in known:
-                raise UserError(f"{task}: no camera {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}")
         self._cameras = cameras
         cameras.rendering.apply(model)
         sizes = sorted(set(cameras.sizes.values()))

@@ -141,7 +141,7 @@ class DDPMBC(Algorithm):
 
     Config = DDPMBCConfig
     name = "ddpm_bc"
-    example = "understudy train algo=ddpm_bc env_name=cube-single-scripted-singletask-task1-v0 seeds=[0,1,2] action_chunking=true"
+    example = "understudy train algo=ddpm_bc env_name=cube-single-scripted-singletask-task1-v0 action_chunking=true"
     expected = "RESULT"
     evaluation_parameters = ("sampling_steps", "sampler", "repeat_last_step")
     config: DDPMBCConfig

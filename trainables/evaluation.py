@@ -24,7 +24,7 @@ from understudy.registry import loops
 from understudy.results import rank_key
 from understudy.spec import RunSpec
 from understudy.statistics import interval, return_interval
-from understudy.trainables.data import environment_of
+from understudy.trainables.data import environment_of, open_data
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
@@ -156,8 +156,10 @@ class Evaluator:
 
 @loops.register("evaluate")
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
-    """Evaluate every member of a saved policy with `spec`'s evaluation settings."""
+    """Evaluate every member of a saved policy by `spec`'s settings; who does not act, on held-out episodes."""
     torch.set_num_threads(spec.cpus)
+    if not policy.algorithm.acts:
+        return _judge(policy, spec)
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))
@@ -166,16 +168,29 @@ def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = N
 @loops.register("record")
 def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
     """Write a video of one member; where this machine cannot render, say why in the log and go on without."""
-    reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member)
+    reason = f"no video: {policy.algorithm.name} gives no actions"
+    if policy.algorithm.acts:
+        reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member)
     if reason:
         logger.warning("%s", reason)
 
 
 def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
     """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
-    if not policy.algorithm.acts:
-        raise UserError(f"{policy.algorithm.name} gives no actions: there is nothing to evaluate in an environment")
     return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
+
+
+def _judge(policy: Policy, spec: RunSpec) -> Outcome:
+    """Return the held-out losses of the members of a policy that does not act, as training reported them."""
+    windows = open_data(spec).validation
+    if windows is None:
+        raise UserError(f"{policy.algorithm.name} is judged by held-out episodes: give validation_fraction=0.1, say")
+    pack = Pack(policy.algorithm, policy.seeds, normaliser=policy.normaliser, device=policy.device)
+    for index, member in enumerate(pack.members):
+        member.load_state_dict(policy.weights(index), strict=False)
+    rows = held_out_losses(pack, windows, spec.config.batch_size)
+    summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    return Outcome(rows, summary, best_summary=summary)
 
 
 def held_out_losses(pack: Pack, windows: Windows | None, batch_size: int) -> list[dict[str, float]]:

@@ -54,7 +54,7 @@ class FlowBC(Algorithm):
 
     Config = FlowBCConfig
     name = "flow_bc"
-    example = "understudy train algo=flow_bc env_name=cube-single-scripted-singletask-task1-v0 seeds=[0,1,2] action_chunking=true"
+    example = "understudy train algo=flow_bc env_name=cube-single-scripted-singletask-task1-v0 action_chunking=true"
     expected = "RESULT"
     evaluation_parameters = ("flow_steps",)
     config: FlowBCConfig

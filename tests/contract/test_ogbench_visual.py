@@ -243,7 +243,7 @@ def test_files_that_were_drawn_differently_do_not_become_one_dataset(tmp_path) -
     store = import_file("ogbench", folder, CUBE, tmp_path / "stores")
     assert store.manifest.provenance["environment"] == {"rendering": FAST.settings()}
     write(folder / "c.npz")
-    assert "drawn with different options" in refused(folder, tmp_path / "others")
+    assert "were drawn with different options" in refused(folder, tmp_path / "others")
 
 
 def test_named_cameras_do_not_go_into_the_file(tmp_path) -> None:

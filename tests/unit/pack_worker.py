@@ -23,6 +23,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
 }
 """Of algorithms that are not sized by hidden_dims."""
+MEAN_OVER_ENTRIES = {"act"}
+"""Whose loss is a mean over what is inside the episodes: of two halves alike only where all of it is."""
 
 
 def algorithm(name: str, **settings: Any) -> Algorithm:
@@ -30,7 +32,7 @@ def algorithm(name: str, **settings: Any) -> Algorithm:
     kind = algorithms.get(name)
     sizes = SIZES.get(name, {"hidden_dims": (32, 32)})
     # A key's bias in attention has no gradient but rounding, which Adam would make steps of with its usual epsilon.
-    sizes = {**sizes, "adam_eps": 1e-4}
+    sizes = {**sizes, "adam_eps": 1e-3}
     chunk = {"action_chunking": True, "horizon_length": 4} if kind.acts else {}
     return kind((5,), 3, kind.Config(**{**sizes, **chunk, "batch_size": SAMPLES, **settings}))
 
@@ -44,6 +46,8 @@ def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
         "valid": (torch.rand(2, SAMPLES, chunk, generator=random) < 0.8).float(),
         **{name: torch.randn(2, SAMPLES, generator=random) for name in of.batch_columns},
     }
+    if of.name in MEAN_OVER_ENTRIES:
+        drawn["valid"] = torch.ones_like(drawn["valid"])
     size = SAMPLES // world
     return {name: value[:, rank * size : (rank + 1) * size] for name, value in drawn.items()}
 

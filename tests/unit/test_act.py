@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from understudy.envs.ensembling import TemporalEnsemble
+from understudy.envs.policy_expert import PolicyExpert
 from understudy.errors import SpecError
+from understudy.normaliser import Normaliser
+from understudy.policy import Policy
 from understudy.randomness import numpy_generator, torch_generator
 from understudy.spec import build_run
 from understudy.trainables.act import ACT, ACTConfig, ACTNetwork, kl_from_standard_normal, masked_l1
@@ -291,7 +295,7 @@ def test_the_encoder_has_a_learning_rate_of_its_own() -> None:
 def test_lerobots_names_of_settings_are_taken() -> None:
     run = build_run({"algo": "act", "chunk_size": 20, "n_action_steps": 10, "vision_backbone": "resnet18"})
     assert (run.config.horizon_length, run.config.chunk_length, run.config.encoder) == (20, 20, "resnet18")
-    assert ACTConfig(chunk_size=7).horizon_length == 7
+    assert ACTConfig.model_validate({"chunk_size": 7}).horizon_length == 7
     defaults = ACTConfig()
     assert (defaults.chunk_length, defaults.lr, defaults.weight_decay) == (100, 1e-5, 1e-4)
 
@@ -339,3 +343,23 @@ def test_an_ensemble_is_the_weighted_mean_of_the_chunks_that_reach_the_step(coef
         found = ensemble.add(chunks[now])
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_expert_executes_a_part_of_its_chunks_or_their_ensemble() -> None:
+    env = gymnasium.make("Pendulum-v1")
+    random = numpy_generator(0, "looks")
+    looks = random.normal(size=(7, 3)).astype(np.float32)
+    for changes in ({"n_action_steps": 3}, {"n_action_steps": 1, "temporal_ensemble_coeff": 0.3}):
+        algorithm = ACT((3,), 1, ACTConfig(**SMALL)).with_config(**changes)
+        weights = algorithm.network(torch_generator(0, "weights")).state_dict()
+        policy = Policy(algorithm, [weights], Normaliser.identity((3,)))
+        expert = PolicyExpert(policy)
+        expert.reset(env, looks[0], {}, random)
+        given = np.stack([expert.act(env, look, {}) for look in looks])
+        chunks = policy.act(looks)
+        if "temporal_ensemble_coeff" in changes:
+            ensemble = TemporalEnsemble(0.3)
+            wanted = np.stack([ensemble.add(chunk) for chunk in chunks])
+        else:
+            wanted = np.concatenate([chunks[0, :3], chunks[3, :3], chunks[6, :1]])
+        np.testing.assert_allclose(given, wanted, atol=1e-6)

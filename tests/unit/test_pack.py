@@ -15,8 +15,10 @@ import torch
 
 from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
+from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.modes import Mode
 from understudy.trainables.pack import ACTION_LIMIT, Pack
 
 WORKER = Path(__file__).with_name("pack_worker.py")
@@ -155,6 +157,101 @@ def test_pixels_reach_the_encoder_as_they_are() -> None:
     data = {"observations": pixels, "actions": torch.zeros(1, 4, 1, 2), "valid": torch.ones(1, 4, 1)}
     assert torch.equal(pack._prepare(data)["observations"], pixels)
     pack.update(data, 1)
+
+
+def seen(members: int, samples: int, seed: int = 0) -> dict[str, Any]:
+    """Return a batch of states, two cameras and a goal, with maps of saliency beside it."""
+    random = torch_generator(seed, "pictures")
+    pictures = {
+        name: torch.randint(0, 256, (members, samples, 8, 8, channels), generator=random, dtype=torch.uint8)
+        for name, channels in (("front", 6), ("wrist", 6), ("goal/front", 3), ("goal/wrist", 3))
+    }
+    states = {name: torch.randn(members, samples, size, generator=random) for name, size in PARTS.items()}
+    return {
+        "observations": {**states, **pictures},
+        "actions": torch.rand(members, samples, 1, 2, generator=random) * 2 - 1,
+        "valid": torch.ones(members, samples, 1),
+        "saliency/front": torch.rand(members, samples, 8, 8, 1, generator=random),
+    }
+
+
+PARTS = {"state": 4, "goal/state": 3}
+
+
+def of_pictures(**settings: Any) -> FlowBC:
+    parts = {name: tuple(part.shape[2:]) for name, part in seen(1, 1)["observations"].items()}
+    return FlowBC(parts, 2, FlowBCConfig(hidden_dims=(16,), encoder="impala_small", **settings))
+
+
+def scaling() -> Normaliser:
+    """Return a normaliser of both states and of the actions."""
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 4)).astype(np.float32)
+    parts = {name: Normaliser.fit(values[:, :size], "zscore") for name, size in PARTS.items()}
+    return Normaliser.of_parts(parts).with_actions(Normaliser.fit(values[:, :2], "bounds"))
+
+
+def test_of_several_parts_the_states_and_the_actions_are_scaled_and_pictures_and_maps_pass() -> None:
+    data, normaliser = seen(2, 6), scaling()
+    assert normaliser.action is not None
+    prepared = Pack(of_pictures(action_clip=False), [0, 1], normaliser=normaliser)._prepare(data)
+    for name, part in data["observations"].items():
+        of = normaliser.parts.get(name)
+        expected = part if of is None else (part - of.shift) * of.scale
+        torch.testing.assert_close(prepared["observations"][name], expected)
+    torch.testing.assert_close(
+        prepared["actions"], (data["actions"] - normaliser.action.shift) * normaliser.action.scale
+    )
+    assert torch.equal(prepared["saliency/front"], data["saliency/front"])
+
+
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_acting_gives_actions_in_the_units_of_the_data(mode: Mode) -> None:
+    normaliser = scaling()
+    assert normaliser.action is not None
+    pack, plain = (
+        Pack(of_pictures(), [0, 1], normaliser=of, mode=mode)
+        for of in (normaliser, Normaliser.of_parts(normaliser.parts))
+    )
+    observations, noise = seen(2, 3)["observations"], torch.zeros(2, 3, 1, 2)
+    expected = plain.act(observations, noise) / normaliser.action.scale + normaliser.action.shift
+    np.testing.assert_allclose(pack.act(observations, noise), expected, rtol=1e-5)
+
+
+def test_a_stacked_pack_of_pictures_in_parts_follows_a_looped_one() -> None:
+    modes: tuple[Mode, ...] = ("loop", "vmap")
+    packs = [
+        Pack(of_pictures(grad_accumulation=count), [0, 1], normaliser=scaling(), mode=mode)
+        for mode in modes
+        for count in (1, 3)
+    ]
+    losses = [[pack.update(seen(2, 6, step), step)["actor_loss"].tolist() for step in (1, 2)] for pack in packs]
+    for other in losses[1:]:
+        np.testing.assert_allclose(losses[0], other, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_every_algorithms_loss_is_a_mean_over_samples_so_a_batch_may_come_in_parts(name: str) -> None:
+    packs = [Pack(worker.algorithm(name, grad_accumulation=count), worker.SEEDS) for count in (1, 3)]
+    losses = [pack.update(worker.share(pack.algorithm, 1, 0, 1), 1)["actor_loss"].tolist() for pack in packs]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    torch.testing.assert_close(packs[0]._gradients, packs[1]._gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_constants_of_the_network_are_saved_and_come_back() -> None:
+    algorithm = FlowBC((32, 32, 3), 2, FlowBCConfig(hidden_dims=(16,), encoder="resnet18", ema_rate=0.5))
+    pack, other = (Pack(algorithm, [0], mode="vmap") for _ in range(2))
+    constants = {name: value for name, value in pack.members[0].named_buffers() if "running" in name}
+    for value in constants.values():
+        value.add_(0.5)  # as a file of pretrained weights would set them
+    state = pack.member_state(0)
+    assert constants.keys() <= state["buffers"].keys()
+    other.load_member_state(0, state)
+    held = other.weights(0)
+    assert all(torch.equal(held[name], value) for name, value in constants.items())
+    pixels, noise = torch.randint(0, 256, (1, 2, 32, 32, 3), dtype=torch.uint8), torch.zeros(1, 2, 1, 2)
+    alike = Pack(algorithm, [0])
+    alike.load_member_state(0, state)
+    np.testing.assert_allclose(other.act(pixels, noise), alike.act(pixels, noise), atol=1e-5)
 
 
 def test_divergence_seen_late_names_the_first_step_and_the_seed() -> None:

@@ -43,7 +43,7 @@ def episode(number: int, length: int) -> dict[str, Any]:
     """Return an episode whose every part says where it is from."""
     steps = np.arange(length + 1)
     states = np.stack([np.full(length + 1, number), steps], axis=1).astype(np.float32)
-    frames = {camera: np.stack([picture(camera, number, step) for step in steps]) for camera in CAMERAS}
+    frames = {camera: np.stack([picture(camera, number, int(step)) for step in steps]) for camera in CAMERAS}
     return {
         "observations": states[:-1],
         "final_observation": states[-1],
@@ -87,7 +87,7 @@ def test_what_is_written_is_read_back_and_a_jpeg_is_near(store) -> None:
 
 
 def test_frames_come_in_any_order_each_decoded_as_another_library_does(tmp_path) -> None:
-    frames = write(tmp_path / "store", "jpeg").frames("images/front")
+    frames: Any = write(tmp_path / "store", "jpeg").frames("images/front")
     rows = np.array([7, 0, 7, 16, 3])
     found = frames.gather(rows)
     for frame, row in zip(found, rows, strict=True):
@@ -98,12 +98,10 @@ def test_frames_come_in_any_order_each_decoded_as_another_library_does(tmp_path)
 
 def test_a_damaged_picture_is_named(tmp_path) -> None:
     store = write(tmp_path / "store", "jpeg")
-    frames = store.frames("images/front")
-    begin = int(frames._offsets[5])
+    frames: Any = store.frames("images/front")
     file = store.path / "transitions.arrow"
     content = bytearray(file.read_bytes())
     at = content.find(frames.encoded(5).tobytes())
-    assert begin >= 0
     content[at : at + 40] = bytes(40)
     file.write_bytes(content)
     again = EpisodeStore.open(store.path)
@@ -133,8 +131,8 @@ class Filmed(gymnasium.Env):
     """An environment that plays the episodes of LENGTHS: episode `seed`, whatever the action."""
 
     observation_space = spaces.Dict(
-        {"state": spaces.Box(-9, 99, (2,), np.float32)}
-        | {camera: spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) for camera in CAMERAS}
+        state=spaces.Box(-9, 99, (2,), np.float32),
+        **{camera: spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) for camera in CAMERAS},
     )
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -206,7 +204,8 @@ def test_only_states_are_scaled_and_each_of_a_history_alike(tmp_path) -> None:
     assert (float(scaled.min()), float(scaled.max())) == pytest.approx((-1, 1))
     np.testing.assert_allclose(on.actions_back(scaled), batch["actions"], atol=1e-6)
     again = type(normaliser).from_dict(json.loads(json.dumps(normaliser.to_dict())))
-    np.testing.assert_array_equal(again.on("cpu").observations(batch["observations"])["state"], seen["state"])
+    once_more: Any = again.on("cpu").observations(batch["observations"])
+    np.testing.assert_array_equal(once_more["state"], seen["state"])
 
 
 def test_an_unknown_camera_gets_the_nearest_known_one(tmp_path) -> None:

@@ -41,7 +41,7 @@ def test_the_softmax_mask_is_a_softmax_over_places_by_its_maximum(maps, beta) ->
 def test_masks_are_as_large_as_the_picture_and_bilinear_ones_lie_between_their_neighbours(maps) -> None:
     assert minmax_mask(maps, 1.0, (24, 18)).shape == softmax_mask(maps, 1.0, (24, 18)).shape == (2, 24, 18, 1)
     small, large = minmax_mask(maps, 1.0, (6, 6)), minmax_mask(maps, 1.0, (12, 12))
-    independent = zoom(small[0, ..., 0].numpy(), 2, order=1, grid_mode=True, mode="nearest")
+    independent = np.asarray(zoom(small[0, ..., 0].numpy(), 2, order=1, grid_mode=True, mode="nearest"))
     np.testing.assert_allclose(large[0, ..., 0], independent, atol=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -112,6 +113,8 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
     training = {key: dimension for key, dimension in dimensions.items() if key not in evaluation}
     base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
     check_values(dimensions, lambda key, value: base.with_changes(**{key: value}))
+    for values_ in itertools.product(*grid.values()):
+        base.with_changes(**dict(zip(grid, values_, strict=True)))
     held_out = base.validation_fraction > 0 or base.validation_filter_key is not None
     if not algorithms.get(algo).acts and not held_out:
         raise SpecError(f"a sweep of {algo} ranks its trials by held-out episodes; give validation_fraction=0.1, say")
