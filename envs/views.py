@@ -69,13 +69,26 @@ class View:
             return (*outer, width + self._goal_states().shape[-1])
         return shapes | {GOAL + part.name: part.shape for part in self._pictures()}
 
-    def gather(self, rows: np.ndarray, episodes: np.ndarray | None, goal_rows: np.ndarray | None = None) -> Arrays:
+    def gather(
+        self,
+        rows: np.ndarray,
+        episodes: np.ndarray | None,
+        goal_rows: np.ndarray | None = None,
+        *,
+        after: bool = False,
+    ) -> Arrays:
         """Return what is seen at `rows` [b] of the store, with the states or pictures of `goal_rows` [b] as goals.
 
-        `episodes` [b] are the rows' episodes; a history or a goal needs them. A goal row one past its episode's last
-        is what came after the last action, where that was kept, else the last row.
+        `episodes` [b] are the rows' episodes; a history, a goal or `after` needs them. A goal row one past its
+        episode's last is what came after the last action, where that was kept, else the last row. `after` is what is
+        seen after the rows' actions.
         """
-        if self._length == 1:
+        if after:
+            assert episodes is not None
+            back = np.arange(self._length - 1, -1, -1)
+            history = np.maximum(rows[:, None] + 1 - back, self._store.starts[episodes, None])
+            seen = {part.name: self._after(part, history, episodes) for part in self.parts}
+        elif self._length == 1:
             seen = {part.name: part.gather(rows) for part in self.parts}
         else:
             assert episodes is not None
@@ -134,6 +147,13 @@ class View:
             return part.gather(history_bn.ravel()).reshape(count, length, *part.shape)
         frames = part.gather(history_bn.T.ravel()).reshape(length, count, *part.shape)
         return np.concatenate([*frames], axis=-1)
+
+    def _after(self, part: _Part, history_bn: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+        """Return a part at rows that may lie one past their episode's last, joined as its history is."""
+        frames = [self._goals_of(part, episodes, rows) for rows in history_bn.T]
+        if len(frames) == 1:
+            return frames[0]
+        return np.stack(frames, axis=1) if is_picture(part.name) else np.concatenate(frames, axis=-1)
 
     def _pictures(self) -> list[_Part]:
         return [part for part in self.parts if is_picture(part.name)]

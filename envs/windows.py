@@ -62,9 +62,10 @@ class Windows:
         use_proprio: bool = True,
         columns: Sequence[str] = (),
         balanced_above: float | None = None,
+        after: bool = False,
     ) -> None:
         self.store, self.horizon, self.sparse = store, int(horizon), sparse
-        self.obs_horizon, self.goals = int(obs_horizon), goals
+        self.obs_horizon, self.goals, self.after = int(obs_horizon), goals, after
         self._goal_settings: dict[str, Any] = {
             "discount": goal_discount,
             "delta": goal_delta,
@@ -158,7 +159,8 @@ class Windows:
         """Return observations [K, b, *O] (or parts), actions [K, b, H, A] and valid [K, b, H] for one update of each.
 
         Starts are uniform over transitions, or balanced: every other one over those whose reward is above a bound, the
-        rest over the others. Steps past an episode's end repeat its last action with valid 0.
+        rest over the others. With `after`, observations are those that followed the first action. Steps past an
+        episode's end repeat its last action with valid 0.
         """
         draws = [self.indices(seed, step, batch_size, rank, world) for seed in seeds]
         indices = np.concatenate(draws) if len(draws) > 1 else draws[0]
@@ -177,11 +179,11 @@ class Windows:
         first = indices if self._rows is None else self._rows[indices]
         left = self._left[indices]
         episodes, goal_rows = None, None
-        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha:
+        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha or self.after:
             episodes = np.searchsorted(self.store.starts, first, side="right") - 1
             if self.goals != "none":
                 goal_rows = self._goal_rows(first, episodes, places)
-        observations = self._view.gather(first, episodes, goal_rows)
+        observations = self._view.gather(first, episodes, goal_rows, after=self.after)
         valid = np.ones((len(first), self.horizon), np.float32)
         short = np.flatnonzero(left < self.horizon - 1)
         whole = np.minimum(first, len(self._chunks) - 1) if len(short) else first

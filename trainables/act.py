@@ -209,6 +209,8 @@ class ACT(Algorithm):
 
     Config = ACTConfig
     name = "act"
+    example = "understudy train algo=act env_name=gym_hil/PandaPickCube-scripted-v0 normalize_actions=zscore"
+    expected = "Not measured in a simulator yet."
     default_encoder = "resnet18"
     config: ACTConfig
 

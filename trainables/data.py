@@ -112,6 +112,7 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
         use_proprio=spec.use_proprio,
         columns=algorithms.get(spec.algo).batch_columns,
         balanced_above=spec.config.balanced_above,
+        after=spec.config.observes_after,
     )
 
 

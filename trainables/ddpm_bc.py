@@ -142,7 +142,7 @@ class DDPMBC(Algorithm):
     Config = DDPMBCConfig
     name = "ddpm_bc"
     example = "understudy train algo=ddpm_bc env_name=cube-single-scripted-singletask-task1-v0 action_chunking=true"
-    expected = "RESULT"
+    expected = "Not measured in a simulator yet."
     evaluation_parameters = ("sampling_steps", "sampler", "repeat_last_step")
     config: DDPMBCConfig
 

@@ -17,5 +17,5 @@ class GCDDPMBC(DDPMBC):
     example = (
         "understudy train algo=gc_ddpm_bc env_name=cube-single-scripted-oraclerep-v0 seeds=[0,1,2] action_chunking=true"
     )
-    expected = "RESULT"
+    expected = "Not measured in a simulator yet."
     goal_conditioned = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class RewardClassifierConfig(AlgorithmConfig):
     reward_threshold: float = Field(
         default=0.0, description="recorded rewards above this mean success; -0.5 where they are -1 and 0"
     )
+    frame: Literal["after", "before"] = Field(
+        default="after",
+        description="the picture that shows a reward: the one after the action that earned it, which is what the"
+        " classifier is asked about, or the one before, which LeRobot trains on",
+    )
     success_threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which it says success")
     success_reward: float = Field(default=1.0, description="reward of a success, when the classifier gives rewards")
     terminate_on_success: bool = Field(default=True, description="whether a success then ends the episode")
@@ -55,6 +60,11 @@ class RewardClassifierConfig(AlgorithmConfig):
     def balanced_above(self) -> float:
         """Half of each batch are successes."""
         return self.reward_threshold
+
+    @property
+    def observes_after(self) -> bool:
+        """By `frame`."""
+        return self.frame == "after"
 
 
 class Branch(nn.Module):
@@ -119,6 +129,11 @@ class RewardClassifier(Algorithm):
     name = "reward_classifier"
     acts = False
     batch_columns = ("rewards",)
+    example = (
+        "understudy train algo=reward_classifier env_name=gym_hil/PandaPickCube-scripted-v0 validation_fraction=0.2"
+        " augmentation=drq"
+    )
+    expected = "Not measured in a simulator yet."
     default_encoder = "resnet10"
     config: RewardClassifierConfig
 

@@ -174,6 +174,11 @@ class AlgorithmConfig(BaseModel):
         """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
         return None
 
+    @property
+    def observes_after(self) -> bool:
+        """Whether a sample's observation is what followed its action, not what the action was decided on."""
+        return False
+
 
 class Algorithm(abc.ABC):
     """One learning method. Subclasses set `Config` and are registered with `@algorithms.register(name)`.

@@ -62,10 +62,10 @@ def _index(kinds: dict[str, type[Algorithm]]) -> str:
 
 
 def _table(fields: dict[str, FieldInfo]) -> str:
-    rows = [
-        f"| `{name}` | {_shown(field.get_default(call_default_factory=True))} | {_allowed(field)} | {field.description} |"
-        for name, field in fields.items()
-    ]
+    rows = []
+    for name, field in fields.items():
+        default = _shown(field.get_default(call_default_factory=True))
+        rows.append(f"| `{name}` | {default} | {_allowed(field)} | {field.description} |")
     return "\n".join(["| option | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows])
 
 

@@ -475,6 +475,27 @@ def test_a_file_of_states_gets_its_pictures_when_it_is_imported_as_pictures(thei
 
 
 @pytest.mark.slow
+def test_several_processes_draw_the_same_pictures_in_order(tmp_path, monkeypatch) -> None:
+    if not can_render():
+        return
+    path = tmp_path / "low_dim.hdf5"
+    states_file(path, FAST, steps=2)
+    with File(path, "a") as file:
+        for number in range(1, 8):
+            file.copy("data/demo_0", file["data"], f"demo_{number}")
+            file[f"data/demo_{number}/states"][:, 1] += 0.1 * number  # the arm's first joint
+    alone, together = (read_with(cpus, path, monkeypatch) for cpus in (1, 2))
+    assert len(alone) == 8
+    assert len({episode["images/agentview"].tobytes() for episode in alone}) == 8
+    assert_same(together, alone)
+
+
+def read_with(cpus: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Episode]:
+    monkeypatch.setattr("understudy.envs.robomimic_rendering.available_cpus", lambda: cpus)
+    return list(SOURCE.read(path, LIFT))
+
+
+@pytest.mark.slow
 def test_states_without_a_model_are_one_line(tmp_path) -> None:
     if not can_render():
         return

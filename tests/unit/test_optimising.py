@@ -1,11 +1,10 @@
-"""Learning rates, moving averages, parts of a batch, precisions and loss scales: against formulas and plain loops.
+"""Learning rates, moving averages and batches in parts: against formulas and plain loops. What holds for all options.
 
 Shapes: K members, B samples.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -13,18 +12,15 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.unit.small_packs import END, SAMPLES, batch, make, pack_of, train
 
-from understudy.algorithm import Batch
-from understudy.errors import SpecError, TrainingDiverged
-from understudy.randomness import torch_generator
+from understudy.errors import SpecError
 from understudy.trainables.agent import Agent
-from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.flow_bc import FlowBCConfig
 from understudy.trainables.modes import Mode
-from understudy.trainables.optimising import SMALLEST_SCALE, Schedule
+from understudy.trainables.optimising import Schedule
 from understudy.trainables.pack import Pack
 
-OBSERVATION, ACTION, SAMPLES, END = 5, 3, 12, 8
-PICTURE = {"state": (OBSERVATION,), "front": (8, 8, 3)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "warm-up": {"warmup_steps": 4},
     "cosine": {"warmup_steps": 2, "lr_schedule": "cosine"},
@@ -41,40 +37,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 EACH_OPTION = pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
-
-
-def make(**settings: Any) -> FlowBC:
-    """Return a small flow_bc, of pictures and states where it has an encoder."""
-    shape = PICTURE if "encoder" in settings else (OBSERVATION,)
-    return FlowBC(shape, ACTION, FlowBCConfig(**{"hidden_dims": (16, 16), "lr": 1e-3, **settings}))
-
-
-def batch(algorithm: FlowBC, step: int, members: int = 1) -> Batch:
-    """Return the batch of a step, the same for every member."""
-    random = torch_generator(0, "optimising test", step)
-    state = torch.randn(1, SAMPLES, OBSERVATION, generator=random).repeat(members, 1, 1)
-    actions = torch.rand(1, SAMPLES, 1, ACTION, generator=random).repeat(members, 1, 1, 1) * 2 - 1
-    pictures = torch.randint(0, 256, (1, SAMPLES, 8, 8, 3), generator=random, dtype=torch.uint8)
-    pixels = {"state": state, "front": pictures.repeat(members, 1, 1, 1, 1)}
-    seen = pixels if isinstance(algorithm.observation_shape, dict) else state
-    return {"observations": seen, "actions": actions, "valid": torch.ones(members, SAMPLES, 1)}
-
-
-def pack_of(algorithm: FlowBC, *seeds: int, **facts: Any) -> Pack:
-    """Return a pack whose run has END steps; with fp16 its scales grow after two good steps."""
-    pack = Pack(algorithm, seeds or [0], training_steps=END, **facts)
-    for scaler in pack._optimiser._scalers:
-        scaler.set_growth_interval(2)
-    return pack
-
-
-def train(pack: Pack, first: int, last: int) -> list[dict[str, list[float]]]:
-    """Train steps first..last; return each step's metrics."""
-    rows = []
-    for step in range(first, last + 1):
-        metrics = pack.update(batch(pack.algorithm, step, len(pack)), step)  # type: ignore[arg-type]
-        rows.append({name: value.tolist() for name, value in metrics.items()})
-    return rows
 
 
 # ---- what holds for every option ----
@@ -302,136 +264,3 @@ def test_a_batch_in_parts_needs_the_memory_of_one_part() -> None:
         return max(kept)
 
     assert peak(8) < peak(1) / 3
-
-
-# ---- precisions ----
-
-
-@pytest.mark.parametrize(("precision", "rounding"), [("bf16", 2e-2), ("fp16", 4e-3)])
-def test_a_half_precision_is_used_and_follows_float32(precision: str, rounding: float) -> None:
-    exact, rounded = pack_of(make()), pack_of(make(precision=precision))
-    losses = [[row["actor_loss"][0] for row in train(pack, 1, END)] for pack in (exact, rounded)]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=rounding)
-    assert losses[1] != losses[0]
-    assert rounded.parameters.dtype == torch.float32
-
-
-def test_a_precision_that_the_device_lacks_is_refused_in_one_line() -> None:
-    with pytest.raises(SpecError, match="precision=bf16 does not work on device=meta") as caught:
-        Pack(make(precision="bf16"), [0], device="meta")
-    assert "\n" not in str(caught.value)
-
-
-def overflowing(algorithm: FlowBC, step: int, members: int = 1) -> Batch:
-    """Return a batch whose last member's states are beyond fp16's 65504, so that its loss is not finite."""
-    data = batch(algorithm, step, members)
-    data["observations"][-1] *= 1e6
-    return data
-
-
-@pytest.mark.parametrize("mode", ["loop", "vmap"])
-def test_an_overflow_skips_the_step_of_that_member_alone_and_halves_its_scale(mode: Mode) -> None:
-    pack, alone = pack_of(make(precision="fp16"), 3, 4, mode=mode), pack_of(make(precision="fp16"), 3, mode=mode)
-    train(pack, 1, 1)
-    train(alone, 1, 1)
-    before, saved = pack.parameters.clone(), copy.deepcopy(pack.member_state(1)["optimiser"])
-    metrics = pack.update(overflowing(make(), 2, 2), 2)
-    train(alone, 2, 2)
-    assert metrics["loss_scale"].tolist() == [2.0**17, 2.0**15]  # two good steps in a row double it
-    assert not metrics["actor_loss"][1].isfinite()
-    assert torch.equal(pack.parameters[1], before[1])
-    torch.testing.assert_close(pack.parameters[0], alone.parameters[0], rtol=1e-3, atol=1e-6)
-    assert not torch.equal(pack.parameters[0], before[0])
-    state = pack.member_state(1)["optimiser"]
-    assert state["step"] == saved["step"] == 1
-    assert all(torch.equal(value, saved["exp_avg"][name]) for name, value in state["exp_avg"].items())
-    rows = train(pack, 3, 4)
-    assert rows[1]["loss_scale"] == [2.0**18, 2.0**16]
-    assert not torch.equal(pack.parameters[1], before[1])
-
-
-def test_a_state_saved_after_an_overflow_goes_on_with_its_scale() -> None:
-    whole, after = (pack_of(make(precision="fp16")) for _ in range(2))
-    whole.update(overflowing(make(), 1), 1)
-    train(whole, 2, 2)
-    after.load_member_state(0, whole.member_state(0))
-    assert train(after, 3, 6) == train(whole, 3, 6)
-    assert torch.equal(after.parameters, whole.parameters)
-
-
-def test_an_overflow_without_end_is_divergence() -> None:
-    pack = pack_of(make(precision="fp16"), 5)
-    with pytest.raises(TrainingDiverged, match="seed 5 stopped being finite at step 27"):
-        for step in range(1, 100):
-            pack.update(overflowing(make(), step), step)
-    assert SMALLEST_SCALE == 2.0**16 / 2**26
-
-
-class Tiny(FlowBC):
-    """flow_bc with a loss so small that fp16 cannot hold its gradients."""
-
-    def loss(self, *arguments: Any) -> Any:
-        """Return a millionth of the loss."""
-        loss, metrics = super().loss(*arguments)
-        return loss * 1e-6, metrics
-
-
-def test_the_scale_saves_gradients_that_fp16_would_lose() -> None:
-    shape, settings = ((OBSERVATION,), ACTION), {"hidden_dims": (16, 16)}
-    scaled, exact = (Pack(Tiny(*shape, FlowBCConfig(precision=p, **settings)), [0]) for p in ("fp16", "float32"))  # type: ignore[arg-type]
-    for pack in (scaled, exact):
-        pack.update(batch(make(), 1), 1)
-    gradients = [pack._gradients[0, : pack.layout.size] for pack in (scaled, exact)]
-    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
-    torch.testing.assert_close(gradients[0].norm(), gradients[1].norm(), rtol=1e-2, atol=0.0)
-
-    member = scaled.members[0]
-    member.zero_grad()
-    data = {name: value[0] for name, value in scaled._prepare(batch(make(), 1)).items()}
-    with torch.autocast("cpu", torch.float16):
-        scaled.algorithm.loss(member, data, scaled._draw(SAMPLES, 1)[0])[0].backward()
-    lost = sum(parameter.grad.count_nonzero() for parameter in member.parameters() if parameter.grad is not None)
-    assert lost < (gradients[0] != 0).sum() / 2
-
-
-def test_gradients_are_clipped_after_they_are_unscaled() -> None:
-    scaled, exact = (pack_of(make(precision=p, grad_clip=0.1)) for p in ("fp16", "float32"))
-    norms = [train(pack, 1, 1)[0]["grad_norm"][0] for pack in (scaled, exact)]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-2)
-    assert scaled._gradients[0, : scaled.layout.size].norm() == pytest.approx(0.1, rel=1e-3)
-
-
-# ---- torch.compile ----
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["loop", "vmap"])
-def test_a_compiled_loss_follows_the_plain_one_and_resumes_bit_for_bit(mode: Mode) -> None:
-    plain, whole, after = (pack_of(make(compile=on), 3, 4, mode=mode) for on in (False, True, True))
-    rows = train(plain, 1, 4)
-    for row, other in zip(rows, train(whole, 1, 4), strict=True):
-        np.testing.assert_allclose(row["actor_loss"], other["actor_loss"], rtol=1e-4)
-    for k in range(2):
-        after.load_member_state(k, whole.member_state(k))
-    assert train(whole, 5, 6) == train(after, 5, 6)
-    assert torch.equal(whole.parameters, after.parameters)
-
-
-@pytest.mark.slow
-def test_a_compiled_member_equals_the_seed_alone() -> None:
-    together, alone = pack_of(make(compile=True), 3, 4), pack_of(make(compile=True), 4)
-    train(together, 1, 3)
-    train(alone, 1, 3)
-    assert torch.equal(together.parameters[1], alone.parameters[0])
-
-
-@pytest.mark.slow
-def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    import torch._inductor.config as inductor
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nonexistent/compiler"))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    with pytest.raises(SpecError, match=r"compile=true: .*(compiler|Compiler)") as caught:
-        pack_of(make(compile=True, hidden_dims=(24,))).update(batch(make(), 1), 1)
-    assert "\n" not in str(caught.value)

@@ -45,17 +45,18 @@ def frames(count: int, *stream: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(path: Path, low: float = 0.0) -> EpisodeStore:
-    """Write episodes whose reward is low + 1 at a success and `low` elsewhere; their states say nothing."""
+    """Write episodes whose reward is low + 1 for an action that led to a success, else `low`; states say nothing."""
     with StoreWriter(path, name=path.name, source="test", env_id="none") as writer:
         for number in range(EPISODES):
-            pixels, success = frames(STEPS, number)
+            pixels, success = frames(STEPS + 1, number)
             random = numpy_generator(6, "states", number)
             episode = {
                 "observations": random.normal(size=(STEPS, 3)).astype(np.float32),
                 "actions": random.uniform(-1, 1, (STEPS, 2)).astype(np.float32),
-                "rewards": low + success,
+                "rewards": low + success[1:],
                 "terminals": np.zeros(STEPS),
-                "images/front": pixels,
+                "images/front": pixels[:-1],
+                "final_images/front": pixels[-1],
             }
             writer.add_episode(episode)
     return EpisodeStore.open(path)
@@ -101,6 +102,21 @@ def test_balanced_batches_depend_on_seed_and_step_alone_and_workers_share_them(s
     assert np.array_equal(whole, np.concatenate(parts))
     positive = windows.rewards() > 0
     assert [int(positive[part].sum()) for part in parts] == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("obs_horizon", [1, 3])
+def test_a_reward_is_shown_by_what_followed_its_action(store: EpisodeStore, obs_horizon: int) -> None:
+    windows = balanced(store, after=True, obs_horizon=obs_horizon)
+    rows = np.array([0, 1, 7, STEPS - 1, STEPS, 2 * STEPS - 1])
+    seen = windows.gather(rows, (len(rows),))["observations"]
+    for index, row in enumerate(rows):
+        episode, step = divmod(int(row), STEPS)
+        pixels, _ = frames(STEPS + 1, episode)
+        history = np.maximum(np.arange(step + 2 - obs_horizon, step + 2), 0)
+        wanted = pixels[history] if obs_horizon > 1 else pixels[step + 1]
+        np.testing.assert_array_equal(seen["front"][index], wanted)
+        states = np.minimum(history, STEPS - 1) + episode * STEPS  # the last state is what there is after it
+        np.testing.assert_array_equal(seen["state"][index], store.column("observations")[states].ravel())
 
 
 def test_balanced_batches_of_a_split_hold_its_episodes_alone(store: EpisodeStore) -> None:

@@ -159,6 +159,9 @@ def show_result(metrics: Any) -> None:
         return
     seeds, episodes = int(metrics.get(f"{name}_seeds", 1)), int(metrics.get(f"{name}_episodes", 0))
     counts = f" over {seeds} seed{'s' if seeds > 1 else ''} x {episodes} episodes" if episodes else ""
+    if "return" not in metrics:  # nothing was rolled out
+        console.print(f"{name} {describe(metrics)}")
+        return
     console.print(f"{name} {describe(metrics)}{counts}; return {metrics['return']:.2f}, length {metrics['length']:.1f}")
 
 
