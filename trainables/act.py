@@ -209,8 +209,15 @@ class ACT(Algorithm):
 
     Config = ACTConfig
     name = "act"
-    example = "understudy train algo=act env_name=gym_hil/PandaPickCube-scripted-v0 normalize_actions=zscore"
-    expected = "Not measured in a simulator yet."
+    example = (
+        "understudy train algo=act env_name=lift-scripted-low_dim chunk_size=10 normalize_actions=zscore dim_model=64"
+        " n_heads=4 dim_feedforward=128 n_encoder_layers=2 n_vae_encoder_layers=2 lr=1e-3 batch_size=64"
+        " training_steps=2500 validation_fraction=0.1 eval_episodes=20"
+    )
+    expected = (
+        "Success 0.95 [0.76, 0.99], one seed x 20 episodes, of 100 scripted demonstrations; the same with"
+        " n_action_steps=5; 0.90 [0.70, 0.97] with n_action_steps=1 temporal_ensemble_coeff=0.01."
+    )
     default_encoder = "resnet18"
     config: ACTConfig
 

@@ -130,10 +130,12 @@ class RewardClassifier(Algorithm):
     acts = False
     batch_columns = ("rewards",)
     example = (
-        "understudy train algo=reward_classifier env_name=gym_hil/PandaPickCube-scripted-v0 validation_fraction=0.2"
-        " augmentation=drq"
+        "understudy train algo=reward_classifier env_name=lift-scripted-image reward_threshold=-0.5"
+        " encoder=impala_small augmentation=drq lr=3e-4 batch_size=32 training_steps=250 validation_fraction=0.2"
     )
-    expected = "Not measured in a simulator yet."
+    expected = (
+        "Balanced accuracy 0.92 on 12 held-out episodes of 60 (0.95 after 125 steps), precision 0.93, recall 0.91."
+    )
     default_encoder = "resnet10"
     config: RewardClassifierConfig
 

@@ -127,13 +127,16 @@ def test_parts_of_the_wrong_kind_are_refused_and_nothing_stays(tmp_path, changes
     assert list(tmp_path.iterdir()) == []
 
 
+SPACES: dict[str, spaces.Space[Any]] = {
+    "state": spaces.Box(-9, 99, (2,), np.float32),
+    **{camera: spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) for camera in CAMERAS},
+}
+
+
 class Filmed(gymnasium.Env):
     """An environment that plays the episodes of LENGTHS: episode `seed`, whatever the action."""
 
-    observation_space = spaces.Dict(
-        state=spaces.Box(-9, 99, (2,), np.float32),
-        **{camera: spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8) for camera in CAMERAS},
-    )
+    observation_space = spaces.Dict(SPACES)
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
