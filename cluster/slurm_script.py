@@ -102,7 +102,7 @@ HEAD = [
     "",
     'mapfile -t hosts < <(scontrol show hostnames "${SLURM_JOB_NODELIST_HET_GROUP_0:-$SLURM_JOB_NODELIST}")',
     "head=${hosts[0]}",
-    "address=$(getent ahostsv4 \"$head\" | awk 'NR == 1 { print $1 }') || { echo \"no address: $head\" >&2; exit 1; }",
+    'address=$(getent ahostsv4 "$head" | awk \'NR == 1 { print $1 }\') || { echo "no address: $head" >&2; exit 1; }',
     "port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs on one node take two ports",
 ]
 

@@ -74,8 +74,7 @@ def _sent(path: Path) -> Iterator[tuple[Path, Any]]:
 
     if (path / "sweep.json").is_file():
         sweep = SweepDir(path)
-        if sweep.spec().base.tracking() != tracking.OFF:
-            tracking.prepare(sweep.spec().base.tracking())
+        tracking.prepare(sweep.spec().base.tracking())
         yield from sync_sweep(sweep)
         return
     run = RunDir(path)
