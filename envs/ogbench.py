@@ -39,8 +39,8 @@ CUBES, PUZZLES = ("single", "double", "triple", "quadruple", "octuple"), ("3x3",
 ARM = {"cube": CUBES, "scene": (), "puzzle": PUZZLES}
 MAZES = ("medium", "large", "giant", "teleport")
 LOCOMOTION = {"pointmaze": MAZES, "antmaze": MAZES, "humanoidmaze": MAZES[:3], "antsoccer": ("arena", "medium")}
-DRAWN = ("cube", "scene", "puzzle", "antmaze", "humanoidmaze")
-"""What there are visual environments of."""
+DRAWN, NOT_DRAWN = ("cube", "scene", "puzzle", "antmaze", "humanoidmaze"), ("cube-octuple",)
+"""What there are visual environments of, and what of it there is not."""
 MADE_HERE = ("scripted", "policy")
 TYPES = ("play", "noisy", "navigate", "stitch", "explore")
 STEPS = {"cube-single": 200, "cube-double": 500, "cube-triple": 1000, "cube-quadruple": 1000, "cube-octuple": 1500,
@@ -243,13 +243,9 @@ class OGBench(Source):
 @functools.cache
 def _families() -> tuple[str, ...]:
     kinds = {**ARM, **LOCOMOTION}
-    return tuple(
-        f"{prefix}{name}-{part}" if part else f"{prefix}{name}"
-        for prefix in ("", VISUAL)
-        for name, parts in kinds.items()
-        if not prefix or name in DRAWN
-        for part in parts or ("",)
-    )
+    states = [f"{name}-{part}" if part else name for name, parts in kinds.items() for part in parts or ("",)]
+    drawn = [family for family in states if family.partition("-")[0] in DRAWN and family not in NOT_DRAWN]
+    return (*states, *(VISUAL + family for family in drawn))
 
 
 def _published(family: str) -> tuple[str, ...]:
