@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     chosen = parser.parse_args()
     console = Console(width=120)
-    console.print(f"{chosen.steps} frames, history {HISTORY}, batch {chosen.batch}; {machine()}")
+    console.print(f"{chosen.steps} frames, history {HISTORY}, batch {chosen.batch}; {machine()}", markup=False)
     for size in (64, 128):
         measure(size, max(1, chosen.steps // EPISODE), chosen.repeats, chosen.batch, console)
 
