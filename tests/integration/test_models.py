@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.unit.pack_worker import SIZES
 
 from understudy import checkpoints, models, tracking
 from understudy.errors import CheckpointError, UnknownName, UserError
@@ -23,7 +24,9 @@ OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
 
 def make_policy(seeds: tuple[int, ...] = (3, 4), algo: str = "flow_bc", chunking: bool = True) -> Policy:
     kind = algorithms.get(algo)
-    algorithm = kind((5,), 2, kind.Config(hidden_dims=(16, 16), horizon_length=3, action_chunking=chunking))
+    sizes = SIZES.get(algo, {"hidden_dims": (16, 16)})
+    chunk = {"horizon_length": 3, "action_chunking": chunking} if kind.acts else {}
+    algorithm = kind((5,), 2, kind.Config(**sizes, **chunk))
     weights = [
         {name: value.detach() for name, value in algorithm.network(torch_generator(seed, "weights")).named_parameters()}
         for seed in seeds
