@@ -7,8 +7,10 @@ library loads (that opens no display yet), and the test whether it works runs in
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -33,8 +35,19 @@ raise SystemExit(0 if picture.max() > 0 else "the rendered picture is black")
 
 def choose_renderer() -> None:
     """Choose MuJoCo's headless renderer, unless the user chose one; call before importing mujoco."""
+    _import_triton()
     if "MUJOCO_GL" not in os.environ and "mujoco" not in sys.modules and _egl_loads():
         os.environ["MUJOCO_GL"] = "egl"
+
+
+@functools.cache
+def _import_triton() -> None:
+    """Import triton, where torch's CUDA builds bring it, before a renderer: each has an LLVM of its own.
+
+    Mesa's loaded first crashes the process when an optimiser makes torch import triton; the other order works.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
 
 
 @functools.cache

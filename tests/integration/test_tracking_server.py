@@ -184,7 +184,7 @@ def test_a_store_that_another_mlflow_made_newer_is_refused_in_one_line_and_left_
 WRITER = """
 import sys, time
 from understudy import tracking
-from understudy.tracking.store import log_points
+from understudy.tracking.store import finish, log_points
 from understudy.tracking.shipping import Point
 uri, name, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
 run = tracking.start_run(uri, "many", name)
@@ -193,7 +193,7 @@ for batch in range(batches):
     started = time.perf_counter()
     log_points(uri, run.run_id, [Point(f"m{k}", 0.5, batch, 10 * batch + s) for k in range(10) for s in range(10)])
     slowest = max(slowest, time.perf_counter() - started)
-tracking.finish(uri, run.run_id)
+finish(uri, run.run_id)
 print(slowest)
 """
 
