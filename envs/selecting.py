@@ -14,6 +14,30 @@ Split = Literal["train", "validation", "all"]
 Order = Literal["seeded", "first"]
 
 
+def chosen_episodes(
+    store: EpisodeStore,
+    split: Split,
+    *,
+    proportion: float = 1.0,
+    order: Order = "seeded",
+    seed: int = 0,
+    validation_fraction: float = 0.0,
+    filter_key: str | None = None,
+    validation_filter_key: str | None = None,
+) -> np.ndarray:
+    """Return the sorted numbers of a split's episodes.
+
+    First the filter key selects, then the split (seeded, or by a filter key of its own, so that a validation episode
+    is never trained on), then the share `proportion` of the split's transitions, in a seeded order or, with `first`,
+    the file's. A larger share holds every episode of a smaller one.
+    """
+    by_key = split == "validation" and validation_filter_key is not None
+    candidates = filtered_episodes(store, validation_filter_key if by_key else filter_key)
+    lengths = store.lengths[candidates]
+    within = "all" if by_key else split
+    return candidates[select_episodes(lengths, proportion, order, seed, within, validation_fraction)]
+
+
 def filtered_episodes(store: EpisodeStore, filter_key: str | None) -> np.ndarray:
     """Return the numbers of the episodes that a filter key (a mask of the file, such as train) names; all without."""
     if filter_key is None:

@@ -85,15 +85,13 @@ class View:
         """
         if after:
             assert episodes is not None
-            back = np.arange(self._length - 1, -1, -1)
-            history = np.maximum(rows[:, None] + 1 - back, self._store.starts[episodes, None])
+            history = self._history(rows + 1, episodes)
             seen = {part.name: self._after(part, history, episodes) for part in self.parts}
         elif self._length == 1:
             seen = {part.name: part.gather(rows) for part in self.parts}
         else:
             assert episodes is not None
-            back = np.arange(self._length - 1, -1, -1)
-            history = np.maximum(rows[:, None] - back, self._store.starts[episodes, None])
+            history = self._history(rows, episodes)
             seen = {part.name: self._with_history(part, history) for part in self.parts}
         if self._with_goal:
             assert episodes is not None
@@ -131,7 +129,7 @@ class View:
         if alpha == 0.0 or self._length == 1:
             return {name: self._store.column(name)[rows] for name in self.saliency_columns()}
         assert episodes is not None
-        history = np.maximum(rows[:, None] - np.arange(self._length - 1, -1, -1), self._store.starts[episodes, None])
+        history = self._history(rows, episodes)
         maps = {name: self._store.column(name)[history] for name in self.saliency_columns()}
         return {name: aggregate_saliency(values, alpha) for name, values in maps.items()}
 
@@ -140,6 +138,11 @@ class View:
             return (self._length, *part.shape)
         *outer, width = part.shape
         return (*outer, width * self._length)
+
+    def _history(self, rows: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+        """Return [b, n] rows that end with `rows` [b], oldest first; an episode's first row is repeated before it."""
+        back = np.arange(self._length - 1, -1, -1)
+        return np.maximum(rows[:, None] - back, self._store.starts[episodes, None])
 
     def _with_history(self, part: _Part, history_bn: np.ndarray) -> np.ndarray:
         count, length = history_bn.shape

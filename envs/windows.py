@@ -17,7 +17,7 @@ import torch
 
 from understudy.algorithm import Batch
 from understudy.envs.goals import goal_offsets
-from understudy.envs.selecting import Order, Split, filtered_episodes, select_episodes
+from understudy.envs.selecting import Order, Split, chosen_episodes
 from understudy.envs.store import EpisodeStore
 from understudy.envs.views import View, opaque
 from understudy.errors import DatasetError
@@ -32,12 +32,7 @@ STEPS_DRAWN = 64
 
 
 class Windows:
-    """The chunks of a store's selected episodes.
-
-    Selection is by whole episodes: first the filter key, then the split (seeded, or by a filter key of its own, so
-    that a validation episode is never trained on), then the share `proportion` of the split's transitions, in a
-    seeded order or, with `first`, the file's. A larger share holds every episode of a smaller one.
-    """
+    """The chunks of a store's selected episodes."""
 
     def __init__(
         self,
@@ -73,18 +68,16 @@ class Windows:
         }
         if self.horizon < 1:
             raise DatasetError(f"horizon {self.horizon}: must be at least 1")
-        by_key = split == "validation" and validation_filter_key is not None
-        candidates = filtered_episodes(store, validation_filter_key if by_key else filter_key)
-        self.episodes = candidates[
-            select_episodes(
-                store.lengths[candidates],
-                proportion,
-                proportion_order,
-                proportion_seed,
-                "all" if by_key else split,
-                validation_fraction,
-            )
-        ]
+        self.episodes = chosen_episodes(
+            store,
+            split,
+            proportion=proportion,
+            order=proportion_order,
+            seed=proportion_seed,
+            validation_fraction=validation_fraction,
+            filter_key=filter_key,
+            validation_filter_key=validation_filter_key,
+        )
         lengths, starts = store.lengths[self.episodes], store.starts[self.episodes]
         if self.horizon > lengths.max():
             raise DatasetError(
@@ -128,10 +121,6 @@ class Windows:
         if action_mode == "none":
             return seen
         return seen.with_actions(Normaliser.fit(self._selected(self._actions), action_mode))
-
-    def observations_all(self) -> np.ndarray:
-        """Return the selected episodes' observations [num_transitions, *O]: what a normaliser is fitted to."""
-        return self._selected(self.store.column("observations"))
 
     def rewards(self) -> np.ndarray:
         """Return the selected episodes' rewards [num_transitions]; sparse: -1 wherever the reward was not 0."""

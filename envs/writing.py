@@ -33,7 +33,7 @@ from understudy.envs.store import (
     combine_digests,
     digest,
 )
-from understudy.errors import DatasetError, did_you_mean
+from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import sha256, storage_errors, sync_folder
 
 
@@ -56,10 +56,7 @@ class StoreWriter:
         image_encoding: str = RAW,
         jpeg_quality: int = 95,
     ) -> None:
-        if image_encoding not in (RAW, JPEG):
-            raise DatasetError(f"image encoding {image_encoding!r}{did_you_mean(image_encoding, (RAW, JPEG))}")
-        if not 1 <= jpeg_quality <= 100:
-            raise DatasetError(f"JPEG quality {jpeg_quality}: must be 1 to 100")
+        check_image_encoding(image_encoding, jpeg_quality)
         self._encoding, self._quality = image_encoding, jpeg_quality
         self.path = Path(path).expanduser()
         self.name, self.source, self.env_id = name, source, env_id
@@ -158,6 +155,14 @@ class StoreWriter:
         sync_folder(self.path.parent)
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_image_encoding(image_encoding: str, jpeg_quality: int) -> None:
+    """Raise UserError for a way to keep pictures that there is not."""
+    if image_encoding not in (RAW, JPEG):
+        raise UserError(f"image_encoding={image_encoding}: no such way{did_you_mean(image_encoding, (RAW, JPEG))}")
+    if not 1 <= jpeg_quality <= 100:
+        raise UserError(f"jpeg_quality={jpeg_quality}: must be 1 to 100")
 
 
 def _write_arrow(file: Path, arrays: dict[str, pa.Array]) -> None:

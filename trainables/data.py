@@ -11,7 +11,7 @@ from typing import Any
 from understudy.algorithm import Algorithm
 from understudy.envs.importing import import_file
 from understudy.envs.source import EnvFactory, has_unit_actions, is_goal_conditioned, source_for
-from understudy.envs.store import MANIFEST, EpisodeStore, Manifest, find_store, store_path
+from understudy.envs.store import JPEG, MANIFEST, RAW, EpisodeStore, Manifest, find_store, store_path
 from understudy.envs.windows import Goals, Split, Windows
 from understudy.errors import DatasetError, UserError
 from understudy.normaliser import Mode, Normaliser
@@ -105,9 +105,7 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
         goal_discount=spec.discount,
         goal_delta=spec.goal_delta,
         reached_proportion=spec.reached_proportion,
-        saliency_alpha=getattr(spec.config, "saliency_alpha", 0.0)
-        if getattr(spec.config, "saliency_weight", 0)
-        else None,
+        saliency_alpha=spec.config.learns_saliency,
         cameras=spec.cameras,
         use_proprio=spec.use_proprio,
         columns=algorithms.get(spec.algo).batch_columns,
@@ -133,7 +131,11 @@ def _named(spec: RunSpec) -> EpisodeStore:
             raise
         return find_store(spec.env_name, spec.datasets)  # of a name of one's own, or whose files lie elsewhere
     if folder is not None and not _is_newer(manifest, source.files(folder)):
-        import_file(source.name, folder, spec.env_name, spec.datasets, overwrite=True)
+        kept = (
+            [column.encoding for column in Manifest.read(manifest.parent).columns.values()] if manifest.exists() else []
+        )
+        encoding = JPEG if JPEG in kept else RAW
+        import_file(source.name, folder, spec.env_name, spec.datasets, overwrite=True, image_encoding=encoding)
     return find_store(spec.env_name, spec.datasets)
 
 

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from understudy.mirroring import Mirror
 from understudy.normaliser import Normaliser
 from understudy.registry import loops
 from understudy.results import Progress, Report, RunResult, rank_key
-from understudy.run_dir import CsvLog, RunDir, read_csv
+from understudy.run_dir import RunDir
 from understudy.spec import RunSpec
 from understudy.stopping import Notice
 from understudy.trainables.augmenting import augment_batch
@@ -36,6 +35,7 @@ from understudy.trainables.computing import check_precision
 from understudy.trainables.data import algorithm_for, open_data
 from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.keeping import drop_old_models, save_models
+from understudy.trainables.logs import Logs
 from understudy.trainables.optimising import Schedule
 from understudy.trainables.pack import Pack
 from understudy.trainables.transfer import load_encoder, read_weights
@@ -45,30 +45,6 @@ AGREE_STEPS = 20
 """Steps after which several workers ask each other whether to stop."""
 SHOW_SECONDS = 0.5
 """Between two calls of `progress`."""
-
-
-@dataclass
-class _Logs:
-    """The csv files of one run, opened for appending."""
-
-    train: list[CsvLog]
-    evaluation: list[CsvLog]
-    summary: CsvLog | None
-    timing: CsvLog
-
-    @classmethod
-    def open(cls, run: RunDir, seeds: tuple[int, ...]) -> _Logs:
-        folders = [run.member(seed, seeds) for seed in seeds]
-        return cls(
-            [CsvLog(folder / "train.csv") for folder in folders],
-            [CsvLog(folder / "eval.csv") for folder in folders],
-            CsvLog(run.path / "eval.csv") if len(seeds) > 1 else None,
-            CsvLog(run.path / "timing.csv"),
-        )
-
-    def sync(self) -> None:
-        for log in [*self.train, *self.evaluation, *([self.summary] if self.summary else []), self.timing]:
-            log.sync()
 
 
 @loops.register("offline")
@@ -128,17 +104,10 @@ class _Training:
         self._notice = Notice(run.path)
         self._saved_at, self._shown_at = time.monotonic(), 0.0
         saved = checkpoints.load_newest(run.resume)
-        normaliser = (
-            Normaliser.from_dict(saved["normaliser"])
-            if saved
-            else loop.data.normaliser(
-                self.spec.normalize, self.spec.normalize_actions if loop.algorithm.acts else "none"
-            )
-        )
         self.pack = Pack(
             loop.algorithm,
             self.seeds,
-            normaliser=normaliser,
+            normaliser=self._normaliser(saved),
             device=loop.device,
             world_size=world,
             rank=rank,
@@ -148,10 +117,16 @@ class _Training:
             self._restore(saved)
         elif self.spec.config.encoder_weights:
             self._load_encoder(self.spec.config.encoder_weights)
-        self.logs = _Logs.open(run, self.seeds) if rank == 0 else None
+        self.logs = Logs(run, self.seeds) if rank == 0 else None
         self.best_parameters: dict[str, Any] = saved["best_parameters"] if saved else {}
         self.best_scores: list[float] = saved["best_scores"] if saved else [-math.inf] * len(self.seeds)
         self.metrics: dict[str, float] = saved["metrics"] if saved else {}
+
+    def _normaliser(self, saved: dict[str, Any] | None) -> Normaliser:
+        if saved:
+            return Normaliser.from_dict(saved["normaliser"])
+        actions = self.spec.normalize_actions if self.loop.algorithm.acts else "none"
+        return self.loop.data.normaliser(self.spec.normalize, actions)
 
     def _load_encoder(self, path: str) -> None:
         """Start from another network's encoder; a run that goes on has it in its checkpoint, the file may be gone."""
@@ -269,10 +244,9 @@ class _Training:
         """Tell the caller again what was evaluated before the checkpoint: its own memory may be gone."""
         if self.report is None or self.step == 0:
             return
-        path = self.run.path / "eval.csv"
-        for row in read_csv(path) if path.is_file() else []:
-            if row["step"] <= self.step:
-                self.report(int(row["step"]), {key: value for key, value in row.items() if key != "step"})
+        assert self.logs is not None
+        for step, summary in self.logs.evaluated(self.step):
+            self.report(step, summary)
 
     def _log(self, metrics: dict[str, torch.Tensor]) -> None:
         assert self.logs is not None
@@ -282,12 +256,7 @@ class _Training:
         data_wait = min((self.batches.waited - self._mark_waited) / seconds, 1.0)
         self._mark()
         table = {key: value.detach().double().cpu().tolist() for key, value in metrics.items()}
-        # The time first: a row that is sent to MLflow again must have the time that it had.
-        self.logs.timing.append(
-            self.step, {"time": time.time(), "steps_per_sec": steps_per_sec, "data_wait": data_wait}
-        )
-        for index, log in enumerate(self.logs.train):
-            log.append(self.step, {key: values[index] for key, values in table.items()})
+        self.logs.training(self.step, table, steps_per_sec, data_wait)
         means = {key: sum(values) / len(values) for key, values in table.items()}
         self.metrics = {**self.metrics, **means, "steps_per_sec": steps_per_sec}
 
@@ -300,14 +269,7 @@ class _Training:
             outcome = self._roll_out(self.loop.evaluator, final)
             rows = [{**row, **held_out} for row, held_out in zip(outcome.rows, rows, strict=True)]
             summary, best = {**outcome.summary, **summary}, {**outcome.best_summary, **summary}
-        self.logs.timing.append(
-            self.step,
-            {"time": time.time(), "steps_per_sec": self.metrics.get("steps_per_sec", ""), "data_wait": ""},
-        )
-        for log, row in zip(self.logs.evaluation, rows, strict=True):
-            log.append(self.step, row)
-        if self.logs.summary:
-            self.logs.summary.append(self.step, summary)
+        self.logs.evaluation(self.step, rows, summary, self.metrics.get("steps_per_sec", ""))
         self.metrics = {**self.metrics, **best}
         if self.spec.save_best and (self.loop.evaluator is not None or not self.loop.algorithm.acts):
             self._save_best(rows)
@@ -334,10 +296,7 @@ class _Training:
             if reason:
                 logger.warning("%s", reason)
         if outcome.grid_summary:
-            CsvLog(self.run.path / "eval_grid.csv").append(self.step, outcome.grid_summary)
-            if self.logs.summary:
-                for log, row in zip(self.logs.evaluation, outcome.grid_rows, strict=True):
-                    CsvLog(log.path.with_name("eval_grid.csv")).append(self.step, row)
+            self.logs.grid(self.step, outcome.grid_rows, outcome.grid_summary)
         self.best_parameters = outcome.best_parameters
         return outcome
 

@@ -33,6 +33,11 @@ class SaliencyConfig(AlgorithmConfig):
         default=0.0, ge=0, le=1, description="weight of each earlier frame's saliency; 0: the newest frame's alone"
     )
 
+    @property
+    def learns_saliency(self) -> float | None:
+        """`saliency_alpha`, where the regularisation has a weight."""
+        return self.saliency_alpha if self.saliency_weight else None
+
 
 def minmax_mask(map_BCHW: torch.Tensor, beta: float, size: tuple[int, int]) -> torch.Tensor:
     """Return [B, H, W, 1]: mean |z| over channels, by each sample's range to [0, 1], to the power beta, bilinear."""

@@ -175,6 +175,11 @@ class AlgorithmConfig(BaseModel):
         return None
 
     @property
+    def learns_saliency(self) -> float | None:
+        """Weight of earlier frames in the saliency maps that the loss compares with; None: it compares with none."""
+        return None
+
+    @property
     def observes_after(self) -> bool:
         """Whether a sample's observation is what followed its action, not what the action was decided on."""
         return False

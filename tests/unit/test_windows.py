@@ -165,7 +165,7 @@ def test_a_share_is_taken_from_the_training_split_only(store) -> None:
     validation = Windows(store, horizon=1, split="validation", validation_fraction=0.4)
     train = Windows(store, horizon=1, proportion=0.5, validation_fraction=0.4)
     assert not set(train.episodes) & set(validation.episodes)
-    assert len(train.observations_all()) == train.num_transitions
+    assert len(train.rewards()) == train.num_transitions
 
 
 def test_sparse_rewards_are_minus_one_wherever_they_were_not_zero(store) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from understudy.cli.getting import DATA_DIR, data_folder, download, generate, show_store
+from understudy.cli.getting import DATA_DIR, IMAGE_ENCODING, JPEG_QUALITY, data_folder, download, generate, show_store
 from understudy.cli.importing import RAW_TREES, bridge_raw_command
 from understudy.cli.output import console, examples, progress_bar, show_table
 
@@ -99,6 +99,8 @@ def import_(
         "", "--env_name", help="published name that says which task it is of; default: --name"
     ),
     data_dir: str = DATA_DIR,
+    image_encoding: str = IMAGE_ENCODING,
+    jpeg_quality: int = JPEG_QUALITY,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
     relabel_actions: bool = typer.Option(
         False, "--relabel-actions", "--relabel_actions", help="BridgeData: actions become the movements that followed"
@@ -126,6 +128,8 @@ def import_(
             progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
             change=relabelled if relabel_actions else None,
             notes={"relabel_actions": True} if relabel_actions else {},
+            image_encoding=image_encoding,
+            jpeg_quality=jpeg_quality,
         )
     show_store(store)
 

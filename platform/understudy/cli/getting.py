@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 DATA_DIR = typer.Option("", "--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
 
+IMAGE_ENCODING = typer.Option(
+    "raw", "--image_encoding", "--image-encoding", help="keep pictures raw (fast) or as jpeg (small)"
+)
+JPEG_QUALITY = typer.Option(95, "--jpeg_quality", "--jpeg-quality", help="of --image_encoding jpeg, 1 to 100")
+
 
 def data_folder(data_dir: str) -> Path:
     """Return the folder of episode stores."""
@@ -96,6 +101,8 @@ def generate(
         str, typer.Option("--name", help="name to keep it under; default ENV with the type scripted or policy")
     ] = "",
     data_dir: str = DATA_DIR,
+    image_encoding: str = IMAGE_ENCODING,
+    jpeg_quality: int = JPEG_QUALITY,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a dataset of that name")] = False,
     tracking_uri: Annotated[str, typer.Option("--tracking_uri", help="store that models:/ addresses are in")] = "",
 ) -> None:
@@ -110,10 +117,12 @@ def generate(
     from understudy.envs.slots import available_cpus
     from understudy.envs.source import source_for
     from understudy.envs.store import store_path
+    from understudy.envs.writing import check_image_encoding
     from understudy.errors import UserError
 
     folder = data_folder(data_dir)
     source = source_for(env)
+    check_image_encoding(image_encoding, jpeg_quality)
     env_name = made_name(env, "scripted" if policy == "scripted" else POLICY)
     if not name and env_name == env and policy != "scripted" and source.is_published(env):
         raise UserError(f"{env} is the name of published data; give --name for what is made here")
@@ -143,7 +152,15 @@ def generate(
             on_pictures=lambda done, total: bar(done, total, "have their pictures"),
         )
     store = import_file(
-        source.name, made.path, made.env_name, folder, name=name, overwrite=overwrite, made_by=made.made_by
+        source.name,
+        made.path,
+        made.env_name,
+        folder,
+        name=name,
+        overwrite=overwrite,
+        made_by=made.made_by,
+        image_encoding=image_encoding,
+        jpeg_quality=jpeg_quality,
     )
     remove_attempts(attempts_dir)
     show_store(store)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from understudy.cli.getting import DATA_DIR, data_folder, interruptible, show_store
+from understudy.cli.getting import DATA_DIR, IMAGE_ENCODING, JPEG_QUALITY, data_folder, interruptible, show_store
 from understudy.cli.output import HELP_WIDTH, console, examples, progress_bar
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ def bridge_raw(
         None, "--output-path", "--output_path", help="write <task>/{train,val}/out.npy there too"
     ),
     name: str = typer.Option("", "--name", help="one store of this name for all tasks; default one for each"),
-    image_encoding: str = typer.Option(
-        "raw", "--image-encoding", "--image_encoding", help="raw (fast) or jpeg (small)"
-    ),
+    image_encoding: str = IMAGE_ENCODING,
+    jpeg_quality: int = JPEG_QUALITY,
     data_dir: str = DATA_DIR,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace datasets and files that are there"),
 ) -> None:
@@ -66,6 +65,7 @@ def bridge_raw(
         num_workers=num_workers or available_cpus(),
         overwrite=overwrite,
         image_encoding=image_encoding,
+        jpeg_quality=jpeg_quality,
     )
     with interruptible("what is finished"), progress_bar("import", "trajectories") as bar:
         report = import_raw(job, bar)
