@@ -27,8 +27,10 @@ import numpy as np
 from understudy.envs.deterministic import global_numpy_seed
 from understudy.envs.reading import read_npz
 from understudy.envs.source import Expert, source_for
+from understudy.envs.store import FINAL, IMAGES
 from understudy.errors import DatasetError, UserError
 from understudy.files import write_atomic
+from understudy.observations import STATE
 from understudy.randomness import numpy_generator, stream_key
 
 SCRIPTED = "scripted"
@@ -211,13 +213,13 @@ def _columns(observation: Any) -> dict[str, np.ndarray]:
     """Return an observation as columns of a dataset: an array is `observations`, and so is a dict's `state`."""
     if not isinstance(observation, Mapping):
         return {"observations": _stored(observation)}
-    names = {name: "observations" if name == "state" else f"images/{name}" for name in observation}
+    names = {name: "observations" if name == STATE else IMAGES + name for name in observation}
     return {column: _stored(observation[name]) for name, column in names.items()}
 
 
 def _finals(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what was seen after the last action under the names that it has in an episode."""
-    return {"final_observation" if name == "observations" else f"final_{name}": row for name, row in columns.items()}
+    return {"final_observation" if name == "observations" else FINAL + name: row for name, row in columns.items()}
 
 
 def _stored(observation: Any) -> np.ndarray:

@@ -9,9 +9,7 @@ Episodes of `train` and `val` are marked as filter keys `train` and `valid`. Raw
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from understudy.envs.bridge_numpy import NumpyWriter, read_trajectories
 from understudy.envs.source import Episode, Settings, Source
 from understudy.envs.store import MASK
 from understudy.errors import DatasetError, UserError
-from understudy.files import storage_errors, sync_folder
+from understudy.files import replaced_folder, write_atomic
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -109,10 +107,9 @@ class Bridge(Source):
         time stamp and the saliency after the last action, which a store does not hold, those before are repeated.
         """
         if path.suffix == ".npy":
-            with _replaced(path, folder=False) as file, open(file, "w+b") as stream:
-                self._write_all(NumpyWriter(stream), episodes, env_name)
+            write_atomic(path, lambda stream: self._write_all(NumpyWriter(stream), episodes, env_name))
             return
-        with _replaced(path, folder=True) as folder, contextlib.ExitStack() as closing:
+        with replaced_folder(path) as folder, contextlib.ExitStack() as closing:
             writers: dict[str, NumpyWriter] = {}
             for episode in episodes:
                 place = _folder_of(episode)
@@ -142,25 +139,6 @@ def _folder_of(episode: Episode) -> str:
 
 def _is_split(column: str) -> bool:
     return column.startswith(MASK) and column.removeprefix(MASK) in FILTER_KEYS.values()
-
-
-@contextlib.contextmanager
-def _replaced(path: Path, *, folder: bool) -> Iterator[Path]:
-    """Give a place to write to, which takes that of `path` when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = temporary.with_suffix(".old")
-    with storage_errors(path):
-        (temporary if folder else temporary.parent).mkdir(parents=True, exist_ok=True)
-    try:
-        with storage_errors(path):
-            yield temporary
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            sync_folder(path.parent)
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 sources.register("bridge")(Bridge())

@@ -7,7 +7,6 @@ them is not read, and is dropped when the dataset is opened for writing again.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from understudy.envs.lerobot_progress import MEGABYTE, Progress, Sizes
 from understudy.envs.lerobot_video import ENCODERS, find_encoder, require_vision
 from understudy.envs.preparing import check_alike, prepare_episode
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import storage_errors
+from understudy.files import replaced_folder, storage_errors
 
 IMAGE = "image"
 """Pictures without loss, as PNGs in the parquet files."""
@@ -190,20 +189,8 @@ def new_dataset(path: Path) -> Iterator[Path]:
     A dataset that is there is replaced; a folder of anything else is refused.
     """
     _check_folder(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside = temporary.with_suffix(".old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with storage_errors(path):
-        temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        with storage_errors(path):
-            if path.exists():
-                path.rename(aside)
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+    with replaced_folder(path) as folder:
+        yield folder
 
 
 def _check_folder(root: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,34 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`: it takes its place when the block ends well, and vanishes when it does not.
+
+    Hold only writes of the folder in it. What was at `path` stays until then, and comes back if the place cannot be
+    taken.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = beside.with_suffix(".old")
+    try:
+        with storage_errors(path):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            yield beside
+            if path.exists():
+                path.rename(aside)
+            try:
+                beside.rename(path)
+            except OSError:
+                if aside.exists():
+                    aside.rename(path)
+                raise
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

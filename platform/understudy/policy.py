@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,7 @@ from torch import nn
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, UserError, did_you_mean
-from understudy.files import sha256, storage_errors, write_atomic, write_json
+from understudy.files import replaced_folder, sha256, write_atomic, write_json
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
 from understudy.randomness import torch_generator
@@ -170,23 +168,14 @@ class Policy:
         from safetensors.torch import save
 
         folder = Path(folder)
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         names = ["weights.safetensors"] if len(self) == 1 else [f"member_{k}.safetensors" for k in range(len(self))]
-        with storage_errors(folder):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            try:
-                members = []
-                for index, name in enumerate(names):
-                    data = save(self.weights(index))
-                    write_atomic(beside / name, lambda file, data=data: file.write(data))
-                    members.append({"file": name, "seed": self.seeds[index], "sha256": sha256(beside / name)})
-                write_json(beside / POLICY_FILE, {**self.document(), "members": members})
-                if folder.exists():
-                    shutil.rmtree(folder)
-                beside.rename(folder)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+        with replaced_folder(folder) as beside:
+            members = []
+            for index, name in enumerate(names):
+                data = save(self.weights(index))
+                write_atomic(beside / name, lambda file, data=data: file.write(data))
+                members.append({"file": name, "seed": self.seeds[index], "sha256": sha256(beside / name)})
+            write_json(beside / POLICY_FILE, {**self.document(), "members": members})
         return folder
 
     @classmethod

@@ -20,6 +20,8 @@ STOP = ".stop"
 LOOK_SECONDS = 0.2
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Ray's variable: the seconds between SIGTERM and SIGKILL for a job. Heads and batch scripts of ours set it higher."""
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets in the driver of a submitted job."""
 
 
 class Notice:
@@ -41,8 +43,11 @@ class Notice:
 
 
 def grace_seconds() -> float:
-    """Return how long the driver of a sweep may wait for its trials' checkpoints, half a second before SIGKILL."""
-    return float(os.environ.get(STOP_WAIT, "3")) - 0.5
+    """Return how long the driver of a sweep may wait for its trials' checkpoints, half a second before SIGKILL.
+
+    Without word from the cluster: 3 s in a Ray job (Ray's own default), else the 30 s of Kubernetes and Slurm.
+    """
+    return float(os.environ.get(STOP_WAIT, "3" if RAY_JOB in os.environ else "30")) - 0.5
 
 
 def stopped(folder: Path) -> bool:

@@ -54,7 +54,7 @@ def small_policy() -> Policy:
 
 
 def write_rows(folder: Path, steps: range) -> None:
-    for name, column in (("train.csv", "loss"), ("timing.csv", "time,steps_per_sec")):
+    for name, column in (("timing.csv", "time,steps_per_sec"), ("train.csv", "loss")):  # in the order of Logs.training
         path = folder / name
         if not path.exists():
             path.write_text(f"step,{column}\n")

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from understudy.cli.getting import DATA_DIR, IMAGE_ENCODING, JPEG_QUALITY, data_folder, download, generate, show_store
+from understudy.cli.getting import DataDir, ImageEncoding, JpegQuality, data_folder, download, generate, show_store
 from understudy.cli.importing import RAW_TREES, bridge_raw_command
 from understudy.cli.output import console, examples, progress_bar, show_table
 
@@ -46,7 +46,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 @data.command("list")
-def list_(data_dir: str = DATA_DIR) -> None:
+def list_(data_dir: DataDir = "") -> None:
     """List the datasets that training finds by name."""
     from understudy.envs.store import list_stores
 
@@ -66,7 +66,7 @@ def list_(data_dir: str = DATA_DIR) -> None:
 @data.command()
 def info(
     name: str = NAME,
-    data_dir: str = DATA_DIR,
+    data_dir: DataDir = "",
     pictures: Path | None = typer.Option(None, "--pictures", help="save a strip of each camera's frames as this PNG"),
 ) -> None:
     """Show a dataset's counts, lengths, ranges and histograms."""
@@ -98,9 +98,9 @@ def import_(
     env_name: str = typer.Option(
         "", "--env_name", help="published name that says which task it is of; default: --name"
     ),
-    data_dir: str = DATA_DIR,
-    image_encoding: str = IMAGE_ENCODING,
-    jpeg_quality: int = JPEG_QUALITY,
+    data_dir: DataDir = "",
+    image_encoding: ImageEncoding = "raw",
+    jpeg_quality: JpegQuality = 95,
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a dataset of that name"),
     relabel_actions: bool = typer.Option(
         False, "--relabel-actions", "--relabel_actions", help="BridgeData: actions become the movements that followed"
@@ -135,7 +135,7 @@ def import_(
 
 
 @data.command(short_help="Rehash a dataset and look for damage.")
-def verify(name: str = NAME, data_dir: str = DATA_DIR) -> None:
+def verify(name: str = NAME, data_dir: DataDir = "") -> None:
     """Rehash a dataset and look for NaN, wrong lengths, damaged pictures, constant dims and duplicates.
 
     Exits 1 when it is damaged.
@@ -185,7 +185,7 @@ def export(
     name: str = NAME,
     file: Path = typer.Argument(..., help="the file to write (a folder, for formats that are one)"),
     format_: str = typer.Option("", "--format", help="its format: FORMATS; default the one that the data came in"),
-    data_dir: str = DATA_DIR,
+    data_dir: DataDir = "",
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a file that is there"),
 ) -> None:
     """Write a dataset as a file of a source's format."""

@@ -15,12 +15,17 @@ from understudy.cli.output import console, progress_bar
 if TYPE_CHECKING:
     from understudy.envs.store import EpisodeStore
 
-DATA_DIR = typer.Option("", "--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
-
-IMAGE_ENCODING = typer.Option(
-    "raw", "--image_encoding", "--image-encoding", help="keep pictures raw (fast) or as jpeg (small)"
-)
-JPEG_QUALITY = typer.Option(95, "--jpeg_quality", "--jpeg-quality", help="of --image_encoding jpeg, 1 to 100")
+DataDir = Annotated[
+    str,
+    typer.Option("--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets", show_default=False),
+]
+ImageEncoding = Annotated[
+    str,
+    typer.Option("--image_encoding", "--image-encoding", help="keep pictures raw (fast) or as jpeg (small)"),
+]
+JpegQuality = Annotated[
+    int, typer.Option("--jpeg_quality", "--jpeg-quality", help="of --image_encoding jpeg, 1 to 100")
+]
 
 
 def data_folder(data_dir: str) -> Path:
@@ -100,9 +105,9 @@ def generate(
     name: Annotated[
         str, typer.Option("--name", help="name to keep it under; default ENV with the type scripted or policy")
     ] = "",
-    data_dir: str = DATA_DIR,
-    image_encoding: str = IMAGE_ENCODING,
-    jpeg_quality: int = JPEG_QUALITY,
+    data_dir: DataDir = "",
+    image_encoding: ImageEncoding = "raw",
+    jpeg_quality: JpegQuality = 95,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a dataset of that name")] = False,
     tracking_uri: Annotated[str, typer.Option("--tracking_uri", help="store that models:/ addresses are in")] = "",
 ) -> None:
@@ -172,7 +177,7 @@ def download(
     name: str = typer.Argument(..., help="the dataset's published name"),
     url: str = typer.Option("", "--url", help="fetch it from here instead of where it is published"),
     sha256: str = typer.Option("", "--sha256", help="what the file's SHA-256 must be; default the published one"),
-    data_dir: str = DATA_DIR,
+    data_dir: DataDir = "",
     keep_file: bool = typer.Option(
         True, "--keep_file/--no-keep_file", help="leave the fetched file in the data folder's raw/ sub-folder"
     ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from understudy.cli.getting import DATA_DIR, IMAGE_ENCODING, JPEG_QUALITY, data_folder, interruptible, show_store
+from understudy.cli.getting import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
 from understudy.cli.output import HELP_WIDTH, console, examples, progress_bar
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def bridge_raw(
         None, "--output-path", "--output_path", help="write <task>/{train,val}/out.npy there too"
     ),
     name: str = typer.Option("", "--name", help="one store of this name for all tasks; default one for each"),
-    image_encoding: str = IMAGE_ENCODING,
-    jpeg_quality: int = JPEG_QUALITY,
-    data_dir: str = DATA_DIR,
+    image_encoding: ImageEncoding = "raw",
+    jpeg_quality: JpegQuality = 95,
+    data_dir: DataDir = "",
     overwrite: bool = typer.Option(False, "--overwrite", help="replace datasets and files that are there"),
 ) -> None:
     """Import a raw BridgeData tree: a dataset bridge:<task> for each task, with filter keys train and valid.
