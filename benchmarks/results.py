@@ -1,10 +1,11 @@
-"""Make docs/results.md's table: data made here, bc and flow_bc trained on them for a few minutes, rollouts.
+"""Make docs/results.md's tables: data made here, methods trained on them for a few minutes, rollouts.
 
     python benchmarks/results.py                    every row; what is in --folder already is not done again
-    python benchmarks/results.py --only lift cube   some rows
+    python benchmarks/results.py --only lift act    some rows
 
-A row is a dataset (with the commands that make it) and the overrides of its training; each is trained with three
-seeds as one pack, by the same commands that a user types, and evaluated on 50 episodes a seed.
+A row is a dataset (with the commands that make it) and what is trained on it, always three seeds as one pack, by the
+same commands that a user types. Policies are evaluated in the dataset's environment, on 50 episodes a seed from states
+and 20 from pictures; what has no environment by what it says of held-out episodes.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ from pathlib import Path
 
 from understudy.envs.store import MANIFEST, Manifest, store_path
 from understudy.run_dir import read_csv
+from understudy.statistics import return_interval
 
-COMMON = "seeds=[0,1,2] eval_episodes=50 eval_interval=0 save_interval=-1 log_interval=500 tracking_uri=none"
+COMMON = "seeds=[0,1,2] eval_interval=0 save_interval=-1 tracking_uri=none"
 CHUNKS = "hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5"
+PIXELS = "encoder=impala_small lr=5e-4 batch_size=32"
 EXPERT = "python benchmarks/linear_expert.py"
+CUBE = "cube-single-scripted-singletask-task1-v0"
+PICK = "gym_hil/PandaPickCube-scripted-v0"
+HELD_OUT = ("accuracy", "precision", "recall", "mse", "loss")
+"""Measures of held-out episodes, and the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One dataset and how it is trained on."""
+    """One dataset and what is trained on it."""
 
     name: str
     env_name: str
@@ -35,7 +42,16 @@ class Row:
     data: tuple[str, ...]
     """Commands that make them."""
     train: str
-    """Overrides of both algorithms."""
+    """Overrides of every training."""
+    algorithms: tuple[str, ...] = ("bc", "flow_bc")
+    """Each with overrides of its own, like `bc policy=gmm`."""
+    episodes: int = 50
+    """To evaluate each seed on."""
+
+
+def generate(env_name: str, episodes: int, options: str = "") -> str:
+    """Return the command that makes scripted demonstrations."""
+    return " ".join(f"understudy data generate {env_name} --episodes {episodes} {options}".split())
 
 
 ROWS = (
@@ -51,37 +67,37 @@ ROWS = (
     ),
     Row(
         "cube",
-        "cube-single-scripted-singletask-task1-v0",
+        CUBE,
         "OGBench's scripted oracle, npz",
-        ("understudy data generate cube-single-scripted-singletask-task1-v0 --episodes 100",),
+        (generate(CUBE, 100),),
         f"training_steps=2000 {CHUNKS}",
     ),
     Row(
         "cube-goals",
         "cube-single-scripted-v0",
         "the same, goals are whole states",
-        ("understudy data generate cube-single-scripted-v0 --episodes 200",),
+        (generate("cube-single-scripted-v0", 200),),
         f"training_steps=4000 {CHUNKS}",
     ),
     Row(
         "cube-places",
         "cube-single-scripted-oraclerep-v0",
         "the same, goals are the cube's place",
-        ("understudy data generate cube-single-scripted-oraclerep-v0 --episodes 200",),
+        (generate("cube-single-scripted-oraclerep-v0", 200),),
         f"training_steps=6000 {CHUNKS}",
     ),
     Row(
         "lift",
         "lift-scripted-low_dim",
         "scripted controller, robomimic HDF5",
-        ("understudy data generate lift-scripted-low_dim --episodes 100",),
+        (generate("lift-scripted-low_dim", 100),),
         f"training_steps=3000 {CHUNKS}",
     ),
     Row(
         "pointmaze",
         "minari:pointmaze/umaze-scripted-v0",
         "scripted controller, Minari",
-        ("understudy data generate minari:pointmaze/umaze-scripted-v0 --episodes 100",),
+        (generate("minari:pointmaze/umaze-scripted-v0", 100),),
         "training_steps=3000 hidden_dims=[256,256] lr=1e-3",
     ),
     Row(
@@ -94,8 +110,111 @@ ROWS = (
         ),
         "training_steps=3000 hidden_dims=[256,256]",
     ),
+    Row(
+        "methods",
+        CUBE,
+        "OGBench's scripted oracle, npz",
+        (generate(CUBE, 100),),
+        CHUNKS,
+        (
+            "bc policy=mse training_steps=2000",
+            "bc policy=gmm training_steps=2000",
+            "bc std=state training_steps=2000",
+            "flow_bc actor=one_step training_steps=3000",
+            "ddpm_bc target_update_rate=0.01 training_steps=4000",
+        ),
+    ),
+    Row(
+        "single-actions",
+        CUBE,
+        "the same",
+        (generate(CUBE, 100),),
+        "hidden_dims=[256,256] lr=1e-3 training_steps=4000",
+        ("bc", "flow_bc", "ddpm_bc target_update_rate=0.01"),
+    ),
+    Row(
+        "goals",
+        "cube-single-scripted-oraclerep-v0",
+        "OGBench's oracle, five tasks; goals are the cube's place",
+        (generate("cube-single-scripted-oraclerep-v0", 200),),
+        CHUNKS,
+        ("gc_bc training_steps=6000", "gc_ddpm_bc target_update_rate=0.01 training_steps=8000"),
+    ),
+    Row(
+        "act",
+        "lift-scripted-low_dim",
+        "scripted controller, robomimic HDF5",
+        (generate("lift-scripted-low_dim", 100),),
+        "chunk_size=10 normalize_actions=zscore dim_model=64 n_heads=4 dim_feedforward=128 n_encoder_layers=2"
+        " n_vae_encoder_layers=2 lr=1e-3 batch_size=64 training_steps=2500",
+        ("act", "act n_action_steps=1 temporal_ensemble_coeff=0.01"),
+        episodes=20,
+    ),
+    Row(
+        "pick-lerobot",
+        f"lerobot:datasets/raw/{PICK.replace('/', '__')}.lerobot",
+        "gym-hil's scripted pick, LeRobot v3 (AV1), two cameras and the state",
+        (generate(PICK, 60, "--noise 0.2 --rendering height=64 --rendering width=64 --format lerobot"),),
+        f"{PIXELS} hidden_dims=[256,256] action_chunking=true horizon_length=5",
+        ("bc training_steps=400", "flow_bc training_steps=800", "ddpm_bc target_update_rate=0.01 training_steps=1200"),
+        episodes=20,
+    ),
+    Row(
+        "pick-act",
+        PICK,
+        "gym-hil's scripted pick, the rendered HDF5",
+        (generate(PICK, 60, "--noise 0.2 --rendering height=64 --rendering width=64"),),
+        f"{PIXELS} chunk_size=10 normalize_actions=zscore dim_model=64 n_heads=4 dim_feedforward=128"
+        " n_encoder_layers=2 n_vae_encoder_layers=2 training_steps=1200",
+        ("act",),
+        episodes=20,
+    ),
+    Row(
+        "lift-image",
+        "lift-scripted-image",
+        "scripted controller, robomimic HDF5, two cameras and the state",
+        (generate("lift-scripted-image", 60),),
+        f"{PIXELS} hidden_dims=[256,256] action_chunking=true horizon_length=5 training_steps=800",
+        ("bc",),
+        episodes=20,
+    ),
+    Row(
+        "visual-cube",
+        "visual-cube-single-scripted-singletask-task1-v0",
+        "OGBench's scripted oracle, npz, one camera",
+        (generate("visual-cube-single-scripted-singletask-task1-v0", 80),),
+        f"{PIXELS} hidden_dims=[256,256] action_chunking=true horizon_length=5 training_steps=1500",
+        ("bc",),
+        episodes=20,
+    ),
+    Row(
+        "bridge",
+        "bridge:reach",
+        "a hand that goes to an object, raw BridgeData tree of 640 x 480 pictures",
+        (
+            "python tests/contract/bridge_tree.py bridge_raw --task reach --trajectories 100 --steps 20",
+            "understudy data import bridge-raw bridge_raw --im-size 64",
+        ),
+        f"{PIXELS} hidden_dims=[256,256] training_steps=600 validation_filter_key=valid normalize_actions=zscore",
+        ("bc policy=mse", "gc_bc policy=mse"),
+    ),
+    Row(
+        "classifier-lift",
+        "lift-scripted-image",
+        "scripted controller, robomimic HDF5, two cameras and the state",
+        (generate("lift-scripted-image", 60),),
+        f"{PIXELS} reward_threshold=-0.5 augmentation=drq training_steps=250 validation_fraction=0.2",
+        ("reward_classifier",),
+    ),
+    Row(
+        "classifier-pick",
+        PICK,
+        "gym-hil's scripted pick, the rendered HDF5",
+        (generate(PICK, 60, "--noise 0.2 --rendering height=64 --rendering width=64"),),
+        f"{PIXELS} augmentation=drq training_steps=250 validation_fraction=0.2",
+        ("reward_classifier",),
+    ),
 )
-ALGORITHMS = ("bc", "flow_bc")
 
 
 def run(command: str, folder: Path) -> None:
@@ -107,37 +226,37 @@ def run(command: str, folder: Path) -> None:
     subprocess.run([sys.executable, *python, *rest], cwd=folder, check=True)
 
 
-def make_data(row: Row, folder: Path) -> Manifest:
-    """Make the row's demonstrations where they are missing; return their manifest."""
-    path = store_path(row.env_name, folder / "datasets")
-    if not (path / MANIFEST).is_file():
+def make_data(row: Row, folder: Path) -> None:
+    """Make the row's demonstrations where they are missing."""
+    if not (store_path(row.env_name, folder / "datasets") / MANIFEST).is_file():
         for command in row.data:
-            if command.startswith(EXPERT) and (folder / shlex.split(command)[3]).is_dir():
-                continue
-            where = f" --data_dir {folder / 'datasets'}" if command.startswith("understudy") else ""
-            run(command + where, folder)
-    return Manifest.read(path)
+            if command.startswith("understudy"):
+                run(f"{command} --data_dir {folder / 'datasets'}", folder)
+            elif not any((folder / word).is_dir() for word in shlex.split(command)[2:]):
+                run(command, folder)
 
 
-def train(row: Row, algorithm: str, folder: Path) -> tuple[str, dict[str, float]]:
-    """Train one algorithm on the row's data, once; return the command and the last row of its eval.csv."""
-    command = f"understudy train algo={algorithm} env_name={row.env_name} {row.train} {COMMON}"
-    root = folder / "runs" / row.name / algorithm
-    found = sorted(path for path in root.rglob("eval.csv") if (path.parent / "run.json").is_file())
-    if not found:
+def train(row: Row, algorithm: str, folder: Path) -> tuple[str, Path]:
+    """Train one algorithm on the row's data, once; return the command and the run directory."""
+    command = (
+        f"understudy train algo={algorithm} env_name={row.env_name} {row.train} eval_episodes={row.episodes} {COMMON}"
+    )
+    root = folder / "runs" / row.name / algorithm.replace(" ", ",")
+    if not list(root.rglob("eval.csv")):
         run(f"{command} data_dir={folder / 'datasets'} save_dir={root}", folder)
-        found = sorted(path for path in root.rglob("eval.csv") if (path.parent / "run.json").is_file())
-    return command, read_csv(found[-1])[-1]
+    return command, min(root.rglob("eval.csv"), key=lambda path: len(path.parts)).parent
 
 
-def cells(row: Row, manifest: Manifest, algorithm: str, command: str, figures: dict[str, float]) -> list[str]:
-    """Return the table's cells: the objective with its 95 % interval, and the return."""
-    name = next(key for key in ("success", "normalized_return", "return") if f"{key}_low" in figures)
-    text = f"{name} {figures[name]:.2f} [{figures[f'{name}_low']:.2f}, {figures[f'{name}_high']:.2f}]"
-    if name != "return":
-        text += f", return {figures['return']:.1f}"
-    size = f"{manifest.num_episodes} / {manifest.num_transitions}"
-    return [f"`{row.env_name}`", row.made, size, algorithm, text, f"`{command}`"]
+def result(run_path: Path) -> str:
+    """Return the objective of an evaluation with its 95 % interval, or the measures of held-out episodes."""
+    last = read_csv(run_path / "eval.csv")[-1]
+    for name in ("success", "normalized_return", "return"):
+        if f"{name}_low" in last:
+            text = f"{name} {last[name]:.2f} [{last[f'{name}_low']:.2f}, {last[f'{name}_high']:.2f}]"
+            return text if name == "return" else f"{text}, return {last['return']:.1f}"
+    seeds = [read_csv(path)[-1] for path in sorted(run_path.glob("sd*/eval.csv"))]
+    shown = [key for key in (f"validation/{name}" for name in HELD_OUT) if key in last]
+    return ", ".join(f"{key} {return_interval([[seed[key]] for seed in seeds])}" for key in shown)
 
 
 def main() -> None:
@@ -152,9 +271,13 @@ def main() -> None:
     for row in ROWS:
         if options.only and row.name not in options.only:
             continue
-        manifest = make_data(row, folder)
-        for algorithm in ALGORITHMS:
-            lines.append("| " + " | ".join(cells(row, manifest, algorithm, *train(row, algorithm, folder))) + " |")
+        make_data(row, folder)
+        for algorithm in row.algorithms:
+            command, path = train(row, algorithm, folder)
+            manifest = Manifest.read(store_path(row.env_name, folder / "datasets"))
+            size = f"{manifest.num_episodes} / {manifest.num_transitions}"
+            cells = [f"`{row.env_name}`", row.made, size, algorithm, result(path), f"`{command}`"]
+            lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     print("\n".join(["", *lines]))
 

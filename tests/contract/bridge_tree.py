@@ -1,4 +1,6 @@
-"""Make a raw tree of BridgeData's shape: a hand that moves over a table in MuJoCo, filmed by several cameras.
+"""Make a raw tree of BridgeData's shape: a hand that goes to an object on a table in MuJoCo, filmed by several cameras.
+
+    python tests/contract/bridge_tree.py ROOT [--task reach] [--trajectories 100] [--steps 20]
 
 Folders, file names, pickles and the size and kind of the pictures are those of the real data; states are x, y, z,
 roll, pitch, yaw and gripper, commands reach them a step later.
@@ -6,6 +8,7 @@ roll, pitch, yaw and gripper, commands reach them a step later.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import pickle
@@ -56,7 +59,7 @@ def make_tree(
     saliency: bool = False,
     seed: int = 0,
 ) -> list[Recorded]:
-    """Write `trajectories` of `steps` actions (one more in each) into every dated folder; return what they hold."""
+    """Write `trajectories` of `steps` actions (and up to nine more) into every dated folder; return what they hold."""
     film = _Film()
     made = []
     for number, place in enumerate(dated):
@@ -64,7 +67,7 @@ def make_tree(
         for index in range(trajectories):
             rng = np.random.default_rng([seed, number, index])
             target = folder / "raw" / f"traj_group{index // 2}" / f"traj{index % 2}"
-            made.append(_record(target, film, rng, steps + index, cameras, saliency))
+            made.append(_record(target, film, rng, steps + index % 10, cameras, saliency))
         (folder / "config.json").write_text("{}")
         (folder / "collection_metadata.json").write_text(json.dumps({"robot": "widowx"}))
     film.close()
@@ -76,10 +79,13 @@ def _record(
 ) -> Recorded:
     from PIL import Image
 
-    moves = np.c_[rng.normal(0, 0.02, (steps, 6)), np.clip(np.linspace(1.4, -0.4, steps), 0, 1)]
+    thing = np.array([*rng.uniform(-0.2, 0.2, 2), -0.2])
+    film.place(thing)
+    moves = np.c_[rng.normal(0, 0.01, (steps, 6)), np.clip(np.linspace(1.4, -0.4, steps), 0, 1)]
     states = np.zeros((steps + 1, 7))
     states[0] = [*rng.uniform(-0.2, 0.2, 3), 0, 0, 0, 1]
     for t, move in enumerate(moves):
+        move[:3] += np.clip(0.3 * (thing - states[t, :3]), -0.04, 0.04)
         states[t + 1, :6] = states[t, :6] + 0.9 * move[:6]
         states[t + 1, 6] = move[6]
     for camera in cameras:
@@ -122,6 +128,11 @@ class _Film:
         self._data = self._mujoco.MjData(self._model)
         self._renderer = self._mujoco.Renderer(self._model, 480, 640)
 
+    def place(self, thing: np.ndarray) -> None:
+        """Put the object where the hand will go, on the table."""
+        self._data.qpos[:2] = thing[:2]
+        self._mujoco.mj_forward(self._model, self._data)
+
     def picture(self, state: np.ndarray, camera: str) -> np.ndarray:
         """Return the scene with the hand at a state; cameras of other names look as the first one does."""
         self._data.mocap_pos[0] = state[:3] + np.array([0, 0, 0.3])
@@ -132,3 +143,13 @@ class _Film:
     def close(self) -> None:
         """Let go of the renderer."""
         self._renderer.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder to write the tree into")
+    parser.add_argument("--task", default="reach")
+    parser.add_argument("--trajectories", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20, help="actions of the shortest")
+    words = parser.parse_args()
+    make_tree(words.root, (f"{words.task}/2022-01-01_00-00-00",), trajectories=words.trajectories, steps=words.steps)
