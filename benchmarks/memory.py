@@ -8,7 +8,8 @@ memory; the sum is compared with what one process alone needs, and with as many 
 Libraries are left out: every process on the machine that uses them changes their share.
 
 Then: a store of `megabytes` is written and sampled from by processes whose heap may grow by `limit` megabytes only
-(RLIMIT_DATA: private memory, mapped files are not in it); reading the same data with h5py must fail there.
+(RLIMIT_DATA: private memory, mapped files are not in it); reading the same data with h5py must fail there. The same
+with a store of pictures of 64 pixels, raw and as JPEG (there as many pictures, in fewer bytes).
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ import numpy.random
 import torch  # noqa: F401  (imported by every process before anything is measured)
 
 from measuring import NAME, episodes, make_hdf5, make_store, read_hdf5
+from pictures import EPISODE, add_film, film
 from understudy.envs.store import EpisodeStore
 from understudy.envs.windows import Windows
 from understudy.envs.writing import StoreWriter
 
 BATCH, HORIZON, MB = 256, 5, 1e6
+SIZE = 64
+"""Of pictures, in pixels."""
 ROW_BYTES = 101
 """Of one made-up transition in a store: 17 + 6 + 1 numbers of 4 bytes, and a flag, with the index rounded up."""
 
@@ -60,6 +64,22 @@ def write_store(path: Path, megabytes: int) -> object:
     return writer
 
 
+def write_pictures(path: Path, megabytes: int, encoding: str) -> object:
+    """Write a store of as many pictures as are that size when they are raw, one episode at a time."""
+    with StoreWriter(path / NAME, name=NAME, source="-", env_id="-", image_encoding=encoding) as writer:
+        for number in range(round(megabytes * MB / (EPISODE * 3 * SIZE**2))):
+            add_film(writer, film(number % 16, SIZE))
+    return writer
+
+
+def use_pictures(path: Path) -> object:
+    """Open a store of pictures and sample as many windows of two frames; return what must stay alive."""
+    windows = Windows(EpisodeStore.open(path), horizon=1, obs_horizon=2)
+    for step in range(windows.num_transitions // BATCH + 1):
+        windows.sample([0], step, BATCH)
+    return windows
+
+
 def status(field: str, file: str = "/proc/self/status") -> int:
     """Return a field of a proc file in bytes."""
     for line in Path(file).read_text().splitlines():
@@ -86,6 +106,9 @@ TASKS = {
     "store": lambda path, megabytes: use_store(path),
     "h5py": lambda path, megabytes: use_hdf5(path),
     "write": write_store,
+    "write raw": lambda path, megabytes: write_pictures(path, megabytes, "raw"),
+    "write jpeg": lambda path, megabytes: write_pictures(path, megabytes, "jpeg"),
+    "pictures": lambda path, megabytes: use_pictures(path),
 }
 
 
@@ -154,6 +177,12 @@ def flat(root: Path, megabytes: int, limit: int) -> None:
     run(root, "store", root / NAME, limit, megabytes)
     file = make_hdf5(root / "data.hdf5", EpisodeStore.open(root / NAME))
     run(root, "h5py", file, limit, megabytes)
+    for encoding in ("raw", "jpeg"):
+        folder = root / encoding
+        run(root, f"write {encoding}", folder, limit, megabytes)
+        size = sum(part.stat().st_size for part in folder.rglob("*") if part.is_file()) / MB
+        print(f"a store of pictures, {encoding}, {size:.0f} MB, in the same")
+        run(root, "pictures", folder / NAME, limit, megabytes)
 
 
 def run(root: Path, task: str, path: Path, limit: int, megabytes: int) -> None:
@@ -162,7 +191,7 @@ def run(root: Path, task: str, path: Path, limit: int, megabytes: int) -> None:
     done = subprocess.run([*command, "--megabytes", str(megabytes)], capture_output=True, text=True, check=False)
     if done.returncode and task != "h5py":  # that one is meant to fail, and may do so inside a library
         raise SystemExit(f"{task}: {done.stderr.strip().splitlines()[-1]} (is the limit too small?)")
-    print(f"{task:7} {done.stdout.strip() or 'out of memory'}")
+    print(f"{task:10} {done.stdout.strip() or 'out of memory'}")
 
 
 def main() -> None:

@@ -46,15 +46,19 @@ def film(number: int, size: int) -> np.ndarray:
     return frames
 
 
+def add_film(writer: StoreWriter, frames: np.ndarray) -> None:
+    """Add an episode that has frames and nothing else of interest."""
+    flat = {name: np.zeros(EPISODE, np.float32) for name in ("rewards", "terminals")}
+    writer.add_episode({"actions": np.zeros((EPISODE, 7), np.float32), f"images/{CAMERA}": frames, **flat})
+
+
 def write_all(folder: Path, episodes: int, size: int) -> None:
     """Write the films as two stores, an mp4 and an HDF5 file."""
     films = [film(number, size) for number in range(episodes)]
     for encoding in ("raw", "jpeg"):
         with StoreWriter(folder / encoding, name=encoding, source="-", env_id="-", image_encoding=encoding) as writer:
             for frames in films:
-                flat = {name: np.zeros(EPISODE, np.float32) for name in ("rewards", "terminals")}
-                actions = np.zeros((EPISODE, 7), np.float32)
-                writer.add_episode({"actions": actions, f"images/{CAMERA}": frames, **flat})
+                add_film(writer, frames)
     encode_video(folder / "video.mp4", np.concatenate(films), FPS)
     with h5py.File(folder / "images.hdf5", "w") as file:
         for number, frames in enumerate(films):

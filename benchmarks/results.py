@@ -193,7 +193,7 @@ ROWS = (
         "a hand that goes to an object, raw BridgeData tree of 640 x 480 pictures",
         (
             "python tests/contract/bridge_tree.py bridge_raw --task reach --trajectories 100 --steps 20",
-            "understudy data import bridge-raw bridge_raw --im-size 64",
+            "understudy data import bridge-raw bridge_raw --depth 2 --im-size 64",
         ),
         f"{PIXELS} hidden_dims=[256,256] training_steps=600 validation_filter_key=valid normalize_actions=zscore",
         ("bc policy=mse", "gc_bc policy=mse"),
