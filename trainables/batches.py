@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from understudy.algorithm import Batch
 from understudy.envs.augmentation import augment_batch
+from understudy.envs.windows import Windows
 from understudy.errors import UnderstudyError
 from understudy.observations import has_pictures
 from understudy.spec import RunSpec
@@ -26,24 +28,37 @@ from understudy.trainables.data import Data, open_data
 logger = logging.getLogger("understudy")
 AHEAD = 2
 """Batches that each worker keeps ready."""
+HELD_OUT = 16
+"""Batches of held-out episodes that an evaluation looks at, always the same ones."""
 
 
 class LoaderDied(UnderstudyError):
     """A worker process that prepares batches ended by itself, or failed."""
 
 
+def held_out_batch(windows: Windows, members: int, number: int, batch_size: int) -> Batch:
+    """Return a batch of held-out episodes, number 0 to HELD_OUT - 1, the same for each member."""
+    return windows.sample([0] * members, number, batch_size)
+
+
 class Steps(Dataset[Batch]):
-    """Batch number s of a run, for s from 1; the store is opened by the process that reads from it."""
+    """Batch number s of a run, for s from 1; s = 0, -1, -2 ... are those of its held-out episodes.
+
+    The store is opened by the process that reads from it.
+    """
 
     def __init__(self, spec: RunSpec, seeds: Sequence[int], rank: int, world: int, data: Data | None = None) -> None:
         self._spec, self._seeds, self._rank, self._world = spec, list(seeds), rank, world
         self._data = data
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the batch of update number `step`."""
+        """Return the batch of update number `step`, or of held-out episodes."""
         if self._data is None:
             self._data = open_data(self._spec)
         spec, share = self._spec, {"rank": self._rank, "world": self._world}
+        if step <= 0:
+            assert self._data.validation is not None
+            return held_out_batch(self._data.validation, len(self._seeds), -step, spec.config.batch_size)
         batch = self._data.windows(step).sample(self._seeds, step, spec.config.batch_size, **share)
         if spec.augment.augment_where == "workers":
             batch = augment_batch(batch, spec.augment, self._seeds, step, obs_horizon=spec.obs_horizon, **share)
@@ -54,19 +69,35 @@ class Steps(Dataset[Batch]):
         return {**self.__dict__, "_data": None}
 
 
-class Batches:
-    """An iterator over a run's batches from step `first` to `last`, and how long they were waited for."""
+@dataclass(frozen=True)
+class Order:
+    """The numbers of a run's batches: its steps, and HELD_OUT held-out batches after each that is `validated`."""
 
-    def __init__(self, steps: Steps, first: int, last: int, workers: int, device: torch.device) -> None:
+    first: int
+    last: int
+    validated: Callable[[int], bool] = lambda step: False
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield what Steps takes."""
+        for step in range(self.first, self.last + 1):
+            yield step
+            if self.validated(step):
+                yield from range(0, -HELD_OUT, -1)
+
+
+class Batches:
+    """An iterator over the batches of `steps` in an order, and how long they were waited for."""
+
+    def __init__(self, steps: Steps, order: Order, workers: int, device: torch.device) -> None:
         self.waited = 0.0
         """Seconds that the trainer waited since `waited` was last set."""
-        self._steps, self._next = steps, first
+        self._steps, self._order = steps, iter(order)
         self._iterator: Iterator[Batch] | None = None
-        if workers > 0 and first <= last:
+        if workers > 0 and order.first <= order.last:
             loader = DataLoader(
                 steps,
                 batch_size=None,
-                sampler=range(first, last + 1),
+                sampler=order,
                 num_workers=workers,
                 prefetch_factor=AHEAD,
                 pin_memory=device.type == "cuda",
@@ -75,12 +106,16 @@ class Batches:
             )
             self._iterator = iter(loader)
 
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on with the next batch."""
+        return self
+
     def __next__(self) -> Batch:
-        """Return the next step's batch."""
-        begun = time.perf_counter()
+        """Return the next batch."""
+        begun, step = time.perf_counter(), next(self._order)
         try:
             if self._iterator is None:
-                batch = self._steps[self._next]
+                batch = self._steps[step]
             else:
                 batch = next(self._iterator)
         except UnderstudyError as error:
@@ -93,10 +128,9 @@ class Batches:
                 raise
             said = " ".join(str(error).split())
             raise LoaderDied(
-                f"step {self._next}: a process that prepares batches died ({said}): it may have had too little memory,"
+                f"step {step}: a process that prepares batches died ({said}): it may have had too little memory,"
                 " or too little shared memory; try fewer loader_workers, or loader_workers=0"
             ) from error
-        self._next += 1
         self.waited += time.perf_counter() - begun
         return batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.algorithm import Algorithm
+from understudy.algorithm import Algorithm, Batch
 from understudy.envs.rollout import Evaluation, OnStep, evaluate
 from understudy.envs.slots import Command, Pool, pool_for
 from understudy.envs.video import rendering_available, write_mp4
-from understudy.envs.windows import Windows
 from understudy.errors import DatasetError, UserError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
 from understudy.policy import Policy
@@ -24,12 +23,11 @@ from understudy.registry import loops
 from understudy.results import rank_key
 from understudy.spec import RunSpec
 from understudy.statistics import interval, return_interval
+from understudy.trainables.batches import HELD_OUT, held_out_batch
 from understudy.trainables.data import environment_of, open_data
 from understudy.trainables.pack import Pack
 
 logger = logging.getLogger("understudy")
-VALIDATION_BATCHES = 16
-"""Batches of held-out episodes in a validation."""
 Act = Callable[[Arrays, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
 """act(observations [K, R, *O], noise [K, R, *], members, algorithm) -> actions [K, R, H, A]: a Pack's or a Policy's."""
 
@@ -188,20 +186,19 @@ def _judge(policy: Policy, spec: RunSpec) -> Outcome:
     pack = Pack(policy.algorithm, policy.seeds, normaliser=policy.normaliser, device=policy.device)
     for index, member in enumerate(pack.members):
         member.load_state_dict(policy.weights(index), strict=False)
-    rows = held_out_losses(pack, windows, spec.config.batch_size)
+    size, members = spec.config.batch_size, len(pack)
+    rows = held_out_losses(pack, (held_out_batch(windows, members, number, size) for number in range(HELD_OUT)))
     summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     return Outcome(rows, summary, best_summary=summary)
 
 
-def held_out_losses(pack: Pack, windows: Windows | None, batch_size: int) -> list[dict[str, float]]:
-    """Return each member's `validation/` losses on held-out episodes, empty without any; always the same batches."""
-    if windows is None:
-        return [{} for _ in range(len(pack))]
+def held_out_losses(pack: Pack, batches: Iterable[Batch]) -> list[dict[str, float]]:
+    """Return each member's `validation/` losses: the means over the next HELD_OUT batches."""
     sums: dict[str, torch.Tensor] = {}
-    for number in range(VALIDATION_BATCHES):
-        for key, value in pack.losses(windows.sample([0] * len(pack), number, batch_size), number).items():
+    for number, batch in enumerate(itertools.islice(batches, HELD_OUT)):
+        for key, value in pack.losses(batch, number).items():
             sums[key] = sums.get(key, torch.zeros(len(pack), dtype=torch.float64)) + value.double().cpu()
-    table = {f"validation/{key}": (total / VALIDATION_BATCHES).tolist() for key, total in sums.items()}
+    table = {f"validation/{key}": (total / HELD_OUT).tolist() for key, total in sums.items()}
     return [{key: values[index] for key, values in table.items()} for index in range(len(pack))]
 
 

@@ -30,7 +30,7 @@ from understudy.run_dir import RunDir
 from understudy.spec import RunSpec
 from understudy.stopping import Notice
 from understudy.trainables.augmenting import augment_batch
-from understudy.trainables.batches import Batches, Steps, loader_workers
+from understudy.trainables.batches import Batches, Order, Steps, loader_workers
 from understudy.trainables.computing import check_precision
 from understudy.trainables.data import algorithm_for, open_data
 from understudy.trainables.evaluation import Evaluator, Outcome, held_out_losses
@@ -169,8 +169,8 @@ class _Training:
     def _train(self) -> None:
         spec, data = self.spec, self.loop.data
         steps = Steps(spec, self.seeds, self.rank, self.world, data)
-        workers = loader_workers(spec, data)
-        self.batches = Batches(steps, self.step + 1, spec.training_steps, workers, self.loop.device)
+        order = Order(self.step + 1, spec.training_steps, self._validation_due)
+        self.batches = Batches(steps, order, loader_workers(spec, data), self.loop.device)
         self._mark()
         with closing(self.batches):
             self._steps()
@@ -240,6 +240,9 @@ class _Training:
         every = self.spec.eval_interval
         return step == self.spec.training_steps or (every > 0 and step % every == 0)
 
+    def _validation_due(self, step: int) -> bool:
+        return self.rank == 0 and self.loop.data.validation is not None and self._evaluation_due(step)
+
     def _replay_reports(self) -> None:
         """Tell the caller again what was evaluated before the checkpoint: its own memory may be gone."""
         if self.report is None or self.step == 0:
@@ -263,7 +266,8 @@ class _Training:
     def _evaluate(self, final: bool) -> None:
         """Append one row to each evaluation file: the held-out episodes' loss, and rollouts where there are any."""
         assert self.logs is not None
-        rows = held_out_losses(self.pack, self.loop.data.validation, self.spec.config.batch_size)
+        held_out = self.loop.data.validation is not None
+        rows = held_out_losses(self.pack, self.batches) if held_out else [{} for _ in self.seeds]
         best = summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         if self.loop.evaluator is not None:
             outcome = self._roll_out(self.loop.evaluator, final)

@@ -25,7 +25,7 @@ from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError, UserError
 from understudy.observations import batched, has_pictures, shape_of
 from understudy.spec import build_run
-from understudy.trainables.batches import Batches, LoaderDied, Steps, loader_workers
+from understudy.trainables.batches import HELD_OUT, Batches, LoaderDied, Order, Steps, loader_workers
 from understudy.trainables.data import open_data
 
 LENGTHS = [4, 1, 9, 3]
@@ -243,7 +243,7 @@ def spec(tmp_path) -> Any:
 @pytest.fixture
 def batches(spec) -> Iterator[Batches]:
     """Two workers that prepare steps 3 to 400."""
-    made = Batches(Steps(spec, [0, 1], 0, 1), 3, 400, 2, torch.device("cpu"))
+    made = Batches(Steps(spec, [0, 1], 0, 1), Order(3, 400), 2, torch.device("cpu"))
     yield made
     made.close()
 
@@ -251,12 +251,23 @@ def batches(spec) -> Iterator[Batches]:
 def test_workers_bring_the_batches_that_are_drawn_without_them(spec, batches) -> None:
     data = open_data(spec)
     assert loader_workers(spec, data) == 1
-    here = Batches(Steps(spec, [0, 1], 0, 1, data), 3, 400, 0, torch.device("cpu"))
+    here = Batches(Steps(spec, [0, 1], 0, 1, data), Order(3, 400), 0, torch.device("cpu"))
     for _ in range(8):
         one, other = next(batches), next(here)
         assert one.keys() == other.keys()
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert batches.waited > 0
+
+
+def test_workers_bring_the_held_out_batches_too_after_the_steps_that_are_validated(spec) -> None:
+    held_out = spec.with_changes(validation_fraction=0.4)
+    order = Order(3, 6, lambda step: step in (4, 6))
+    assert list(order) == [3, 4, *range(0, -HELD_OUT, -1), 5, 6, *range(0, -HELD_OUT, -1)]
+    steps = Steps(held_out, [0, 1], 0, 1)
+    there, here = (Batches(steps, order, workers, torch.device("cpu")) for workers in (1, 0))
+    for _ in order:
+        torch.testing.assert_close(next(there), next(here), rtol=0, atol=0)
+    there.close()
 
 
 def test_a_worker_that_is_killed_is_named_and_nothing_hangs(batches) -> None:
@@ -273,7 +284,7 @@ def test_damage_that_a_worker_meets_is_told_in_one_line(spec, tmp_path) -> None:
     file = tmp_path / "filmed" / "transitions.arrow"
     content = file.read_bytes()
     file.write_bytes(content.replace(b"\xff\xd8\xff", b"\x00\x00\x00"))
-    made = Batches(Steps(spec, [0], 0, 1), 1, 9, 1, torch.device("cpu"))
+    made = Batches(Steps(spec, [0], 0, 1), Order(1, 9), 1, torch.device("cpu"))
     with pytest.raises(DatasetError, match=r"frame \d+ cannot be decoded") as error:
         next(made)
     made.close()
