@@ -141,6 +141,14 @@ ROWS = (
         ("gc_bc training_steps=6000", "gc_ddpm_bc target_update_rate=0.01 training_steps=8000"),
     ),
     Row(
+        "choosing",
+        "cube-noisy",
+        "OGBench's scripted oracle with much noise, failures kept",
+        (generate(CUBE, 200, "--noise 0.6 --keep all --name cube-noisy"),),
+        f"{CHUNKS} training_steps=4000",
+        ("flow_bc", "flow_bc actor=best_of_n"),
+    ),
+    Row(
         "act",
         "lift-scripted-low_dim",
         "scripted controller, robomimic HDF5",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from understudy.algorithm import Batch
+from understudy.algorithm import RETURNS, Batch
 from understudy.envs.goals import goal_offsets
 from understudy.envs.selecting import Order, Split, chosen_episodes
 from understudy.envs.store import EpisodeStore
@@ -49,7 +49,7 @@ class Windows:
         validation_filter_key: str | None = None,
         obs_horizon: int = 1,
         goals: Goals = "none",
-        goal_discount: float = 0.99,
+        discount: float = 0.99,
         goal_delta: tuple[int, int] = (1, 25),
         reached_proportion: float | None = None,
         saliency_alpha: float | None = None,
@@ -62,7 +62,7 @@ class Windows:
         self.store, self.horizon, self.sparse = store, int(horizon), sparse
         self.obs_horizon, self.goals, self.after = int(obs_horizon), goals, after
         self._goal_settings: dict[str, Any] = {
-            "discount": goal_discount,
+            "discount": discount,
             "delta": goal_delta,
             "reached_proportion": reached_proportion,
         }
@@ -197,9 +197,16 @@ class Windows:
         return batch
 
     def _column(self, name: str) -> np.ndarray:
+        if name == RETURNS:
+            return self.returns()
         if name not in self.store.manifest.columns:
             raise DatasetError(f"{self.store.name!r} has no column {name!r}, which the algorithm learns from")
         return self.rewards() if name == "rewards" else self._selected(self.store.column(name))
+
+    def returns(self) -> np.ndarray:
+        """Return what each transition and the rest of its episode earned, discounted [num_transitions]."""
+        lengths = self.store.lengths[self.episodes]
+        return returns_to_go(self.rewards(), lengths, self._goal_settings["discount"])
 
     def _goal_rows(self, rows: np.ndarray, episodes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
         """Return for each row one of its episode's future; the row after the last means the final observation."""
@@ -211,6 +218,20 @@ class Windows:
 
     def _selected(self, values: np.ndarray) -> np.ndarray:
         return values if self._rows is None else values[self._rows]
+
+
+def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float) -> np.ndarray:
+    """Return sum_k discount^k r_(t + k) to the end of t's episode, float32, for rewards of episodes one after another.
+
+    Sums of 1, 2, 4, ... terms: S_2k(t) = S_k(t) + discount^k S_k(t + k), where t + k is in the same episode.
+    """
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    total, span, place = rewards.astype(np.float64), 1, np.arange(len(rewards))
+    while span < lengths.max():
+        inside = np.flatnonzero(place + span < ends)
+        total[inside] = total[inside] + discount**span * total[inside + span]
+        span *= 2
+    return total.astype(np.float32)
 
 
 def _steps_left(lengths: np.ndarray, horizon: int) -> np.ndarray:

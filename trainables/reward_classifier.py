@@ -57,6 +57,11 @@ class RewardClassifierConfig(AlgorithmConfig):
         return self
 
     @property
+    def batch_columns(self) -> tuple[str, ...]:
+        """Labels are made of rewards."""
+        return ("rewards",)
+
+    @property
     def balanced_above(self) -> float:
         """Half of each batch are successes."""
         return self.reward_threshold
@@ -128,7 +133,6 @@ class RewardClassifier(Algorithm):
     Config = RewardClassifierConfig
     name = "reward_classifier"
     acts = False
-    batch_columns = ("rewards",)
     example = (
         "understudy train algo=reward_classifier env_name=lift-scripted-image reward_threshold=-0.5"
         " encoder=impala_small augmentation=drq lr=3e-4 batch_size=32 training_steps=250 validation_fraction=0.2"

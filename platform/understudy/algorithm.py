@@ -27,6 +27,8 @@ from torch import nn
 
 from understudy.observations import Observations, ObservationShape, as_shape, has_pictures
 
+RETURNS = "returns_to_go"
+"""What a batch calls the discounted returns from each sample's step to the end of its episode."""
 Batch = dict[str, Any]
 """`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32; `valid`
 [B, H] float32 in {0, 1}; and what a store has beside them, such as `saliency/<camera>` [B, H, W, 1]."""
@@ -160,14 +162,22 @@ class AlgorithmConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _without_idle_settings(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what says nothing, such as of pictures where there are none; the fingerprint does without, too."""
-        data = serialise(self)
-        idle = {key for key in OF_EXECUTION if data[key] is None} | set(() if self.encoder else OF_PICTURES)
-        return {key: value for key, value in data.items() if key not in idle}
+        return {key: value for key, value in serialise(self).items() if key not in self.idle_settings}
+
+    @property
+    def idle_settings(self) -> set[str]:
+        """Fields that say nothing beside the others' values."""
+        return {key for key in OF_EXECUTION if getattr(self, key) is None} | set(() if self.encoder else OF_PICTURES)
 
     @property
     def chunk_length(self) -> int:
         """Actions predicted per decision: horizon_length with action chunking, else 1."""
         return self.horizon_length if self.action_chunking else 1
+
+    @property
+    def batch_columns(self) -> tuple[str, ...]:
+        """Columns of the store that the loss needs beside actions, such as `rewards`, or RETURNS: [B, ...]."""
+        return ()
 
     @property
     def balanced_above(self) -> float | None:
@@ -202,8 +212,6 @@ class Algorithm(abc.ABC):
     """Whether a policy is told a goal on every task, so that goal_relabelling=auto gives it one."""
     acts: ClassVar[bool] = True
     """Whether `act` gives actions; who does not act is judged by held-out episodes, not in an environment."""
-    batch_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns of the store that the loss needs beside actions, such as `rewards`: [B, ...] in the batch."""
     default_encoder: ClassVar[str | None] = None
     """The encoder of pictures where `encoder` names none; None: it must."""
     evaluation_parameters: ClassVar[tuple[str, ...]] = OF_EXECUTION

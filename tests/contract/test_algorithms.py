@@ -69,7 +69,7 @@ def width(algorithm: Algorithm) -> int:
 def columns(algorithm: Algorithm, size: int) -> dict[str, np.ndarray]:
     """Return what the algorithm learns from beside actions, [B]."""
     random = numpy_generator(7, "test columns")
-    return {name: random.normal(size=size).astype(np.float32) for name in algorithm.batch_columns}
+    return {name: random.normal(size=size).astype(np.float32) for name in algorithm.config.batch_columns}
 
 
 def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:
@@ -179,7 +179,7 @@ def test_evaluation_parameters_are_settings_that_act_reads_and_the_weights_do_no
     algorithm = make(name)
     shapes = {key: value.shape for key, value in algorithm.network(torch_generator(0, "x")).state_dict().items()}
     changes = {"flow_steps": 3, "sampling_steps": 5, "sampler": "ddim", "repeat_last_step": 2, "n_action_steps": 1}
-    changes["temporal_ensemble_coeff"] = 0.01
+    changes |= {"temporal_ensemble_coeff": 0.01, "num_samples": 4}
     for key in algorithm.evaluation_parameters:
         needed = {"n_action_steps": 1} if key == "temporal_ensemble_coeff" else {}
         changed = algorithm.with_config(**{key: changes[key]}, **needed)

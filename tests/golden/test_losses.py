@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bc dropout": ("bc", {**CHUNK, "dropout": 0.1, "activation": "swish"}),
     "gc_bc": ("gc_bc", CHUNK),
     "flow_bc one step": ("flow_bc", {**CHUNK, "actor": "one_step", "flow_steps": 3}),
+    "flow_bc best of n": ("flow_bc", {**CHUNK, "actor": "best_of_n"}),
     "ddpm_bc": ("ddpm_bc", CHUNK),
     "gc_ddpm_bc": ("gc_ddpm_bc", CHUNK),
     "ddpm_bc linear": ("ddpm_bc", {**CHUNK, "beta_schedule": "linear", "dropout": 0.0, "grad_clip": None}),
@@ -62,7 +63,7 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
     rows = []
     for step in range(STEPS):
         arrays = {"observations": observations, "actions": actions[:, :, :chunk], "valid": valid[:, :, :chunk]}
-        arrays |= {"rewards": rewards} if "rewards" in algorithm.batch_columns else {}
+        arrays |= {name: rewards for name in algorithm.config.batch_columns}
         batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
         rows.append(pack.update(batch, step + 1)["actor_loss"].item())
     return rows

@@ -53,6 +53,26 @@ def test_generative_policies_keep_both_modes_and_a_chunk_keeps_to_its_own(name, 
     assert (np.sign(chunks[:, 0]) == np.sign(chunks[:, 1])).mean() > 0.97
 
 
+def test_the_best_of_n_takes_the_mode_that_earned_more_and_its_flow_is_that_of_plain_flow_bc() -> None:
+    kind = algorithms.get("flow_bc")
+    chunk = {"action_chunking": True, "horizon_length": 2}
+    best, plain = (Agent(kind((3,), 1, kind.Config(**QUICK, **chunk, actor=actor))) for actor in ("best_of_n", "flow"))
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        batch = demonstrations(rng, 256)
+        plain.update(batch)
+        best.update({**batch, "returns_to_go": (batch["actions"][:, 0, 0] > 0).astype(np.float32)})
+    observations = rng.standard_normal((300, 3)).astype(np.float32)
+    torch.manual_seed(0)
+    chunks = best.sample_actions(observations, temperature=1.0)[..., 0]
+    assert (chunks > 0).all()
+    assert (np.abs(chunks - RIGHT) < 4 * SPREAD).mean() > 0.85
+    assert 0.35 < (plain.sample_actions(observations, temperature=1.0)[:, 0] > 0).mean() < 0.65
+    weights = best.pack.weights(0)
+    for name, value in plain.pack.weights(0).items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
+
+
 def test_squared_error_goes_between_the_modes() -> None:
     chunks = sampled("bc", {"policy": "mse"}, steps=300)
     assert np.abs(chunks.mean()) < 0.15

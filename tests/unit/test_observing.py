@@ -100,7 +100,7 @@ def test_uniform_goals_cover_the_future_evenly_and_geometric_ones_follow_their_l
     uniform = Windows(store, horizon=1, goals="uniform").gather(starts, (len(starts),), places)["observations"][:, 3]
     counts = np.bincount(uniform.numpy().astype(int) - 300, minlength=101)[1:]
     assert ((counts - 2000) ** 2 / 2000).sum() < 160  # chi-square, 99 degrees of freedom: beyond it once in 10,000
-    windows = Windows(store, horizon=1, goals="geometric", goal_discount=0.9)
+    windows = Windows(store, horizon=1, goals="geometric", discount=0.9)
     steps = windows.gather(starts, (len(starts),), places)["observations"][:, 3].numpy() - 300
     for ahead in (1, 2, 5, 20):
         probability = 0.1 * 0.9 ** (ahead - 1)

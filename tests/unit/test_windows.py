@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from understudy.envs.selecting import select_episodes
 from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
+from understudy.envs.windows import Windows, returns_to_go
 from understudy.envs.writing import StoreWriter
 from understudy.errors import DatasetError
 
@@ -173,6 +173,23 @@ def test_sparse_rewards_are_minus_one_wherever_they_were_not_zero(store) -> None
     plain = Windows(store, horizon=1).rewards()
     assert set(plain.tolist()) == {-2.0, 0.0}
     np.testing.assert_array_equal(rewards, np.where(plain == 0, 0, -1))
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), discount=st.sampled_from([0.5, 0.99, 1.0]))
+def test_returns_are_the_discounted_sums_to_each_episodes_end(lengths, discount) -> None:
+    rewards = np.random.default_rng(0).normal(size=sum(lengths)).astype(np.float32)
+    expected = []
+    for episode in np.split(rewards, np.cumsum(lengths)[:-1]):
+        expected += [sum(discount**k * float(r) for k, r in enumerate(episode[t:])) for t in range(len(episode))]
+    np.testing.assert_allclose(returns_to_go(rewards, np.array(lengths), discount), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_has_the_returns_of_the_rewards_that_training_sees(store) -> None:
+    windows = Windows(store, horizon=2, sparse=True, columns=("returns_to_go",), discount=0.9)
+    last = windows.num_transitions - 1
+    batch = windows.gather(np.array([last - 1, last]), (2,))
+    before, at = windows.rewards()[-2:]
+    np.testing.assert_allclose(batch["returns_to_go"], [before + 0.9 * at, at], rtol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"proportion": 0.0}, {"proportion": 1.5}, {"validation_fraction": 1.0}])
