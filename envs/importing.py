@@ -108,15 +108,19 @@ def export_store(
     path: str | Path,
     format_name: str,
     *,
+    settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a store as a file (or folder) of a source's format and return where it is."""
+    """Write a store as a file (or folder) of a source's format and return where it is.
+
+    `settings` are the format's own, and go before what the store's provenance says of them.
+    """
     source: Source = sources.get(format_name)
     target = Path(path).expanduser()
     if target.exists() and not overwrite:
         raise DatasetError(f"{target} exists already; choose another place, or give --overwrite")
-    provenance = store.manifest.provenance
+    provenance = {**store.manifest.provenance, **(settings or {})}
 
     def counted() -> Iterator[Episode]:
         transitions = 0

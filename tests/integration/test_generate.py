@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -284,6 +285,20 @@ def test_a_dataset_is_exported_and_imported_again_unchanged(store, folder, tmp_p
         next(kept)
     unknown = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), "--format", "d4l", *data_dir)
     assert "did you mean 'd4rl'" in unknown.err
+
+
+def test_lerobots_own_settings_are_given_to_an_export_and_to_no_other_format(
+    folder, tmp_path, monkeypatch, capsys
+) -> None:
+    words = ["data", "export", NAME, str(tmp_path / "cubes"), "--data_dir", str(folder / "stores"), "--fps", "20"]
+    refused = understudy(monkeypatch, capsys, *words)
+    assert (refused.code, refused.err) == (2, "understudy: --fps is for --format lerobot, not ogbench\n")
+    wrong = understudy(monkeypatch, capsys, *words, "--format", "lerobot", "--pictures", "av2")
+    assert (wrong.code, "did you mean 'av1'" in wrong.err) == (2, True)
+    assert not (tmp_path / "cubes").exists()
+    done = understudy(monkeypatch, capsys, *words, "--format", "lerobot", "--pictures", "image")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "cubes" / "meta" / "info.json").read_text())["fps"] == 20
 
 
 def test_episodes_of_a_store_are_what_was_put_in(store) -> None:

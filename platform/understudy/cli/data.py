@@ -185,20 +185,32 @@ def export(
     name: str = NAME,
     file: Path = typer.Argument(..., help="the file to write (a folder, for formats that are one)"),
     format_: str = typer.Option("", "--format", help="its format: FORMATS; default the one that the data came in"),
+    fps: float | None = typer.Option(
+        None, "--fps", help="frames a second, of --format lerobot; default the data's, or 10"
+    ),
+    pictures: str | None = typer.Option(
+        None, "--pictures", help="of --format lerobot: av1, h264, or image, which loses nothing; default av1"
+    ),
     data_dir: DataDir = "",
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a file that is there"),
 ) -> None:
     """Write a dataset as a file of a source's format."""
     from understudy.envs.importing import export_store
     from understudy.envs.store import find_store
+    from understudy.errors import UserError
 
     store = find_store(name, data_folder(data_dir))
     total = store.manifest.num_episodes
+    format_ = format_ or store.manifest.source
+    settings = {key: value for key, value in (("fps", fps), ("pictures", pictures)) if value is not None}
+    if settings and format_ != "lerobot":
+        raise UserError(f"--{next(iter(settings))} is for --format lerobot, not {format_}")
     with progress_bar("export", "episodes") as bar:
         path = export_store(
             store,
             file,
-            format_ or store.manifest.source,
+            format_,
+            settings=settings,
             overwrite=overwrite,
             progress=lambda episodes, transitions: bar(episodes, total, f"{transitions} transitions"),
         )
