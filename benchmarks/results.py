@@ -14,7 +14,7 @@ import argparse
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from understudy.envs.store import MANIFEST, Manifest, store_path
@@ -37,6 +37,7 @@ class Row:
 
     name: str
     env_name: str
+    """FOLDER in it is --folder."""
     made: str
     """How the demonstrations were made, in words."""
     data: tuple[str, ...]
@@ -119,7 +120,7 @@ ROWS = (
         (
             "bc policy=mse training_steps=2000",
             "bc policy=gmm training_steps=2000",
-            "bc std=state training_steps=2000",
+            "bc std=state grad_clip=1.0 training_steps=4000",
             "flow_bc actor=one_step training_steps=3000",
             "ddpm_bc target_update_rate=0.01 training_steps=4000",
         ),
@@ -160,7 +161,7 @@ ROWS = (
     ),
     Row(
         "pick-lerobot",
-        f"lerobot:datasets/raw/{PICK.replace('/', '__')}.lerobot",
+        f"lerobot:FOLDER/datasets/raw/{PICK.replace('/', '__')}.lerobot",
         "gym-hil's scripted pick, LeRobot v3 (AV1), two cameras and the state",
         (generate(PICK, 60, "--noise 0.2 --rendering height=64 --rendering width=64 --format lerobot"),),
         f"{PIXELS} hidden_dims=[256,256] action_chunking=true horizon_length=5",
@@ -279,6 +280,7 @@ def main() -> None:
     for row in ROWS:
         if options.only and row.name not in options.only:
             continue
+        row = replace(row, env_name=row.env_name.replace("FOLDER", str(folder)))
         make_data(row, folder)
         for algorithm in row.algorithms:
             command, path = train(row, algorithm, folder)
