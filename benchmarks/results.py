@@ -206,6 +206,7 @@ ROWS = (
         ),
         f"{PIXELS} hidden_dims=[256,256] training_steps=600 validation_filter_key=valid normalize_actions=zscore",
         ("bc policy=mse", "gc_bc policy=mse"),
+        episodes=0,
     ),
     Row(
         "classifier-lift",

@@ -141,8 +141,12 @@ class DDPMBC(Algorithm):
 
     Config = DDPMBCConfig
     name = "ddpm_bc"
-    example = "understudy train algo=ddpm_bc env_name=cube-single-scripted-singletask-task1-v0 action_chunking=true"
-    expected = "Not measured in a simulator yet."
+    example = (
+        "understudy train algo=ddpm_bc env_name=cube-single-scripted-singletask-task1-v0 target_update_rate=0.01"
+        " training_steps=4000 hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5 seeds=[0,1,2]"
+        " eval_episodes=50"
+    )
+    expected = "Success 1.00 [0.98, 1.00] over 3 seeds x 50 episodes, on 100 demonstrations of OGBench's oracle."
     evaluation_parameters = ("sampling_steps", "sampler", "repeat_last_step")
     config: DDPMBCConfig
 

@@ -16,7 +16,10 @@ class GCBC(BC):
 
     name = "gc_bc"
     example = (
-        "understudy train algo=gc_bc env_name=cube-single-scripted-oraclerep-v0 seeds=[0,1,2] action_chunking=true"
+        "understudy train algo=gc_bc env_name=cube-single-scripted-oraclerep-v0 training_steps=6000"
+        " hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5 seeds=[0,1,2] eval_episodes=50"
     )
-    expected = "Not measured in a simulator yet."
+    expected = (
+        "Success 0.99 [0.96, 1.00] over 3 seeds x 50 episodes of five tasks, on 200 demonstrations of OGBench's oracle."
+    )
     goal_conditioned = True
