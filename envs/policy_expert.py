@@ -18,7 +18,7 @@ from understudy.policy import Policy
 
 
 class PolicyExpert:
-    """Act as a policy does in an evaluation with temperature 0.
+    """Act as a policy does in an evaluation, with its own temperature.
 
     It sees what it was trained on: the last `obs_horizon` observations, and the episode's goal where it takes one.
     """

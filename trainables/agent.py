@@ -65,17 +65,19 @@ class Agent:
         rows = [self.update(part_of({**batches}, index)) for index in range(lengths.pop())]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
 
-    def sample_actions(self, observations: Any, temperature: float = 0.0) -> np.ndarray:
+    def sample_actions(self, observations: Any, temperature: float | None = None) -> np.ndarray:
         """Return actions for one observation [*O] or several [B, *O].
 
         [A] without action chunking and [H, A] with it, B in front for several. The policy's noise is
-        N(0, temperature^2), drawn anew at every call from the agent's seed; temperature 0 is deterministic.
+        N(0, temperature^2), drawn anew at every call from the agent's seed; temperature 0 is deterministic, and the
+        default but for actor=best_of_n.
         """
+        scale = self.algorithm.config.default_temperature if temperature is None else temperature
         observations_BO, single = batched(observations, self.algorithm.observation_shape, "this agent")
         noise = torch.zeros(batch_size(observations_BO), *self.algorithm.noise_shape())
-        if temperature != 0.0:
+        if scale != 0.0:
             generator = torch_generator(self.seed, "agent noise", self._decisions)
-            noise = torch.randn(noise.shape, generator=generator) * temperature
+            noise = torch.randn(noise.shape, generator=generator) * scale
             self._decisions += 1
         actions_BHA = self.pack.act(each(lambda part: part[None], observations_BO), noise[None])[0]
         actions = actions_BHA if self.algorithm.config.action_chunking else actions_BHA[:, 0]

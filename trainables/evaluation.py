@@ -143,10 +143,11 @@ class Evaluator:
         return pictures or self.spec.eval_processes or bool(self.spec.eval_timeout)
 
     def _policy_settings(self, algorithm: Algorithm) -> dict[str, Any]:
+        temperature = self.spec.eval_temperature
         return {
             "seed": self.spec.eval_seed,
             "noise_shape": algorithm.noise_shape(),
-            "temperature": self.spec.eval_temperature,
+            "temperature": algorithm.config.default_temperature if temperature is None else temperature,
             "executed": algorithm.executed,
             "ensemble": algorithm.config.temporal_ensemble_coeff,
         }

@@ -40,6 +40,11 @@ class FlowBCConfig(AlgorithmConfig):
         return super().idle_settings | ({"num_samples"} if self.actor != "best_of_n" else set())
 
     @property
+    def default_temperature(self) -> float:
+        """Samples of one noise leave no choice."""
+        return 1.0 if self.actor == "best_of_n" else 0.0
+
+    @property
     def batch_columns(self) -> tuple[str, ...]:
         """The critic learns from returns."""
         return (RETURNS,) if self.actor == "best_of_n" else ()

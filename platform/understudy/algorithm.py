@@ -175,6 +175,11 @@ class AlgorithmConfig(BaseModel):
         return self.horizon_length if self.action_chunking else 1
 
     @property
+    def default_temperature(self) -> float:
+        """Scale of the noise that a policy acts with where none is asked for; 0 is deterministic."""
+        return 0.0
+
+    @property
     def batch_columns(self) -> tuple[str, ...]:
         """Columns of the store that the loss needs beside actions, such as `rewards`, or RETURNS: [B, ...]."""
         return ()

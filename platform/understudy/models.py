@@ -46,13 +46,8 @@ class PolicyModel:
 
     def predict(self, model_input: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
         """Return actions; params are temperature, seed and member, as in Policy.act."""
-        settings = {"temperature": 0.0, "seed": 0, "member": 0, **(params or {})}
-        return self.policy.act(
-            np.asarray(model_input),
-            float(settings["temperature"]),
-            seed=int(settings["seed"]),
-            member=int(settings["member"]),
-        )
+        settings = {"temperature": None, "seed": 0, "member": 0, **(params or {})}
+        return self.policy.act(np.asarray(model_input), **settings)
 
 
 def _load_pyfunc(path: str) -> PolicyModel:
@@ -108,7 +103,12 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
     chunk = document["config"]["horizon_length"] if document["config"]["action_chunking"] else 1
     width = document["action_dim"] if algorithms.get(document["algorithm"]).acts else 1
     actions = TensorSpec(np.dtype(np.float32), (-1, chunk, width))
-    params = [ParamSpec("temperature", "double", 0.0), ParamSpec("seed", "long", 0), ParamSpec("member", "long", 0)]
+    temperature = algorithms.get(document["algorithm"]).Config(**document["config"]).default_temperature
+    params = [
+        ParamSpec("temperature", "double", temperature),
+        ParamSpec("seed", "long", 0),
+        ParamSpec("member", "long", 0),
+    ]
     model = Model(
         artifact_path=logged.artifact_location,
         model_uuid=logged.model_id,

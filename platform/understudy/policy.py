@@ -110,7 +110,7 @@ class Policy:
     def act(
         self,
         observations: Arrays,
-        temperature: float = 0.0,
+        temperature: float | None = None,
         *,
         seed: int = 0,
         generator: torch.Generator | None = None,
@@ -118,18 +118,20 @@ class Policy:
     ) -> np.ndarray:
         """Return actions [B, H, A] float32 for raw observations [B, *O] (or [*O], then B is 1), or a dict of parts.
 
-        The policy's noise is N(0, temperature^2), from `generator`, or from `seed` when there is none.
+        The policy's noise is N(0, temperature^2), from `generator`, or from `seed` when there is none; without a
+        temperature it is the algorithm's own.
         """
+        scale = self.algorithm.config.default_temperature if temperature is None else temperature
         observations_BO, _ = batched(observations, self.algorithm.observation_shape, "this policy")
         shape = (batch_size(observations_BO), *self.algorithm.noise_shape())
-        if temperature == 0.0:
+        if scale == 0.0:
             noise = torch.zeros(shape)
         else:
             source = generator or torch_generator(seed, "policy")
-            noise = torch.randn(shape, generator=source, device=source.device) * temperature
+            noise = torch.randn(shape, generator=source, device=source.device) * scale
         return self.act_members(each(lambda part: part[None], observations_BO), noise[None], [member])[0]
 
-    def sample_actions(self, observations: Arrays, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
+    def sample_actions(self, observations: Arrays, temperature: float | None = None, seed: int = 0) -> np.ndarray:
         """Return [A] (or the chunk [H, A]) for one observation, [B, A] (or [B, H, A]) for several."""
         observations_BO, single = batched(observations, self.algorithm.observation_shape, "this policy")
         actions = self.act(observations_BO, temperature, seed=seed)

@@ -105,7 +105,9 @@ class RunSpec(BaseModel):
         30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
     )
     eval_episodes: int = Field(10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
-    eval_temperature: float = Field(0.0, ge=0, description="scale of the policy's noise; 0 is deterministic")
+    eval_temperature: float | None = Field(
+        None, ge=0, description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n"
+    )
     eval_seed: int = Field(1_000_000, ge=0, description="seed of the first evaluation episode")
     video_episodes: int = Field(0, ge=0, description="episodes of the last evaluation to record")
     video_frame_skip: int = Field(3, ge=1, description="environment steps per video frame")

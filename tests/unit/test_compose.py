@@ -188,7 +188,8 @@ DEFAULTS = {
     **{"training_steps": 1_000_000, "batch_size": 256, "log_interval": 1000},
     **{"eval_interval": 50_000, "save_interval": 100_000},
     **{"lr": 3e-4, "flow_steps": 10, "horizon_length": 5, "action_chunking": False, "use_fourier_features": False},
-    **{"eval_episodes": 10, "video_episodes": 0, "video_frame_skip": 3, "eval_temperature": 0.0},
+    **{"eval_episodes": 10, "video_episodes": 0, "video_frame_skip": 3},
+    "eval_temperature": None,  # the guide's 0, but for an actor that chooses among samples
     **{"dataset_proportion": 1.0, "dataset_replace_interval": 0, "ogbench_dataset_dir": None, "sparse": False},
     **{"encoder": None, "algo": "flow_bc"},
 }

@@ -63,8 +63,7 @@ def test_the_best_of_n_takes_the_mode_that_earned_more_and_its_flow_is_that_of_p
         plain.update(batch)
         best.update({**batch, "returns_to_go": (batch["actions"][:, 0, 0] > 0).astype(np.float32)})
     observations = rng.standard_normal((300, 3)).astype(np.float32)
-    torch.manual_seed(0)
-    chunks = best.sample_actions(observations, temperature=1.0)[..., 0]
+    chunks = best.sample_actions(observations)[..., 0]
     assert (chunks > 0).all()
     assert (np.abs(chunks - RIGHT) < 4 * SPREAD).mean() > 0.85
     assert 0.35 < (plain.sample_actions(observations, temperature=1.0)[:, 0] > 0).mean() < 0.65
