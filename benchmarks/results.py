@@ -143,11 +143,23 @@ ROWS = (
     ),
     Row(
         "choosing",
-        "cube-noisy",
-        "OGBench's scripted oracle with much noise, failures kept",
-        (generate(CUBE, 200, "--noise 0.6 --keep all --name cube-noisy"),),
-        f"{CHUNKS} training_steps=4000",
-        ("flow_bc", "flow_bc actor=best_of_n"),
+        "halfcheetah-mixed",
+        "two linear ARS experts (returns 4970 and 1820), D4RL HDF5",
+        (
+            f"{EXPERT} halfcheetah-policy-v2 experts/halfcheetah --iterations 160",
+            generate("halfcheetah-policy-v2", 20, "--policy experts/halfcheetah --noise 0.1"),
+            f"{EXPERT} halfcheetah-policy-v2 experts/halfcheetah-medium --iterations 30",
+            generate(
+                "halfcheetah-policy-v2",
+                20,
+                "--policy experts/halfcheetah-medium --noise 0.1 --name halfcheetah-medium-made",
+            ),
+            "python benchmarks/merge_d4rl.py mixed.hdf5 datasets/raw/halfcheetah-policy-v2.hdf5"
+            " datasets/raw/halfcheetah-medium-made.hdf5",
+            "understudy data import d4rl mixed.hdf5 --name halfcheetah-mixed --env_name halfcheetah-policy-v2",
+        ),
+        "training_steps=4000 hidden_dims=[256,256] lr=1e-3",
+        ("flow_bc", "flow_bc eval_temperature=1", "flow_bc actor=best_of_n"),
     ),
     Row(
         "act",
