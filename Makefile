@@ -20,6 +20,7 @@ endif
 ifeq ($(wildcard /usr/lib/postgresql/*/bin/initdb)$(shell command -v initdb),)
 MARKS := ($(MARKS)) and not postgres
 endif
+BENCHMARKS := store_open sampling memory pictures augmentation bridge_import checkpoints launchers
 
 .PHONY: help quickstart test lint format bench setup simulators clean
 
@@ -44,7 +45,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: simulators
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; done
 
 setup:
 	@scripts/setup.sh

@@ -278,7 +278,8 @@ def result(run_path: Path) -> str:
             return text if name == "return" else f"{text}, return {last['return']:.1f}"
     seeds = [read_csv(path)[-1] for path in sorted(run_path.glob("sd*/eval.csv"))]
     shown = [key for key in (f"validation/{name}" for name in HELD_OUT) if key in last]
-    return ", ".join(f"{key} {return_interval([[seed[key]] for seed in seeds])}" for key in shown)
+    found = {key: return_interval([[seed[key]] for seed in seeds]) for key in shown}
+    return ", ".join(f"{key} {value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]" for key, value in found.items())
 
 
 def main() -> None:
