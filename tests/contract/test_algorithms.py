@@ -43,10 +43,13 @@ UPDATES = {"act": 300}
 SETTINGS = [
     *[(name, {}) for name in NAMES],
     *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in NAMES if algorithms.get(name).acts],
+    *[("flow_bc", {"actor": actor}) for actor in ("one_step", "best_of_n")],
 ]
 EACH = pytest.mark.parametrize("name", NAMES)
 EACH_SETTING = pytest.mark.parametrize(
-    ("name", "settings"), SETTINGS, ids=[f"{name}-{'chunk' if settings else 'single'}" for name, settings in SETTINGS]
+    ("name", "settings"),
+    SETTINGS,
+    ids=[f"{name}-{settings.get('actor', 'chunk' if settings else 'single')}" for name, settings in SETTINGS],
 )
 
 
@@ -253,11 +256,11 @@ def test_an_agent_acts_saves_and_loads(name: str, settings: dict[str, Any], tmp_
     kind = algorithms.get(name)
     agent = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config(name, **settings))
     agent.update({key: value[0].numpy() for key, value in batch(agent.algorithm, 0).items()})
-    chunk = (HORIZON, ACTION) if settings else (width(agent.algorithm),)
+    chunk = (HORIZON, ACTION) if agent.algorithm.config.action_chunking else (width(agent.algorithm),)
     one, many = np.zeros(OBSERVATION), np.zeros((6, OBSERVATION))
     assert agent.sample_actions(one).shape == chunk
     assert agent.sample_actions(many, temperature=1.0).shape == (6, *chunk)
-    assert np.array_equal(agent.sample_actions(one), agent.sample_actions(one))
+    assert np.array_equal(agent.sample_actions(one, temperature=0.0), agent.sample_actions(one, temperature=0.0))
 
     agent.save(tmp_path / "agent.pt")
     other = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config(name, **settings), seed=99)
