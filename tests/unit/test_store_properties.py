@@ -23,7 +23,7 @@ RESERVED = ("observations", "actions", "rewards", "terminals", "final_observatio
 names = st.text(min_size=1, max_size=12).filter(lambda name: name not in RESERVED and not name.startswith("mask/"))
 
 
-def episode(steps: int = 20, seed: int = 0, **changes) -> dict[str, np.ndarray]:
+def episode(steps: int = 20, seed: int = 0, /, **changes) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     made = {
         "observations": rng.normal(size=(steps, 3)).astype(np.float32),
