@@ -177,7 +177,7 @@ ROWS = (
         "gym-hil's scripted pick, LeRobot v3 (AV1), two cameras and the state",
         (generate(PICK, 60, "--noise 0.2 --rendering height=64 --rendering width=64 --format lerobot"),),
         f"{PIXELS} hidden_dims=[256,256] action_chunking=true horizon_length=5",
-        ("bc training_steps=400", "flow_bc training_steps=800", "ddpm_bc target_update_rate=0.01 training_steps=1200"),
+        ("bc training_steps=400", "flow_bc training_steps=800"),
         episodes=20,
     ),
     Row(

@@ -162,7 +162,8 @@ class AlgorithmConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _without_idle_settings(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what says nothing, such as of pictures where there are none; the fingerprint does without, too."""
-        return {key: value for key, value in serialise(self).items() if key not in self.idle_settings}
+        idle = self.idle_settings
+        return {key: value for key, value in serialise(self).items() if key not in idle}
 
     @property
     def idle_settings(self) -> set[str]:
