@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from measuring import machine, ratio, spread, take_turns
-from understudy.augmentation import AugmentationConfig
-from understudy.envs import augmentation as on_workers
-from understudy.trainables import augmenting as on_device
+from understudy.envs.windows import augmentation as on_workers
+from understudy.spec.augmentation import AugmentationConfig
+from understudy.trainables.loops import augmentation as on_device
 
 FRAMES = 2
 CONFIG = AugmentationConfig(augmentation="bridge")

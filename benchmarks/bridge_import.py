@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 
 from measuring import machine, ratio, spread, take_turns
-from understudy.envs.bridge_raw import RawImport, import_raw
-from understudy.envs.bridge_trajectory import Reading
+from understudy.envs.sources.bridge.raw import RawImport, import_raw
+from understudy.envs.sources.bridge.trajectory import Reading
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.contract.bridge_tree import make_tree

@@ -20,10 +20,10 @@ from unittest.mock import patch
 
 from measuring import NAME, machine, make_store, ratio, spread, take_turns
 from understudy import checkpoints
-from understudy.launching import launch
-from understudy.run_dir import RunDir
-from understudy.spec import build_run
-from understudy.trainables.loop import _Training
+from understudy.runs.directory import RunDir
+from understudy.runs.launch import launch
+from understudy.spec.keys import build_run
+from understudy.trainables.loops.offline import _Training
 
 
 def write_at_once(

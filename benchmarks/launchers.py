@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.envs.writing import StoreWriter
-from understudy.launching import launch, start_ray
-from understudy.run_dir import RunDir, read_csv
-from understudy.spec import build_run
+from understudy.envs.store.writer import StoreWriter
+from understudy.runs.directory import RunDir, read_csv
+from understudy.runs.launch import launch
+from understudy.runs.on_ray import start_ray
+from understudy.spec.keys import build_run
 
 
 def make_data(folder: Path) -> None:

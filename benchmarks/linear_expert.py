@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.envs.slots import available_cpus
-from understudy.envs.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.rollouts.pools import available_cpus
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy
 from understudy.randomness import numpy_generator
-from understudy.trainables.bc import BC, BCConfig
+from understudy.trainables.algorithms.bc import BC, BCConfig
 
 _envs: dict[str, Any] = {}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from understudy.envs.store import EpisodeStore
-from understudy.envs.writing import StoreWriter
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
 
 NAME = "halfcheetah-medium-v2"
 OBSERVATION_DIM, ACTION_DIM, EPISODE = 17, 6, 1000

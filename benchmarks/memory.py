@@ -27,9 +27,9 @@ import torch  # noqa: F401  (imported by every process before anything is measur
 
 from measuring import NAME, episodes, make_hdf5, make_store, read_hdf5
 from pictures import EPISODE, add_film, film
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
-from understudy.envs.writing import StoreWriter
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.windows import Windows
 
 BATCH, HORIZON, MB = 256, 5, 1e6
 SIZE = 64

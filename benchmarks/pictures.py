@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from measuring import machine, median, ratio, spread, take_turns
-from understudy.envs.lerobot_video import encode_video, read_frames
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
-from understudy.envs.writing import StoreWriter
+from understudy.envs.sources.lerobot.video import encode_video, read_frames
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.windows import Windows
 
 EPISODE, FPS, HISTORY, CAMERA = 100, 10.0, 2, "front"
 

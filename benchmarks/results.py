@@ -17,8 +17,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from understudy.envs.store import MANIFEST, Manifest, store_path
-from understudy.run_dir import read_csv
+from understudy.envs.store.store import MANIFEST, Manifest, store_path
+from understudy.runs.directory import read_csv
 from understudy.statistics import return_interval
 
 COMMON = "seeds=[0,1,2] eval_interval=0 save_interval=-1 tracking_uri=none"

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from measuring import machine, make_hdf5, make_store, ratio, read_hdf5, spread, take_turns
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.windows.windows import Windows
 
 BATCH, HORIZON, DISCOUNT = 256, 5, 0.99
 

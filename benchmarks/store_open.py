@@ -22,8 +22,8 @@ import numpy.random
 import torch  # noqa: F401  (neither side's time holds these imports)
 
 from measuring import NAME, machine, make_hdf5, make_store, ratio, read_hdf5, spread, take_turns
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.windows.windows import Windows
 
 BATCH, HORIZON = 256, 5
 

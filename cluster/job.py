@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from understudy.cluster.profile import NAME, Profile
 from understudy.errors import SpecError, UserError
 from understudy.files import write_json
-from understudy.spec import RunSpec, home
+from understudy.spec.run import RunSpec, home
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking import without_secrets
 

@@ -28,7 +28,7 @@ from understudy.cluster.tokens import environment, find_token, make_token, own_p
 from understudy.cluster.tools import RAY, check_secrets
 from understudy.errors import UnderstudyError, UserError
 from understudy.files import write_json
-from understudy.stopping import STOP_WAIT
+from understudy.runs.stop import STOP_WAIT
 
 HOST = "127.0.0.1"
 JOB_SERVER, GCS = 8265, 6379

@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from understudy.errors import SpecError, UnknownName, UserError, did_you_mean
-from understudy.spec import home, validate
+from understudy.spec.keys import validate
+from understudy.spec.run import home
 from understudy.tracking import without_secrets
 from understudy.tracking.addresses import is_secret
 

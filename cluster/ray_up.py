@@ -17,7 +17,7 @@ from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import find_token, make_token, own_path
 from understudy.cluster.tools import RAY, call, need
 from understudy.errors import UserError
-from understudy.stopping import STOP_WAIT
+from understudy.runs.stop import STOP_WAIT
 
 FILE = "cluster.yaml"
 TOKEN = "~/.understudy-token"

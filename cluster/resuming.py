@@ -9,7 +9,7 @@ from understudy.cluster.job import Job, More, remembered
 from understudy.cluster.jobs import Cluster
 from understudy.cluster.profile import Profile
 from understudy.errors import UnknownName, UserError, did_you_mean
-from understudy.run_dir import RunDir
+from understudy.runs.directory import RunDir
 
 
 def find_job(profile: Profile, cluster: Cluster, job_id: str) -> Job:

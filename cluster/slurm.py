@@ -16,7 +16,7 @@ from understudy.cluster.profile import Profile
 from understudy.cluster.slurm_script import LOG, script
 from understudy.cluster.tools import call, check_secrets, need
 from understudy.errors import Preempted, UnderstudyError, UserError
-from understudy.run_dir import RunDir
+from understudy.runs.directory import RunDir
 
 SCRIPT, NUMBER = "job.sbatch", "slurm_id"
 KEPT = ("HOME", "USER", "PATH", "LANG")

@@ -12,7 +12,7 @@ from pathlib import Path
 from understudy.cluster.job import Job
 from understudy.cluster.profile import Nodes, Profile
 from understudy.errors import UserError
-from understudy.stopping import STOP_WAIT
+from understudy.runs.stop import STOP_WAIT
 
 LOG = "job.log"
 STOP_SECONDS = 60

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from understudy.files import storage_errors
-from understudy.remote import open_storage, remote_errors
+from understudy.runs.storage import open_storage, remote_errors
 
 log = logging.getLogger("understudy")
 

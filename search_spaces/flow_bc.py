@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from understudy.registry import search_spaces
-from understudy.space import Choice, Interval, SearchSpace
+from understudy.spec.space import Choice, Interval, SearchSpace
 
 FLOW_BC = search_spaces.register("flow_bc")(
     SearchSpace(

@@ -52,8 +52,8 @@ def hopper_data(understudy_home: Path) -> Path:
     import h5py
     import numpy as np
 
-    from understudy.envs.importing import import_file
-    from understudy.envs.source import EnvFactory
+    from understudy.envs.rollouts.factory import EnvFactory
+    from understudy.envs.store.transfer import import_file
 
     env = EnvFactory("hopper-medium-v2")()
     rng = np.random.default_rng(0)

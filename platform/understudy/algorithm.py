@@ -1,7 +1,7 @@
 """What an algorithm is: one member's network, loss and action, with no loop, device or logging in it.
 
 Shape suffixes: B samples, H steps of the action chunk, A action dims, O observation dims, K members.
-An algorithm is written for ONE member in ordinary torch. `understudy.trainables.pack.Pack` holds K of
+An algorithm is written for ONE member in ordinary torch. `understudy.trainables.packs.pack.Pack` holds K of
 them, gives each its seed, learning rate and weight decay, and steps the optimiser.
 """
 

@@ -50,10 +50,10 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
 
 
 def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) -> Policy:
-    from understudy.tracking.store import download, tracking_errors
+    from understudy.tracking.client import download, tracking_errors
 
     if tracking_uri is None:
-        from understudy.spec import build_run
+        from understudy.spec.keys import build_run
 
         tracking_uri = build_run({}).tracking()
     tracking_uri = absolute(tracking_uri)
@@ -70,7 +70,7 @@ def _location(uri: str, tracking_uri: str) -> str:
 
     mlflow would resolve aliases in its process-wide registry, whatever store is asked for: so it is done here.
     """
-    from understudy.tracking.store import client
+    from understudy.tracking.client import client
 
     store: Any = client(tracking_uri)
     if match := _MODEL_ID.fullmatch(uri):

@@ -1,4 +1,4 @@
-"""Policies as MLflow models: log, register, load back. With understudy.tracking.store the only importer of mlflow.
+"""Policies as MLflow models: log, register, load back. With understudy.tracking.client the only importer of mlflow.
 
 A model holds a policy folder (safetensors and JSON) and names this module as its loader (`_load_pyfunc`), so
 nothing is pickled, and `mlflow.pyfunc.load_model(uri).predict(observations)` acts as `Policy.act` does.
@@ -23,7 +23,7 @@ from understudy.observations import as_shape, dtype_of, parts_of
 from understudy.policy import Policy, content_hash, read_document
 from understudy.registry import algorithms
 from understudy.tracking.addresses import absolute, check_reachable
-from understudy.tracking.store import client, tracking_errors
+from understudy.tracking.client import client, tracking_errors
 
 __all__ = ["list_models", "load_policy", "log_model", "register", "show_model"]
 

@@ -29,7 +29,7 @@ from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 
 if TYPE_CHECKING:
-    from understudy.spec import RunSpec
+    from understudy.spec.run import RunSpec
 
 POLICY_FILE = "policy.json"
 FORMAT_VERSION = 1

@@ -81,7 +81,7 @@ def _origin(item: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-algorithms: Registry[Any] = Registry("algorithm", "understudy.trainables", "understudy.algorithms")
-loops: Registry[Any] = Registry("training loop", "understudy.trainables", "understudy.loops")
-sources: Registry[Any] = Registry("data source", "understudy.envs", "understudy.sources")
+algorithms: Registry[Any] = Registry("algorithm", "understudy.trainables.algorithms", "understudy.algorithms")
+loops: Registry[Any] = Registry("training loop", "understudy.trainables.loops", "understudy.loops")
+sources: Registry[Any] = Registry("data source", "understudy.envs.sources", "understudy.sources")
 search_spaces: Registry[Any] = Registry("search space", "understudy.search_spaces", "understudy.search_spaces")

@@ -120,7 +120,7 @@ class _Film:
     """The scene, seen by a camera at 640 x 480."""
 
     def __init__(self) -> None:
-        from understudy.envs.video import choose_renderer
+        from understudy.envs.simulators.video import choose_renderer
 
         choose_renderer()  # before mujoco is imported
         self._mujoco: Any = importlib.import_module("mujoco")

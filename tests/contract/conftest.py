@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.contract.source_examples import EXAMPLES, Example
 
-from understudy.envs.source import Source
+from understudy.envs.sources.source import Source
 from understudy.registry import sources
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tests.contract.source_examples import same_episodes
 
-from understudy.envs.lerobot_writing import LeRobotWriter
+from understudy.envs.sources.lerobot.writer import LeRobotWriter
 from understudy.registry import sources
 
 SOURCE = sources.get("lerobot")

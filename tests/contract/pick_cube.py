@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.envs.source import EnvFactory
-from understudy.envs.video import rendering_available
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.simulators.video import rendering_available
 
 NAME = "gym_hil/PandaPickCube-scripted-v0"
 STATE = "gym_hil/PandaPickCube-state-scripted-v0"

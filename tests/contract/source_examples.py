@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from understudy.envs.preparing import prepare_episode
-from understudy.envs.source import Source
+from understudy.envs.sources.source import Source
+from understudy.envs.store.episode import prepare_episode
 from understudy.errors import UnderstudyError
 from understudy.registry import sources
 

@@ -16,8 +16,8 @@ from understudy.errors import CheckpointError, TrainingDiverged, UserError
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator, torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.agent import Agent
-from understudy.trainables.pack import Pack
+from understudy.trainables.loops.agent import Agent
+from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, HORIZON = 5, 3, 4
 NAMES = algorithms.names()

@@ -27,16 +27,17 @@ from tests.contract.bridge_tree import Recorded, make_tree
 from tests.contract.source_examples import one_line, same_episodes
 from tests.unit.command_line import Said, understudy
 
-from understudy.envs.bridge import Bridge
-from understudy.envs.bridge_numpy import read_trajectories
-from understudy.envs.bridge_parts import part_file
-from understudy.envs.bridge_raw import PARTS, RawImport, Report, import_raw
-from understudy.envs.bridge_relabelling import relabel_actions
-from understudy.envs.bridge_trajectory import MAIN_CAMERA, Reading, loader, read_trajectory
-from understudy.envs.bridge_tree import Trajectory, scan
-from understudy.envs.importing import episodes_of, export_store, import_file
-from understudy.envs.source import EnvFactory, source_for
-from understudy.envs.store import EpisodeStore, find_store
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.bridge.out_npy import read_trajectories
+from understudy.envs.sources.bridge.parts import part_file
+from understudy.envs.sources.bridge.raw import PARTS, RawImport, Report, import_raw
+from understudy.envs.sources.bridge.relabelling import relabel_actions
+from understudy.envs.sources.bridge.source import Bridge
+from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, loader, read_trajectory
+from understudy.envs.sources.bridge.tree import Trajectory, scan
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.store import EpisodeStore, find_store
+from understudy.envs.store.transfer import episodes_of, export_store, import_file
 from understudy.errors import DatasetError, UserError
 
 NEW, NEWER = "rss/kitchen/lift_carrot_100/00/2022-01-01_00-00-00", "rss/kitchen/lift_carrot_100/00/2022-01-02_03-04-05"

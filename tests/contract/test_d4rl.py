@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from understudy.envs import d4rl_files
-from understudy.envs.d4rl import D4RL, MADE_HERE
-from understudy.envs.importing import import_file
-from understudy.envs.source import source_for
+from understudy.envs.sources.d4rl import files as d4rl_files
+from understudy.envs.sources.d4rl.source import D4RL, MADE_HERE
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "d4rl_published.json").read_text())
@@ -285,7 +285,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from understudy.envs.d4rl import D4RL
+from understudy.envs.sources.d4rl.source import D4RL
 from understudy.errors import StorageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 length = 3000

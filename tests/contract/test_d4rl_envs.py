@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from understudy.envs.d4rl import REFERENCE_SCORES
-from understudy.envs.d4rl_envs import KITCHEN_NOISE, MAZES, OBJECT_NOISE
-from understudy.envs.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.d4rl.envs import KITCHEN_NOISE, MAZES, OBJECT_NOISE
+from understudy.envs.sources.d4rl.source import REFERENCE_SCORES
 
 ANT = json.loads((Path(__file__).parents[1] / "golden" / "d4rl_ant.json").read_text())
 SPACES = {

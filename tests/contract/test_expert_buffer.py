@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from understudy.envs.expert_buffer import BUFFER, METADATA, README
-from understudy.envs.importing import import_file
-from understudy.envs.source import EnvFactory, source_for
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.expert_buffer.source import BUFFER, METADATA, README
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 

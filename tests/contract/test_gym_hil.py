@@ -14,10 +14,11 @@ import pytest
 from tests.contract.pick_cube import NAME, STATE, actions_of, can_render, digest, seen_in
 from tests.contract.source_examples import one_line
 
-from understudy.envs.attempts import Task, play
-from understudy.envs.experts import made_name, supported_names
-from understudy.envs.gym_hil_env import MAX_STEPS
-from understudy.envs.source import EnvFactory, source_for
+from understudy.envs.experts.attempts import Task, play
+from understudy.envs.experts.generate import made_name, supported_names
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.gym_hil.env import MAX_STEPS
+from understudy.envs.sources.source import source_for
 from understudy.errors import UserError
 from understudy.randomness import stream_key
 
@@ -104,7 +105,7 @@ def test_pictures_repeat_by_seed_and_actions_after_other_episodes_and_in_a_fresh
 def test_an_episode_is_cut_after_gym_hils_hundred_steps_and_states_need_no_opengl() -> None:
     program = f"""
 import numpy as np
-from understudy.envs.source import EnvFactory
+from understudy.envs.sources.source import EnvFactory
 env = EnvFactory({STATE!r})()
 env.reset(seed=0)
 ends = [env.step(np.zeros(4))[2:4] for _ in range({MAX_STEPS})]

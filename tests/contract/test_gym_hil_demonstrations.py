@@ -13,13 +13,13 @@ from tests.contract.source_examples import one_line, same_episodes
 from tests.integration.commands import kill_when, start
 from tests.unit.command_line import understudy
 
-from understudy.envs import gym_hil
-from understudy.envs.attempts import Task, attempt_file, pictures_file, play, render
-from understudy.envs.experts import generate
-from understudy.envs.gym_hil_env import Pictures
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.source import EnvFactory
-from understudy.envs.store import EpisodeStore
+from understudy.envs.experts.attempts import Task, attempt_file, pictures_file, play, render
+from understudy.envs.experts.generate import generate
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.gym_hil import source as gym_hil
+from understudy.envs.sources.gym_hil.env import Pictures
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy

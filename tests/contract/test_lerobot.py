@@ -32,11 +32,11 @@ from tests.contract.lerobot_examples import (
 )
 from tests.contract.source_examples import copy, one_line, same_episodes
 
-from understudy.envs.importing import import_file
-from understudy.envs.lerobot_video import FrameReader, read_frames
+from understudy.envs.sources.lerobot.video import FrameReader, read_frames
+from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
-from understudy.spec import RunSpec
-from understudy.trainables.data import environment_of, open_data
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.data import environment_of, open_data
 
 
 def refused(root: Path, *parts: str) -> str:

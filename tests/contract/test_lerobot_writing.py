@@ -19,10 +19,10 @@ import pytest
 from tests.contract.lerobot_examples import FINGERS, SOURCE, H, W, check, made, read, scene, written
 from tests.contract.source_examples import copy, one_line, same_episodes
 
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.lerobot_progress import Sizes
-from understudy.envs.lerobot_video import ENCODERS, Encoder
-from understudy.envs.lerobot_writing import LeRobotWriter
+from understudy.envs.sources.lerobot.progress import Sizes
+from understudy.envs.sources.lerobot.video import ENCODERS, Encoder
+from understudy.envs.sources.lerobot.writer import LeRobotWriter
+from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -234,7 +234,8 @@ def test_what_was_written_before_info_counted_it_is_neither_read_nor_kept(tmp_pa
 def test_two_writers_of_one_dataset_are_one_too_many(tmp_path) -> None:
     with LeRobotWriter(tmp_path / "set") as writer:
         writer.add_episode(made(0))
-        program = f"from understudy.envs.lerobot_writing import LeRobotWriter; LeRobotWriter({str(tmp_path / 'set')!r})"
+        module = "understudy.envs.sources.lerobot.writer"
+        program = f"from {module} import LeRobotWriter; LeRobotWriter({str(tmp_path / 'set')!r})"
         platform = Path(__file__).resolve().parents[2] / "platform"
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False,

@@ -17,10 +17,10 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.importing import import_file
-from understudy.envs.minari_files import flatten_rows, unflatten_rows
-from understudy.envs.registered import registered_spec
-from understudy.envs.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.simulators.registered import registered_spec
+from understudy.envs.sources.minari.files import flatten_rows, unflatten_rows
+from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UnderstudyError, UserError
 from understudy.registry import sources
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from understudy.envs.source import EnvFactory, source_for
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.source import source_for
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.source import Remote, source_for
+from understudy.envs.files.downloads import Remote
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError
 from understudy.registry import sources
 

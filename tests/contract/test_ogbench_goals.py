@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from understudy.envs.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
 from understudy.registry import sources
 
 SOURCE = sources.get("ogbench")

@@ -17,11 +17,12 @@ import numpy as np
 import ogbench.utils
 import pytest
 
-from understudy.envs.attempts import Task, play
-from understudy.envs.importing import export_store, import_file
-from understudy.envs.rendering import FAST, PUBLISHED
-from understudy.envs.source import EnvFactory, source_for
-from understudy.envs.video import rendering_available
+from understudy.envs.experts.attempts import Task, play
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.simulators.rendering import FAST, PUBLISHED
+from understudy.envs.simulators.video import rendering_available
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 

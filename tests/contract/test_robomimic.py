@@ -18,12 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contract.robomimic_interop import make_importable
 
-from understudy.envs.attempts import Task, play
-from understudy.envs.importing import import_file
-from understudy.envs.robosuite_env import OSC_POSE, RobosuiteEnv, published_settings
-from understudy.envs.slots import Command, discard_pool, pool_for
-from understudy.envs.source import EnvFactory, Episode, source_for
-from understudy.envs.video import rendering_available
+from understudy.envs.experts.attempts import Task, play
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.rollouts.pools import Command, discard_pool, pool_for
+from understudy.envs.simulators.video import rendering_available
+from understudy.envs.sources.robomimic.robosuite import OSC_POSE, RobosuiteEnv, published_settings
+from understudy.envs.sources.source import Episode, source_for
+from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
@@ -351,7 +352,7 @@ def repeats(env: Any, steps: int) -> bool:
 
 PLAY = f"""
 import numpy as np
-from understudy.envs.source import EnvFactory
+from understudy.envs.sources.source import EnvFactory
 env = EnvFactory({LIFT!r})()
 env.reset(seed=9)
 print(*env.reset(seed=5)[0].tolist(), *[env.step(np.full(7, 0.3))[0].tolist() for _ in range(3)][-1])

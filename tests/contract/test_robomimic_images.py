@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from tests.contract.robomimic_interop import make_importable
 
-from understudy.envs.attempts import Task, play, render
-from understudy.envs.importing import export_store, import_file
-from understudy.envs.rendering import FAST, PUBLISHED
-from understudy.envs.robosuite_env import RobosuiteEnv, published_settings
-from understudy.envs.robosuite_pictures import Cameras
-from understudy.envs.source import EnvFactory, Episode
-from understudy.envs.video import rendering_available
+from understudy.envs.experts.attempts import Task, play, render
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.simulators.rendering import FAST, PUBLISHED
+from understudy.envs.simulators.video import rendering_available
+from understudy.envs.sources.robomimic.cameras import Cameras
+from understudy.envs.sources.robomimic.robosuite import RobosuiteEnv, published_settings
+from understudy.envs.sources.source import Episode
+from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
@@ -313,7 +314,7 @@ def test_recorded_states_show_what_playing_showed_bit_for_bit(wrist) -> None:
 PLAY = """
 import hashlib, json, sys
 import numpy as np
-from understudy.envs.source import EnvFactory
+from understudy.envs.sources.source import EnvFactory
 env = EnvFactory(sys.argv[1], settings=sys.argv[2])()
 env.reset(seed=9)
 seen = [env.reset(seed=5)[0], env.step(np.full(env.action_space.shape, 0.3))[0]]
@@ -491,7 +492,7 @@ def test_several_processes_draw_the_same_pictures_in_order(tmp_path, monkeypatch
 
 
 def read_with(cpus: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Episode]:
-    monkeypatch.setattr("understudy.envs.robomimic_rendering.available_cpus", lambda: cpus)
+    monkeypatch.setattr("understudy.envs.sources.robomimic.rendering.available_cpus", lambda: cpus)
     return list(SOURCE.read(path, LIFT))
 
 

@@ -27,8 +27,9 @@ from tests.contract.source_examples import (
     same_episodes,
 )
 
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.source import EnvFactory, Source, source_for
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.source import Source, source_for
+from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 

@@ -19,8 +19,8 @@ from tests.contract.source_examples import (
     same_episodes,
 )
 
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.store import find_store
+from understudy.envs.store.store import find_store
+from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, StorageError
 from understudy.registry import sources
 

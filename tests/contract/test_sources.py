@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
-from understudy.envs.d4rl import REFERENCE_SCORES, episode_ends
-from understudy.envs.importing import export_store, import_file
-from understudy.envs.source import EnvFactory, source_for
-from understudy.envs.video import rendering_available
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.simulators.video import rendering_available
+from understudy.envs.sources.d4rl.source import REFERENCE_SCORES, episode_ends
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UnknownName, UserError
 from understudy.registry import sources
 

@@ -13,9 +13,9 @@ from torch import distributions, nn
 from understudy.errors import SpecError
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.bc import BC, BCConfig, log_probability
-from understudy.trainables.ddpm_bc import DDPMBC, DDPMBCConfig, betas
-from understudy.trainables.pack import Pack
+from understudy.trainables.algorithms.bc import BC, BCConfig, log_probability
+from understudy.trainables.algorithms.ddpm_bc import DDPMBC, DDPMBCConfig, betas
+from understudy.trainables.packs.pack import Pack
 
 
 def normal(*shape: int, purpose: str = "anchor") -> torch.Tensor:

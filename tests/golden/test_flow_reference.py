@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from understudy.randomness import numpy_generator, torch_generator
-from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
-from understudy.trainables.networks import VectorField
+from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.networks.mlp import VectorField
 
 SAMPLES, OBSERVATION, ACTION, HORIZON = 64, 5, 3, 4
 VARIANTS = [{}, {"use_fourier_features": True}, {"action_chunking": True, "horizon_length": HORIZON}]

@@ -17,7 +17,7 @@ import torch
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator
 from understudy.registry import algorithms
-from understudy.trainables.pack import Pack
+from understudy.trainables.packs.pack import Pack
 
 FILE = Path(__file__).with_name("losses.json")
 STEPS, SAMPLES, OBSERVATION, ACTION, HORIZON = 20, 32, 5, 3, 4

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from understudy.registry import algorithms, search_spaces
-from understudy.space import Choice, SearchSpace
-from understudy.trainables.bc import BC, BCConfig
+from understudy.spec.space import Choice, SearchSpace
+from understudy.trainables.algorithms.bc import BC, BCConfig
 
 
 @algorithms.register("plugged_bc")

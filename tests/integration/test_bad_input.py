@@ -16,8 +16,8 @@ import pytest
 from tests.integration.commands import SMALL
 from tests.unit.command_line import Said, understudy
 
-from understudy.envs.writing import StoreWriter
-from understudy.run_dir import read_csv
+from understudy.envs.store.writer import StoreWriter
+from understudy.runs.directory import read_csv
 
 TRAIN = ("train", *SMALL, "training_steps=20", "log_interval=10", "tracking_uri=none", "save_dir=runs")
 

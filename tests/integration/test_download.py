@@ -14,11 +14,11 @@ from tests.integration.commands import kill_when, run, start
 from tests.integration.file_server import FileServer, serving
 from tests.unit.command_line import understudy
 
-from understudy.envs import downloads
-from understudy.envs.downloads import DownloadError, Unreachable, Waiting, fetch, place
-from understudy.envs.importing import import_file
-from understudy.envs.source import Remote, source_for
-from understudy.envs.store import EpisodeStore
+from understudy.envs.files import downloads
+from understudy.envs.files.downloads import DownloadError, Remote, Unreachable, Waiting, fetch, place
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.transfer import import_file
 from understudy.errors import StorageError, UserError
 from understudy.registry import sources
 

@@ -17,8 +17,8 @@ from tests.integration.test_bad_input import say as say
 from tests.integration.test_run_directory import only_run
 
 from understudy.loading import load_policy
-from understudy.run_dir import RunDir, read_csv
-from understudy.sweeping.run import SweepDir
+from understudy.runs.directory import RunDir, read_csv
+from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.study import Study
 
 OFF = ("tracking_uri=none",)

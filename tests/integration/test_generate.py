@@ -14,16 +14,16 @@ import pytest
 from tests.integration.commands import run, start
 from tests.unit.command_line import understudy
 
-from understudy.envs import attempt_pool
-from understudy.envs.attempts import Task, attempt_file, play, was_kept
-from understudy.envs.experts import _claimed, generate, made_name, supported_names
-from understudy.envs.importing import episodes_of, import_file
-from understudy.envs.ogbench_experts import lights_out
-from understudy.envs.policy_expert import PolicyExpert
-from understudy.envs.rollout import ROWS, evaluate
-from understudy.envs.source import EnvFactory, source_for
-from understudy.envs.store import EpisodeStore
-from understudy.envs.video import rendering_available, write_mp4
+from understudy.envs.experts.attempts import Task, attempt_file, play, was_kept
+from understudy.envs.experts.generate import _claimed, attempt_pool, generate, made_name, supported_names
+from understudy.envs.experts.policy_expert import PolicyExpert
+from understudy.envs.rollouts.evaluation import ROWS, evaluate
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.simulators.video import rendering_available, write_mp4
+from understudy.envs.sources.ogbench.experts import lights_out
+from understudy.envs.sources.source import source_for
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UnderstudyError, UserError
 from understudy.files import sha256
 from understudy.normaliser import Normaliser
@@ -349,7 +349,7 @@ def test_bad_requests_are_refused_before_any_work(tmp_path, options, said) -> No
 
 
 def test_the_command_is_also_called_as_a_function_and_makes_nothing_twice(tmp_path, capsys) -> None:
-    from understudy.cli import data
+    from understudy.envs.commands import data
 
     for _ in range(2):  # as the quick start does
         data.generate(NAME, episodes=1, seed=0, noise=0.2, workers=1, data_dir=str(tmp_path), overwrite=False)

@@ -12,7 +12,7 @@ from tests.integration.test_bad_input import say as say
 from tests.integration.test_run_directory import only_run
 
 from understudy.loading import load_policy
-from understudy.run_dir import read_csv
+from understudy.runs.directory import read_csv
 
 LOSS = "validation/actor_loss"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from understudy.envs.experts import generate
-from understudy.envs.importing import import_file
-from understudy.launching import make_loop
-from understudy.run_dir import RunDir
-from understudy.spec import build_run
+from understudy.envs.experts.generate import generate
+from understudy.envs.store.transfer import import_file
+from understudy.runs.directory import RunDir
+from understudy.runs.loop import make_loop
+from understudy.spec.keys import build_run
 
 ENV = "cube-single-scripted-singletask-task1-v0"
 

@@ -17,7 +17,7 @@ from understudy.normaliser import Normaliser
 from understudy.policy import Policy, content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.tracking.store import client
+from understudy.tracking.client import client
 
 OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
 

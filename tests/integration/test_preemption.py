@@ -14,7 +14,7 @@ from tests.integration.commands import SMALL, run, start
 from tests.integration.test_run_directory import only_run
 
 from understudy.loading import load_policy
-from understudy.run_dir import RunDir, read_csv
+from understudy.runs.directory import RunDir, read_csv
 
 WORDS = ("training_steps=1500", "log_interval=50", "eval_interval=500", "tracking_uri=none", "checkpoint_seconds=1000")
 

@@ -11,7 +11,7 @@ from tests.integration.test_bad_input import say as say
 
 from understudy.checkpoints import load
 from understudy.loading import load_policy
-from understudy.run_dir import read_csv
+from understudy.runs.directory import read_csv
 
 DIVERGING = (
     *("train", *SMALL, "lr=9.9", "weight_decay=0.3", "normalize=none", "tracking_uri=none", "save_dir=runs"),

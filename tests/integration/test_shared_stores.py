@@ -57,7 +57,7 @@ if __name__ == "__main__":
     uri, folder, count, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     # A server that has imported mlflow forks them: 64 processes, without 64 times the seconds that the import takes.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "understudy.tracking.store"])
+    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "understudy.tracking.client"])
     gate = context.Barrier(count + 1)
     args = [(uri, folder, number, rows, gate) for number in range(count)]
     processes = [context.Process(target=write, args=words) for words in args]
@@ -176,9 +176,9 @@ def test_a_storage_that_cannot_be_written_to_from_here_is_refused_before_anythin
 
 
 def test_another_run_of_the_same_name_keeps_its_place_in_the_storage(hopper_data: Path, tmp_path: Path) -> None:
-    from understudy.mirroring import attach
-    from understudy.run_dir import RunDir
-    from understudy.spec import build_run
+    from understudy.runs.directory import RunDir
+    from understudy.runs.mirror import attach
+    from understudy.spec.keys import build_run
 
     storage = tmp_path / "storage"
     runs = []
@@ -195,8 +195,8 @@ def test_another_run_of_the_same_name_keeps_its_place_in_the_storage(hopper_data
 
 
 def test_a_sweeps_own_files_are_copied_beside_its_trials_copies(tmp_path: Path) -> None:
-    from understudy.mirroring import copy_sweep
-    from understudy.spec import build_run
+    from understudy.runs.mirror import copy_sweep
+    from understudy.spec.keys import build_run
 
     spec = build_run({"save_dir": str(tmp_path / "runs"), "checkpoint_storage": (tmp_path / "storage").as_uri()})
     sweep = tmp_path / "runs" / "p" / "sweep_1"

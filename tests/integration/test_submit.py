@@ -32,7 +32,7 @@ from understudy.cluster.code import content_hash
 from understudy.cluster.job import make_job
 from understudy.cluster.profile import load_profile
 from understudy.cluster.tokens import own_path
-from understudy.tracking.store import client
+from understudy.tracking.client import client
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(800)]
 

@@ -15,7 +15,7 @@ from understudy.algorithm import Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.pack import Pack
+from understudy.trainables.packs.pack import Pack
 
 SEEDS, SAMPLES, STEPS = [0, 1], 32, 8
 SIZES: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ import torch
 
 from understudy.algorithm import Batch
 from understudy.randomness import torch_generator
-from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
-from understudy.trainables.pack import Pack
+from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, SAMPLES, END = 5, 3, 12, 8
 PICTURE = {"state": (OBSERVATION,), "front": (8, 8, 3)}

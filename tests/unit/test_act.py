@@ -12,17 +12,16 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from understudy.envs.ensembling import TemporalEnsemble
-from understudy.envs.policy_expert import PolicyExpert
+from understudy.envs.experts.policy_expert import PolicyExpert
+from understudy.envs.rollouts.ensembling import TemporalEnsemble
 from understudy.errors import SpecError
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy
 from understudy.randomness import numpy_generator, torch_generator
-from understudy.spec import build_run
-from understudy.trainables.act import ACT, ACTConfig, ACTNetwork, kl_from_standard_normal, masked_l1
-from understudy.trainables.bc import BC, BCConfig
-from understudy.trainables.pack import Pack
-from understudy.trainables.transformer import (
+from understudy.spec.keys import build_run
+from understudy.trainables.algorithms.act import ACT, ACTConfig, ACTNetwork, kl_from_standard_normal, masked_l1
+from understudy.trainables.algorithms.bc import BC, BCConfig
+from understudy.trainables.networks.transformer import (
     Attention,
     DecoderLayer,
     Dropout,
@@ -32,6 +31,7 @@ from understudy.trainables.transformer import (
     sine_positions,
     sine_positions_2d,
 )
+from understudy.trainables.packs.pack import Pack
 
 FORM = Form(width=16, heads=4, feedforward=24)
 SMALL: dict[str, Any] = {

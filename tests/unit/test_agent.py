@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from understudy.errors import UserError
-from understudy.trainables.agent import Agent
-from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.loops.agent import Agent
 
 SHAPE = {"state": (4,), "front": (8, 8, 3), "goal/state": (2,)}
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch.func import vmap
 
-from understudy.augmentation import COLOUR, AugmentationConfig
-from understudy.envs import augmentation as on_workers
+from understudy.envs.windows import augmentation as on_workers
 from understudy.errors import SpecError, UserError
 from understudy.randomness import torch_generator
-from understudy.spec import validate
-from understudy.trainables import augmenting as on_device
+from understudy.spec.augmentation import COLOUR, AugmentationConfig
+from understudy.spec.keys import validate
+from understudy.trainables.loops import augmentation as on_device
 
 BRIDGE = AugmentationConfig(augmentation="bridge")
 NOTHING = AugmentationConfig(

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from understudy.envs import bridge_unpickling
-from understudy.envs.bridge_numpy import read_trajectories
-from understudy.envs.bridge_unpickling import unpickle, unpickle_buffer
+from understudy.envs.sources.bridge import unpickling as bridge_unpickling
+from understudy.envs.sources.bridge.out_npy import read_trajectories
+from understudy.envs.sources.bridge.unpickling import unpickle, unpickle_buffer
 from understudy.errors import DatasetError
 
 PROTOCOLS = range(6)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.unit.command_line import Said, understudy
 
-from understudy.compose import flat_values, parse, split_sweeps, to_overrides
 from understudy.errors import SpecError, UserError
-from understudy.spec import build_run
+from understudy.spec.compose import flat_values, parse, split_sweeps, to_overrides
+from understudy.spec.keys import build_run
 
 
 def values(*words: str, config_dir: str | None = None) -> dict:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.spec import RunSpec, build_run
-from understudy.trainables.data import open_data
+from understudy.spec.keys import build_run
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.data import open_data
 
 ENV = "cube-single-play-singletask-task1-v0"
 

@@ -11,9 +11,9 @@ from understudy.algorithm import OF_PICTURES, AlgorithmConfig
 from understudy.errors import SpecError, UnknownName
 from understudy.observations import ObservationShape
 from understudy.randomness import torch_generator
-from understudy.spec import build_run
-from understudy.trainables.encoders import ENCODERS, ObservationEncoder
-from understudy.trainables.pooling import POOLINGS
+from understudy.spec.keys import build_run
+from understudy.trainables.networks.encoders import ENCODERS, ObservationEncoder
+from understudy.trainables.networks.pooling import POOLINGS
 
 Tensors = dict[str, torch.Tensor]
 

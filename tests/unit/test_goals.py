@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from understudy.envs.bridge_relabelling import binarise_gripper, relabel_actions, relabelled
-from understudy.envs.goals import STRATEGIES, goal_offsets, goal_rewards
-from understudy.envs.saliency import aggregate_saliency
+from understudy.envs.sources.bridge.relabelling import binarise_gripper, relabel_actions, relabelled
+from understudy.envs.windows.goals import STRATEGIES, goal_offsets, goal_rewards
+from understudy.envs.windows.saliency import aggregate_saliency
 from understudy.errors import DatasetError, SpecError
 
 PLACES = np.linspace(0, 1, 200_000, endpoint=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from understudy.registry import algorithms
-from understudy.trainables.agent import Agent
+from understudy.trainables.loops.agent import Agent
 
 LEFT, RIGHT, SPREAD = -0.7, 0.7, 0.05
 QUICK: dict[str, Any] = {"hidden_dims": (64, 64), "lr": 3e-3, "batch_size": 256}

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.observing import History, WithGoal
-from understudy.envs.source import EnvFactory
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
-from understudy.envs.writing import StoreWriter
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.rollouts.wrappers import History, WithGoal
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Normaliser
 

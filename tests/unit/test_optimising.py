@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from tests.unit.small_packs import END, SAMPLES, batch, make, pack_of, train
 
 from understudy.errors import SpecError
-from understudy.trainables.agent import Agent
-from understudy.trainables.flow_bc import FlowBCConfig
-from understudy.trainables.modes import Mode
-from understudy.trainables.optimising import Schedule
-from understudy.trainables.pack import Pack
+from understudy.trainables.algorithms.flow_bc import FlowBCConfig
+from understudy.trainables.loops.agent import Agent
+from understudy.trainables.packs.optimiser import Schedule
+from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.runners import Mode
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "warm-up": {"warmup_steps": 4},

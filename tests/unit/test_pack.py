@@ -17,9 +17,9 @@ from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
-from understudy.trainables.modes import Mode
-from understudy.trainables.pack import ACTION_LIMIT, Pack
+from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.packs.pack import ACTION_LIMIT, Pack
+from understudy.trainables.packs.runners import Mode
 
 WORKER = Path(__file__).with_name("pack_worker.py")
 

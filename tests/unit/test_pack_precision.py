@@ -12,10 +12,10 @@ from tests.unit.small_packs import ACTION, END, OBSERVATION, SAMPLES, batch, mak
 
 from understudy.algorithm import Batch
 from understudy.errors import SpecError, TrainingDiverged
-from understudy.trainables.flow_bc import FlowBC, FlowBCConfig
-from understudy.trainables.modes import Mode
-from understudy.trainables.optimising import SMALLEST_SCALE
-from understudy.trainables.pack import Pack
+from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
+from understudy.trainables.packs.optimiser import SMALLEST_SCALE
+from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.runners import Mode
 
 
 @pytest.mark.parametrize(("precision", "rounding"), [("bf16", 2e-2), ("fp16", 4e-3)])

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from understudy.envs.frames import encode_jpeg
-from understudy.envs.picture_checks import scan_pictures
-from understudy.envs.picture_strips import save_strip, strip
-from understudy.envs.store import TRANSITIONS, EpisodeStore
-from understudy.envs.writing import StoreWriter
+from understudy.envs.store.frames import encode_jpeg
+from understudy.envs.store.picture_checks import scan_pictures
+from understudy.envs.store.picture_strips import save_strip, strip
+from understudy.envs.store.store import TRANSITIONS, EpisodeStore
+from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 
 SIZE, LENGTHS = 16, [5, 3, 7]
@@ -71,7 +71,7 @@ def test_nothing_is_said_of_good_pictures(tmp_path: Path, encoding: str) -> None
 def test_black_single_coloured_and_stuck_pictures_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("understudy.envs.picture_checks.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("understudy.envs.store.picture_checks.BLOCK_BYTES", block_bytes)
     black = [np.full((length, SIZE, SIZE, 3), 2, np.uint8) for length in LENGTHS]
     spotted, stuck = good(), good()
     spotted[1][2] = (200, 10, 30)

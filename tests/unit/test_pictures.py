@@ -17,16 +17,16 @@ import torch
 from gymnasium import spaces
 from PIL import Image
 
-from understudy.envs.importing import episodes_of
-from understudy.envs.observing import Chosen, History, WithGoal
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
-from understudy.envs.writing import StoreWriter
+from understudy.envs.rollouts.wrappers import Chosen, History, WithGoal
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.transfer import episodes_of
+from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, UserError
 from understudy.observations import batched, has_pictures, shape_of
-from understudy.spec import build_run
-from understudy.trainables.batches import HELD_OUT, Batches, LoaderDied, Order, Steps, loader_workers
-from understudy.trainables.data import open_data
+from understudy.spec.keys import build_run, with_changes
+from understudy.trainables.loops.batches import HELD_OUT, Batches, LoaderDied, Order, Steps, loader_workers
+from understudy.trainables.loops.data import open_data
 
 LENGTHS = [4, 1, 9, 3]
 SIZE = 16
@@ -260,7 +260,7 @@ def test_workers_bring_the_batches_that_are_drawn_without_them(spec, batches) ->
 
 
 def test_workers_bring_the_held_out_batches_too_after_the_steps_that_are_validated(spec) -> None:
-    held_out = spec.with_changes(validation_fraction=0.4)
+    held_out = with_changes(spec, validation_fraction=0.4)
     order = Order(3, 6, lambda step: step in (4, 6))
     assert list(order) == [3, 4, *range(0, -HELD_OUT, -1), 5, 6, *range(0, -HELD_OUT, -1)]
     steps = Steps(held_out, [0, 1], 0, 1)

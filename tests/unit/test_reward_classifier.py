@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch.nn import functional
 
-from understudy.envs.policy_expert import PolicyExpert
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows
-from understudy.envs.writing import StoreWriter
+from understudy.envs.experts.policy_expert import PolicyExpert
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, SpecError, UserError
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy
 from understudy.randomness import numpy_generator, torch_generator
 from understudy.registry import loops
-from understudy.run_dir import read_csv
-from understudy.spec import build_run
+from understudy.runs.directory import read_csv
+from understudy.spec.keys import build_run, with_changes
 from understudy.sweeping.spec import build_sweep
-from understudy.trainables.bc import BC
-from understudy.trainables.pack import Pack
-from understudy.trainables.reward_classifier import RewardClassifier, RewardClassifierConfig, SuccessDetector
+from understudy.trainables.algorithms.bc import BC
+from understudy.trainables.algorithms.reward_classifier import RewardClassifier, RewardClassifierConfig, SuccessDetector
+from understudy.trainables.packs.pack import Pack
 
 SIZE, EPISODES, STEPS = 24, 12, 30
 SMALL: dict[str, Any] = {"encoder": "impala_small", "latent_dim": 32, "hidden_dim": 32}
@@ -302,7 +302,7 @@ def test_a_trained_classifier_is_evaluated_on_its_held_out_episodes(trained: Pat
     assert outcome.summary["validation/accuracy"] == pytest.approx(last["validation/accuracy"])
     assert outcome.summary["validation/actor_loss"] == pytest.approx(last["validation/actor_loss"], rel=1e-5)
     with pytest.raises(UserError, match="validation_fraction"):
-        loops.get("evaluate")(policy, run.with_changes(validation_fraction=0.0))
+        loops.get("evaluate")(policy, with_changes(run, validation_fraction=0.0))
 
 
 def test_chunks_of_actions_are_refused() -> None:

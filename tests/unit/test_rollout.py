@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from understudy.envs.rollout import ROWS, evaluate
-from understudy.envs.slots import close_pools
+from understudy.envs.rollouts.evaluation import ROWS, evaluate
+from understudy.envs.rollouts.pools import close_pools
 from understudy.errors import UnderstudyError, UserError
 
 

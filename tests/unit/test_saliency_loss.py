@@ -8,8 +8,8 @@ import torch
 from scipy.ndimage import zoom
 
 from understudy.registry import algorithms
-from understudy.trainables.pack import Pack
-from understudy.trainables.saliency_loss import minmax_mask, softmax_mask
+from understudy.trainables.networks.saliency import minmax_mask, softmax_mask
+from understudy.trainables.packs.pack import Pack
 
 SHAPE = {"state": (2,), "front": (24, 24, 3)}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from tests.unit.test_compose import say as say
 
-from understudy.compose import flat_values, parse, split_sweeps
 from understudy.errors import SpecError, UnknownName
-from understudy.space import Choice, Interval
-from understudy.spec import RunSpec, build_run
+from understudy.spec.compose import flat_values, parse, split_sweeps
+from understudy.spec.keys import build_run
+from understudy.spec.run import RunSpec
+from understudy.spec.space import Choice, Interval
 from understudy.sweeping.spec import SweepSpec, build_sweep
 
 

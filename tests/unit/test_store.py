@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.inspection import describe, text_histogram
-from understudy.envs.store import EpisodeStore, find_store, list_stores
-from understudy.envs.writing import StoreWriter
+from understudy.envs.store.inspection import describe, text_histogram
+from understudy.envs.store.store import EpisodeStore, find_store, list_stores
+from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 
 

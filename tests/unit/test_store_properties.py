@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.store import EpisodeStore
-from understudy.envs.writing import StoreWriter
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 
 DTYPES = ("<f4", ">f4", "<f8", "<f2", "<i8", "u1", "?")

@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from understudy.compose import flat_values, parse, split_sweeps
 from understudy.errors import SpecError, UserError
+from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.sweeping.search import StudyAsha, keyed
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec, build_sweep
 from understudy.sweeping.study import Study, check_storage

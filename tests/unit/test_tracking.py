@@ -28,8 +28,8 @@ from understudy.tracking.addresses import (
     ui_command,
     without_secrets,
 )
+from understudy.tracking.client import printable
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
-from understudy.tracking.store import printable
 from understudy.tracking.tailing import CsvTail, StepTimes
 from understudy.tracking.tracked import metric_sources, track
 

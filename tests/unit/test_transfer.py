@@ -21,10 +21,10 @@ from understudy.observations import ObservationShape
 from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.encoders import ObservationEncoder
-from understudy.trainables.pack import Pack
-from understudy.trainables.resnet import RESNETS, ResNet
-from understudy.trainables.transfer import load_encoder, read_weights
+from understudy.trainables.networks.encoders import ObservationEncoder
+from understudy.trainables.networks.resnet import RESNETS, ResNet
+from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.transfer import load_encoder, read_weights
 
 PICTURE = (32, 32, 3)
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.selecting import select_episodes
-from understudy.envs.store import EpisodeStore
-from understudy.envs.windows import Windows, returns_to_go
-from understudy.envs.writing import StoreWriter
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.episodes import select_episodes
+from understudy.envs.windows.windows import Windows, returns_to_go
 from understudy.errors import DatasetError
 
 LENGTHS = [7, 1, 12, 3, 30, 5]

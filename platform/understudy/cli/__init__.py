@@ -11,8 +11,10 @@ from typing import Any
 import typer
 
 from understudy import __version__
-from understudy.cli import cluster, data, models, resume, runs, sweep, sync, system, train
+from understudy.cli import models, resume, runs, sweep, sync, system, train
 from understudy.cli.output import HELP_WIDTH, console
+from understudy.cluster import commands as cluster
+from understudy.envs.commands import data
 from understudy.errors import UnderstudyError
 
 app = typer.Typer(
@@ -68,7 +70,7 @@ def main() -> None:
         raise SystemExit(1) from None
     finally:
         # Renderers must be closed before the interpreter takes OpenGL down; nothing to do where none was loaded.
-        slots = sys.modules.get("understudy.envs.slots")
+        slots = sys.modules.get("understudy.envs.rollouts.pools")
         if slots is not None:
             slots.close_pools()
     if code == 130:

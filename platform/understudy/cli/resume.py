@@ -49,12 +49,12 @@ def go_on(
     change_space: Sequence[str] = (),
 ) -> None:
     """Do what `understudy resume` does."""
-    from understudy import extending
     from understudy.cli.sweep import drive
     from understudy.errors import UserError
-    from understudy.resuming import find
-    from understudy.run_dir import RunDir
-    from understudy.sweeping.run import SweepDir
+    from understudy.runs import extend
+    from understudy.runs.directory import RunDir
+    from understudy.runs.find import find
+    from understudy.sweeping.directory import SweepDir
 
     path = find(run_or_sweep)
     if (path / "sweep.json").is_file():
@@ -68,7 +68,7 @@ def go_on(
         raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
     run = RunDir.existing(path)
     with run.locked():  # someone else's run: say so before anything is printed
-        spec = extending.add_steps(run, add_steps) if add_steps else run.spec()
+        spec = extend.add_steps(run, add_steps) if add_steps else run.spec()
     prepare(spec.tracking())
     state = run.state()
     if state.get("status") == "finished":
@@ -98,8 +98,8 @@ def prepare(tracking_uri: str) -> None:
 
 def extend_sweep(sweep: Any, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
     """Change what a sweep still has to do, before it goes on."""
-    from understudy.compose import parse, split_sweeps
     from understudy.errors import SpecError
+    from understudy.spec.compose import parse, split_sweeps
     from understudy.sweeping import extending
 
     if change_space:

@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 def tracking_address(tracking_uri: str, save_dir: str) -> str:
     """Return the store that a run with these keys would be tracked in."""
-    from understudy.spec import RunSpec
+    from understudy.spec.run import RunSpec
 
     given = {"tracking_uri": tracking_uri, **({"save_dir": save_dir} if save_dir else {})}
     return RunSpec.model_validate(given).tracking()

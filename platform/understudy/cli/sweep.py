@@ -55,7 +55,7 @@ def sweep(
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated sweep that the words describe."""
-    from understudy.compose import flat_values, parse, split_sweeps
+    from understudy.spec.compose import flat_values, parse, split_sweeps
     from understudy.sweeping.spec import build_sweep
 
     plain, sweeps = split_sweeps(parse(words))
@@ -76,7 +76,8 @@ def show_sweep(spec: Any) -> None:
 
 def start_sweep(spec: Any, folder: Path | None = None) -> Any:
     """Check everything, then make the sweep's folder (`folder`, else a new one) and drive it."""
-    from understudy.sweeping.run import SweepDir, check_sweep
+    from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.run import check_sweep
 
     check_sweep(spec)
     return drive(SweepDir.at(folder, spec) if folder else SweepDir.create(spec))

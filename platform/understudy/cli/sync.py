@@ -51,8 +51,8 @@ def sync(
 
 def _found(places: list[str]) -> list[Path]:
     """Return the runs and sweeps that are meant, each once; a sweep's trials go with it."""
-    from understudy.resuming import MARKERS, find, folders
-    from understudy.spec import RunSpec
+    from understudy.runs.find import MARKERS, find, folders
+    from understudy.spec.run import RunSpec
 
     found: dict[Path, None] = {}
     for place in places or [str(RunSpec.model_fields["save_dir"].default)]:
@@ -67,9 +67,9 @@ def _found(places: list[str]) -> list[Path]:
 def _sent(path: Path) -> Iterator[tuple[Path, Any]]:
     """Send one run or sweep; the store must answer first, so that one that is away is said at once."""
     from understudy import tracking
-    from understudy.launching import sync as sync_run
-    from understudy.run_dir import RunDir
-    from understudy.sweeping.run import SweepDir
+    from understudy.runs.directory import RunDir
+    from understudy.runs.sync import sync as sync_run
+    from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.syncing import sync_sweep
 
     if (path / "sweep.json").is_file():

@@ -79,7 +79,7 @@ def _cuda() -> tuple[str, bool]:
 
 
 def _ray() -> tuple[str, bool]:
-    from understudy.launching import ray_round_trip
+    from understudy.runs.on_ray import ray_round_trip
 
     return f"{version('ray')}, a task came back in {ray_round_trip():.1f} s", True
 
@@ -94,14 +94,14 @@ def _mlflow() -> tuple[str, bool]:
 
 
 def _rendering() -> tuple[str, bool]:
-    from understudy.envs.video import rendering_available
+    from understudy.envs.simulators.video import rendering_available
 
     reason = rendering_available()
     return reason or "MuJoCo renders without a screen", True
 
 
 def _disk() -> tuple[str, bool]:
-    from understudy.spec import home
+    from understudy.spec.run import home
 
     parts = []
     fine = True
@@ -132,9 +132,9 @@ def quickstart(
     save_dir: str = typer.Option("runs/quickstart", "--save_dir", help="root of everything it makes but the dataset"),
 ) -> None:
     """Do the whole job in small: demonstrations, a sweep across seeds, evaluation, tracking, a registered model."""
-    from understudy.cli import data
     from understudy.cli.sweep import start_sweep
-    from understudy.compose import flat_values, parse, split_sweeps
+    from understudy.envs.commands import data
+    from understudy.spec.compose import flat_values, parse, split_sweeps
     from understudy.sweeping.spec import build_sweep
 
     started = time.monotonic()

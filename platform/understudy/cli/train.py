@@ -62,15 +62,15 @@ def train(
 
 def read_run(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated run that the words describe."""
-    from understudy.spec import build_run
+    from understudy.spec.keys import build_run
 
     return build_run(run_values(words, config_dir))
 
 
 def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any]:
     """Return the keys that the words give, names and values not checked yet."""
-    from understudy.compose import flat_values, listed, parse, split_sweeps
     from understudy.errors import SpecError
+    from understudy.spec.compose import flat_values, listed, parse, split_sweeps
 
     plain, sweeps = split_sweeps(parse(words))
     values = flat_values(plain, config_dir)
@@ -85,9 +85,10 @@ def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any
 
 def start_fork(source: Path, changes: dict[str, Any]) -> None:
     """Train a new run that begins where `source` was saved; its other settings are the parent's."""
-    from understudy import extending, tracking
+    from understudy import tracking
+    from understudy.runs import extend
 
-    run = extending.fork(source, changes)
+    run = extend.fork(source, changes)
     spec = run.spec()
     tracking.prepare(spec.tracking())
     run_training(spec, run)
@@ -109,8 +110,9 @@ def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
 def start_training(spec: Any, folder: Path | None = None) -> None:
     """Check everything, then make the run directory (`folder`, else a new one) and train."""
     from understudy import tracking
-    from understudy.launching import check_launcher, make_loop
-    from understudy.run_dir import RunDir
+    from understudy.runs.directory import RunDir
+    from understudy.runs.loop import make_loop
+    from understudy.runs.on_ray import check_launcher
 
     loop = make_loop(spec)
     check_launcher(spec)
@@ -125,8 +127,8 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
 
 def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
-    from understudy.launching import launch
-    from understudy.results import objective_name
+    from understudy.runs.launch import launch
+    from understudy.runs.results import objective_name
     from understudy.sweeping.format import describe
     from understudy.tracking import without_secrets
 
@@ -151,7 +153,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
 
 def show_result(metrics: Any) -> None:
     """Print an evaluation's means and its interval, with the seeds and episodes behind it."""
-    from understudy.results import objective_name
+    from understudy.runs.results import objective_name
     from understudy.sweeping.format import describe
 
     name = objective_name(metrics)
@@ -176,11 +178,11 @@ def evaluate(
     Keys are those of `understudy train` that say how to evaluate (eval_episodes, eval_temperature, eval_envs, ...)
     and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
     """
-    from understudy.compose import flat_values, parse
     from understudy.devices import resolve_device
     from understudy.models import load_policy
     from understudy.registry import loops
-    from understudy.spec import build_run
+    from understudy.spec.compose import flat_values, parse
+    from understudy.spec.keys import build_run
 
     changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
     device = resolve_device(str(changes.get("device", "auto")))
@@ -203,7 +205,7 @@ def evaluate(
 def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
     """Raise SpecError for a key that would change nothing, or another policy than the one given."""
     from understudy.errors import SpecError, did_you_mean
-    from understudy.spec import ALIASES
+    from understudy.spec.keys import ALIASES
 
     allowed = {*EVALUATION_KEYS, *policy.algorithm.evaluation_parameters}
     for key in changes:
@@ -214,7 +216,7 @@ def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
 def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
     """Print examples, then every key with its default and meaning."""
     from understudy.registry import algorithms
-    from understudy.spec import RunSpec
+    from understudy.spec.run import RunSpec
 
     console.print(f"{examples}\n", markup=False, soft_wrap=True)
     given = next((word.split("=", 1)[1] for word in words if word.lstrip("-").startswith("algo=")), "flow_bc")

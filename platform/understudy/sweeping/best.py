@@ -19,9 +19,10 @@ from understudy.devices import resolve_device
 from understudy.files import write_json
 from understudy.policy import Policy
 from understudy.registry import loops
-from understudy.results import rank_key
-from understudy.run_dir import CsvLog, RunDir
-from understudy.spec import RunSpec
+from understudy.runs.directory import CsvLog, RunDir
+from understudy.runs.results import rank_key
+from understudy.spec.keys import with_changes
+from understudy.spec.run import RunSpec
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.trial import trial_folder
 from understudy.tracking import Tracked
@@ -115,5 +116,5 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
 
 def final_spec(spec: SweepSpec, trial: FrozenTrial | None) -> RunSpec:
     """Return the spec of the final evaluation: fresh episodes, final_episodes of each seed."""
-    base = spec.base.with_changes(**trial.params) if trial is not None else spec.base
-    return base.with_changes(eval_seed=base.eval_seed + FRESH_EPISODES, eval_episodes=spec.options.final_episodes)
+    base = with_changes(spec.base, **trial.params) if trial is not None else spec.base
+    return with_changes(base, eval_seed=base.eval_seed + FRESH_EPISODES, eval_episodes=spec.options.final_episodes)

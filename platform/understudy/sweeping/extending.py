@@ -12,9 +12,11 @@ from optuna.trial import TrialState
 
 from understudy.errors import SpecError, did_you_mean
 from understudy.files import write_json
-from understudy.run_dir import RunDir
-from understudy.space import Dimension, Interval, check_values
-from understudy.sweeping.run import SweepDir, check_sweep
+from understudy.runs.directory import RunDir
+from understudy.spec.keys import with_changes
+from understudy.spec.space import Dimension, Interval, check_values
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.run import check_sweep
 from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number
 from understudy.sweeping.study import Study
 
@@ -69,7 +71,7 @@ def change_space(sweep: SweepDir, sweeps: Mapping[str, Sweep]) -> None:
     with sweep.held():
         spec = sweep.spec()
         changed = {key: _changed(spec, key, value) for key, value in sweeps.items()}
-        check_values(changed, lambda key, value: spec.base.with_changes(**{key: value}))
+        check_values(changed, lambda key, value: with_changes(spec.base, **{key: value}))
         spec = spec.model_copy(update={"dimensions": {**spec.dimensions, **changed}})
         check_sweep(spec)
         _save(sweep, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from understudy.results import objective_name
+from understudy.runs.results import objective_name
 
 
 def describe(metrics: Mapping[str, float]) -> str:

@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import logging
 import os
 from collections.abc import Callable
@@ -18,19 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from understudy import tracking
-from understudy.errors import Preempted, TrackingError, UnderstudyError, UserError
-from understudy.files import write_atomic, write_json
-from understudy.launching import make_loop, start_ray
-from understudy.mirroring import copy_sweep
-from understudy.run_dir import RunDir, hold, new_folder
-from understudy.space import largest
-from understudy.stopping import on_sigterm
+from understudy.errors import Preempted, TrackingError, UnderstudyError
+from understudy.runs.directory import RunDir
+from understudy.runs.loop import make_loop
+from understudy.runs.mirror import copy_sweep
+from understudy.runs.on_ray import start_ray
+from understudy.runs.stop import on_sigterm
+from understudy.spec.keys import with_changes
+from understudy.spec.space import largest
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
+from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study, check_storage
+from understudy.sweeping.summary import write_summary
 from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import run_trial, trial_folder, trial_name
 from understudy.tracking import Tracked
@@ -50,50 +51,6 @@ class SweepResult:
     crashed: list[int]
     best: BestPolicy
     url: str | None
-
-
-class SweepDir:
-    """Paths and small state of a sweep's folder."""
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-
-    @classmethod
-    def create(cls, spec: SweepSpec) -> SweepDir:
-        """Make a new folder for the sweep and write its spec."""
-        return cls.at(new_folder(spec.base, "sweep"), spec)
-
-    @classmethod
-    def at(cls, path: Path, spec: SweepSpec) -> SweepDir:
-        """Use `path` (made when missing) as the sweep's folder, writing sweep.json once."""
-        sweep = cls(path)
-        if not (path / "sweep.json").is_file():
-            write_json(path / "sweep.json", spec.model_dump(mode="json"))
-        return sweep
-
-    @classmethod
-    def existing(cls, path: Path | str) -> SweepDir:
-        """Open a sweep's folder, or raise UserError when it is none."""
-        sweep = cls(Path(path).expanduser())
-        if not (sweep.path / "sweep.json").is_file():
-            raise UserError(f"{path} is no sweep: it has no sweep.json")
-        return sweep
-
-    def held(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the sweep for this process; a second holder gets a UserError naming the first."""
-        return hold(self.path / ".lock", f"sweep {self.path}")
-
-    def spec(self) -> SweepSpec:
-        """Read the sweep's spec back."""
-        return SweepSpec.model_validate_json((self.path / "sweep.json").read_text())
-
-    def state(self) -> dict[str, Any]:
-        """Return run.json."""
-        return RunDir(self.path).state()
-
-    def update_state(self, **changes: Any) -> None:
-        """Merge `changes` into the state, atomically."""
-        RunDir(self.path).update_state(**changes)
 
 
 def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
@@ -120,7 +77,7 @@ def check_sweep(spec: SweepSpec) -> None:
     """Open data and environment at the longest swept chunk, so that no trial fails on what could be known before."""
     base = spec.base
     swept = spec.dimensions.get("horizon_length")
-    make_loop(base.with_changes(horizon_length=largest(swept)) if swept else base)
+    make_loop(with_changes(base, horizon_length=largest(swept)) if swept else base)
     tracking.prepare(base.tracking())
     check_storage(spec)
 
@@ -265,25 +222,3 @@ def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> N
         tracked.log_folder(run.path)
         tracked.close("FINISHED")
         run.update_state(status="stopped")
-
-
-def write_summary(path: Path, spec: SweepSpec, trials: list[FrozenTrial]) -> None:
-    """Write one row a trial: parameters, state, steps and every metric."""
-    metrics = sorted({key for trial in trials for key in trial.user_attrs.get("metrics", {})})
-    header = ["trial", "state", *spec.dimensions, *(f"best_{key}" for key in spec.grid), *metrics, "error"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writeheader()
-    for trial in trials:
-        chosen = trial.user_attrs.get("best_parameters", {})
-        writer.writerow(
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                **trial.params,
-                **{f"best_{key}": value for key, value in chosen.items()},
-                **trial.user_attrs.get("metrics", {}),
-                "error": trial.user_attrs.get("error", ""),
-            }
-        )
-    write_atomic(path, lambda file: file.write(text.getvalue().encode()))

@@ -18,8 +18,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from understudy.results import rank_key
-from understudy.run_dir import RunDir
+from understudy.runs.directory import RunDir
+from understudy.runs.results import rank_key
 from understudy.sweeping.study import Study
 from understudy.sweeping.trial import trial_folder
 

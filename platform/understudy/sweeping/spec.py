@@ -9,11 +9,12 @@ from typing import Any, Literal
 from hydra.core.override_parser.types import IntervalSweep, Sweep
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from understudy.compose import listed
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, search_spaces
-from understudy.space import Choice, Dimension, Interval, check_values, size
-from understudy.spec import ALIASES, RunSpec, build_run, holds_password, plain_name, resolve_key, run_keys, validate
+from understudy.spec.compose import listed
+from understudy.spec.keys import ALIASES, build_run, resolve_key, run_keys, validate, with_changes
+from understudy.spec.run import RunSpec, holds_password, plain_name
+from understudy.spec.space import Choice, Dimension, Interval, check_values, size
 
 STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
 
@@ -112,9 +113,9 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
     grid = {key: _choices(key, dimension) for key, dimension in dimensions.items() if key in evaluation}
     training = {key: dimension for key, dimension in dimensions.items() if key not in evaluation}
     base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
-    check_values(dimensions, lambda key, value: base.with_changes(**{key: value}))
+    check_values(dimensions, lambda key, value: with_changes(base, **{key: value}))
     for values_ in itertools.product(*grid.values()):
-        base.with_changes(**dict(zip(grid, values_, strict=True)))
+        with_changes(base, **dict(zip(grid, values_, strict=True)))
     held_out = base.validation_fraction > 0 or base.validation_filter_key is not None
     if not algorithms.get(algo).acts and not held_out:
         raise SpecError(f"a sweep of {algo} ranks its trials by held-out episodes; give validation_fraction=0.1, say")

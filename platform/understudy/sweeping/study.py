@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from understudy.errors import UserError
 from understudy.files import write_json
 from understudy.randomness import stream_key
-from understudy.space import Choice, Dimension
+from understudy.spec.space import Choice, Dimension
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking.addresses import without_secrets
 

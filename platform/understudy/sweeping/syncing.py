@@ -7,10 +7,11 @@ from pathlib import Path
 
 from understudy import tracking
 from understudy.errors import TrackingError
-from understudy.launching import Shipped, sync
-from understudy.run_dir import RunDir
+from understudy.runs.directory import RunDir
+from understudy.runs.sync import Shipped, sync
 from understudy.sweeping.best import read_best, register_best
-from understudy.sweeping.run import SweepDir, registered, send_best, track_sweep
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.run import registered, send_best, track_sweep
 
 
 def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:

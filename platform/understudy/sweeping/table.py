@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from understudy.results import objective_name, rank_key
-from understudy.run_dir import read_csv
+from understudy.runs.directory import read_csv
+from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.format import clock, describe, number
 from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study

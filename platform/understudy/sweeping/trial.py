@@ -11,11 +11,12 @@ from typing import Any
 from ray import tune
 
 from understudy.errors import Preempted, UnderstudyError, UserError
-from understudy.extending import train_on
-from understudy.launching import launch
-from understudy.results import rank_key
-from understudy.run_dir import RunDir
-from understudy.spec import RunSpec
+from understudy.runs.directory import RunDir
+from understudy.runs.extend import train_on
+from understudy.runs.launch import launch
+from understudy.runs.results import rank_key
+from understudy.spec.keys import with_changes
+from understudy.spec.run import RunSpec
 from understudy.sweeping.format import number as show
 from understudy.sweeping.spec import SweepSpec
 
@@ -29,7 +30,7 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
     """Return the run that a trial trains; the best one is filmed, once, at the sweep's end."""
-    return spec.base.with_changes(**parameters, video_episodes=0)
+    return with_changes(spec.base, **parameters, video_episodes=0)
 
 
 def trial_name(number: int, parameters: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from understudy.tracking.addresses import (
     ui_command,
     without_secrets,
 )
+from understudy.tracking.client import Status, prepare, start_run
 from understudy.tracking.listing import list_runs, run_details
-from understudy.tracking.store import Status, prepare, start_run
 from understudy.tracking.tracked import Tracked, metric_sources, track, track_run
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from understudy.errors import UnknownName, did_you_mean
 from understudy.tracking.addresses import absolute, check_reachable, run_url
-from understudy.tracking.store import artifact_names, client, tracking_errors
+from understudy.tracking.client import artifact_names, client, tracking_errors
 
 SHORTEST_ID = 6
 """Characters of a run id that are enough to name it."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import TrackingError
-from understudy.tracking import store
+from understudy.tracking import client as store
 from understudy.tracking.addresses import OFF, absolute, without_secrets
+from understudy.tracking.client import Status, TrackedRun
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
-from understudy.tracking.store import Status, TrackedRun
 from understudy.tracking.tailing import TIMING_FILE
 
 if TYPE_CHECKING:
-    from understudy.spec import RunSpec
+    from understudy.spec.run import RunSpec
 
 log = logging.getLogger("understudy")
 

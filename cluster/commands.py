@@ -1,0 +1,302 @@
+"""`understudy cluster`, `submit` and `jobs`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from understudy.cli.output import OVERRIDES, console, examples, show_mapping, show_table
+from understudy.cli.resume import ADD_STEPS, ADD_TRIALS, CHANGE_SPACE, RETRY_FAILED
+from understudy.cli.runs import clock_time
+from understudy.errors import UserError
+
+clusters = typer.Typer(help="Clusters: list, show, render, up, status, down.", no_args_is_help=True)
+jobs = typer.Typer(help="Submitted jobs: list, logs, stop, resume.", no_args_is_help=True)
+
+PROFILE = typer.Argument(..., help="a profile's name, a YAML file, or http://HOST:8265")
+ON = typer.Option("local", "--profile", "-p", help="where: a profile's name, a YAML file, or http://HOST:8265")
+JOB = typer.Argument(..., help="the job's id, as `understudy submit` printed it")
+PLUGINS = typer.Option([], "--plugin", help="package folder, .py file or module with plug-ins of yours (repeatable)")
+CHANGES: dict[str, Any] = {**OVERRIDES, "help_option_names": ["--help"]}
+SUBMIT = """\
+Run a sweep or a training on a cluster. The driver runs there too: this machine may be closed at once.
+
+  understudy submit sweep space=flow_bc env_name=lift-mh-low_dim seeds=[0,1,2] num_trials=30 --profile slurm
+  understudy submit train env_name=hopper-medium-v2 gpus=1 --profile mycluster.yaml --follow
+  understudy submit sweep algo=my_bc ... --plugin ./my_plugins --name monday
+
+Keys are those of `understudy sweep` and `understudy train`; they are checked before anything is sent. save_dir and
+data_dir are <storage.path>/runs and <storage.path>/datasets of the profile unless given.
+
+  --profile, -p   a profile's name (`understudy cluster list`), a YAML file, or http://HOST:8265; default local
+  --plugin        package folder, .py file or module with plug-ins of yours; sent along (repeatable)
+  --name          the job's id and its folder's name; default says what it is and when
+  --follow        show the job's output until it ends; exit 1 when it fails (default: --no-wait)
+  --config-dir    folder with your own Hydra groups"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.add_typer(clusters, name="cluster")
+    app.command(context_settings=OVERRIDES, short_help="Run a sweep or a training on a cluster.")(submit)
+    app.add_typer(jobs, name="jobs")
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _open(profile: str, overrides: list[str] | None = None) -> tuple[Any, Any]:
+    """Return (profile, cluster)."""
+    from understudy.cluster.kinds import open_cluster
+    from understudy.cluster.profile import load_profile
+
+    loaded = load_profile(profile, overrides or [])
+    return loaded, open_cluster(loaded)
+
+
+# ---- clusters ----
+
+
+@clusters.command("list")
+def list_() -> None:
+    """List the profiles: the shipped ones, and yours in $UNDERSTUDY_HOME/clusters."""
+    from understudy.cluster.profile import list_profiles, load_profile
+
+    rows = []
+    for name, path in sorted(list_profiles().items()):
+        try:
+            profile = load_profile(name)
+            rows.append((name, profile.kind, profile.description))
+        except UserError as error:
+            rows.append((name, "-", f"{path}: {error}"))
+    show_table(("profile", "kind", "what it is"), rows)
+
+
+@clusters.command(context_settings=CHANGES)
+def show(context: typer.Context, profile: str = PROFILE) -> None:
+    """Show a profile with every key; key=value words (workers.gpu.max=8) change it."""
+    from understudy.cluster.profile import load_profile
+
+    show_mapping(load_profile(profile, context.args).model_dump(mode="json"))
+
+
+@clusters.command(
+    context_settings=CHANGES,
+    epilog=examples(
+        "understudy cluster render kuberay image=registry/understudy:1 storage.claim=shared -o manifests",
+        "understudy cluster render slurm storage.path=/home/me/understudy workers.cpu.count=4",
+    ),
+)
+def render(
+    context: typer.Context,
+    profile: str = PROFILE,
+    out: Path | None = typer.Option(None, "--out", "-o", help="folder to write the files to; default: print them"),
+) -> None:
+    """Write the files that a cluster is made from; key=value words change the profile."""
+    from understudy.files import storage_errors, write_atomic
+
+    files = _open(profile, context.args)[1].render()
+    if not files:
+        raise UserError(f"{profile}: there is nothing to make: the head is there already")
+    for name, text in files.items():
+        if out is None:
+            print(f"# ---- {name}\n{text}", end="")
+            continue
+        path = out / name
+        with storage_errors(path):
+            write_atomic(path, lambda file, text=text: file.write(text.encode()))
+            path.chmod(0o755 if text.startswith("#!") else 0o644)
+        console.print(str(path), soft_wrap=True)
+
+
+@clusters.command(context_settings=CHANGES)
+def up(context: typer.Context, profile: str = PROFILE) -> None:
+    """Bring a cluster up and wait until it takes jobs."""
+    _say(_open(profile, context.args)[1].up())
+
+
+@clusters.command(context_settings=CHANGES)
+def status(context: typer.Context, profile: str = PROFILE) -> None:
+    """Show what a cluster is doing."""
+    _say(_open(profile, context.args)[1].status())
+
+
+@clusters.command(context_settings=CHANGES)
+def down(context: typer.Context, profile: str = PROFILE) -> None:
+    """Take a cluster down: what `up` started, and nothing else."""
+    _say(_open(profile, context.args)[1].down())
+
+
+# ---- jobs ----
+
+
+def submit(
+    context: typer.Context,
+    what: str = typer.Argument("", help="sweep or train"),
+    profile: str = ON,
+    plugin: list[str] = PLUGINS,
+    name: str = typer.Option("", "--name", help="the job's id; default says what it is and when"),
+    follow: bool = typer.Option(False, "--follow/--no-wait", help="show the job's output until it ends"),
+    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    help_: bool = typer.Option(False, "--help", help="show this"),
+) -> None:
+    """Run a sweep or a training on a cluster."""
+    if help_:
+        return console.print(SUBMIT, markup=False, soft_wrap=True)
+    from understudy.cli.sweep import read_sweep
+    from understudy.cli.train import read_run
+    from understudy.cluster import code, job
+    from understudy.errors import did_you_mean
+
+    readers = {"sweep": read_sweep, "train": read_run}
+    if what not in readers:
+        raise UserError(f"cannot submit {what!r}{did_you_mean(what, readers)}; see `understudy submit --help`")
+    plugins = [code.find_plugin(item) for item in plugin]
+    code.use_plugins(plugins)
+    loaded, cluster = _open(profile)
+    spec = readers[what]([*job.default_words(loaded, what), *context.args], config_dir)
+    with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
+        content = code.stage(Path(folder), plugins)
+        made = job.make_job(spec, loaded, name, content, [item.name for item in plugins])
+        _send(loaded, cluster, made, Path(folder), profile)
+    if follow:
+        _follow(cluster, made.id)
+    return None
+
+
+def _send(profile: Any, cluster: Any, made: Any, folder: Path, given: str) -> None:
+    """Submit a job, note it, and print where to look."""
+    from understudy.cluster.job import remember
+    from understudy.tracking import without_secrets
+
+    links = cluster.submit(made, folder)
+    remember(profile, made)
+    uri = made.flat["tracking_uri"]
+    shown = {
+        "job": made.id,
+        "folder": made.folder,
+        **links,
+        **({"MLflow": f"{without_secrets(uri)} (experiment {made.flat['project']})"} if uri else {}),
+        "code": made.code,
+        "logs": f"understudy jobs logs {made.id} --profile {given} -f",
+    }
+    _say([f"{key:10} {value}" for key, value in shown.items()])
+
+
+def _follow(cluster: Any, job_id: str) -> None:
+    """Show a job's output until it ends; exit 1 when it did not finish."""
+    try:
+        for text in cluster.logs(job_id, True):
+            print(text, end="", flush=True)
+    except KeyboardInterrupt:
+        print(f"\nunderstudy: {job_id} goes on without us", file=sys.stderr)
+        raise typer.Exit(130) from None
+    state = cluster.find(job_id)
+    if state.status != "FINISHED":
+        print(f"understudy: {job_id} ended {state.status.lower()}: {state.message}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@jobs.command("list")
+def list_jobs(profile: str = ON) -> None:
+    """List a cluster's jobs, oldest first."""
+    loaded, cluster = _open(profile)
+    rows = []
+    for item in cluster.jobs():
+        ended = item.ended or time.time()
+        minutes = f"{(ended - item.started) / 60:.1f} min" if item.started else "-"
+        started = clock_time(item.started) if item.started else "-"
+        what = f"{item.job.kind} {item.job.flat.get('env_name')}" if item.job else "-"
+        rows.append((item.id, item.status.lower(), what, started, minutes, item.job.folder if item.job else ""))
+    if not rows:
+        return console.print(f"no jobs on {loaded.name}", soft_wrap=True)
+    return show_table(("job", "status", "what", "started", "for", "folder"), rows)
+
+
+@jobs.command()
+def logs(
+    job_id: str = JOB,
+    profile: str = ON,
+    follow: bool = typer.Option(False, "--follow", "-f", help="go on until the job ends; exit 1 when it fails"),
+) -> None:
+    """Show a job's output."""
+    cluster = _open(profile)[1]
+    if follow:
+        return _follow(cluster, job_id)
+    for text in cluster.logs(job_id, False):
+        print(text, end="")
+    return None
+
+
+@jobs.command()
+def stop(job_id: str = JOB, profile: str = ON) -> None:
+    """Stop a job; it can be resumed."""
+    _say([_open(profile)[1].stop(job_id)])
+
+
+@jobs.command()
+def resume(
+    job_id: str = JOB,
+    profile: str = ON,
+    plugin: list[str] = PLUGINS,
+    follow: bool = typer.Option(False, "--follow/--no-wait", help="show the job's output until it ends"),
+    add_steps: int = ADD_STEPS,
+    add_trials: int = ADD_TRIALS,
+    retry_failed: bool = RETRY_FAILED,
+    change_space: list[str] = CHANGE_SPACE,
+) -> None:
+    """Go on with a job where it was left, on the same cluster or on a new head, with the code of here and now."""
+    from understudy.cluster import code, job, resuming
+
+    loaded, cluster = _open(profile)
+    old = resuming.find_job(loaded, cluster, job_id)
+    more = job.More(
+        add_steps=add_steps, add_trials=add_trials, retry_failed=retry_failed, change_space=tuple(change_space)
+    )
+    more.check(old.kind)
+    plugins = [code.find_plugin(item) for item in plugin or old.plugins]
+    code.use_plugins(plugins)
+    with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
+        content = code.stage(Path(folder), plugins)
+        made = resuming.next_job(loaded, cluster, old, more, content, [item.name for item in plugins])
+        _send(loaded, cluster, made, Path(folder), profile)
+    if follow:
+        _follow(cluster, made.id)
+
+
+@jobs.command("run", hidden=True)
+def run(file: Path = typer.Argument(..., help="the job's file")) -> None:
+    """Be a job's driver: start its sweep or run, or go on with it. Runs in the cluster."""
+    from understudy.cli.resume import go_on
+    from understudy.cli.sweep import start_sweep
+    from understudy.cli.train import start_training
+    from understudy.cluster.code import check_code
+    from understudy.cluster.job import More, read_job
+    from understudy.cluster.resuming import still_to_add
+    from understudy.cluster.storage import fetch_dataset
+    from understudy.cluster.tools import check_secrets
+    from understudy.runs.find import MARKERS
+    from understudy.spec.keys import build_run
+    from understudy.sweeping.spec import SweepSpec
+
+    made = read_job(file.read_text(encoding="utf-8"), str(file))
+    folder = Path(made.folder)
+    check_code(made.code, made.plugins)
+    check_secrets(made.secrets)
+    if made.storage_uri:
+        fetch_dataset(made.storage_uri, Path(made.flat["data_dir"]), made.flat["env_name"])
+    if any((folder / marker).is_file() for marker in MARKERS):
+        go_on(str(folder), **still_to_add(made).model_dump())
+    elif made.more != More():
+        raise UserError(f"{folder} was not begun: there is nothing to add to; resume {made.id} as it is first")
+    elif made.kind == "sweep":
+        start_sweep(SweepSpec.model_validate(made.spec), folder)
+    else:
+        start_training(build_run(made.spec), folder)

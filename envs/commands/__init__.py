@@ -1,0 +1,1 @@
+"""The commands about data: list, inspect, import, export, download and generate datasets."""

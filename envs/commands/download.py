@@ -1,0 +1,57 @@
+"""`understudy data download`: fetch a published dataset and import it."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import typer
+
+from understudy.cli.output import console, progress_bar
+from understudy.envs.commands.options import DataDir, data_folder, interruptible, show_store
+
+if TYPE_CHECKING:
+    pass
+
+
+def download(
+    name: str = typer.Argument(..., help="the dataset's published name"),
+    url: str = typer.Option("", "--url", help="fetch it from here instead of where it is published"),
+    sha256: str = typer.Option("", "--sha256", help="what the file's SHA-256 must be; default the published one"),
+    data_dir: DataDir = "",
+    keep_file: bool = typer.Option(
+        True, "--keep_file/--no-keep_file", help="leave the fetched file in the data folder's raw/ sub-folder"
+    ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="fetch and import it anew"),
+) -> None:
+    """Fetch a published dataset and import it. A broken or killed download goes on when the command is given again."""
+    from understudy.envs.files.downloads import Remote
+    from understudy.envs.sources.published import fetch_published
+    from understudy.envs.sources.source import source_for
+    from understudy.envs.store.store import store_path
+    from understudy.envs.store.transfer import import_file
+
+    folder = data_folder(data_dir)
+    source = source_for(name)
+    if store_path(name, folder).exists() and not overwrite:
+        console.print(f"{name} is in {folder} already; --overwrite fetches it again", soft_wrap=True)
+        return
+    published = source.remote(name)  # None where a source has a client of its own
+    given = url or (published.url if published and (sha256 or overwrite) else "")
+    with interruptible("what has arrived"), progress_bar("download", "bytes") as show:
+
+        def progress(done: int, total: int) -> None:
+            show(done, total, "")
+
+        if given:
+            remote = Remote(given, sha256 or (published.sha256 if published and not url else None))
+            path = fetch_published(source, name, folder / "raw", progress, remote=remote, overwrite=overwrite)
+        else:
+            path = source.download(name, folder / "raw", progress)
+    with progress_bar("import", "episodes") as bar:
+        store = import_file(
+            source.name, path, name, folder, overwrite=overwrite, progress=lambda n, m: bar(n, n, f"{m} transitions")
+        )
+    if not keep_file:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    show_store(store)

@@ -1,0 +1,128 @@
+"""`understudy data generate`: demonstrations by a scripted expert or a trained policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.cli.output import console, progress_bar
+from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
+
+if TYPE_CHECKING:
+    pass
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """Return OPTION=VALUE words as a dictionary."""
+    from understudy.errors import UserError
+
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"--rendering {word}: must be OPTION=VALUE, such as shadows=true")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def generate(
+    env: Annotated[str, typer.Argument(metavar="ENV", help="a dataset's name: its task is played")],
+    episodes: Annotated[int, typer.Option("--episodes", help="episodes to keep")] = 100,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy", help="scripted, or a model: run directory, policy folder, .pt file, models:/NAME@ALIAS"
+        ),
+    ] = "scripted",
+    member: Annotated[int, typer.Option("--member", help="which of the model's seeds acts")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="of the first attempt")] = 0,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            "--noise",
+            help="std of the noise on executed actions (clean ones are recorded); default 0.2 scripted, 0 for a model",
+        ),
+    ] = None,
+    keep: Annotated[
+        str, typer.Option("--keep", help="successful or all attempts; default successful, where the task tells it")
+    ] = "",
+    workers: Annotated[int, typer.Option("--workers", help="processes; default one for each CPU")] = 0,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="write the episodes in this format too (repeatable): FORMATS"),
+    ] = None,
+    rendering: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rendering",
+            metavar="OPTION=VALUE",
+            help="how pictures are made (repeatable), such as shadows=true, height=84, cameras=wrist",
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="name to keep it under; default ENV with the type scripted or policy")
+    ] = "",
+    data_dir: DataDir = "",
+    image_encoding: ImageEncoding = "raw",
+    jpeg_quality: JpegQuality = 95,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a dataset of that name")] = False,
+    tracking_uri: Annotated[str, typer.Option("--tracking_uri", help="store that models:/ addresses are in")] = "",
+) -> None:
+    """Make demonstrations in a simulator and import them.
+
+    A killed command goes on where it was when it is given again. The file in the environment's own format, and those
+    of the other formats, are kept in the data folder's raw/ sub-folder.
+    """
+    from understudy.envs.experts.generate import POLICY, made_name, remove_attempts
+    from understudy.envs.experts.generate import generate as make
+    from understudy.envs.rollouts.pools import available_cpus
+    from understudy.envs.sources.source import source_for
+    from understudy.envs.store.store import store_path
+    from understudy.envs.store.transfer import import_file
+    from understudy.envs.store.writer import check_image_encoding
+    from understudy.errors import UserError
+
+    folder = data_folder(data_dir)
+    source = source_for(env)
+    check_image_encoding(image_encoding, jpeg_quality)
+    env_name = made_name(env, "scripted" if policy == "scripted" else POLICY)
+    if not name and env_name == env and policy != "scripted" and source.is_published(env):
+        raise UserError(f"{env} is the name of published data; give --name for what is made here")
+    name = name or env_name
+    target = store_path(name, folder)
+    if target.exists() and not overwrite:
+        console.print(f"{name} is in {folder} already; --overwrite makes it again", soft_wrap=True)
+        return
+    attempts_dir = folder / ".generating" / target.name
+    with interruptible("what is finished"), progress_bar("demonstrations", "episodes") as bar:
+        made = make(
+            env,
+            episodes,
+            out_path=folder / "raw" / f"{target.name}{source.suffix}",
+            policy=policy,
+            member=member,
+            seed=seed,
+            noise=noise,
+            keep=keep or None,  # type: ignore[arg-type]  (checked there)
+            workers=workers or available_cpus(),
+            formats=formats or (),
+            rendering=_pairs(rendering or []),
+            attempts_dir=attempts_dir,
+            overwrite=overwrite,
+            tracking_uri=tracking_uri or None,
+            progress=lambda kept, attempts: bar(kept, episodes, f"{attempts - kept} failed"),
+            on_pictures=lambda done, total: bar(done, total, "have their pictures"),
+        )
+    store = import_file(
+        source.name,
+        made.path,
+        made.env_name,
+        folder,
+        name=name,
+        overwrite=overwrite,
+        made_by=made.made_by,
+        image_encoding=image_encoding,
+        jpeg_quality=jpeg_quality,
+    )
+    remove_attempts(attempts_dir)
+    show_store(store)
+    for path in made.extra:
+        console.print(f"also in {path}", soft_wrap=True)

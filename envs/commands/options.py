@@ -1,0 +1,57 @@
+"""How data come here: `understudy data generate` and `understudy data download`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.cli.output import console
+
+if TYPE_CHECKING:
+    from understudy.envs.store.store import EpisodeStore
+
+DataDir = Annotated[
+    str,
+    typer.Option("--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets", show_default=False),
+]
+ImageEncoding = Annotated[
+    str,
+    typer.Option("--image_encoding", "--image-encoding", help="keep pictures raw (fast) or as jpeg (small)"),
+]
+JpegQuality = Annotated[
+    int, typer.Option("--jpeg_quality", "--jpeg-quality", help="of --image_encoding jpeg, 1 to 100")
+]
+
+
+def data_folder(data_dir: str) -> Path:
+    """Return the folder of episode stores."""
+    from understudy.spec.run import home
+
+    return Path(data_dir).expanduser() if data_dir else home() / "datasets"
+
+
+def show_store(store: EpisodeStore) -> None:
+    """Print a store's counts and place."""
+    manifest = store.manifest
+    console.print(
+        f"{manifest.name}: {manifest.num_episodes} episodes, {manifest.num_transitions} transitions,"
+        f" hash {manifest.content_hash[:12]}, in {store.path}",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Let Ctrl-C say what is kept."""
+    from understudy.errors import UnderstudyError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        error = UnderstudyError(f"interrupted; {kept} is kept, the same command goes on")
+        error.exit_code = 130
+        raise error from None

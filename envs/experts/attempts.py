@@ -1,0 +1,210 @@
+"""Play one episode with an expert, then render its pictures: pure functions of the task and the attempt's number.
+
+Scripted experts need no pictures, which take most of the time: they play without, and what the cameras saw of the
+recorded simulator states is rendered afterwards (`Source.without_pictures`). Policies that see pictures play with them.
+
+With noise, what is added moves the environment and the expert's own action is recorded (DART, Laskey et al. 2017,
+arXiv 1703.09327): the data show how to come back from mistakes. `actions` are then labels to imitate, and what was
+executed is in `executed_actions`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.envs.files.reading import read_npz
+from understudy.envs.simulators.deterministic import global_numpy_seed
+from understudy.envs.sources.source import Expert, source_for
+from understudy.envs.store.store import FINAL, IMAGES
+from understudy.errors import DatasetError, UserError
+from understudy.files import write_atomic
+from understudy.observations import STATE
+from understudy.randomness import numpy_generator, stream_key
+
+SCRIPTED = "scripted"
+LAST = "last/"
+"""Before the names of an attempt's simulator state after the last action, which the episode does not keep."""
+SUCCESSES = 10
+"""Solved steps after which an episode ends, where the environment does not end it: the data show how to stay there."""
+PATIENCE = 3 * SUCCESSES
+"""Steps after the first solved one in which there must be so many; an episode that ends unsolved has failed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an attempt depends on beside its number; picklable and hashable."""
+
+    env_name: str
+    policy: str = SCRIPTED
+    """`scripted`, or the folder of a policy with one member."""
+    settings: str = ""
+    """The environment's own settings as JSON; empty for the published ones."""
+    seed: int = 0
+    noise: float = 0.0
+    """Standard deviation of what is added to the executed action, in the action's units."""
+
+    def reset_seed(self, number: int) -> int:
+        """Return the environment's seed in attempt `number`."""
+        return stream_key(self.seed, "expert", number) % 2**31
+
+    def without_pictures(self) -> tuple[str, str] | None:
+        """Return name and settings of the environment that a scripted expert plays; None without pictures to render."""
+        settings = json.loads(self.settings) if self.settings else None
+        found = source_for(self.env_name).without_pictures(self.env_name, settings)
+        if found is None or self.policy != SCRIPTED:
+            return None
+        return found[0], json.dumps(found[1], sort_keys=True) if found[1] else ""
+
+
+def play(task: Task, number: int) -> tuple[dict[str, np.ndarray], bool]:
+    """Play attempt `number`; return its episode and whether the task was solved at its end.
+
+    Where pictures are rendered afterwards, the episode has none yet, but the simulator's state after the last action.
+    """
+    played = task.without_pictures()
+    env_name, settings = played or (task.env_name, task.settings)
+    env, expert = _actors(env_name, task.policy, settings)
+    source = source_for(task.env_name)
+    key = stream_key(task.seed, "expert", number)
+    noise = numpy_generator(task.seed, "expert noise", number)
+    low, high = env.action_space.low, env.action_space.high
+    observation, info = env.reset(seed=task.reset_seed(number))
+    rows: list[dict[str, Any]] = []
+    solved: list[bool] = []
+    with global_numpy_seed(key):  # experts of other packages draw from the global np.random
+        expert.reset(env, observation, info, numpy_generator(task.seed, "expert choices", number))
+        for _ in range(source.max_episode_steps(task.env_name)):
+            action = np.clip(expert.act(env, observation, info), low, high)
+            executed = action
+            row = {**_columns(observation), "actions": action, **source.simulator_state(env)}
+            if task.noise:
+                executed = np.clip(action + noise.normal(0.0, task.noise, action.shape), low, high)
+                row["executed_actions"] = executed
+            observation, reward, terminated, truncated, info = env.step(executed)
+            reward = source.stored_reward(task.env_name, float(reward))
+            rows.append({**row, "rewards": reward, "terminals": bool(terminated)})
+            solved.append(bool(info.get("success", False)))
+            late = any(solved) and len(solved) - solved.index(True) > PATIENCE
+            if terminated or truncated or late or sum(solved) >= SUCCESSES:
+                break
+    episode = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    for name in ("actions", "executed_actions", "rewards"):
+        if name in episode:
+            episode[name] = episode[name].astype(np.float32)
+    episode |= _finals(_columns(observation))
+    if played is not None:
+        episode |= {LAST + name: np.asarray(value) for name, value in source.simulator_state(env).items()}
+    return episode, solved[-1]
+
+
+def render(task: Task, number: int, episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns of an attempt's pictures, rendered from the simulator states in its episode."""
+    env = _pictured(task.env_name, task.settings)
+    source = source_for(task.env_name)
+    last = {name.removeprefix(LAST): value for name, value in episode.items() if name.startswith(LAST)}
+    env.reset(seed=task.reset_seed(number))  # some tasks draw their model with the episode
+    states = [{name: episode[name][step] for name in last} for step in range(len(episode["actions"]))]
+    seen = [_columns(source.observed(env, state)) for state in (*states, last)]
+    return {name: np.stack([row[name] for row in seen[:-1]]) for name in seen[0]} | _finals(seen[-1])
+
+
+def play_and_keep(task: Task, folder: Path, keep_all: bool, number: int) -> bool:
+    """Play an attempt unless its file is there, and write it; return whether it is one to keep."""
+    if (already := was_kept(folder, number)) is not None:
+        return already
+    episode, solved = play(task, number)
+    kept = solved or keep_all
+    _write(attempt_file(folder, number), {"kept": np.asarray(kept), **(episode if kept else {})})
+    return kept
+
+
+def render_and_keep(task: Task, folder: Path, number: int) -> None:
+    """Render a kept attempt's pictures unless their file is there, and write it."""
+    file = pictures_file(folder, number)
+    if not _is_whole(file, ()):
+        _write(file, render(task, number, _arrays(attempt_file(folder, number))))
+
+
+def was_kept(folder: Path, number: int) -> bool | None:
+    """Return whether a finished attempt was kept, None for one that is still to be made."""
+    file = attempt_file(folder, number)
+    return bool(read_npz(file, ("kept",), headers=True)["kept"]) if _is_whole(file, ("kept",)) else None
+
+
+def _is_whole(file: Path, required: tuple[str, ...]) -> bool:
+    """Say whether a file is there and whole; after a power cut, say, it may not be, and is made again."""
+    with suppress(DatasetError):
+        read_npz(file, required, headers=True)
+        return True
+    return False
+
+
+def attempt_file(folder: Path, number: int) -> Path:
+    """Return where an attempt is kept until all are made."""
+    return folder / f"{number:06d}.npz"
+
+
+def pictures_file(folder: Path, number: int) -> Path:
+    """Return where an attempt's pictures are kept, where they are rendered after it was played."""
+    return folder / f"{number:06d}.pictures.npz"
+
+
+def read_attempt(folder: Path, number: int) -> dict[str, np.ndarray]:
+    """Return the episode of a kept attempt, with its pictures."""
+    pictures = pictures_file(folder, number)
+    episode = {**_arrays(attempt_file(folder, number)), **(_arrays(pictures) if pictures.exists() else {})}
+    return {name: array for name, array in episode.items() if name != "kept" and not name.startswith(LAST)}
+
+
+def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    write_atomic(file, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@functools.lru_cache(maxsize=1)
+def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
+    source = source_for(env_name)
+    env = source.make_env(env_name, settings=json.loads(settings) if settings else None)
+    if policy == SCRIPTED:
+        expert = source.expert(env_name)
+        if expert is None:
+            raise UserError(f"{env_name}: has no scripted expert")
+        return env, expert
+    from understudy.envs.experts.policy_expert import PolicyExpert
+
+    return env, PolicyExpert.load(Path(policy))
+
+
+@functools.lru_cache(maxsize=1)
+def _pictured(env_name: str, settings: str) -> Any:
+    return source_for(env_name).make_env(env_name, settings=json.loads(settings) if settings else None)
+
+
+def _columns(observation: Any) -> dict[str, np.ndarray]:
+    """Return an observation as columns of a dataset: an array is `observations`, and so is a dict's `state`."""
+    if not isinstance(observation, Mapping):
+        return {"observations": _stored(observation)}
+    names = {name: "observations" if name == STATE else IMAGES + name for name in observation}
+    return {column: _stored(observation[name]) for name, column in names.items()}
+
+
+def _finals(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what was seen after the last action under the names that it has in an episode."""
+    return {"final_observation" if name == "observations" else FINAL + name: row for name, row in columns.items()}
+
+
+def _stored(observation: Any) -> np.ndarray:
+    array = np.asarray(observation)
+    return array.copy() if array.dtype == np.uint8 else array.astype(np.float32)

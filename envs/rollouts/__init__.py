@@ -1,0 +1,1 @@
+"""Policies played in environments: one decision for all environments and members, chunks, ensembling, videos."""

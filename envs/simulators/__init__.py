@@ -1,0 +1,1 @@
+"""What several sources share of simulators: rendering, videos, deterministic resets, registered environments."""

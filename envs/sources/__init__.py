@@ -1,0 +1,1 @@
+"""Data sources, one folder each: dataset names, environments, file formats, scores."""

@@ -1,0 +1,1 @@
+from understudy.envs.sources.bridge import source as source  # registers it

@@ -1,0 +1,144 @@
+"""BridgeData V2 (Walke et al. 2023, arXiv 2308.12952): a real WidowX arm, several cameras, one sentence a trajectory.
+
+Names are `bridge:` and the task's folder: `bridge:lift_carrot_100`, `bridge:rss/toykitchen2/set_table/00`. The format
+is out.npy: a file, or a folder of `train/out.npy` and `val/out.npy` for one task or for many (all that are below it).
+Episodes of `train` and `val` are marked as filter keys `train` and `valid`. Raw trees are read by `bridge_raw`
+(`understudy data import bridge-raw`). There is no simulator: policies are judged on held-out episodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from understudy.envs.sources.bridge.out_npy import NumpyWriter, read_trajectories
+from understudy.envs.sources.source import Episode, Settings, Source
+from understudy.envs.store.store import MASK
+from understudy.errors import DatasetError, UserError
+from understudy.files import replaced_folder, write_atomic
+from understudy.registry import sources
+
+if TYPE_CHECKING:
+    import gymnasium
+
+NAME = re.compile(r"bridge:[^\s/.:][^/\n:]*(/[^\s/.:][^/\n:]*)*")
+KNOWN = ("lift_carrot_100", "pull_pot_100")
+"""Tasks with a preset; any other name of a task's folder will do."""
+OUT = "out.npy"
+FILTER_KEYS = {"train": "train", "val": "valid"}
+"""Folders of a task, and the filter keys of their episodes."""
+PUBLISHED = "https://rail.eecs.berkeley.edu/datasets/bridge_release/data/"
+ROBOT, LIMIT = "widowx250", 120
+"""The robot, and the steps that upstream's evaluation gives it."""
+
+
+class Bridge(Source):
+    """BridgeData's tasks; out.npy."""
+
+    name = "bridge"
+    unit_actions = False
+
+    def matches(self, env_name: str) -> bool:
+        """Say whether the name is `bridge:<task>`."""
+        return NAME.fullmatch(env_name) is not None
+
+    def known_names(self) -> list[str]:
+        """Return the names that have presets."""
+        return [f"bridge:{task}" for task in KNOWN]
+
+    def env_id(self, env_name: str) -> str:
+        """Return the robot's name."""
+        return ROBOT
+
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
+        """Raise UserError: the task is a real robot's."""
+        raise UserError(
+            f"{env_name}: is played by a real robot and has no simulator: give eval_episodes=0, and judge policies"
+            " with validation_filter_key=valid"
+        )
+
+    def max_episode_steps(self, env_name: str) -> int:
+        """Return the limit of upstream's evaluation."""
+        return LIMIT
+
+    def has_success(self, env_name: str) -> bool:
+        """Nothing tells success."""
+        return False
+
+    def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+        """Raise UserError: what is published are raw trees of many tasks, hundreds of gigabytes."""
+        raise UserError(f"{env_name}: unpack the raw data of {PUBLISHED} and give `understudy data import bridge-raw`")
+
+    def files(self, path: Path) -> list[Path]:
+        """Return the out.npy files of a folder, task by task, training before validation; or the file itself."""
+        if not path.is_dir():
+            return [path]
+        order = [*FILTER_KEYS]
+        found = [(file.parent, file) for file in path.rglob(OUT)]
+        keyed = [
+            (folder.parent, order.index(folder.name), file) if folder.name in order else (folder, len(order), file)
+            for folder, file in found
+        ]
+        if not keyed:
+            raise DatasetError(f"{path}: has no {OUT} in it; raw trees are imported with `data import bridge-raw`")
+        return [file for *_, file in sorted(keyed)]
+
+    def read(self, path: Path, env_name: str) -> Iterator[Episode]:
+        """Yield the trajectories of every out.npy, with filter keys where a file is of `train` or `val`."""
+        files = self.files(path)
+        split = any(file.parent.name in FILTER_KEYS for file in files)
+        for file in files:
+            mine = FILTER_KEYS.get(file.parent.name)
+            masks = {MASK + key: np.uint8(key == mine) for key in FILTER_KEYS.values()} if split else {}
+            for episode in read_trajectories(file):
+                yield {**episode, **masks}
+
+    def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
+        """Write a folder of `train/out.npy` and `val/out.npy`, or a single file where the path is one (`.npy`).
+
+        Episodes without filter keys are in `out.npy` itself. State and time are kept as the store has them; of the
+        time stamp and the saliency after the last action, which a store does not hold, those before are repeated.
+        """
+        if path.suffix == ".npy":
+            write_atomic(path, lambda stream: self._write_all(NumpyWriter(stream), episodes, env_name))
+            return
+        with replaced_folder(path) as folder, contextlib.ExitStack() as closing:
+            writers: dict[str, NumpyWriter] = {}
+            for episode in episodes:
+                place = _folder_of(episode)
+                if place not in writers:
+                    (folder / place).mkdir(exist_ok=True)
+                    writers[place] = NumpyWriter(closing.enter_context(open(folder / place / OUT, "w+b")))
+                own = {key: value for key, value in episode.items() if not (place and _is_split(key))}
+                writers[place].add(own)
+            if not writers:
+                raise DatasetError(f"{env_name}: no episodes, nothing to write")
+            for writer in writers.values():
+                writer.finish()
+
+    @staticmethod
+    def _write_all(writer: NumpyWriter, episodes: Iterable[Episode], env_name: str) -> None:
+        for episode in episodes:
+            writer.add(episode)
+        if writer.count == 0:
+            raise DatasetError(f"{env_name}: no episodes, nothing to write")
+        writer.finish()
+
+
+def _folder_of(episode: Episode) -> str:
+    chosen = [folder for folder, key in FILTER_KEYS.items() if np.any(episode.get(MASK + key, 0))]
+    return chosen[-1] if chosen else ""
+
+
+def _is_split(column: str) -> bool:
+    return column.startswith(MASK) and column.removeprefix(MASK) in FILTER_KEYS.values()
+
+
+sources.register("bridge")(Bridge())

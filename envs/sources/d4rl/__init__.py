@@ -1,0 +1,1 @@
+from understudy.envs.sources.d4rl import source as source  # registers it

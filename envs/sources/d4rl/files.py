@@ -1,0 +1,254 @@
+"""D4RL's HDF5 layout: one row a step, all episodes after another.
+
+Datasets: observations [N, O], actions [N, A], rewards and terminals [N]; in some files timeouts [N] and
+next_observations [N, O]; under infos/ the simulator's qpos and qvel and AntMaze's goal. The group `metadata` (how a
+published policy was made) is not read.
+
+Where episodes end: at a terminal, at a time-out, and where the next row's observation does not follow (distance above
+1e-6). A file with neither time-outs nor next observations is cut at the time limit too, as d4rl's own reader does. In
+AntMaze terminals mark every row inside the goal region and end nothing; files written here from episodes with a
+terminal before their last row say that of themselves (`terminals_end_episodes` of `metadata`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy import __version__
+from understudy.envs.files.hdf5 import new_hdf5
+from understudy.envs.files.reading import damage, open_hdf5
+from understudy.envs.sources.source import Episode
+from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.errors import DatasetError, did_you_mean
+
+FOLLOWS = 1e-6
+MAIN = ("observations", "actions", "rewards", "terminals")
+INFOS = {"qpos": "infos/qpos", "qvel": "infos/qvel", "goals": "infos/goal"}
+"""Columns of the store and where the published files hold them."""
+BLOCK_ROWS = 65536
+CHUNK_ROWS = 4096
+MARK = "terminals_end_episodes"
+
+
+def read_episodes(
+    path: Path,
+    *,
+    limit: int | None = None,
+    loose: bool = False,
+    dims: tuple[int, int] | None = None,
+    task: str = "",
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a file's episodes, a block of rows at a time, so that memory does not grow with the file.
+
+    `loose` files have terminals that end nothing. `dims` are the observation and action dims that `task` has. Raises
+    DatasetError in one line for whatever is wrong with the file.
+    """
+    with open_hdf5(path) as file:
+        with damage(path, "HDF5"):
+            columns = _columns(path, file, dims, task)
+            loose = loose or not _attributes(file).get(MARK, True)
+        count, begin, want = len(columns["actions"]), 0, BLOCK_ROWS
+        while begin < count:
+            stop = min(begin + want, count)
+            with damage(path, "HDF5"):
+                rows = _rows(columns, begin, stop)
+            ends = episode_ends(rows, loose, limit)
+            if stop < count:
+                ends = ends[:-1]  # whether the block's last row ends an episode, the row after it tells
+                if len(ends) == 0:
+                    want *= 2
+                    continue
+            yield from _episodes(rows, ends)
+            begin, want = begin + int(ends[-1]) + 1, BLOCK_ROWS
+
+
+def episode_ends(rows: dict[str, np.ndarray], loose: bool, limit: int | None) -> np.ndarray:
+    """Return the last row of each episode; an unfinished one at the rows' end counts too."""
+    over = np.zeros(len(rows["actions"]), bool) if loose else rows["terminals"].astype(bool)
+    if "timeouts" in rows:
+        over |= rows["timeouts"].astype(bool)
+    if "next_observations" in rows:
+        with np.errstate(over="ignore"):
+            over[:-1] |= np.linalg.norm(rows["observations"][1:] - rows["next_observations"][:-1], axis=-1) > FOLLOWS
+    over[-1] = True
+    ends = np.flatnonzero(over)
+    if limit is None or "timeouts" in rows or "next_observations" in rows:
+        return ends
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    cut = [row for begin, end in zip(begins, ends, strict=True) for row in (*range(begin + limit - 1, end, limit), end)]
+    return np.asarray(cut, np.int64)
+
+
+def written_by(path: Path) -> dict[str, Any]:
+    """Return what a file that was written here says of how it was made."""
+    with open_hdf5(path) as file, damage(path, "HDF5"):
+        found = _attributes(file)
+        return {name: str(found[name]) for name in ("made_by",) if name in found}
+
+
+def write_episodes(path: Path, episodes: Iterable[Episode], *, reward_shift: float, loose: bool, made_by: str) -> None:
+    """Write episodes as one file, `reward_shift` added to the rewards; memory does not grow with their number.
+
+    next_observations are left out unless every episode has a final observation. Columns that D4RL has no place for go
+    to infos/ under their own names.
+    """
+    with new_hdf5(path) as (file, check):
+        writer = _Writer(file, path, reward_shift)
+        for episode in episodes:
+            writer.add(episode)
+            check()
+        writer.finish(loose, made_by)
+
+
+class _Writer:
+    def __init__(self, file: Any, path: Path, reward_shift: float) -> None:
+        self._file, self._path, self._shift = file, path, np.float32(reward_shift)
+        self._waiting: dict[str, list[np.ndarray]] = {}
+        self._waiting_rows = 0
+        self._first: dict[str, np.ndarray] = {}
+        self._lengths: list[int] = []
+        self._all_final, self._terminals_inside = True, False
+
+    def add(self, episode: Episode) -> None:
+        """Take one episode; rows are written some thousand at a time."""
+        number = len(self._lengths)
+        rows = prepare_episode(episode, number)
+        if rows["observations"].ndim != 2:
+            raise DatasetError(f"episode {number}: D4RL files hold flat observations, not {rows['observations'].shape}")
+        final = rows.pop("final_observations", None)
+        self._all_final &= final is not None
+        ended = rows["terminals"] != 0
+        self._terminals_inside |= bool(ended[:-1].any())
+        rows["rewards"] = self._shifted(rows["rewards"], number)
+        rows["terminals"], rows["timeouts"] = ended, np.zeros(len(ended), bool)
+        rows["timeouts"][-1] = not ended[-1]
+        last = rows["observations"][-1:] if final is None else final
+        rows["next_observations"] = np.concatenate([rows["observations"][1:], last])
+        self._first = self._first or {name: array[:1] for name, array in rows.items()}
+        check_alike(rows, self._first, number)
+        for name, array in rows.items():
+            self._waiting.setdefault(name, []).append(array)
+        self._lengths.append(len(ended))
+        self._waiting_rows += len(ended)
+        if self._waiting_rows >= CHUNK_ROWS:
+            self._flush()
+
+    def finish(self, loose: bool, made_by: str) -> None:
+        """Write what waits, and what only the whole tells."""
+        if not self._lengths:
+            raise DatasetError(f"{self._path.name}: no episodes, nothing to write")
+        self._flush()
+        if not self._all_final:
+            del self._file["next_observations"]
+        note = self._file.create_group("metadata").attrs  # attributes: d4rl takes every dataset for a column
+        note["made_by"] = made_by or f"understudy {__version__}"
+        note["columns"] = [name for name in self._waiting if _place(name).startswith("infos/")]
+        note[MARK] = not (loose or self._terminals_inside)
+        if not note[MARK]:
+            self._file["timeouts"][...] = np.isin(np.arange(sum(self._lengths)), np.cumsum(self._lengths) - 1)
+
+    def _shifted(self, rewards: np.ndarray, number: int) -> np.ndarray:
+        if not self._shift:
+            return rewards
+        shifted = rewards + self._shift
+        if not np.array_equal(shifted - self._shift, rewards):
+            raise DatasetError(f"episode {number}: rewards plus {self._shift:g} are not exact; they must be 0 or -1")
+        return shifted
+
+    def _flush(self) -> None:
+        if not self._waiting_rows:
+            return
+        for name, parts in self._waiting.items():
+            array = np.concatenate(parts)
+            parts.clear()
+            place = _place(name)
+            if place not in self._file:
+                shape = array.shape[1:]
+                self._file.create_dataset(
+                    place, (0, *shape), array.dtype, maxshape=(None, *shape), chunks=(CHUNK_ROWS, *shape)
+                )
+            dataset = self._file[place]
+            if dataset.shape[1:] != array.shape[1:] or dataset.dtype != array.dtype:
+                said = f"{array.shape[1:]} {array.dtype}, earlier ones {dataset.shape[1:]} {dataset.dtype}"
+                raise DatasetError(f"column {name!r} has rows {said}")
+            dataset.resize(len(dataset) + len(array), axis=0)
+            dataset[-len(array) :] = array
+        self._waiting_rows = 0
+
+
+def _place(name: str) -> str:
+    if name in (*MAIN, "timeouts", "next_observations"):
+        return name
+    return INFOS.get(name, f"infos/{name}")
+
+
+def _attributes(file: Any) -> dict[str, Any]:
+    return dict(file["metadata"].attrs) if "metadata" in file else {}
+
+
+def _columns(path: Path, file: Any, dims: tuple[int, int] | None, task: str) -> dict[str, Any]:
+    """Return the open HDF5 datasets by column name, after checking that they fit together."""
+    places = {name: name for name in MAIN}
+    places |= {name: name for name in ("timeouts", "next_observations") if name in file}
+    extra = [str(name) for name in _attributes(file).get("columns", INFOS)]
+    places |= {name: _place(name) for name in extra if _place(name) in file}
+    columns = {name: _dataset(path, file, place) for name, place in places.items()}
+    count = len(columns["actions"])
+    if count == 0:
+        raise DatasetError(f"{path}: holds no transitions")
+    for name, column in columns.items():
+        if len(column) != count:
+            raise DatasetError(f"{path}: {name} has {len(column)} rows, actions have {count}; the file is cut short")
+        if name in ("rewards", "terminals", "timeouts") and column.size != count:
+            raise DatasetError(f"{path}: {name} has shape {column.shape}, one number a row is expected")
+    observations, actions = columns["observations"].shape, columns["actions"].shape
+    if len(observations) != 2 or len(actions) != 2:
+        raise DatasetError(f"{path}: observations {observations}, actions {actions}: both must have 2 dims")
+    if dims is not None and (observations[1], actions[1]) != dims:
+        raise DatasetError(
+            f"{path}: observations have {observations[1]} dims and actions {actions[1]}, {task} has {dims[0]} and "
+            f"{dims[1]}; is it the file of another task?"
+        )
+    if "next_observations" in columns and columns["next_observations"].shape != observations:
+        found = columns["next_observations"].shape
+        raise DatasetError(f"{path}: next_observations {found} are not shaped like observations {observations}")
+    return columns
+
+
+def _dataset(path: Path, file: Any, place: str) -> Any:
+    import h5py
+
+    if place not in file:
+        raise DatasetError(f"{path}: no dataset {place!r}{did_you_mean(place, list(file))}")
+    found = file[place]
+    if not isinstance(found, h5py.Dataset):
+        raise DatasetError(f"{path}: {place} is a group, not a dataset")
+    try:
+        dtype = found.dtype
+    except TypeError as error:  # a type that numpy does not have
+        raise DatasetError(f"{path}: {place} does not hold numbers ({error})") from error
+    if dtype.kind not in "biuf" or not found.shape:
+        raise DatasetError(f"{path}: {place} holds {dtype} of shape {found.shape}, not rows of numbers")
+    return found
+
+
+def _rows(columns: dict[str, Any], begin: int, stop: int) -> dict[str, np.ndarray]:
+    rows = {name: column[begin:stop] for name, column in columns.items()}
+    for name in ("rewards", "terminals", "timeouts"):
+        if name in rows:
+            rows[name] = rows[name].reshape(-1)
+    return rows
+
+
+def _episodes(rows: dict[str, np.ndarray], ends: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    begin = 0
+    for end in ends:
+        episode = {name: rows[name][begin : end + 1] for name in rows if name not in ("timeouts", "next_observations")}
+        if "next_observations" in rows:
+            episode["final_observation"] = rows["next_observations"][end]
+        yield episode
+        begin = end + 1

@@ -1,0 +1,1 @@
+from understudy.envs.sources.gym_hil import source as source  # registers it

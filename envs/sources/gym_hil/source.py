@@ -1,0 +1,138 @@
+"""gym-hil's pick cube (Luo et al. 2024, HIL-SERL, arXiv 2410.21845): a Panda arm, two cameras, a scripted expert.
+
+Names are gym-hil's id with the type of the data before its version: `gym_hil/PandaPickCube-scripted-v0` sees a state
+[18] and the pictures of the cameras `front` and `wrist`; `gym_hil/PandaPickCube-state-scripted-v0` sees the state with
+the cube's position [21] and renders nothing. Types: scripted, policy, human (recorded), or none.
+
+How pictures are made (cameras, size, shadows, smoothed edges) is in the manifest as the environment's settings, and
+policies are evaluated with the same. Actions are [-1, 1] in all dims, which gym-hil's gripper (0 to 2) is not: see
+`gym_hil_env.PickCube`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from understudy.envs.simulators.video import choose_renderer
+from understudy.envs.sources.gym_hil.env import CONTROL_HZ, MAX_STEPS, PickCube, Pictures
+from understudy.envs.sources.gym_hil.files import read_columns, read_notes, write_columns
+from understudy.envs.sources.source import Episode, Expert, Settings, Source
+from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.registry import sources
+
+if TYPE_CHECKING:
+    import gymnasium
+
+NAME = re.compile(r"gym_hil/PandaPickCube(?P<state>-state)?(?:-(?:scripted|policy|human))?-v0")
+ENV_ID = "gym_hil/PandaPickCube-v0"
+
+
+class GymHIL(Source):
+    """Demonstrations of gym-hil's pick cube."""
+
+    name = "gym_hil"
+    suffix = ".hdf5"
+
+    def matches(self, env_name: str) -> bool:
+        """Say whether the name is like gym_hil/PandaPickCube-scripted-v0."""
+        return NAME.fullmatch(env_name) is not None
+
+    def known_names(self) -> list[str]:
+        """Return the names of what the scripted expert makes, and of the task itself."""
+        return [f"gym_hil/PandaPickCube{words}-v0" for words in ("-scripted", "-state-scripted", "", "-state")]
+
+    def env_id(self, env_name: str) -> str:
+        """Return gym-hil's id."""
+        _sees_pictures(env_name)
+        return ENV_ID
+
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
+        """Return the task; `settings` are cameras, height, width and rendering, which is quick unless they say so."""
+        pictures = _pictures(env_name, settings or {})
+        if importlib.util.find_spec("gym_hil") is None:
+            raise UserError(f"{env_name}: its simulator needs 'gym-hil'; run `pip install --no-deps gym-hil==0.1.14`")
+        choose_renderer()
+        return PickCube(pictures, cube=not _sees_pictures(env_name), render_size=size if render else None)
+
+    def max_episode_steps(self, env_name: str) -> int:
+        """Return gym-hil's limit."""
+        return MAX_STEPS
+
+    def has_success(self, env_name: str) -> bool:
+        """The task tells success."""
+        return True
+
+    def control_hz(self, env_name: str) -> float:
+        """Return gym-hil's rate."""
+        return CONTROL_HZ
+
+    def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
+        """Return which pictures are made: cameras, height, width, shadows, offsamples, reflections."""
+        if not _sees_pictures(env_name):
+            return super().rendering(env_name, options)
+        return Pictures.asked(env_name, options).settings()
+
+    def without_pictures(self, env_name: str, settings: Settings | None) -> tuple[str, Settings | None] | None:
+        """Return the task with no cameras, for names that see pictures."""
+        return (env_name, {**(settings or {}), "cameras": []}) if _sees_pictures(env_name) else None
+
+    def observed(self, env: gymnasium.Env, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the pictures of the recorded positions."""
+        task: Any = env.unwrapped
+        return task.pictures(state["qpos"])
+
+    def expert(self, env_name: str) -> Expert | None:
+        """Return the scripted controller."""
+        from understudy.envs.sources.gym_hil.expert import PickCubeExpert
+
+        return PickCubeExpert()
+
+    def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
+        """Return MuJoCo's qpos [22] and qvel [21]."""
+        task: Any = env.unwrapped
+        return {"qpos": task.qpos(), "qvel": np.array(task.task.data.qvel)}
+
+    def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
+        """Return the rendering options as `environment`, the rate, and how the file was made."""
+        return {"fps": CONTROL_HZ, **read_notes(path)}
+
+    def read(self, path: Path, env_name: str) -> Iterator[Episode]:
+        """Yield the episodes; pictures of other cameras or sizes than the file's own settings say are refused."""
+        wanted: dict[str, tuple[int, ...]] = {"observations": (18 if _sees_pictures(env_name) else 21,)}
+        if _sees_pictures(env_name):
+            shown = _pictures(env_name, read_notes(path).get("environment", {}))
+            wanted |= {f"images/{camera}": (shown.height, shown.width, 3) for camera in shown.cameras}
+        yield from read_columns(path, {**wanted, "actions": (4,)}, env_name)
+
+    def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
+        """Write an HDF5 file with all columns, pictures without loss."""
+        write_columns(path, episodes, provenance)
+
+
+def _pictures(env_name: str, settings: Settings) -> Pictures:
+    """Return what is observed; nothing where the state is all, which takes no settings."""
+    if _sees_pictures(env_name):
+        return Pictures.of(env_name, settings)
+    if settings:
+        raise UserError(f"{env_name}: has no pictures, so it takes no settings ({next(iter(settings))})")
+    return Pictures(cameras=())
+
+
+def _sees_pictures(env_name: str) -> bool:
+    found = NAME.fullmatch(env_name)
+    if found is None:
+        raise DatasetError(
+            f"{env_name!r} is no gym-hil name{did_you_mean(env_name, sources.get('gym_hil').known_names())}"
+        )
+    return found["state"] is None
+
+
+sources.register("gym_hil")(GymHIL())

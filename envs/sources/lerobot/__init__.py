@@ -1,0 +1,1 @@
+from understudy.envs.sources.lerobot import source as source  # registers it

@@ -1,0 +1,148 @@
+"""LeRobot (Hugging Face): datasets of the v3 format, read and written without the lerobot package.
+
+A dataset's name is `lerobot:` and where it is: `lerobot:/path/to/dataset`, `lerobot:~/dataset`, or
+`lerobot:user/name` for one below $UNDERSTUDY_HOME/lerobot or $HF_LEROBOT_HOME. Its files name a robot at most, no
+simulator; those written by understudy keep the name and the settings of their environment in meta/understudy.json, and
+policies are evaluated there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.envs.sources.lerobot.meta import is_dataset
+from understudy.envs.sources.lerobot.reader import data_files, provenance, read_episodes
+from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
+from understudy.envs.sources.source import Episode, Settings, Source
+from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.registry import sources
+from understudy.spec.run import home
+
+if TYPE_CHECKING:
+    import gymnasium
+
+NAME = re.compile(r"lerobot:(?P<place>[/~].*|[\w.-]+/[\w.-]+)")
+FPS = 10
+"""Frames a second where nothing says how many: gym-hil's."""
+LIMIT = 1000
+"""Steps of an episode where no environment says how many."""
+BUFFER_MB = 64
+
+
+class LeRobot(Source):
+    """Datasets in LeRobot's format; environments only where the dataset names one."""
+
+    name = "lerobot"
+    unit_actions = False
+
+    def matches(self, env_name: str) -> bool:
+        """Say whether the name is `lerobot:` with a path or `user/name`."""
+        return NAME.fullmatch(env_name) is not None
+
+    def known_names(self) -> list[str]:
+        """Return the names of the datasets that lie where `lerobot:user/name` is looked for, and a name for others."""
+        return [*_names_here(), "lerobot:/path/to/dataset"]
+
+    def name_of(self, path: Path) -> str:
+        """Return `lerobot:` with the folder's absolute path."""
+        return f"lerobot:{path.absolute()}"
+
+    def local(self, env_name: str) -> Path:
+        """Return the folder that a dataset's name stands for; UserError where there is none."""
+        found = _place(env_name)
+        if found[0] in "/~":
+            folder = Path(found).expanduser()
+            if is_dataset(folder):
+                return folder
+            raise DatasetError(f"{env_name}: {folder} is no LeRobot dataset, it has no meta/info.json")
+        for root in roots():
+            if is_dataset(root / found):
+                return root / found
+        places = " or ".join(str(root) for root in roots())
+        raise DatasetError(f"{env_name}: no such dataset in {places}{did_you_mean(env_name, _names_here())}")
+
+    def env_id(self, env_name: str) -> str:
+        """Return the dataset's own place: its file names the environment, if one does."""
+        return _place(env_name)
+
+    def make_env(
+        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
+    ) -> gymnasium.Env:
+        """Raise UserError: a dataset that names an environment is evaluated there, under that name."""
+        _place(env_name)
+        raise UserError(
+            f"{env_name}: its files name no simulator, so there is none to evaluate in: give eval_episodes=0, and judge"
+            " policies on held-out episodes (validation_fraction=0.1)"
+        )
+
+    def max_episode_steps(self, env_name: str) -> int:
+        """Return 1000."""
+        return LIMIT
+
+    def has_success(self, env_name: str) -> bool:
+        """Nothing tells success."""
+        return False
+
+    def files(self, path: Path) -> list[Path]:
+        """Return the files of the dataset's folder."""
+        return data_files(path)
+
+    def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
+        """Return rate, robot and cameras; and which environment the data are of, where that is known here."""
+        found = provenance(path)
+        if not any(source.matches(str(found.get("env_name", ""))) for _, source in sources.items()):
+            found.pop("env_name", None)
+        return found
+
+    def read(self, path: Path, env_name: str) -> Iterator[Episode]:
+        """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw."""
+        yield from read_episodes(path)
+
+    def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
+        """Write a dataset's folder; videos are lossy.
+
+        `provenance` may say `fps`, `robot_type` and `pictures` (av1, h264, or image for no loss).
+        """
+        note = {key: provenance[key] for key in ("environment", "made_by") if provenance.get(key)}
+        with (
+            new_dataset(path) as folder,
+            LeRobotWriter(
+                folder,
+                fps=float(provenance.get("fps", FPS)),
+                pictures=str(provenance.get("pictures", "av1")),
+                robot_type=provenance.get("robot_type"),
+                task=env_name,
+                note={"env_name": env_name, **note},
+                buffer_mb=BUFFER_MB,
+            ) as writer,
+        ):
+            for episode in episodes:
+                writer.add_episode(episode)
+            if not writer.num_episodes:
+                raise DatasetError(f"{path}: no episodes, nothing to write")
+
+
+def roots() -> list[Path]:
+    """Return the folders that datasets called `user/name` are looked for in."""
+    hub = os.environ.get("HF_LEROBOT_HOME")
+    return [home() / "lerobot", *([Path(hub).expanduser()] if hub else [])]
+
+
+def _names_here() -> list[str]:
+    folders = [folder for root in roots() if root.is_dir() for folder in sorted(root.glob("*/*"))]
+    names = [f"lerobot:{folder.parent.name}/{folder.name}" for folder in folders if is_dataset(folder)]
+    return [name for name in dict.fromkeys(names) if NAME.fullmatch(name)]
+
+
+def _place(env_name: str) -> str:
+    found = NAME.fullmatch(env_name)
+    if found is None:
+        raise DatasetError(f"{env_name!r} is no LeRobot name, like lerobot:/path/to/dataset or lerobot:user/name")
+    return found["place"]
+
+
+sources.register("lerobot")(LeRobot())

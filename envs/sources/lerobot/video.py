@@ -1,0 +1,247 @@
+"""Encode, join and read the mp4 files of LeRobot datasets with PyAV.
+
+A file holds the frames of many episodes at a constant rate: frame i of a file is at i / fps. Episodes are encoded one
+by one and joined by copying packets, so that nothing is ever encoded twice. Keyframes are two frames apart (g=2), which
+makes random reads cheap. Pictures are RGB, uint8 [H, W, 3]; T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from understudy.envs.files.hdf5 import unfailing
+from understudy.envs.files.reading import damage
+from understudy.errors import DatasetError, UserError, did_you_mean
+
+TOLERANCE = 1e-4
+"""Seconds that a frame may be from the time it is asked for: LeRobot's own."""
+SEEK_AHEAD = 16
+"""Frames: to one further away than that it is quicker to seek than to decode all between."""
+PIXELS = "yuv420p"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How a codec is encoded: FFmpeg's name, its options, what sides of a picture must be, a name for messages."""
+
+    name: str
+    options: dict[str, str]
+    multiple: int
+    smallest: int
+    title: str
+
+
+ENCODERS = {
+    "av1": Encoder("libsvtav1", {"g": "2", "crf": "30", "preset": "12"}, 1, 4, "AV1"),
+    "h264": Encoder("libx264", {"g": "2", "crf": "23", "bf": "0"}, 2, 2, "H.264"),  # bf: frames lie in their order
+}
+"""AV1 as LeRobot writes it (`lerobot/configs/video.py`); libx264 needs a lower crf for the same error."""
+
+
+def require_vision(what: str) -> None:
+    """Raise UserError where the packages that pictures need are not installed."""
+    for package in ("av", "cv2"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{what}: its pictures need {package!r}; run `pip install 'understudy[vision]'`")
+
+
+def find_encoder(codec: str, height: int, width: int) -> Encoder:
+    """Return the encoder for pictures of that size; UserError when PyAV has none, or it cannot encode that size."""
+    import av
+
+    if codec not in ENCODERS:
+        raise UserError(f"video codec {codec!r} is not known{did_you_mean(codec, ENCODERS)}")
+    encoder = ENCODERS[codec]
+    if not _available(encoder):
+        others = [name for name, other in ENCODERS.items() if _available(other)]
+        more = ", ".join([*others, "image (pictures without loss, in the parquet files)"])
+        raise UserError(f"PyAV {av.__version__} has no {encoder.title} encoder ({encoder.name}); there is: {more}")
+    if min(height, width) < encoder.smallest or height % encoder.multiple or width % encoder.multiple:
+        even = " even" if encoder.multiple == 2 else ""
+        raise UserError(
+            f"pictures of {width} x {height} pixels cannot be {encoder.title} video: it needs{even} sides of at least"
+            f" {encoder.smallest}; choose another codec, or image (pictures without loss)"
+        )
+    return encoder
+
+
+def encode_video(file: Path, frames: np.ndarray, fps: float, codec: str = "av1") -> None:
+    """Write frames [T, H, W, 3] as an mp4 at a constant rate; a full disk raises OSError."""
+    import av
+
+    encoder = find_encoder(codec, *frames.shape[1:3])
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints about itself; it reads this when it starts
+    with unfailing(file) as sink, av.open(sink, "w", format="mp4") as output:
+        stream: Any = output.add_stream(encoder.name, rate=exact_rate(fps), options=encoder.options)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
+        for frame in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        output.mux(stream.encode())
+
+
+def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> None:
+    """Write the first n frames of each part (path, n), one after another, by copying packets; parts are left as is.
+
+    All must be of one codec, size and rate. A part with fewer frames raises DatasetError.
+    """
+    import av
+
+    written = 0
+    with unfailing(file) as sink, av.open(sink, "w", format="mp4") as output:
+        stream: Any = None
+        for path, count in parts:
+            with _reading(path), av.open(str(path), format="mp4") as part:
+                source = part.streams.video[0]
+                stream = stream or output.add_stream_from_template(source, opaque=True)
+                tick = 1 / (exact_rate(fps) * Fraction(source.time_base or 1))
+                copied = 0
+                for packet in part.demux(source):
+                    if packet.pts is None or packet.dts is None or copied == count:
+                        continue
+                    packet.pts += round(written * tick)
+                    packet.dts += round(written * tick)
+                    packet.stream = stream
+                    output.mux(packet)
+                    copied += 1
+            if copied < count:
+                raise DatasetError(f"{path}: holds {copied} frames, {count} are expected; it is cut short")
+            written += count
+
+
+def video_info(file: Path) -> dict[str, Any]:
+    """Return what `info.json` says of a video feature, as LeRobot names it."""
+    import av
+
+    with _reading(file), av.open(str(file), format="mp4") as container:
+        stream = container.streams.video[0]
+        rate = stream.average_rate or Fraction(0)
+        return {
+            "video.height": stream.height,
+            "video.width": stream.width,
+            "video.codec": {"libdav1d": "av1"}.get(stream.codec.name, stream.codec.canonical_name),
+            "video.pix_fmt": str(stream.pix_fmt),
+            "video.is_depth_map": False,
+            "video.fps": int(rate) if rate.denominator == 1 else float(rate),
+            "video.channels": 3,
+            "has_audio": False,
+        }
+
+
+class FrameReader:
+    """Read frames of an mp4 by their times, in any order; consecutive ones are decoded without seeking.
+
+    `shape` is what its frames must be, (H, W). `ahead` lets the decoder work on several frames at once: for reading a
+    file from its start to its end.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, int] | None = None, *, ahead: bool = False) -> None:
+        import av
+
+        if not file.is_file():
+            raise DatasetError(f"{file}: no such file")
+        self.file = file
+        with _reading(file):
+            self._container = av.open(str(file), format="mp4")
+            if not self._container.streams.video:
+                raise ValueError("no video in it")
+            self._stream = self._container.streams.video[0]
+            self._stream.thread_type = "AUTO" if ahead else "SLICE"
+        found = (self._stream.height, self._stream.width)
+        if shape is not None and found != shape:
+            self.close()
+            raise DatasetError(f"{file}: frames are {found[1]} x {found[0]}, info.json says {shape[1]} x {shape[0]}")
+        self._gap = SEEK_AHEAD / float(self._stream.average_rate or 30)
+        self._frames: Iterator[Any] = self._container.decode(self._stream)
+        self._current: Any = None
+
+    def __enter__(self) -> FrameReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def read(self, times: Sequence[float] | np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+        """Return the frames at `times` (seconds, [n]) as uint8 [n, H, W, 3].
+
+        DatasetError where no frame is within `tolerance` of a time.
+        """
+        wanted, places = np.unique(np.asarray(times, np.float64), return_inverse=True)
+        frames = np.empty((len(wanted), self._stream.height, self._stream.width, 3), np.uint8)
+        for number, time in enumerate(wanted):
+            picture = self._at(float(time), tolerance)
+            if picture.shape != frames.shape[1:]:
+                raise DatasetError(f"{self.file}: the frame at {time:.4f} s is {picture.shape}, not {frames.shape[1:]}")
+            frames[number] = picture
+        return frames if np.array_equal(places, np.arange(len(wanted))) else frames[places]
+
+    def _at(self, time: float, tolerance: float) -> np.ndarray:
+        with _reading(self.file):
+            here = 0.0 if self._current is None else float(self._current.time)
+            if not here - tolerance <= time <= here + self._gap:
+                self._seek(time)
+            before = None
+            while self._current is None or float(self._current.time) < time - tolerance:
+                before, self._current = self._current, next(self._frames, None)
+                if self._current is None:
+                    break
+            if self._current is not None and abs(float(self._current.time) - time) <= tolerance:
+                return self._current.to_ndarray(format="rgb24")
+        near = [f"{float(frame.time):.4f}" for frame in (before, self._current) if frame is not None]
+        self._seek(0.0)
+        nearest = f"the nearest are at {' and '.join(near)} s" if near else "the video ends before"
+        raise DatasetError(f"{self.file}: no frame within {tolerance:g} s of {time:.4f} s; {nearest}")
+
+    def _seek(self, time: float) -> None:
+        """Go to the last keyframe that is not after `time`."""
+        base = self._stream.time_base or Fraction(1, 1)
+        half_a_frame = Fraction(1, 2) / Fraction(self._stream.average_rate or 30)
+        self._container.seek(int((Fraction(time) + half_a_frame) / base), stream=self._stream)
+        self._frames, self._current = self._container.decode(self._stream), None
+
+
+def read_frames(file: Path, times: Sequence[float] | np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Open an mp4, seek to `times` (seconds), decode, return uint8 [n, H, W, 3]: what LeRobot does for each window."""
+    with FrameReader(file) as reader:
+        return reader.read(times, tolerance)
+
+
+def exact_rate(fps: float) -> Fraction:
+    """Return a frame rate as a fraction, so that times stay exact over a long file."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _available(encoder: Encoder) -> bool:
+    from av.codec import Codec
+
+    try:
+        return Codec(encoder.name, "w").is_encoder
+    except ValueError:  # PyAV's error for a name that was not compiled in
+        return False
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn PyAV's errors into one DatasetError; not all of them are Python's own."""
+    from av.error import FFmpegError
+
+    with damage(file, "mp4"):
+        try:
+            yield
+        except (FFmpegError, StopIteration, AttributeError) as error:
+            raise ValueError(str(error) or type(error).__name__) from error

@@ -1,0 +1,1 @@
+from understudy.envs.sources.minari import source as source  # registers it

@@ -1,0 +1,281 @@
+"""Read, write and fetch the folders of Minari datasets with minari's own storage classes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from understudy.envs.files.hdf5 import unfailing
+from understudy.envs.files.reading import DAMAGE, damage
+from understudy.envs.sources.minari.envs import is_flat
+from understudy.envs.sources.source import Episode, Settings
+from understudy.envs.store.episode import prepare_episode
+from understudy.errors import DatasetError, StorageError, UserError
+from understudy.files import storage_errors
+
+METADATA = "metadata.json"
+KEPT = ("env_spec", "eval_env_spec", "observation_space", "action_space", "ref_min_score", "ref_max_score")
+NOTED = ("dataset_id", "minari_version", "algorithm_name", "description", "code_permalink", "author")
+DESCRIBE = "a Minari dataset is a folder with data/metadata.json"
+
+
+def data_folder(path: Path) -> Path:
+    """Return the folder that holds metadata.json: `path`, or `data` in it."""
+    for folder in (path, path / "data"):
+        if (folder / METADATA).is_file():
+            return folder
+    found = sorted(path.glob(f"*/**/data/{METADATA}")) if path.is_dir() else []
+    if len(found) == 1:
+        return found[0].parent
+    if found:
+        some = ", ".join(str(file.parent.parent.relative_to(path)) for file in found[:3])
+        raise DatasetError(f"{path}: holds {len(found)} datasets ({some}, ...); give the folder of one")
+    raise DatasetError(f"{path}: no {METADATA} in it; {DESCRIBE}")
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the dataset's files, sorted."""
+    return sorted(file for file in data_folder(path).rglob("*") if file.is_file())
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """Return the metadata that say how the data were made, and under `environment` what `recover` needs."""
+    metadata = _metadata(data_folder(path))
+    space = _spaces(metadata, data_folder(path)).get("observation_space")
+    note: dict[str, Any] = {key: metadata[key] for key in NOTED if key in metadata}
+    if isinstance(space, spaces.Dict):
+        note["observation"] = [f"{key} [{spaces.flatdim(part)}]" for key, part in space.spaces.items()]
+    return {**note, "environment": {key: metadata[key] for key in KEPT if metadata.get(key) is not None}}
+
+
+def read_episodes(path: Path, make_env: Callable[[Settings], Any]) -> Iterator[Episode]:
+    """Yield a dataset's episodes; `make_env(settings)` is asked for spaces that the file leaves out."""
+    folder = data_folder(path)
+    metadata = _metadata(folder)
+    storage = _storage(folder, metadata, make_env)
+    _check_spaces(storage.observation_space, storage.action_space, folder)
+    steps = 0
+    for number in range(int(metadata["total_episodes"])):
+        episode = _read_episode(storage, number, folder)
+        steps += len(episode["actions"])
+        yield episode
+    if steps != metadata["total_steps"]:
+        raise DatasetError(f"{folder}: holds {steps} steps, {METADATA} says {metadata['total_steps']}; it is cut short")
+
+
+def write_episodes(path: Path, episodes: Iterable[Episode], name: str, settings: Settings, description: str) -> None:
+    """Write a dataset's folder beside its place and put it there when it is whole; an older one there is replaced."""
+    from minari import __version__ as version
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.serialization import deserialize_space
+
+    feed = iter(episodes)
+    first = next(feed, None)
+    if first is None:
+        raise DatasetError(f"{name}: no episodes, nothing to write")
+    given = {key: deserialize_space(settings[key]) for key in ("observation_space", "action_space") if key in settings}
+    observed = given.get("observation_space") or _box(np.asarray(first["observations"]))
+    acted = given.get("action_space") or _box(np.asarray(first["actions"]))
+    facts = {key: settings[key] for key in KEPT if key in settings and not key.endswith("_space")}
+    facts |= {"description": description} if description else {}
+    with replaced_folder(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a dataset should say about its author
+        storage = MinariStorage.new(temporary, observed, acted, data_format="hdf5", jpeg_encoding=False)
+        storage.update_metadata({"dataset_id": name, "minari_version": version, **facts})
+        with unfailing(temporary / "main_data.hdf5") as file:
+            storage._file_path = file  # pyright: ignore[reportAttributeAccessIssue]
+            storage.update_episodes(_buffer(*item, observed, acted) for item in file.checked(_numbered(first, feed)))
+
+
+def download(name: str, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
+    """Fetch a published dataset into `folder/<name>` with minari's storage client and return that folder."""
+    from understudy.envs.files.downloads import DownloadError, Unreachable
+
+    try:
+        from minari.storage.remotes import get_cloud_storage
+
+        storage = get_cloud_storage()
+    except ImportError as error:
+        raise UserError(f"minari:{name}: fetching it needs a client; run `pip install 'minari[hf]'`") from error
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        storage.download_dataset(name, folder)
+    except Exception as error:  # the hub's client has errors of its own of many kinds
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise StorageError(f"no space left while fetching minari:{name} to {folder}") from error
+        raise Unreachable(f"minari:{name}: Minari's hub cannot be reached ({said}); is this machine online?") from error
+    target = folder / name
+    if not (target / "data" / METADATA).is_file():
+        raise DownloadError(f"minari:{name}: Minari's hub has no dataset of that name")
+    if progress is not None:
+        size = sum(file.stat().st_size for file in data_files(target))
+        progress(size, size)
+    return target
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `path/data` when the block ends well and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = path / "data"
+    with storage_errors(path):
+        temporary.mkdir(parents=True)
+    try:
+        with storage_errors(path):
+            yield temporary
+            path.mkdir(exist_ok=True)
+            if target.exists():
+                target.rename(temporary.with_suffix(".old"))
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary.with_suffix(".old"), ignore_errors=True)
+
+
+def flatten_rows(space: spaces.Space, rows: Any) -> np.ndarray:
+    """Return [T, *O] of T observations as Minari keeps them: `gymnasium.spaces.flatten` of each, boxes at once."""
+    if is_flat(space):
+        return np.asarray(rows)
+    if isinstance(space, spaces.Dict):
+        parts = [_as_vectors(flatten_rows(part, rows[key])) for key, part in space.spaces.items()]
+        return np.concatenate(parts, axis=1)
+    if isinstance(space, spaces.Tuple):
+        parts = [_as_vectors(flatten_rows(part, item)) for part, item in zip(space.spaces, rows, strict=True)]
+        return np.concatenate(parts, axis=1)
+    return np.stack([np.asarray(spaces.flatten(space, row)) for row in rows])
+
+
+def unflatten_rows(space: spaces.Space, rows: np.ndarray) -> Any:
+    """Return T observations as Minari keeps them, from [T, *O]; the inverse of `flatten_rows`."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = list(space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces)
+        edges = np.cumsum([spaces.flatdim(part) for part in parts])[:-1]
+        split = [unflatten_rows(part, item) for part, item in zip(parts, np.split(rows, edges, axis=1), strict=True)]
+        return dict(zip(space.spaces, split, strict=True)) if isinstance(space, spaces.Dict) else tuple(split)
+    if isinstance(space, spaces.Box):
+        return rows.reshape(len(rows), *space.shape).astype(space.dtype)
+    return np.stack([np.asarray(spaces.unflatten(space, row.astype(np.int64))) for row in rows])
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    from minari import supported_dataset_versions
+
+    file = folder / METADATA
+    try:
+        metadata = json.loads(file.read_text())
+        counts = [int(metadata[key]) for key in ("total_episodes", "total_steps")]
+        version = metadata["minari_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{file}: damaged, or not Minari's ({type(error).__name__}: {error})") from error
+    if version not in supported_dataset_versions:
+        newest = max(supported_dataset_versions)
+        raise DatasetError(f"{file}: made by Minari {version!r}, the installed one reads up to {newest}")
+    if min(counts) < 1:
+        raise DatasetError(f"{folder}: holds no episodes")
+    return metadata
+
+
+def _spaces(metadata: Mapping[str, Any], folder: Path) -> dict[str, spaces.Space]:
+    from minari.serialization import deserialize_space
+
+    found = {}
+    for key in ("observation_space", "action_space"):
+        if metadata.get(key) is not None:
+            with damage(folder / METADATA, "Minari"):
+                try:
+                    found[key] = deserialize_space(metadata[key])
+                except (TypeError, AssertionError) as error:
+                    raise ValueError(f"{key}: {error}") from error
+    return found
+
+
+def _storage(folder: Path, metadata: dict[str, Any], make_env: Callable[[Settings], Any]) -> Any:
+    """Return minari's reader. Where spaces are missing it would import what env_spec names: they are found here."""
+    from minari.dataset._storages import get_minari_storage, get_storage_keys
+
+    kind = metadata.get("data_format")
+    if kind not in get_storage_keys():
+        raise DatasetError(f"{folder}: data_format {kind!r}; Minari reads {', '.join(get_storage_keys())}")
+    found = _spaces(metadata, folder)
+    if len(found) < 2:
+        env = make_env({key: metadata[key] for key in ("env_spec", "eval_env_spec") if metadata.get(key)})
+        found = {"observation_space": env.observation_space, "action_space": env.action_space, **found}
+    arguments = [found["observation_space"], found["action_space"]]
+    with damage(folder, "Minari"):
+        return get_minari_storage(kind)(folder, *arguments, jpeg_encoding=bool(metadata.get("jpeg_encoding", True)))
+
+
+def _check_spaces(observed: spaces.Space, acted: spaces.Space, folder: Path) -> None:
+    if not isinstance(acted, spaces.Box) or len(acted.shape) != 1 or acted.dtype.kind != "f":
+        raise DatasetError(f"{folder}: actions of {acted}: continuous ones, a Box of one dim, are needed")
+    if not observed.is_np_flattenable:
+        raise DatasetError(f"{folder}: observations of {observed} cannot be flattened")
+
+
+def _read_episode(storage: Any, number: int, folder: Path) -> Episode:
+    with damage(folder, "Minari"):
+        try:
+            found = next(iter(storage.get_episodes([number])))
+            looks = flatten_rows(storage.observation_space, found["observations"])
+            rows = {
+                "actions": np.asarray(found["actions"]),
+                "rewards": np.asarray(found["rewards"]),
+                "terminals": np.asarray(found["terminations"]),
+            }
+        except (*DAMAGE, TypeError, AttributeError, IndexError, AssertionError, StopIteration) as error:
+            raise ValueError(f"episode {number}: {str(error) or type(error).__name__}") from error
+    steps = len(rows["actions"]) if rows["actions"].ndim == 2 else 0
+    if steps < 1 or len(looks) != steps + 1 or any(len(array) != steps for array in rows.values()):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in {"observations": looks, **rows}.items())
+        raise DatasetError(f"{folder}: episode {number} has {shapes}; T actions and T + 1 observations are needed")
+    return {"observations": looks[:-1], **rows, "final_observation": looks[-1]}
+
+
+def _numbered(first: Episode, rest: Iterator[Episode]) -> Iterator[tuple[int, Episode]]:
+    yield 0, first
+    yield from enumerate(rest, 1)
+
+
+def _buffer(number: int, episode: Episode, observed: spaces.Space, acted: spaces.Space) -> Any:
+    from minari.data_collector import EpisodeBuffer
+
+    if "final_observation" not in episode:
+        raise DatasetError(f"episode {number}: has no final observation, which Minari needs")
+    prepare_episode(episode, number)
+    looks = np.concatenate([episode["observations"], np.asarray(episode["final_observation"])[None]])
+    width = spaces.flatdim(observed)
+    if int(np.prod(looks.shape[1:])) != width or np.shape(episode["actions"])[1:] != acted.shape:
+        shapes = f"observations {looks.shape[1:]}, actions {np.shape(episode['actions'])[1:]}"
+        raise DatasetError(f"episode {number}: {shapes}, the environment's are {(width,)} and {acted.shape}")
+    terminated = np.asarray(episode["terminals"]) != 0
+    last = np.arange(len(terminated)) == len(terminated) - 1
+    return EpisodeBuffer(
+        id=number,
+        observations=unflatten_rows(observed, looks),
+        actions=np.asarray(episode["actions"]).astype(acted.dtype),  # pyright: ignore[reportArgumentType]
+        rewards=np.asarray(episode["rewards"], np.float32),  # pyright: ignore[reportArgumentType]
+        terminations=terminated,  # pyright: ignore[reportArgumentType]
+        truncations=last & ~terminated,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _box(rows: np.ndarray) -> spaces.Box:
+    if rows.dtype == np.uint8:
+        return spaces.Box(0, 255, rows.shape[1:], np.uint8)
+    return spaces.Box(-np.inf, np.inf, rows.shape[1:], np.float32)
+
+
+def _as_vectors(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(len(rows), -1)

@@ -1,0 +1,1 @@
+from understudy.envs.sources.ogbench import source as source  # registers it

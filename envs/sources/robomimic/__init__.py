@@ -1,0 +1,1 @@
+from understudy.envs.sources.robomimic import source as source  # registers it

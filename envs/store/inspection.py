@@ -1,0 +1,258 @@
+"""Describe and check a store: what `understudy data info` and `understudy data verify` print."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from understudy.envs.store.picture_checks import scan_pictures
+from understudy.envs.store.store import (
+    EPISODES,
+    IMAGES,
+    REQUIRED,
+    TRANSITIONS,
+    EpisodeStore,
+    Manifest,
+    combine_digests,
+    digest,
+)
+from understudy.files import sha256
+
+BARS = " ▁▂▃▄▅▆▇█"
+CHUNK_ROWS = 65536
+PICTURES_SHOWN = 64
+"""Pictures that the histogram of a camera is made from."""
+
+
+@dataclass(frozen=True)
+class DimensionInfo:
+    """One dimension of a column; `histogram` is a bar a bin from min to max, as text."""
+
+    column: str
+    index: int
+    min: float
+    max: float
+    mean: float
+    std: float
+    histogram: str
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds, for people."""
+
+    manifest: Manifest
+    bytes: int
+    length_min: int
+    length_median: float
+    length_max: int
+    return_min: float
+    return_mean: float
+    return_max: float
+    length_histogram: str
+    return_histogram: str
+    terminated_episodes: int
+    dimensions: list[DimensionInfo]
+
+    def text(self) -> str:
+        """Return the description as lines of at most 100 characters for a terminal."""
+        manifest = self.manifest
+        shapes = {**manifest.columns, **manifest.episode_columns}
+        columns = ", ".join(f"{name} {list(column.shape)}" for name, column in shapes.items())
+        lines = [
+            manifest.name,
+            *_wrapped("source", f"{manifest.source}, environment {manifest.env_id}"),
+            *_wrapped("made by", str(manifest.provenance.get("made_by", ""))),
+            *_wrapped("hash", manifest.content_hash),
+            *_wrapped("size", f"{self.bytes / 1e6:.1f} MB"),
+            *_wrapped("holds", f"{manifest.num_episodes} episodes, {manifest.num_transitions} transitions"),
+            *_wrapped("columns", columns),
+            _spread("length", (self.length_min, self.length_max, self.length_median, "median"), self.length_histogram),
+            _spread("return", (self.return_min, self.return_max, self.return_mean, "mean"), self.return_histogram),
+            *_wrapped("ends", f"{self.terminated_episodes} episodes reached a terminal state"),
+            "",
+            f"{'column':<18}{'dim':>9}{'min':>11}{'max':>11}{'mean':>11}{'std':>11}  histogram, min to max",
+        ]
+        shown = ""
+        for first, last in _grouped(self.dimensions):
+            dims = f"{first.index}" if first is last else f"{first.index}-{last.index}"
+            heading = f"{'' if first.column == shown else first.column:<18}{dims:>9}"
+            shown = first.column
+            if first.min == first.max:
+                lines.append(f"{heading}{first.min:>11.4g}  never changes")
+            else:
+                numbers = "".join(f"{value:>11.4g}" for value in (first.min, first.max, first.mean, first.std))
+                lines.append(f"{heading}{numbers}  {first.histogram}")
+        return "\n".join(lines)
+
+    def __rich__(self) -> str:
+        return self.text()
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    """Return labelled lines of at most 100 characters; none for an empty text."""
+    parts = textwrap.wrap(text, 88, break_long_words=False, break_on_hyphens=False)
+    return [f"  {label if i == 0 else '':<10}{part}" for i, part in enumerate(parts)]
+
+
+def _spread(label: str, numbers: tuple[float, float, float, str], histogram: str) -> str:
+    low, high, middle, name = numbers
+    return f"  {label:<10}{low:.4g} to {high:.4g}, {name} {middle:.4g}   {histogram}"
+
+
+def _grouped(dimensions: list[DimensionInfo]) -> Iterator[tuple[DimensionInfo, DimensionInfo]]:
+    """Yield (first, last) of the dimensions to show in one line: neighbours that never change from the same value."""
+    start = 0
+    for end, (dim, after) in enumerate(zip(dimensions, [*dimensions[1:], None], strict=True)):
+        same = after is not None and (after.column, after.min, after.max) == (dim.column, dim.min, dim.min)
+        if not same or dim.min != dim.max:
+            yield dimensions[start], dim
+            start = end + 1
+
+
+def describe(
+    store: EpisodeStore, bins: int = 16, columns: tuple[str, ...] = ("observations", "actions", "rewards")
+) -> StoreInfo:
+    """Return counts, episode lengths and returns, and ranges with text histograms of every dimension."""
+    columns = (*columns, *(IMAGES + camera for camera in store.cameras()))
+    returns = np.add.reduceat(store.column("rewards").astype(np.float64), store.starts)
+    ended = np.maximum.reduceat(store.column("terminals"), store.starts)
+    dimensions = [info for name in columns for info in _dimensions(store, name, bins)]
+    return StoreInfo(
+        manifest=store.manifest,
+        bytes=sum(int(record["size"]) for record in store.manifest.files.values()),
+        length_min=int(store.lengths.min()),
+        length_median=float(np.median(store.lengths)),
+        length_max=int(store.lengths.max()),
+        return_min=float(returns.min()),
+        return_mean=float(returns.mean()),
+        return_max=float(returns.max()),
+        length_histogram=text_histogram(store.lengths, bins),
+        return_histogram=text_histogram(returns, bins),
+        terminated_episodes=int((ended > 0).sum()),
+        dimensions=dimensions,
+    )
+
+
+def text_histogram(values: np.ndarray, bins: int = 16) -> str:
+    """Return a histogram as text, one character a bin; a bin that holds anything shows at least the lowest bar."""
+    counts, _ = np.histogram(values, bins)
+    top = max(int(counts.max()), 1)
+    return "".join(BARS[int(np.ceil(count / top * (len(BARS) - 1)))] for count in counts)
+
+
+def verify_store(store: EpisodeStore) -> list[str]:
+    """Return what is wrong or odd: changed bytes, NaN, constant dimensions, empty and duplicate episodes."""
+    return [line for lines in findings(store) for line in lines]
+
+
+def findings(store: EpisodeStore) -> tuple[list[str], list[str]]:
+    """Return (damage, oddities): what makes a store unfit, and what may be meant.
+
+    Damage: changed bytes, NaN, a broken episode index, pictures that cannot be decoded. Odd: dimensions that never
+    change, duplicate episodes, black or still cameras.
+    """
+    pictures = scan_pictures(store)
+    damage = [*_changed(store), *_bad_numbers(store), *_index(store)]
+    damage += [line for report in pictures for line in report.damage(store)]
+    odd = [line for report in pictures for line in report.oddities(store)]
+    return damage, [*_constant(store), *_duplicates(store), *odd]
+
+
+def _changed(store: EpisodeStore) -> list[str]:
+    findings = []
+    for name in (TRANSITIONS, EPISODES):
+        if sha256(store.path / name) != store.manifest.files[name].get("sha256"):
+            findings.append(f"{name}: its bytes changed since it was written (checksum differs)")
+    schemas = {**store.manifest.columns, **store.manifest.episode_columns}
+    columns = [(name, schema, store.digest(name)) for name, schema in schemas.items()]
+    if combine_digests(columns, digest(store.starts, store.lengths)) != store.manifest.content_hash:
+        findings.append("content hash differs from the manifest's")
+    return findings
+
+
+def _bad_numbers(store: EpisodeStore) -> list[str]:
+    findings = []
+    for name, column in store.manifest.episode_columns.items():
+        if not column.dtype.startswith("float"):
+            continue
+        bad = np.argwhere(~np.isfinite(store.episode_column(name)))
+        if len(bad):
+            findings.append(f"{name}: NaN or infinity in episode {int(bad[0][0])}")
+    for name, column in store.manifest.columns.items():
+        if not column.dtype.startswith("float"):
+            continue
+        values = store.column(name)
+        for begin in range(0, len(values), CHUNK_ROWS):
+            bad = np.argwhere(~np.isfinite(values[begin : begin + CHUNK_ROWS]))
+            if len(bad):
+                row = begin + int(bad[0][0])
+                episode = int(np.searchsorted(store.starts, row, side="right")) - 1
+                step = row - int(store.starts[episode])
+                findings.append(f"{name}: NaN or infinity in episode {episode}, step {step}")
+                break
+    return findings
+
+
+def _constant(store: EpisodeStore) -> list[str]:
+    findings = []
+    for name in ("observations", "actions"):
+        numbers = store.manifest.statistics.get(name, {"min": [], "max": []})
+        same = [i for i, (low, high) in enumerate(zip(numbers["min"], numbers["max"], strict=True)) if low == high]
+        if same:
+            findings.append(f"{name}: never changes in dimension {', '.join(map(str, same))}")
+    return findings
+
+
+def _index(store: EpisodeStore) -> list[str]:
+    findings = [f"episode {i}: has no steps" for i in np.flatnonzero(store.lengths < 1)]
+    ends = store.starts + store.lengths
+    if store.starts[0] != 0 or (store.starts[1:] != ends[:-1]).any():
+        findings.append("episode index: episodes overlap or leave gaps")
+    return findings
+
+
+def _duplicates(store: EpisodeStore) -> list[str]:
+    findings = []
+    seen: dict[str, int] = {}
+    plain = [name for name in REQUIRED if name in store.manifest.columns and not store.manifest.columns[name].encoding]
+    columns = [store.column(name) for name in plain]
+    for number, (begin, end) in enumerate(zip(store.starts, store.starts + store.lengths, strict=True)):
+        key = digest(*[values[begin:end] for values in columns])
+        if key in seen:
+            findings.append(f"episode {number}: the same as episode {seen[key]}")
+        seen.setdefault(key, number)
+    return findings
+
+
+def _some(store: EpisodeStore, name: str) -> np.ndarray:
+    """Return a column's rows; of pictures, a few that stand for all."""
+    column = store.manifest.columns[name]
+    if len(column.shape) < 3:
+        return store.column(name)
+    rows = np.linspace(0, store.manifest.num_transitions - 1, min(PICTURES_SHOWN, store.manifest.num_transitions))
+    return store.frames(name).gather(rows.astype(np.int64))
+
+
+def _dimensions(store: EpisodeStore, name: str, bins: int) -> list[DimensionInfo]:
+    if name not in store.manifest.columns:
+        return []
+    numbers = store.manifest.statistics[name]
+    values = _some(store, name)
+    flat = values.reshape(-1, len(numbers["min"]))  # per dimension, or per channel of a picture
+    stride = max(1, len(flat) // 200_000)  # a histogram for the eye needs no more
+    return [
+        DimensionInfo(
+            column=name,
+            index=i,
+            min=numbers["min"][i],
+            max=numbers["max"][i],
+            mean=numbers["mean"][i],
+            std=numbers["std"][i],
+            histogram=text_histogram(flat[::stride, i], bins),
+        )
+        for i in range(flat.shape[1])
+    ]

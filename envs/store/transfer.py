@@ -1,0 +1,134 @@
+"""Turn a source's file into an episode store, and a store back into episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.envs.sources.source import Episode, Source
+from understudy.envs.store.store import RAW, EpisodeStore, store_path
+from understudy.envs.store.writer import StoreWriter
+from understudy.errors import DatasetError
+from understudy.files import sha256
+from understudy.registry import sources
+
+Progress = Callable[[int, int], None]
+"""Called with (episodes so far, transitions so far)."""
+
+
+def import_file(
+    source_name: str,
+    path: str | Path,
+    env_name: str,
+    data_dir: str | Path,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    made_by: str = "",
+    image_encoding: str = RAW,
+    jpeg_quality: int = 95,
+    change: Callable[[Episode], Episode] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> EpisodeStore:
+    """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
+
+    `env_name` says which task the data are of; `name` is the store's, when it should be another. `made_by` is for
+    files that do not say themselves how they were made. `change` is done to every episode; `notes` say so in the
+    provenance.
+    """
+    name = env_name if name is None else name
+    source: Source = sources.get(source_name)
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file")
+    if not source.matches(name) and (not name or Path(name).name != name or name.startswith(".")):
+        raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
+    target = store_path(name, data_dir)
+    writer = StoreWriter(
+        target,
+        name=name,
+        source=source_name,
+        env_id=source.env_id(env_name),
+        provenance={},
+        overwrite=overwrite,
+        image_encoding=image_encoding,
+        jpeg_quality=jpeg_quality,
+    )
+    transitions = 0
+    with writer:
+        writer.provenance = {
+            **({"made_by": made_by} if made_by else {}),
+            "env_name": env_name,
+            "files": [_file_record(file) for file in source.files(path)],
+            **source.provenance(path, env_name),
+            **(notes or {}),
+        }
+        for episode in source.read(path, env_name):
+            writer.add_episode(episode if change is None else change(episode))
+            transitions += len(episode["actions"])
+            if progress is not None:
+                progress(writer.num_episodes, transitions)
+    return EpisodeStore.open(target)
+
+
+def _file_record(file: Path) -> dict[str, str]:
+    try:
+        return {"name": file.name, "sha256": sha256(file)}
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror}); a file is needed here") from error
+
+
+def episodes_of(store: EpisodeStore) -> Iterator[Episode]:
+    """Yield a store's episodes as sources read and write them: views of the mapped columns, pictures decoded."""
+    manifest = store.manifest
+    pictures = [name for name, column in manifest.columns.items() if column.encoding]
+    final_pictures = [name for name, column in manifest.episode_columns.items() if column.encoding]
+    texts = {name: store.texts(name) for name, column in manifest.episode_columns.items() if column.dtype == "str"}
+    columns = {name: store.column(name) for name in manifest.columns if name not in pictures}
+    plain = [name for name in manifest.episode_columns if name not in texts and name not in final_pictures]
+    ends = {name: store.episode_column(name) for name in plain}
+    for number, (start, length) in enumerate(zip(store.starts, store.lengths, strict=True)):
+        rows = np.arange(start, start + length)
+        episode: dict[str, Any] = {name: values[start : start + length] for name, values in columns.items()}
+        episode |= {name: store.frames(name).gather(rows) for name in pictures}
+        episode |= {name: values[number] for name, values in ends.items()}
+        episode |= {name: store.frames(name).gather(np.array([number]))[0] for name in final_pictures}
+        episode |= {name: values[number] for name, values in texts.items()}
+        if "final_observations" in episode:
+            episode["final_observation"] = episode.pop("final_observations")
+        yield episode
+
+
+def export_store(
+    store: EpisodeStore,
+    path: str | Path,
+    format_name: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a store as a file (or folder) of a source's format and return where it is.
+
+    `settings` are the format's own, and go before what the store's provenance says of them.
+    """
+    source: Source = sources.get(format_name)
+    target = Path(path).expanduser()
+    if target.exists() and not overwrite:
+        raise DatasetError(f"{target} exists already; choose another place, or give --overwrite")
+    provenance = {**store.manifest.provenance, **(settings or {})}
+
+    def counted() -> Iterator[Episode]:
+        transitions = 0
+        for number, episode in enumerate(episodes_of(store), start=1):
+            yield episode
+            transitions += len(episode["actions"])
+            if progress is not None:
+                progress(number, transitions)
+
+    source.write(target, counted(), str(provenance.get("env_name") or store.name), provenance)
+    return target

@@ -1,0 +1,198 @@
+"""Write an episode store beside its place and rename it when it is whole.
+
+Episodes are appended to one raw file per column, so that memory use does not grow with the dataset; at the end
+the raw files are mapped and written as one Arrow record batch. Whatever goes wrong, nothing half-written stays.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from understudy.envs.store.columns import ColumnFile, column_file
+from understudy.envs.store.episode import is_episode_column, prepare_episode
+from understudy.envs.store.store import (
+    EPISODES,
+    JPEG,
+    MANIFEST,
+    RAW,
+    TRANSITIONS,
+    EpisodeStore,
+    Manifest,
+    combine_digests,
+    digest,
+)
+from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.files import sha256, storage_errors, sync_folder
+
+
+class StoreWriter:
+    """Write a store with `with StoreWriter(path, ...) as writer: writer.add_episode({...})`.
+
+    Pictures are kept `raw`, which is read without decoding, or as `jpeg`, about a tenth of the size.
+    On a clean exit the store is at `path` (synced, renamed at once); on an exception everything is removed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str,
+        source: str,
+        env_id: str,
+        provenance: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        image_encoding: str = RAW,
+        jpeg_quality: int = 95,
+    ) -> None:
+        check_image_encoding(image_encoding, jpeg_quality)
+        self._encoding, self._quality = image_encoding, jpeg_quality
+        self.path = Path(path).expanduser()
+        self.name, self.source, self.env_id = name, source, env_id
+        self.provenance = dict(provenance or {})
+        self._overwrite = overwrite
+        self._temporary = self.path.parent / f"{_prefix(self.path)}{os.getpid()}.{secrets.token_hex(4)}"
+        self._columns: dict[str, ColumnFile] = {}
+        self._lengths: list[int] = []
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes added so far."""
+        return len(self._lengths)
+
+    def __enter__(self) -> StoreWriter:
+        if self.path.exists() and not self._overwrite:
+            raise DatasetError(f"{self.path} exists already; remove it, choose another --name, or give --overwrite")
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self.path)
+            self._temporary.mkdir()
+        return self
+
+    def add_episode(self, episode: Mapping[str, Any]) -> None:
+        """Append one episode of T steps: arrays [T, *shape], and optionally what there is one of in an episode.
+
+        That is `final_observation` [*O], `final_images/<camera>` [H, W, C], `mask/<name>` [], `language` (a text).
+        Observations become float32 unless they are uint8; actions and rewards float32; terminals and masks uint8.
+        Raises DatasetError, naming the episode and the column, for NaN, infinities and wrong shapes.
+        """
+        number = len(self._lengths)
+        rows = prepare_episode(episode, number)
+        if self._columns and set(rows) != set(self._columns):
+            odd = sorted(set(rows) ^ set(self._columns))
+            raise DatasetError(f"episode {number}: column {odd[0]!r} is not in every episode")
+        with storage_errors(self.path):
+            for name, array in rows.items():
+                if name not in self._columns:
+                    file = self._temporary / f"{len(self._columns)}.raw"
+                    self._columns[name] = column_file(file, name, array, self._encoding, self._quality)
+                self._columns[name].append(array, number)
+        self._lengths.append(len(rows["actions"]))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with storage_errors(self.path):
+                    self._finish()
+        finally:
+            for column in self._columns.values():
+                column.discard()
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _finish(self) -> None:
+        if not self._lengths:
+            raise DatasetError(f"{self.name}: no episodes, nothing to write")
+        lengths = np.asarray(self._lengths, np.int64)
+        starts = np.cumsum(lengths) - lengths
+        for column in self._columns.values():
+            column.close()
+        steps = {n: c for n, c in self._columns.items() if not is_episode_column(n)}
+        ends = {n: c for n, c in self._columns.items() if is_episode_column(n)}
+        _write_arrow(self._temporary / TRANSITIONS, {name: column.arrow() for name, column in steps.items()})
+        index = {"start": pa.array(starts), "length": pa.array(lengths)}
+        _write_arrow(self._temporary / EPISODES, {**index, **{name: column.arrow() for name, column in ends.items()}})
+        digests = [(name, column.schema, column.digest()) for name, column in self._columns.items()]
+        manifest = Manifest(
+            name=self.name,
+            source=self.source,
+            env_id=self.env_id,
+            num_episodes=len(lengths),
+            num_transitions=int(lengths.sum()),
+            columns={name: column.schema for name, column in steps.items()},
+            episode_columns={name: column.schema for name, column in ends.items()},
+            statistics={name: column.statistics() for name, column in self._columns.items()},
+            provenance={**self.provenance, "imported_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            content_hash=combine_digests(digests, digest(starts, lengths)),
+            files={name: _file_record(self._temporary / name) for name in (TRANSITIONS, EPISODES)},
+        )
+        for column in self._columns.values():
+            column.discard()
+        (self._temporary / MANIFEST).write_text(manifest.to_json())
+        sync_folder(self._temporary / MANIFEST)
+        sync_folder(self._temporary)
+        self._rename()
+
+    def _rename(self) -> None:
+        EpisodeStore.open(self._temporary)  # what is about to take the place must open
+        aside = None
+        if self.path.exists():
+            aside = self._temporary.with_name(self._temporary.name + ".old")
+            self.path.rename(aside)
+        self._temporary.rename(self.path)
+        sync_folder(self.path.parent)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_image_encoding(image_encoding: str, jpeg_quality: int) -> None:
+    """Raise UserError for a way to keep pictures that there is not."""
+    if image_encoding not in (RAW, JPEG):
+        raise UserError(f"image_encoding={image_encoding}: no such way{did_you_mean(image_encoding, (RAW, JPEG))}")
+    if not 1 <= jpeg_quality <= 100:
+        raise UserError(f"jpeg_quality={jpeg_quality}: must be 1 to 100")
+
+
+def _write_arrow(file: Path, arrays: dict[str, pa.Array]) -> None:
+    batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+    with pa.OSFile(str(file), "wb") as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+    sync_folder(file)
+
+
+def _file_record(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": sha256(file)}
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what writers of the same store left behind when they were killed on this host."""
+    for folder in path.parent.glob(f"{glob.escape(_prefix(path))}*"):
+        pid = folder.name.removeprefix(_prefix(path)).split(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{socket.gethostname()}."
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

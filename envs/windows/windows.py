@@ -1,0 +1,274 @@
+"""Sample action chunks from a store: a batch is a pure function of (seed, step), so resume is exact.
+
+Shape suffixes: K seeds (members of a pack), b samples of this worker, H steps of a chunk, A action dims, O
+observation dims. Indices come from counter-based generators and data from vectorised gathers on the mapped
+columns: the store is never copied and there is no Python loop over samples.
+
+What the policy sees at a row (history, goal, cameras) is `views.py`'s; which episodes there are, `selecting.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from understudy.algorithm import RETURNS, Batch
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.windows.episodes import Order, Split, chosen_episodes
+from understudy.envs.windows.goals import goal_offsets
+from understudy.envs.windows.views import View, opaque
+from understudy.errors import DatasetError
+from understudy.normaliser import Mode, Normaliser
+from understudy.observations import ObservationShape, each
+from understudy.randomness import numpy_generator
+
+Goals = Literal["none", "uniform", "geometric", "final", "last_state_upweighted", "delta_goals"]
+"""No goals, or a strategy of `goals.py`."""
+STEPS_DRAWN = 64
+"""Steps whose draws are made at once: a generator for each would take a quarter of a batch's time."""
+
+
+class Windows:
+    """The chunks of a store's selected episodes."""
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        *,
+        horizon: int,
+        proportion: float = 1.0,
+        proportion_order: Order = "seeded",
+        proportion_seed: int = 0,
+        sparse: bool = False,
+        split: Split = "train",
+        validation_fraction: float = 0.0,
+        filter_key: str | None = None,
+        validation_filter_key: str | None = None,
+        obs_horizon: int = 1,
+        goals: Goals = "none",
+        discount: float = 0.99,
+        goal_delta: tuple[int, int] = (1, 25),
+        reached_proportion: float | None = None,
+        saliency_alpha: float | None = None,
+        cameras: Sequence[str] | None = None,
+        use_proprio: bool = True,
+        columns: Sequence[str] = (),
+        balanced_above: float | None = None,
+        after: bool = False,
+    ) -> None:
+        self.store, self.horizon, self.sparse = store, int(horizon), sparse
+        self.obs_horizon, self.goals, self.after = int(obs_horizon), goals, after
+        self._goal_settings: dict[str, Any] = {
+            "discount": discount,
+            "delta": goal_delta,
+            "reached_proportion": reached_proportion,
+        }
+        if self.horizon < 1:
+            raise DatasetError(f"horizon {self.horizon}: must be at least 1")
+        self.episodes = chosen_episodes(
+            store,
+            split,
+            proportion=proportion,
+            order=proportion_order,
+            seed=proportion_seed,
+            validation_fraction=validation_fraction,
+            filter_key=filter_key,
+            validation_filter_key=validation_filter_key,
+        )
+        lengths, starts = store.lengths[self.episodes], store.starts[self.episodes]
+        if self.horizon > lengths.max():
+            raise DatasetError(
+                f"horizon {self.horizon} is longer than every episode of {store.name!r}; "
+                f"the longest has {lengths.max()} steps"
+            )
+        self.num_episodes, self.num_transitions = len(lengths), int(lengths.sum())
+        self._rows = None if len(lengths) == len(store.lengths) else _ranges(starts, lengths)
+        self._view = View(
+            store,
+            obs_horizon=self.obs_horizon,
+            with_goal=goals != "none",
+            cameras=cameras,
+            use_proprio=use_proprio,
+        )
+        self._saliency_alpha = saliency_alpha
+        if saliency_alpha is not None and not self._view.saliency_columns():
+            raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")
+        self._columns = {name: self._column(name) for name in columns}
+        """What batches hold beside actions, by selected transition."""
+        self._sides = None if balanced_above is None else _sides(self.rewards(), balanced_above, store.name, split)
+        self._actions = store.column("actions")
+        self._chunks = opaque(self._actions, rows=self.horizon)
+        self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
+        self._left = _steps_left(lengths, self.horizon)
+        self._valid = np.tri(self.horizon, dtype=np.float32)  # row `left` has left + 1 ones
+
+    @property
+    def observation_shape(self) -> ObservationShape:
+        """Shape of what the policy sees."""
+        return self._view.shape
+
+    @property
+    def action_dim(self) -> int:
+        """Dims of one action."""
+        return int(self._actions.shape[1])
+
+    def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
+        """Fit a normaliser to the selected episodes, for what the policy sees and what it does."""
+        seen = self._view.normaliser(mode, self._selected)
+        if action_mode == "none":
+            return seen
+        return seen.with_actions(Normaliser.fit(self._selected(self._actions), action_mode))
+
+    def rewards(self) -> np.ndarray:
+        """Return the selected episodes' rewards [num_transitions]; sparse: -1 wherever the reward was not 0."""
+        rewards = self._selected(self.store.column("rewards"))
+        return np.where(rewards != 0.0, np.float32(-1.0), rewards) if self.sparse else rewards
+
+    def indices(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        """Return this worker's draws in [0, num_transitions): a slice of the global batch of (seed, step)."""
+        if batch_size % world or not 0 <= rank < world:
+            raise DatasetError(f"batch_size {batch_size} cannot be shared by {world} workers (this is worker {rank})")
+        share = batch_size // world
+        block, place = divmod(step, STEPS_DRAWN)
+        held = self._drawn.get(seed)
+        if held is None or held[0] != (block, batch_size):
+            generator = numpy_generator(seed, "batch", block)
+            if self._sides is None:
+                numbers = generator.integers(0, self.num_transitions, (STEPS_DRAWN, batch_size))
+            else:
+                numbers = _balanced(self._sides, generator, (STEPS_DRAWN, batch_size))
+            held = self._drawn[seed] = ((block, batch_size), numbers)
+        drawn = held[1][place]
+        return drawn[rank * share : (rank + 1) * share]
+
+    def sample(self, seeds: Sequence[int], step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
+        """Return observations [K, b, *O] (or parts), actions [K, b, H, A] and valid [K, b, H] for one update of each.
+
+        Starts are uniform over transitions, or balanced: every other one over those whose reward is above a bound, the
+        rest over the others. With `after`, observations are those that followed the first action. Steps past an
+        episode's end repeat its last action with valid 0.
+        """
+        draws = [self.indices(seed, step, batch_size, rank, world) for seed in seeds]
+        indices = np.concatenate(draws) if len(draws) > 1 else draws[0]
+        places = None
+        if self.goals != "none":
+            share = slice(rank * (batch_size // world), (rank + 1) * (batch_size // world))
+            drawn = [numpy_generator(seed, "goal", step).random((2, batch_size))[:, share] for seed in seeds]
+            places = np.concatenate(drawn, axis=1)
+        return self.gather(indices, (len(draws), -1), places)
+
+    def gather(self, indices: np.ndarray, leading: tuple[int, ...], places: np.ndarray | None = None) -> Batch:
+        """Return the chunks that start at `indices` (into the selected transitions), reshaped to `leading`.
+
+        `places` [2, b] in [0, 1) choose the goals and which of them are reached; needed where `goals` is not none.
+        """
+        first = indices if self._rows is None else self._rows[indices]
+        left = self._left[indices]
+        episodes, goal_rows = None, None
+        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha or self.after:
+            episodes = np.searchsorted(self.store.starts, first, side="right") - 1
+            if self.goals != "none":
+                goal_rows = self._goal_rows(first, episodes, places)
+        observations = self._view.gather(first, episodes, goal_rows, after=self.after)
+        valid = np.ones((len(first), self.horizon), np.float32)
+        short = np.flatnonzero(left < self.horizon - 1)
+        whole = np.minimum(first, len(self._chunks) - 1) if len(short) else first
+        actions = self._chunks[whole].view(np.float32)
+        actions = actions.reshape(len(first), self.horizon, self.action_dim)  # (`take` would copy overlapping rows)
+        if len(short):
+            steps = np.minimum(np.arange(self.horizon), left[short, None])
+            actions[short] = self._actions[first[short, None] + steps]
+            valid[short] = self._valid[left[short]]
+        shape = leading if len(leading) == 1 else (leading[0], len(indices) // leading[0])
+        batch = {
+            "observations": each(lambda part: torch.from_numpy(part.reshape(*shape, *part.shape[1:])), observations),
+            "actions": torch.from_numpy(actions.reshape(*shape, self.horizon, self.action_dim)),
+            "valid": torch.from_numpy(valid.reshape(*shape, self.horizon)),
+        }
+        if self._saliency_alpha is not None:
+            for name, maps in self._view.saliency(first, episodes, self._saliency_alpha).items():
+                batch[name] = torch.from_numpy(maps.reshape(*shape, *maps.shape[1:]))
+        for name, column in self._columns.items():
+            values = column[indices]
+            batch[name] = torch.from_numpy(values.reshape(*shape, *values.shape[1:]))
+        return batch
+
+    def _column(self, name: str) -> np.ndarray:
+        if name == RETURNS:
+            return self.returns()
+        if name not in self.store.manifest.columns:
+            raise DatasetError(f"{self.store.name!r} has no column {name!r}, which the algorithm learns from")
+        return self.rewards() if name == "rewards" else self._selected(self.store.column(name))
+
+    def returns(self) -> np.ndarray:
+        """Return what each transition and the rest of its episode earned, discounted [num_transitions]."""
+        lengths = self.store.lengths[self.episodes]
+        return returns_to_go(self.rewards(), lengths, self._goal_settings["discount"])
+
+    def _goal_rows(self, rows: np.ndarray, episodes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+        """Return for each row one of its episode's future; the row after the last means the final observation."""
+        if places is None:
+            raise DatasetError(f"goals={self.goals} need a place in [0, 1) for each sample")
+        index, length = rows - self.store.starts[episodes], self.store.lengths[episodes]
+        offsets = goal_offsets(self.goals, index, length, places[0], reached_places=places[1], **self._goal_settings)
+        return rows + offsets
+
+    def _selected(self, values: np.ndarray) -> np.ndarray:
+        return values if self._rows is None else values[self._rows]
+
+
+def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float) -> np.ndarray:
+    """Return sum_k discount^k r_(t + k) to the end of t's episode, float32, for rewards of episodes one after another.
+
+    Sums of 1, 2, 4, ... terms: S_2k(t) = S_k(t) + discount^k S_k(t + k), where t + k is in the same episode.
+    """
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    total, span, place = rewards.astype(np.float64), 1, np.arange(len(rewards))
+    while span < lengths.max():
+        inside = np.flatnonzero(place + span < ends)
+        total[inside] = total[inside] + discount**span * total[inside + span]
+        span *= 2
+    return total.astype(np.float32)
+
+
+def _steps_left(lengths: np.ndarray, horizon: int) -> np.ndarray:
+    """Return how many whole steps follow each row of its episode, at most horizon - 1, episode after episode.
+
+    Only an episode's last rows have fewer: one fill and a few scatters, so that a large store opens at once.
+    """
+    left = np.full(int(lengths.sum()), horizon - 1, np.min_scalar_type(horizon - 1))
+    ends = np.cumsum(lengths)
+    for steps in range(horizon - 1):
+        left[ends[lengths > steps] - 1 - steps] = steps
+    return left
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the rows of several episodes, one after another."""
+    offsets = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
+
+
+def _sides(rewards: np.ndarray, above: float, name: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return the transitions whose reward is above a bound, and the others; DatasetError where either has none."""
+    positive = rewards > above
+    if positive.all() or not positive.any():
+        raise DatasetError(
+            f"{name!r}: {'every' if positive.all() else 'no'} reward of the {split} episodes is above"
+            f" reward_threshold={above:g}; they are from {rewards.min():g} to {rewards.max():g}, and both are needed"
+        )
+    return np.flatnonzero(positive), np.flatnonzero(~positive)
+
+
+def _balanced(
+    sides: tuple[np.ndarray, np.ndarray], generator: np.random.Generator, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return indices [steps, samples]: at even places drawn from the first side, at odd ones from the second."""
+    numbers = np.empty(shape, np.int64)
+    for place, side in enumerate(sides):
+        count = len(range(place, shape[1], 2))
+        numbers[:, place::2] = side[generator.integers(0, len(side), (shape[0], count))]
+    return numbers

@@ -1,0 +1,187 @@
+"""The run directory: one configuration and its seeds on disk. The files here are the truth; MLflow gets copies.
+
+    <save_dir>/<project>/<run_group>/<env_name>/sd000_<time>/
+        flags.json        every key's value
+        train.csv eval.csv timing.csv
+        checkpoint_N.pt   kept checkpoints          final_model.pt   the last one
+        run.json          status, MLflow run id     tracking_url.txt
+        resume/           rolling checkpoints, gone when the run has finished
+
+With several seeds the per-seed files stand in sd000/, sd001/, ..., each as if its seed had been run alone, and
+eval.csv at the top holds the mean over seeds and its interval.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import UnderstudyError, UserError
+from understudy.files import storage_errors, write_json
+from understudy.spec.keys import build_run
+from understudy.spec.run import RunSpec, plain_name
+
+
+class CsvLog:
+    """An append-only csv keyed by its first column `step`; rows at or before the last step are not written again.
+
+    That makes resume exact: a run that goes on from an earlier checkpoint computes the same rows once more and
+    they are already there. Floats are written with `repr`, so that reading them back loses nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header: list[str] | None = None
+        self.last_step = -1
+        if path.is_file():
+            self._read_tail()
+
+    def _read_tail(self) -> None:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) != len(content):  # the process died in the middle of a line
+            os.truncate(self.path, len(whole))
+        rows = list(csv.reader(io.StringIO(whole.decode())))
+        if rows:
+            self.header = rows[0]
+        if len(rows) > 1:
+            self.last_step = int(rows[-1][0])
+
+    def append(self, step: int, row: Mapping[str, Any]) -> bool:
+        """Append one row and flush it; returns False when the step was there already."""
+        if step <= self.last_step:
+            return False
+        new = self.header is None
+        if self.header is None:
+            self.header = ["step", *row]
+        elif set(row) - set(self.header):
+            raise UnderstudyError(f"{self.path.name} has no columns {sorted(set(row) - set(self.header))}")
+        cells = {"step": step, **{key: repr(v) if isinstance(v, float) else v for key, v in row.items()}}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.header, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(cells)
+        with storage_errors(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+        self.last_step = step
+        return True
+
+    def sync(self) -> None:
+        """Make every row durable: called before a checkpoint that comes after them."""
+        if self.path.is_file():
+            with storage_errors(self.path), open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_csv(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a CsvLog as floats (empty cells are left out)."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+
+
+class RunDir:
+    """Paths and small state of one run directory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, spec: RunSpec) -> RunDir:
+        """Make a new directory for `spec`, named by its seeds and the time, and write flags.json."""
+        seeds = spec.all_seeds
+        name = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
+        return cls.at(new_folder(spec, name), spec)
+
+    @classmethod
+    def at(cls, path: Path, spec: RunSpec) -> RunDir:
+        """Use `path` (made when missing) as the directory of `spec`, writing flags.json once."""
+        run = cls(path)
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        if not run.flags.is_file():
+            write_json(run.flags, spec.flat())
+        return run
+
+    @classmethod
+    def existing(cls, path: Path | str) -> RunDir:
+        """Open a run directory, or raise UserError when `path` is none."""
+        run = cls(Path(path).expanduser())
+        if not run.flags.is_file():
+            raise UserError(f"{path} is no run directory: it has no flags.json (`understudy runs list` shows them)")
+        return run
+
+    @property
+    def flags(self) -> Path:
+        return self.path / "flags.json"
+
+    @property
+    def resume(self) -> Path:
+        """Folder of the rolling checkpoints."""
+        return self.path / "resume"
+
+    def spec(self) -> RunSpec:
+        """Read the run's spec back from flags.json."""
+        return build_run(json.loads(self.flags.read_text()))
+
+    def member(self, seed: int, seeds: tuple[int, ...]) -> Path:
+        """Return the folder of one seed's files: the run's own when there is one seed."""
+        folder = self.path if len(seeds) == 1 else self.path / f"sd{seed:03d}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def state(self) -> dict[str, Any]:
+        """Return run.json: status, step, MLflow ids, error."""
+        path = self.path / "run.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def update_state(self, **changes: Any) -> None:
+        """Merge `changes` into run.json, atomically."""
+        write_json(self.path / "run.json", {**self.state(), **changes})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; a second holder gets a UserError naming the first."""
+        with hold(self.path / ".lock", f"run {self.path}"):
+            yield
+
+
+def new_folder(spec: RunSpec, name: str) -> Path:
+    """Make and return `<save_dir>/<project>/<run_group>/<env_name>/<name>_<time>`, numbered where that is taken."""
+    parent = Path(spec.save_dir) / spec.project / spec.run_group / plain_name(spec.env_name)
+    stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1000):
+            path = parent / (stem if attempt == 0 else f"{stem}_{attempt}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return path
+    raise UnderstudyError(f"cannot make a new folder in {parent}")
+
+
+@contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock file while the block runs; the lock dies with its process."""
+    with storage_errors(path):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (what the block raises is not about this file)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{what} is in use by process {file.read().strip() or 'unknown'}; stop it first") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield

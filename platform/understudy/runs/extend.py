@@ -1,0 +1,120 @@
+"""Go on beyond a run's end, or from another run's checkpoint with other settings.
+
+Both write a rolling checkpoint that the loop then resumes from: batches and random draws are functions of the step,
+so a run that is extended equals one that had the longer training from the start (with more rows in eval.csv).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from understudy import checkpoints
+from understudy.errors import SpecError, UserError
+from understudy.files import write_json
+from understudy.runs.directory import RunDir
+from understudy.spec.keys import build_run, with_changes
+from understudy.spec.run import RunSpec
+
+
+def add_steps(run: RunDir, steps: int) -> RunSpec:
+    """Make a run's training `steps` longer and ready to be resumed; returns its new spec."""
+    if steps < 1:
+        raise UserError(f"--add-steps {steps}: must be at least 1")
+    spec = run.spec()
+    longer = with_changes(spec, training_steps=spec.training_steps + steps)
+    train_on(run, longer)
+    return longer
+
+
+def train_on(run: RunDir, longer: RunSpec) -> None:
+    """Ready a run that was made for fewer steps to go on to `longer`'s; nothing where it was made for as many.
+
+    flags.json is written last: a process that dies in here can do it again.
+    """
+    spec = run.spec()
+    if spec.training_steps >= longer.training_steps:
+        return
+    state = _rolling_state(run)
+    if state is None and run.state().get("status") == "finished":
+        state = _state_of_models(_models(run.path), spec)
+    if state is not None:  # else it has not come to its first checkpoint
+        _begin_at(run, longer, state)
+        run.update_state(status="interrupted", step=int(state["step"]))
+    write_json(run.flags, longer.flat())
+
+
+def fork(source: Path, changes: dict[str, Any]) -> RunDir:
+    """Make a run that goes on from `source`, a run directory or one seed's .pt file, with changed settings.
+
+    Its first step is the checkpoint's next; run.json names where it came from. What the weights are of (algorithm,
+    network, seeds, normaliser) stays; SpecError when a change would have no steps left to train.
+    """
+    files = _models(source)
+    saved = checkpoints.load(files[0])
+    if "training" not in saved:
+        raise UserError(f"{files[0]} holds no training state: give a run directory, checkpoint_N.pt or final_model.pt")
+    seeds = [int(checkpoints.load(file)["seed"]) for file in files]
+    given = {key: value for key, value in changes.items() if key not in ("seed", "seeds")}
+    if len(given) != len(changes):
+        raise SpecError("a fork keeps its seeds: leave seed and seeds out")
+    spec = build_run({**saved["spec"], "seeds": seeds, **given})
+    step = int(saved["step"])
+    if spec.training_steps <= step:
+        raise SpecError(f"training_steps={spec.training_steps}: the fork begins at step {step}; give more")
+    state = _state_of_models(files, spec)
+    parent = RunDir(files[0].parent if len(files) == 1 else files[0].parent.parent)
+    run = RunDir.create(spec)
+    _begin_at(run, spec, state)
+    origin = {"forked_from": str(source.absolute()), "forked_at_step": step}
+    run.update_state(step=step, lineage={**origin, "forked_from_run": parent.state().get("run_id")})
+    return run
+
+
+def _models(source: Path) -> list[Path]:
+    """Return the newest .pt file of each seed of a run directory, or the one file that was given."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise UserError(f"{source}: no such run directory or checkpoint")
+    folders = [source] if list(source.glob("*.pt")) else sorted(source.glob("sd*"))
+    newest = [_newest(folder) for folder in folders]
+    files = [file for file in newest if file is not None]
+    if not files or len(files) != len(newest):
+        raise UserError(f"{source} holds no final_model.pt or checkpoint_N.pt of every seed to go on from")
+    return files
+
+
+def _newest(folder: Path) -> Path | None:
+    final = folder / "final_model.pt"
+    if final.is_file():
+        return final
+    kept = sorted(folder.glob("checkpoint_*.pt"), key=lambda file: int(file.stem.removeprefix("checkpoint_")))
+    return kept[-1] if kept else None
+
+
+def _rolling_state(run: RunDir) -> dict[str, Any] | None:
+    state = checkpoints.load_newest(run.resume)
+    return None if state is None else {key: value for key, value in state.items() if key != "format"}
+
+
+def _state_of_models(files: list[Path], spec: RunSpec) -> dict[str, Any]:
+    """Return what a rolling checkpoint would have held when these files were written, one a seed."""
+    models = [checkpoints.load(file) for file in files]
+    steps = {int(model["step"]) for model in models}
+    if len(steps) != 1:
+        raise UserError(f"{files[0].parent.parent}: its seeds' newest checkpoints are of steps {sorted(steps)}")
+    return {
+        "step": steps.pop(),
+        "data": None,  # the loop checks it where it is known
+        "normaliser": models[0]["policy"]["normaliser"],
+        "metrics": {},
+        "best_parameters": {},
+        "best_scores": [-math.inf] * len(spec.all_seeds),
+        "members": [model["training"] for model in models],
+    }
+
+
+def _begin_at(run: RunDir, spec: RunSpec, state: dict[str, Any]) -> None:
+    checkpoints.save_rolling(run.resume, int(state["step"]), {**state, "fingerprint": spec.fingerprint()})

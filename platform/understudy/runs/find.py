@@ -1,0 +1,42 @@
+"""Find the run or sweep that a user means: by folder, by folder name, by MLflow run id, by its place in a storage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from understudy.errors import UnknownName, did_you_mean
+from understudy.runs import mirror
+from understudy.spec.run import RunSpec
+
+MARKERS = ("sweep.json", "flags.json")
+
+
+def find(name: str, root: Path | None = None) -> Path:
+    """Return the folder of the run or sweep called `name`; raises UnknownName with the nearest folder names."""
+    if "://" in name:
+        return mirror.bring(name)
+    path = Path(name).expanduser()
+    if any((path / marker).is_file() for marker in MARKERS):
+        return path
+    root = root or Path(RunSpec.model_fields["save_dir"].default)
+    roots = [root, *([root.parent] if root.parent != Path(".") else [])]
+    known = {folder.name: folder for place in reversed(roots) for folder in folders(place)}
+    if name in known:
+        return known[name]
+    for folder in known.values():
+        state = folder / "run.json"
+        if state.is_file() and f'"run_id": "{name}"' in state.read_text():
+            return folder
+    what = "is no run directory or sweep" if path.is_dir() else "no such run or sweep"
+    raise UnknownName(f"{name}: {what}{did_you_mean(path.name, known)}; give its folder, its name or its MLflow run id")
+
+
+def folders(root: Path) -> list[Path]:
+    """Return every run directory and sweep folder below `root`; a sweep's trials count as runs of their own."""
+    found = []
+    for place, subfolders, files in os.walk(root):
+        if any(marker in files for marker in MARKERS):
+            found.append(Path(place))
+        subfolders[:] = [sub for sub in subfolders if not sub.startswith(".") and sub not in ("resume", "mlartifacts")]
+    return found

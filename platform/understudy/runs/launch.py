@@ -1,0 +1,137 @@
+"""Run one configuration, tracked: in this process, or on Ray Train workers. The same loop either way.
+
+Everything a run does to the outside (MLflow run, artifacts, status) happens here, once, in the launching process;
+the loop only writes the run directory. So `launcher=inline` and `launcher=ray` track alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from understudy import tracking
+from understudy.errors import Preempted, StorageError, UnderstudyError
+from understudy.files import write_atomic
+from understudy.runs import mirror, stop
+from understudy.runs.directory import RunDir
+from understudy.runs.loop import Loop, make_loop
+from understudy.runs.on_ray import check_launcher, train_on_ray
+from understudy.runs.results import Progress, Report, RunResult
+from understudy.spec.run import RunSpec
+from understudy.tracking import Tracked
+
+logger = logging.getLogger("understudy")
+
+
+def launch(
+    spec: RunSpec,
+    run: RunDir,
+    *,
+    loop: Loop | None = None,
+    name: str | None = None,
+    parent_run_id: str | None = None,
+    report: Report | None = None,
+    progress: Progress | None = None,
+    grid: Mapping[str, tuple[Any, ...]] | None = None,
+) -> RunResult:
+    """Train `spec` in `run`, going on where it was left; returns its result or raises what ended it.
+
+    A finished run is not done again. The run is FINISHED, FAILED or KILLED in MLflow accordingly.
+    """
+    with run.locked():
+        mirror.attach(run, spec)
+        state = run.state()
+        if state.get("status") == "finished":
+            return _finished(spec, run, parent_run_id, report)
+        tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+        run.update_state(
+            status="running",
+            run_id=tracked.run_id or state.get("run_id"),
+            name=name or state.get("name"),
+            error=None,
+            pid=os.getpid(),
+            shipped=False,
+        )
+        if state.get("lineage"):
+            tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
+        if tracked.url:
+            write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
+        try:
+            check_launcher(spec)  # Ray's own handler of SIGTERM must be there before ours
+            with stop.on_sigterm(run.path):
+                if spec.launcher == "ray":
+                    result = train_on_ray(spec, run, grid)
+                else:
+                    result = (loop or make_loop(spec)).run(
+                        run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid
+                    )
+        except Preempted:
+            run.update_state(status="interrupted")
+            _close(run, tracked, "KILLED")
+            raise
+        except Exception as error:
+            message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
+            _note(run, status="failed", error=message)
+            tracked.set_tags({"error": message})
+            _close(run, tracked, "FAILED")
+            raise
+        except BaseException:
+            _close(run, tracked, "KILLED")
+            raise
+        complete(run, tracked, result)
+        return result
+
+
+def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:
+    sent = tracked.close(status)
+    _note(run, shipped=sent, run_id=tracked.run_id or run.state().get("run_id"))
+
+
+def _note(run: RunDir, **changes: Any) -> None:
+    """Write how a run ended; a disk that is too full for that is what ended it, and is being said already."""
+    try:
+        run.update_state(**changes)
+    except StorageError as error:
+        logger.warning("%s", error)
+
+
+def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
+    """Mark the run finished, upload its directory, close the MLflow run, drop the rolling checkpoints."""
+    run.update_state(status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters)
+    shutil.rmtree(run.resume, ignore_errors=True)
+    _ship(run, tracked)
+
+
+def _ship(run: RunDir, tracked: Tracked) -> None:
+    """Upload the directory and close the MLflow run; where MLflow is away, a later sync or resume does it."""
+    tracked.log_folder(run.path)
+    sent = tracked.close("FINISHED")
+    run.update_state(shipped=sent, run_id=tracked.run_id or run.state().get("run_id"))
+    mirror.finish(run)
+
+
+def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: Report | None) -> RunResult:
+    """Return what a finished run gave, shipping first what MLflow has not got yet."""
+    state = run.state()
+    if not state.get("shipped", True):
+        _ship(run, tracking.track_run(spec, run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id))
+    result = RunResult(run.path, "finished", state["step"], state["metrics"], state["best_parameters"])
+    if report:
+        report(result.step, result.metrics)
+    return result
+
+
+def _after_shipping(tracked: Tracked, report: Report | None) -> Report | None:
+    """Ship what was measured before reporting it: the report may be the last thing this process does."""
+    if report is None:
+        return None
+
+    def ship_then_report(step: int, metrics: Mapping[str, float]) -> None:
+        if not tracked.away:  # a store that has gone away costs the training no second
+            tracked.flush(timeout=5.0)
+        report(step, metrics)
+
+    return ship_then_report

@@ -1,0 +1,42 @@
+"""What a run gives back. Plain data, so that it crosses processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How one run ended. `metrics` are means over seeds of the last evaluation (and its interval's ends)."""
+
+    path: Path
+    status: str
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """The evaluation-time parameters that `metrics` were reached with, when a grid of them was tried."""
+
+
+OBJECTIVES = ("success", "normalized_return", "return", "validation/accuracy")
+"""What configurations are ranked by: the first of these that an evaluation gave. The last is of who does not act."""
+
+
+def objective_name(metrics: Mapping[str, float]) -> str | None:
+    """Return the metric that runs are ranked by, or None before the first evaluation."""
+    return next((key for key in OBJECTIVES if key in metrics), None)
+
+
+def rank_key(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """Return what configurations are ranked by: the objective, ties broken by the return."""
+    first = metrics.get(objective_name(metrics) or "", float("-inf"))
+    return first, metrics.get("return", float("-inf"))
+
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called after each evaluation, once what it reports is durable: (step, metrics)."""
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called about twice a second: (step, last step, newest metrics)."""

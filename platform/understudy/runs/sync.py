@@ -1,0 +1,45 @@
+"""Send what MLflow has not got of a run that is not being trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from understudy import tracking
+from understudy.errors import TrackingError
+from understudy.runs.directory import RunDir
+
+_ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+"""How a run with a status in run.json ended, for MLflow; any other was killed."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What a sync sent: metric values, files, and the status that the MLflow run has now."""
+
+    values: int
+    files: int
+    status: str
+
+
+def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
+    """Send what MLflow has not got of a run that is not being trained; None when it has all of it.
+
+    Raises UserError when a process holds the run (it ships its own), TrackingError when MLflow is away.
+    """
+    with run.locked():
+        state, spec = run.state(), run.spec()
+        status = state.get("status", "running")
+        if spec.tracking() == tracking.OFF or state.get("shipped", status == "finished"):
+            return None
+        tracked = tracking.track_run(
+            spec, run.path, name=state.get("name"), run_id=state.get("run_id"), parent_run_id=parent_run_id
+        )
+        if state.get("error"):
+            tracked.set_tags({"error": state["error"]})
+        files = tracked.log_folder(run.path) if status in ("finished", "stopped") else 0
+        ended: tracking.Status = _ENDS.get(status, "KILLED")
+        sent = tracked.close(ended)
+        run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"))
+        if not sent:
+            raise TrackingError(f"MLflow went away while {run.path} was sent: `understudy sync` again sends the rest")
+        return Shipped(tracked.sent, files, ended)

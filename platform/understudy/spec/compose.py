@@ -1,0 +1,162 @@
+"""Turn command-line words into flat values: Hydra's grammar, groups and YAML; both spellings.
+
+`--lr=1e-4`, `--lr 1e-4`, `--sparse` and `lr=1e-4` mean the same. Sweep values are Hydra's own:
+`lr=interval(1e-5,1e-3)`, `lr=tag(log,interval(...))`, `horizon_length=1,5,10`, `choice(...)`, `range(...)`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from understudy.errors import SpecError, UserError, did_you_mean
+from understudy.spec.run import RunSpec
+
+TEXTS = {key for key, field in RunSpec.model_fields.items() if field.annotation in (str, str | None)} | {"env"}
+"""Keys whose value is a text, even where it looks like a number."""
+CONF = Path(__file__).parents[1] / "conf"
+_KEY = re.compile(r"^[A-Za-z_][\w./@-]*$")
+
+
+def to_overrides(words: Sequence[str]) -> list[str]:
+    """Return `key=value` words for any mixture of the spellings above."""
+    overrides: list[str] = []
+    waiting: str | None = None
+    for word in words:
+        if word.startswith("--"):
+            if waiting is not None:
+                overrides.append(f"{waiting}=true")
+            waiting = None
+            name = word[2:]
+            if "=" in name:
+                key, value = name.split("=", 1)
+                if not _KEY.match(key):
+                    raise UserError(f"cannot read {word!r}: write key=value or --key=value")
+                overrides.append(f"{key.replace('-', '_')}={value}")
+            elif _KEY.match(name):
+                waiting = name.replace("-", "_")
+            else:
+                raise UserError(f"cannot read {word!r}: write key=value or --key=value")
+        elif "=" in word and (waiting is None or _KEY.match(word.split("=", 1)[0])):
+            if waiting is not None:
+                overrides.append(f"{waiting}=true")
+                waiting = None
+            overrides.append(word)
+        elif waiting is not None:
+            overrides.append(f"{waiting}={word}")
+            waiting = None
+        else:
+            raise UserError(f"cannot read {word!r}: write key=value or --key=value")
+    if waiting is not None:
+        overrides.append(f"{waiting}=true")
+    return overrides
+
+
+def parse(words: Sequence[str]) -> list[Override]:
+    """Parse words with Hydra's grammar; a value it cannot read is taken as a string."""
+    parser = OverridesParser.create()
+    parsed = []
+    for override in to_overrides(words):
+        key, value = override.split("=", 1)
+        if value == "None":
+            override = f"{key}=null"
+        try:
+            parsed.append(parser.parse_override(override))
+        except HydraException:
+            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+            try:
+                parsed.append(parser.parse_override(f"{key}='{quoted}'"))
+            except HydraException as error:
+                raise UserError(f"cannot read {override!r}: {str(error).splitlines()[0]}") from None
+    return parsed
+
+
+def split_sweeps(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Sweep]]:
+    """Separate plain overrides from those whose value is a sweep."""
+    plain = [item for item in overrides if not item.is_sweep_override()]
+    sweeps: dict[str, Sweep] = {}
+    for item in overrides:
+        if item.is_sweep_override():
+            value = item.value()
+            if not isinstance(value, ChoiceSweep | IntervalSweep | RangeSweep):
+                raise UserError(f"{item.input_line}: only choices, range(...) and interval(...) can be swept")
+            sweeps[item.key_or_group] = value
+    return plain, sweeps
+
+
+def listed(key: str, sweep: Sweep) -> list[Any]:
+    """Return the values of a list, choice(...) or range(...), in order; UserError for an interval."""
+    if isinstance(sweep, ChoiceSweep):
+        return [_plain(value) for value in sweep.list]
+    if isinstance(sweep, RangeSweep):
+        return list(sweep.range())
+    assert isinstance(sweep, IntervalSweep)
+    raise UserError(f"{key}=interval({sweep.start:g},{sweep.end:g}): give a list of values, like {key}=0,1,2")
+
+
+def flat_values(overrides: Sequence[Override], config_dir: str | None = None) -> dict[str, Any]:
+    """Compose groups and YAML of `conf/` (and of the user's `config_dir`) with the overrides; return flat keys.
+
+    A group is a folder of YAML files there (`experiment=quickstart`, `bridgedata=lift_carrot_100`). Keys that are
+    no group are passed through as given, so that `build_run` can check their names against the algorithm's own.
+    """
+    groups = _groups(config_dir)
+    values: dict[str, Any] = {}
+    chosen = []
+    for item in overrides:
+        key = item.key_or_group
+        if key in groups:
+            option = str(item.value())
+            if option not in groups[key]:
+                raise SpecError(f"unknown {key} {option!r}{did_you_mean(option, groups[key])}")
+            chosen.append(f"+{key}={option}")
+        elif item.is_delete():
+            raise UserError(f"{item.input_line}: a key cannot be deleted; leave it out")
+        elif key in TEXTS and isinstance(item.value(), bool | int | float):
+            values[key] = str(item.input_line).split("=", 1)[1]  # run_group=007 names a group
+        else:
+            values[key] = item.value()
+    composed: dict[str, Any] = {}
+    try:
+        search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            config = compose(config_name="run", overrides=[*search, *chosen])
+            composed = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(str(error).splitlines()[0]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+        raise SpecError(f"{where}not readable YAML ({error.problem})") from None
+    return {**composed, **{key: _plain(value) for key, value in values.items()}}
+
+
+def _groups(config_dir: str | None) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for root in [CONF, *([Path(config_dir)] if config_dir else [])]:
+        if not root.is_dir():
+            raise UserError(f"--config-dir {root}: no such folder")
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            groups.setdefault(folder.name, []).extend(file.stem for file in sorted(folder.glob("*.yaml")))
+    return groups
+
+
+def _plain(value: Any) -> Any:
+    """Turn Hydra's quoted strings and nested containers into plain Python values."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "text") and hasattr(value, "quote"):
+        return value.text
+    return value

@@ -1,0 +1,1 @@
+"""Algorithms, one file each: network, random draws, loss, action."""

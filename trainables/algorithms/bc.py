@@ -1,0 +1,242 @@
+"""Behaviour cloning by regression: a Gaussian's or a mixture's likelihood, or the squared error of the actions.
+
+The Gaussian policy follows BridgeData's BC agent (Walke et al. 2023, arXiv 2308.12952): fixed, global or
+state-dependent standard deviation, its logarithm clipped to [-20, 2], optional tanh squashing. The mixture follows
+robomimic's BC-GMM (Mandlekar et al. 2021, arXiv 2108.03298). Chunks are predicted at once, step-masked by `valid`.
+Shape suffixes: B samples, H steps of the chunk, A action dims, O observation dims, M modes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.nn import functional
+
+from understudy.algorithm import Algorithm, Batch
+from understudy.observations import Observations, ObservationShape
+from understudy.registry import algorithms
+from understudy.trainables.networks.encoders import ObservationEncoder
+from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
+from understudy.trainables.networks.saliency import SaliencyConfig, with_saliency
+
+LOG_STD_RANGE = (-20.0, 2.0)
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+class BCConfig(SaliencyConfig):
+    """Settings of bc."""
+
+    policy: Literal["gaussian", "mse", "gmm"] = Field(
+        default="gaussian", description="likelihood of a Gaussian or of a mixture of them, or squared error"
+    )
+    std: Literal["fixed", "global", "state"] = Field(
+        default="fixed", description="what the Gaussian's deviation depends on"
+    )
+    fixed_std: float = Field(default=1.0, gt=0, description="the deviation when std=fixed")
+    tanh_squash: bool = Field(default=False, description="squash the policy's output into (-1, 1) by tanh")
+    modes: int = Field(default=5, ge=1, le=100, description="Gaussians of the mixture (policy=gmm)")
+    min_std: float = Field(default=1e-4, gt=0, lt=1, description="least deviation of the mixture's Gaussians")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before each activation")
+    activation: Literal["gelu", "swish"] = Field(default="gelu", description="of the policy's dense layers")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BCConfig:
+        if self.policy == "gmm" and self.tanh_squash:
+            raise ValueError("tanh_squash is for policy=gaussian and mse: a mixture's means are squashed anyway")
+        return self
+
+
+class Head(nn.Module):
+    """The encoder and dense layers that every policy here starts with."""
+
+    def __init__(self, observation_shape: ObservationShape, config: BCConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.encoder = ObservationEncoder(observation_shape, config, generator)
+        self.trunk = Trunk(self.encoder.features, config.hidden_dims, generator, config.activation)
+
+    def features(
+        self, observations_BO: Observations, keep: dict[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return [B, width] and the encoder's maps."""
+        encoded, maps = self.encoder.maps(observations_BO)
+        return self.trunk(encoded, keep), maps
+
+
+class GaussianPolicy(Head):
+    """Mean and log deviation [B, H, A] of the action chunk, before any squashing."""
+
+    def __init__(
+        self,
+        observation_shape: ObservationShape,
+        chunk: tuple[int, int],
+        config: BCConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(observation_shape, config, generator)
+        self.chunk, self.fixed_log_std = chunk, math.log(config.fixed_std)
+        width, size = self.trunk.features, math.prod(chunk)
+        self.mean = linear(width, size, generator)
+        learned = config.std if config.policy == "gaussian" else "fixed"
+        self.global_log_std = nn.Parameter(torch.zeros(size)) if learned == "global" else None
+        self.state_log_std = linear(width, size, generator) if learned == "state" else None
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (mean, log_std), both [B, H, A], of what `features` gave."""
+        mean = self.mean(hidden)
+        if self.state_log_std is not None:
+            log_std = self.state_log_std(hidden)
+        elif self.global_log_std is not None:
+            log_std = self.global_log_std.expand_as(mean)
+        else:
+            log_std = torch.full_like(mean, self.fixed_log_std)
+        return mean.unflatten(1, self.chunk), log_std.clamp(*LOG_STD_RANGE).unflatten(1, self.chunk)
+
+
+class MixturePolicy(Head):
+    """Log weights [B, M] of a mixture, and means in (-1, 1) and deviations [B, M, H, A] of its Gaussians."""
+
+    def __init__(
+        self,
+        observation_shape: ObservationShape,
+        chunk: tuple[int, int],
+        config: BCConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(observation_shape, config, generator)
+        self.shape, self.min_std = (config.modes, *chunk), config.min_std
+        width, size = self.trunk.features, config.modes * math.prod(chunk)
+        self.logits = linear(width, config.modes, generator)
+        self.mean, self.scale = linear(width, size, generator), linear(width, size, generator)
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (log weights, means, deviations) of what `features` gave."""
+        means = self.mean(hidden).tanh().unflatten(1, self.shape)
+        stds = functional.softplus(self.scale(hidden)).unflatten(1, self.shape) + self.min_std
+        return self.logits(hidden).log_softmax(-1), means, stds
+
+
+def log_probability(
+    actions: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor, *, tanh_squash: bool = False
+) -> torch.Tensor:
+    """Return log p(actions), summed over the last dim, of N(mean, std^2), squashed by tanh where asked.
+
+    A squashed action must lie inside (-1, 1): demonstrated ones are clipped to +-(1 - 1e-5) before.
+    """
+    before = torch.atanh(actions) if tanh_squash else actions
+    scaled = (before - mean) * torch.exp(-log_std)
+    density = -0.5 * scaled.square() - log_std - HALF_LOG_TWO_PI
+    if tanh_squash:
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not cancel for large u.
+        density = density - 2.0 * (math.log(2.0) - before - functional.softplus(-2.0 * before))
+    return density.sum(-1)
+
+
+@algorithms.register("bc")
+class BC(Algorithm):
+    """Fit a policy to demonstrated actions by maximum likelihood (policy=gaussian, gmm) or squared error (mse)."""
+
+    Config = BCConfig
+    name = "bc"
+    example = (
+        "understudy train algo=bc env_name=cube-single-scripted-singletask-task1-v0 training_steps=2000"
+        " hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5 seeds=[0,1,2] eval_episodes=50"
+    )
+    expected = "Success 0.99 [0.96, 1.00] over 3 seeds x 50 episodes, on 100 demonstrations of OGBench's oracle."
+    config: BCConfig
+
+    def network(self, generator: torch.Generator) -> Head:
+        """Build the policy."""
+        kind = MixturePolicy if self.config.policy == "gmm" else GaussianPolicy
+        return kind(self.observation_shape, (self.chunk_length, self.action_dim), self.config, generator)
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Draw the dropout masks of each layer."""
+        return draw_dropout(batch_size, self.config.hidden_dims, self.config.dropout, generator)
+
+    def loss(
+        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the mean over samples and steps of -log p, or over all entries of the squared error (mse).
+
+        Steps past an episode's end count zero, and the mean still divides by them. Metrics: `mse` summed over
+        action dims, and for likelihoods `log_probs`, `mean_std`, `max_std`. Saliency is regularised where asked.
+        """
+        assert isinstance(network, Head)
+        hidden, maps = network.features(batch["observations"], draws)
+        fit = self._mixture if self.config.policy == "gmm" else self._gaussian
+        loss, metrics = fit(network(hidden), batch)
+        return with_saliency(loss, metrics, maps, batch, self.config)
+
+    def _gaussian(
+        self, predicted: tuple[torch.Tensor, ...], batch: Batch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        mean_BHA, log_std_BHA = predicted
+        actions_BHA, valid_BH, squash = batch["actions"], batch["valid"], self.config.tanh_squash
+        predicted_BHA = mean_BHA.tanh() if squash else mean_BHA
+        error_BHA = (predicted_BHA - actions_BHA).square() * valid_BH.unsqueeze(-1)
+        mse = error_BHA.sum(-1).mean()
+        if self.config.policy == "mse":
+            loss = error_BHA.mean()
+            return loss, {"actor_loss": loss, "mse": mse}
+        log_prob_BH = log_probability(actions_BHA, mean_BHA, log_std_BHA, tanh_squash=squash) * valid_BH
+        return self._likelihood(log_prob_BH.mean(), mse, log_std_BHA.exp())
+
+    def _mixture(
+        self, predicted: tuple[torch.Tensor, ...], batch: Batch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A chunk belongs to one mode: log p = logsumexp over modes of log weight + sum over its steps."""
+        log_weights_BM, means_BMHA, stds_BMHA = predicted
+        actions_BHA, valid_BH = batch["actions"], batch["valid"]
+        log_prob_BMH = log_probability(actions_BHA.unsqueeze(1), means_BMHA, stds_BMHA.log()) * valid_BH.unsqueeze(1)
+        log_prob_B = (log_weights_BM + log_prob_BMH.sum(-1)).logsumexp(-1)
+        best_BHA = _mode(log_weights_BM.argmax(-1), means_BMHA)
+        mse = ((best_BHA - actions_BHA).square().sum(-1) * valid_BH).mean()
+        return self._likelihood(log_prob_B.mean() / self.chunk_length, mse, stds_BMHA)
+
+    @staticmethod
+    def _likelihood(
+        log_prob: torch.Tensor, mse: torch.Tensor, std: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        metrics = {"log_probs": log_prob, "mean_std": std.mean(), "max_std": std.amax()}
+        return -log_prob, {"actor_loss": -log_prob, "mse": mse, **metrics}
+
+    def noise_shape(self) -> tuple[int, ...]:
+        """One decision perturbs the mean by noise [H, A] times the deviation; a mixture first draws one of M modes."""
+        chunk = (self.chunk_length, self.action_dim)
+        return (self.config.modes + math.prod(chunk),) if self.config.policy == "gmm" else chunk
+
+    def act(self, network: nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
+        """Return mean + std * noise (the mean itself for policy=mse), squashed and clipped as configured.
+
+        A mixture's mode is the likeliest one where the noise is zero, else one drawn by its weight.
+        """
+        assert isinstance(network, Head)
+        predicted = network(network.features(observations_BO)[0])
+        if self.config.policy == "gmm":
+            actions_BHA = self._act_by_mode(predicted, noise)
+        else:
+            actions_BHA, log_std_BHA = predicted
+            if self.config.policy == "gaussian":
+                actions_BHA = actions_BHA + log_std_BHA.exp() * noise
+        if self.config.tanh_squash:
+            actions_BHA = actions_BHA.tanh()
+        return actions_BHA.clamp(-1.0, 1.0) if self.config.action_clip else actions_BHA
+
+    def _act_by_mode(self, predicted: tuple[torch.Tensor, ...], noise: torch.Tensor) -> torch.Tensor:
+        log_weights_BM, means_BMHA, stds_BMHA = predicted
+        for_mode_BM, rest = noise.split((self.config.modes, noise.shape[-1] - self.config.modes), dim=-1)
+        # Gumbel noise made from normal noise by the two distribution functions; equal for all modes where it is zero.
+        uniform_BM = torch.special.ndtr(for_mode_BM).clamp(1e-6, 1 - 1e-6)
+        chosen_B = (log_weights_BM - (-uniform_BM.log()).log()).argmax(-1)
+        mean_BHA, std_BHA = _mode(chosen_B, means_BMHA), _mode(chosen_B, stds_BMHA)
+        return mean_BHA + std_BHA * rest.unflatten(-1, mean_BHA.shape[1:])
+
+
+def _mode(chosen_B: torch.Tensor, of_BMHA: torch.Tensor) -> torch.Tensor:
+    """Return [B, H, A] of the chosen modes."""
+    index = chosen_B[:, None, None, None].expand(-1, 1, *of_BMHA.shape[2:])
+    return of_BMHA.gather(1, index).squeeze(1)

@@ -1,0 +1,158 @@
+"""A trainer in five calls, for scripts and notebooks: create, update, sample_actions, save, load.
+
+    agent = FlowBC.create(observation_shape=(17,), action_dim=6, config=FlowBCConfig(lr=1e-4))
+    metrics = agent.update({"observations": observations, "actions": actions})
+    actions = agent.sample_actions(observation)
+
+It is a pack of one, so its numbers are those of the training loop given the same seed and batches.
+Shape suffixes: B samples, O observation dims, A action dims, H steps of the action chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from understudy import checkpoints
+from understudy.algorithm import Algorithm, Batch
+from understudy.envs.store.store import SALIENCY
+from understudy.errors import CheckpointError, UserError
+from understudy.normaliser import Normaliser
+from understudy.observations import Observations, ObservationShape, batch_size, batched, describe, each, shape_of
+from understudy.randomness import torch_generator
+from understudy.registry import loops
+from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.runners import part_of
+
+Arrays = Mapping[str, Any]
+"""observations [B, *O] (or a dict of parts), actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that
+the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them: numpy arrays or tensors."""
+
+
+@loops.register("agent")
+class Agent:
+    """One member of `algorithm` with its optimiser; `seed` decides its weights and all its random numbers."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        normaliser: Normaliser | None = None,
+    ) -> None:
+        self.algorithm = algorithm
+        self.pack = Pack(algorithm, [seed], normaliser=normaliser, device=device)
+        self.seed = int(seed)
+        self.step = 0
+        self._decisions = 0
+
+    def update(self, batch: Arrays) -> dict[str, float]:
+        """Take one optimiser step and return the metrics; UserError names an array of the wrong shape."""
+        metrics = self.pack.update(self._batch(batch), self.step + 1)
+        self.step += 1
+        return {name: float(value[0]) for name, value in metrics.items()}
+
+    def batch_update(self, batches: Arrays) -> dict[str, float]:
+        """Take one step per leading index of `batches` (arrays [N, B, ...]) and return the metrics' means."""
+        lengths = _lengths(batches)
+        if len(lengths) != 1:
+            raise UserError(f"batch_update needs one leading length for all arrays, not {_shapes(batches)}")
+        rows = [self.update(part_of({**batches}, index)) for index in range(lengths.pop())]
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
+
+    def sample_actions(self, observations: Any, temperature: float | None = None) -> np.ndarray:
+        """Return actions for one observation [*O] or several [B, *O].
+
+        [A] without action chunking and [H, A] with it, B in front for several. The policy's noise is
+        N(0, temperature^2), drawn anew at every call from the agent's seed; temperature 0 is deterministic, and the
+        default but for actor=best_of_n.
+        """
+        scale = self.algorithm.config.default_temperature if temperature is None else temperature
+        observations_BO, single = batched(observations, self.algorithm.observation_shape, "this agent")
+        noise = torch.zeros(batch_size(observations_BO), *self.algorithm.noise_shape())
+        if scale != 0.0:
+            generator = torch_generator(self.seed, "agent noise", self._decisions)
+            noise = torch.randn(noise.shape, generator=generator) * scale
+            self._decisions += 1
+        actions_BHA = self.pack.act(each(lambda part: part[None], observations_BO), noise[None])[0]
+        actions = actions_BHA if self.algorithm.config.action_chunking else actions_BHA[:, 0]
+        return actions[0] if single else actions
+
+    def save(self, path: Path | str) -> None:
+        """Write all that training goes on from to one .pt file, whole or not at all."""
+        checkpoints.save(
+            Path(path),
+            {
+                "algorithm": self.algorithm.name,
+                "seed": self.seed,
+                "step": self.step,
+                "decisions": self._decisions,
+                "normaliser": self.pack.normaliser.to_dict(),
+                "member": self.pack.member_state(0),
+            },
+        )
+
+    def load(self, path: Path | str) -> None:
+        """Take the agent back to what `save` wrote; CheckpointError if the file is damaged or another network's."""
+        saved = checkpoints.load(Path(path))
+        if saved.get("algorithm") != self.algorithm.name:
+            raise CheckpointError(f"{path} holds {saved.get('algorithm')!r}, this agent is {self.algorithm.name!r}")
+        device = str(self.pack.device)
+        self.pack = Pack(
+            self.algorithm, [saved["seed"]], normaliser=Normaliser.from_dict(saved["normaliser"]), device=device
+        )
+        self.pack.load_member_state(0, saved["member"])
+        self.seed, self.step, self._decisions = saved["seed"], saved["step"], saved["decisions"]
+
+    def _batch(self, arrays: Arrays) -> Batch:
+        """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
+        needed = ["observations", "actions", *self.algorithm.config.batch_columns]
+        missing = [name for name in needed if name not in arrays]
+        if missing:
+            raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
+        actions = torch.as_tensor(arrays["actions"]).to(torch.float32)
+        actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : self.algorithm.chunk_length]
+        extra = [*self.algorithm.config.batch_columns, *(name for name in arrays if name.startswith(SALIENCY))]
+        batch: Batch = {"observations": self._seen(arrays["observations"]), "actions": actions}
+        batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
+        chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)
+        shape, wanted = shape_of(batch["observations"], leading=1), self.algorithm.observation_shape
+        if shape != wanted or actions.shape[1:] != chunk or len(_lengths(batch)) > 1:
+            raise UserError(
+                f"a batch has {_shapes(arrays)}; this agent takes"
+                f" observations [B, {_dims(wanted)}] and actions [B, {_dims(chunk)}]"
+            )
+        # Without chunking there is no mask: a single action is always inside its episode.
+        valid = torch.ones(actions.shape[:2])
+        if self.algorithm.config.action_chunking and "valid" in arrays:
+            valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : self.algorithm.chunk_length]
+        return part_of({**batch, "valid": valid}, (None,))
+
+    def _seen(self, observations: Any) -> Observations:
+        """Return observations as tensors, without the parts that this agent does not see."""
+        shape = self.algorithm.observation_shape
+        if isinstance(shape, dict) and isinstance(observations, Mapping):
+            observations = {name: part for name, part in observations.items() if name in shape}
+        return each(torch.as_tensor, observations)
+
+
+def _lengths(arrays: Arrays) -> set[int]:
+    """Return the leading lengths of all arrays, those of the observations' parts among them."""
+    flat = [part for array in arrays.values() for part in (array.values() if isinstance(array, Mapping) else [array])]
+    return {len(array) for array in flat}
+
+
+def _shapes(arrays: Arrays) -> str:
+    shapes = {name: array if isinstance(array, Mapping) else np.shape(array) for name, array in arrays.items()}
+    return ", ".join(
+        f"{name} {describe(shape_of(shape)) if isinstance(shape, Mapping) else shape}" for name, shape in shapes.items()
+    )
+
+
+def _dims(shape: ObservationShape) -> str:
+    return describe(shape) if isinstance(shape, dict) else ", ".join(str(size) for size in shape)

@@ -1,0 +1,158 @@
+"""The batches of a run, in order: drawn in this process, or ahead of it by workers of their own.
+
+A batch is a pure function of (seed, step), so workers change nothing but the time: each takes whole steps, and they
+come back in order. PyTorch's DataLoader carries them over through shared memory, pinned where the device is CUDA.
+A worker that dies is an error that names it, never a hang.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from understudy.algorithm import Batch
+from understudy.envs.windows.augmentation import augment_batch
+from understudy.envs.windows.windows import Windows
+from understudy.errors import UnderstudyError
+from understudy.observations import has_pictures
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.data import Data, open_data
+
+logger = logging.getLogger("understudy")
+AHEAD = 2
+"""Batches that each worker keeps ready."""
+HELD_OUT = 16
+"""Batches of held-out episodes that an evaluation looks at, always the same ones."""
+
+
+class LoaderDied(UnderstudyError):
+    """A worker process that prepares batches ended by itself, or failed."""
+
+
+def held_out_batch(windows: Windows, members: int, number: int, batch_size: int) -> Batch:
+    """Return a batch of held-out episodes, number 0 to HELD_OUT - 1, the same for each member."""
+    return windows.sample([0] * members, number, batch_size)
+
+
+class Steps(Dataset[Batch]):
+    """Batch number s of a run, for s from 1; s = 0, -1, -2 ... are those of its held-out episodes.
+
+    The store is opened by the process that reads from it.
+    """
+
+    def __init__(self, spec: RunSpec, seeds: Sequence[int], rank: int, world: int, data: Data | None = None) -> None:
+        self._spec, self._seeds, self._rank, self._world = spec, list(seeds), rank, world
+        self._data = data
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of update number `step`, or of held-out episodes."""
+        if self._data is None:
+            self._data = open_data(self._spec)
+        spec, share = self._spec, {"rank": self._rank, "world": self._world}
+        if step <= 0:
+            assert self._data.validation is not None
+            return held_out_batch(self._data.validation, len(self._seeds), -step, spec.config.batch_size)
+        batch = self._data.windows(step).sample(self._seeds, step, spec.config.batch_size, **share)
+        if spec.augment.augment_where == "workers":
+            batch = augment_batch(batch, spec.augment, self._seeds, step, obs_horizon=spec.obs_horizon, **share)
+        return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped store behind: the other process opens it anew."""
+        return {**self.__dict__, "_data": None}
+
+
+@dataclass(frozen=True)
+class Order:
+    """The numbers of a run's batches: its steps, and HELD_OUT held-out batches after each that is `validated`."""
+
+    first: int
+    last: int
+    validated: Callable[[int], bool] = lambda step: False
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield what Steps takes."""
+        for step in range(self.first, self.last + 1):
+            yield step
+            if self.validated(step):
+                yield from range(0, -HELD_OUT, -1)
+
+
+class Batches:
+    """An iterator over the batches of `steps` in an order, and how long they were waited for."""
+
+    def __init__(self, steps: Steps, order: Order, workers: int, device: torch.device) -> None:
+        self.waited = 0.0
+        """Seconds that the trainer waited since `waited` was last set."""
+        self._steps, self._order = steps, iter(order)
+        self._iterator: Iterator[Batch] | None = None
+        if workers > 0 and order.first <= order.last:
+            loader = DataLoader(
+                steps,
+                batch_size=None,
+                sampler=order,
+                num_workers=workers,
+                prefetch_factor=AHEAD,
+                pin_memory=device.type == "cuda",
+                multiprocessing_context="spawn",
+                worker_init_fn=_start_worker,
+            )
+            self._iterator = iter(loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on with the next batch."""
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch."""
+        begun, step = time.perf_counter(), next(self._order)
+        try:
+            if self._iterator is None:
+                batch = self._steps[step]
+            else:
+                batch = next(self._iterator)
+        except UnderstudyError as error:
+            if self._iterator is None:
+                raise
+            # The worker's traceback is in the message; its last line is what went wrong.
+            raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from None
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            said = " ".join(str(error).split())
+            raise LoaderDied(
+                f"step {step}: a process that prepares batches died ({said}): it may have had too little memory,"
+                " or too little shared memory; try fewer loader_workers, or loader_workers=0"
+            ) from error
+        self.waited += time.perf_counter() - begun
+        return batch
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers."""
+        return [process.pid for process in getattr(self._iterator, "_workers", [])]
+
+    def close(self) -> None:
+        """End the workers: the iterator's going away does."""
+        self._iterator = None
+
+
+def loader_workers(spec: RunSpec, data: Data) -> int:
+    """Return how many processes prepare batches: as `loader_workers` says, else none for states, some for pictures."""
+    if spec.loader_workers >= 0:
+        return spec.loader_workers
+    return max(1, spec.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0
+
+
+def _start_worker(number: int) -> None:
+    torch.set_num_threads(1)
+    if find_spec("cv2") is not None:
+        import cv2
+
+        cv2.setNumThreads(1)

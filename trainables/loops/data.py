@@ -1,0 +1,121 @@
+"""Open a run's dataset, one store or the files of `ogbench_dataset_dir` in turn, and name its environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from understudy.algorithm import Algorithm
+from understudy.envs.rollouts.factory import EnvFactory
+from understudy.envs.sources.opening import open_imported, open_named
+from understudy.envs.sources.source import has_unit_actions, is_goal_conditioned
+from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_path
+from understudy.envs.windows.windows import Goals, Split, Windows
+from understudy.errors import DatasetError
+from understudy.normaliser import Mode, Normaliser
+from understudy.registry import algorithms
+from understudy.spec.run import RunSpec
+
+
+class Data:
+    """The stores of one run as windows. With several files, step s reads file (s - 1) // interval, cyclically."""
+
+    def __init__(self, spec: RunSpec, stores: list[EpisodeStore]) -> None:
+        self._interval = spec.dataset_replace_interval
+        self._windows = [_windows(spec, store, "train") for store in stores]
+        held_out = spec.validation_fraction > 0 or spec.validation_filter_key is not None
+        self.validation = _windows(spec, stores[0], "validation") if held_out else None
+        """Windows of the held-out episodes (of the first file), if there are any."""
+        hashes = "/".join(store.manifest.content_hash for store in stores)
+        self.content_hash = hashlib.blake2b(hashes.encode(), digest_size=16).hexdigest()
+
+    def windows(self, step: int) -> Windows:
+        """Return the windows that update number `step` (from 1) samples."""
+        if self._interval <= 0:
+            return self._windows[0]
+        return self._windows[(step - 1) // self._interval % len(self._windows)]
+
+    def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
+        """Fit the normaliser to the selected training episodes of the first file."""
+        return self._windows[0].normaliser(mode, action_mode)
+
+
+def open_data(spec: RunSpec) -> Data:
+    """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
+    if spec.ogbench_dataset_dir is None:
+        return Data(spec, [open_named(spec)])
+    folder = Path(spec.ogbench_dataset_dir).expanduser()
+    files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
+    if not files:
+        raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
+    # One place for each source folder: files of the same name in two folders are two datasets.
+    origin = hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
+    target = spec.datasets / f"{store_path(spec.env_name, '').name}.files" / origin
+    return Data(spec, [open_imported(file, spec.env_name, target) for file in files])
+
+
+def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> EnvFactory:
+    """Return the environment of a run's dataset: as its store says, else as `recorded`, else by the dataset's name.
+
+    `recorded` is what `describe_environment` returned when the policy was trained.
+    """
+    folder = store_path(spec.env_name, spec.datasets)
+    known = Manifest.read(folder).provenance if (folder / MANIFEST).is_file() else dict(recorded or {})
+    name, settings = str(known.get("env_name", spec.env_name)), known.get("environment")
+    return EnvFactory(
+        name,
+        settings=json.dumps(settings, sort_keys=True) if settings else "",
+        obs_horizon=spec.obs_horizon,
+        with_goal=_goals(spec, name) != "none",
+        cameras=spec.cameras,
+        use_proprio=spec.use_proprio,
+    )
+
+
+def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
+    """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped."""
+    config = spec.config
+    bounded = spec.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name)
+    if not bounded or spec.normalize_actions == "zscore":
+        config = config.model_copy(update={"action_clip": False})
+    return algorithms.get(spec.algo)(windows.observation_shape, windows.action_dim, config)
+
+
+def describe_environment(environment: EnvFactory) -> dict[str, Any]:
+    """Return what a policy must keep to be evaluated where its dataset is not."""
+    settings = json.loads(environment.settings) if environment.settings else None
+    return {"env_name": environment.env_name, "environment": settings}
+
+
+def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
+    return Windows(
+        store,
+        horizon=spec.config.chunk_length,
+        proportion=spec.dataset_proportion if split == "train" else 1.0,
+        proportion_order=spec.proportion_order,
+        sparse=spec.sparse,
+        split=split,
+        validation_fraction=spec.validation_fraction,
+        filter_key=spec.filter_key,
+        validation_filter_key=spec.validation_filter_key,
+        obs_horizon=spec.obs_horizon,
+        goals=_goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name))),
+        discount=spec.discount,
+        goal_delta=spec.goal_delta,
+        reached_proportion=spec.reached_proportion,
+        saliency_alpha=spec.config.learns_saliency,
+        cameras=spec.cameras,
+        use_proprio=spec.use_proprio,
+        columns=spec.config.batch_columns,
+        balanced_above=spec.config.balanced_above,
+        after=spec.config.observes_after,
+    )
+
+
+def _goals(spec: RunSpec, env_name: str) -> Goals:
+    if spec.goal_relabelling == "auto":
+        return "uniform" if is_goal_conditioned(env_name) or algorithms.get(spec.algo).goal_conditioned else "none"
+    return spec.goal_relabelling

@@ -1,0 +1,219 @@
+"""Evaluate a pack in its environment, every member and evaluation-time setting, and on held-out episodes."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from understudy.algorithm import Algorithm, Batch
+from understudy.envs.rollouts.evaluation import Evaluation, OnStep, evaluate
+from understudy.envs.rollouts.pools import Command, Pool, pool_for
+from understudy.envs.simulators.video import rendering_available, write_mp4
+from understudy.errors import DatasetError, UserError
+from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
+from understudy.policy import Policy
+from understudy.registry import loops
+from understudy.runs.results import rank_key
+from understudy.spec.run import RunSpec
+from understudy.statistics import interval, return_interval
+from understudy.trainables.loops.batches import HELD_OUT, held_out_batch
+from understudy.trainables.loops.data import environment_of, open_data
+from understudy.trainables.packs.pack import Pack
+
+logger = logging.getLogger("understudy")
+Act = Callable[[Arrays, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
+"""act(observations [K, R, *O], noise [K, R, *], members, algorithm) -> actions [K, R, H, A]: a Pack's or a Policy's."""
+
+
+@dataclass
+class Outcome:
+    """One evaluation of a pack at its configured settings, and at every value of a grid when there is one."""
+
+    rows: list[dict[str, float]]
+    """Per seed: return, length, success, normalized_return (those the environment has)."""
+    summary: dict[str, float]
+    """Means over seeds; of the objective also `_low`, `_high`, `_iqm`, `_seeds`, `_episodes`."""
+    grid_rows: list[dict[str, float]] = field(default_factory=list)
+    """Per seed: the same columns for each grid value, as `flow_steps_10/success`."""
+    grid_summary: dict[str, float] = field(default_factory=dict)
+    best_summary: dict[str, float] = field(default_factory=dict)
+    """The summary of the best grid value; `summary` itself without a grid."""
+    best_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Holds a run's environment by name; nothing is created before `check` or `evaluate`."""
+
+    def __init__(self, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> None:
+        self.spec = spec
+        self.factory = environment_of(spec, recorded)
+
+    def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
+        """Make the environment once and compare its spaces with the dataset's; raises DatasetError."""
+        if has_pictures(observation_shape):
+            # In the process that will render them: a renderer belongs to the thread that made it.
+            first = self._pool().run([Command(0, seed=self.spec.eval_seed)])[0]
+            shapes = shape_of(first.observation), first.action_dim
+        else:
+            env = self.factory()
+            shapes = shape_of(env.observation_space), int(np.prod(env.action_space.shape or ()))
+            env.close()
+        if shapes != (observation_shape, action_dim):
+            raise DatasetError(
+                f"{self.spec.env_name}: the data have observations {describe(observation_shape)} and {action_dim}"
+                f" action dims, the environment {describe(shapes[0])} and {shapes[1]}: they are not of one task"
+            )
+
+    def _pool(self) -> Pool:
+        spec = self.spec
+        slots = min(spec.eval_envs, len(spec.all_seeds) * spec.eval_episodes)
+        timeout = spec.eval_timeout or None
+        return pool_for(self.factory, render=False, processes=spec.cpus, slots=slots, timeout=timeout)
+
+    def evaluate(self, act: Act, members: int, algorithm: Algorithm, grid: Mapping[str, tuple[Any, ...]]) -> Outcome:
+        """Evaluate at the configured settings, or at every combination of `grid` (evaluation-time parameters)."""
+        outcome = self.outcome_of(self.rollouts(act, members, algorithm))
+        if not grid:
+            return outcome
+        outcome.grid_rows = [{} for _ in range(members)]
+        tried: list[tuple[dict[str, float], dict[str, Any]]] = []
+        for values in itertools.product(*grid.values()):
+            parameters = dict(zip(grid, values, strict=True))
+            configured = all(getattr(algorithm.config, key) == value for key, value in parameters.items())
+            acting = algorithm.with_config(**parameters)
+            one = outcome if configured else self.outcome_of(self.rollouts(act, members, acting))
+            for row, column in zip(outcome.grid_rows, one.rows, strict=True):
+                row.update({f"{tag(parameters)}/{key}": value for key, value in column.items()})
+            outcome.grid_summary.update({f"{tag(parameters)}/{key}": value for key, value in one.summary.items()})
+            tried.append((one.summary, parameters))
+        outcome.best_summary, outcome.best_parameters = max(tried, key=lambda item: rank_key(item[0]))
+        best = {f"best/{key}": float(value) for key, value in outcome.best_parameters.items()}
+        outcome.grid_summary |= {f"best/{key}": value for key, value in outcome.best_summary.items()} | best
+        return outcome
+
+    @staticmethod
+    def outcome_of(result: Evaluation) -> Outcome:
+        """Return rows and summary of finished rollouts."""
+        summary = summarise(result)
+        return Outcome([result.summary(k) for k in range(result.members)], summary, best_summary=summary)
+
+    def rollouts(self, act: Act, members: int, algorithm: Algorithm, on_step: OnStep | None = None) -> Evaluation:
+        """Run eval_episodes episodes of every member."""
+        spec = self.spec
+        return evaluate(
+            lambda observations, noise, chosen: act(observations, noise, chosen, algorithm),
+            self.factory,
+            members=members,
+            episodes=spec.eval_episodes,
+            num_envs=spec.eval_envs,
+            processes=spec.cpus if self._in_processes(algorithm) else 0,
+            timeout=spec.eval_timeout or None,
+            on_step=on_step,
+            **self._policy_settings(algorithm),
+        )
+
+    def record(self, act: Act, algorithm: Algorithm, path: Path, member: int = 0) -> str | None:
+        """Write a video of one member's first `video_episodes` episodes; return why not, where none can be made."""
+        reason = rendering_available()
+        if reason is not None:
+            return reason
+        spec = self.spec
+        result = evaluate(
+            lambda observations, noise, _: act(observations, noise, [member], algorithm),
+            self.factory,
+            episodes=spec.video_episodes,
+            num_envs=1,
+            processes=1,  # of its own: a renderer belongs to the thread that made it, and trials run in threads
+            video_episodes=spec.video_episodes,
+            video_frame_skip=spec.video_frame_skip,
+            **self._policy_settings(algorithm),
+        )
+        write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.video_frame_skip))
+        return None
+
+    def _in_processes(self, algorithm: Algorithm) -> bool:
+        pictures = has_pictures(algorithm.observation_shape)
+        return pictures or self.spec.eval_processes or bool(self.spec.eval_timeout)
+
+    def _policy_settings(self, algorithm: Algorithm) -> dict[str, Any]:
+        temperature = self.spec.eval_temperature
+        return {
+            "seed": self.spec.eval_seed,
+            "noise_shape": algorithm.noise_shape(),
+            "temperature": algorithm.config.default_temperature if temperature is None else temperature,
+            "executed": algorithm.executed,
+            "ensemble": algorithm.config.temporal_ensemble_coeff,
+        }
+
+
+@loops.register("evaluate")
+def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
+    """Evaluate every member of a saved policy by `spec`'s settings; who does not act, on held-out episodes."""
+    torch.set_num_threads(spec.cpus)
+    if not policy.algorithm.acts:
+        return _judge(policy, spec)
+    evaluator = _evaluator(policy, spec)
+    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))
+
+
+@loops.register("record")
+def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
+    """Write a video of one member; where this machine cannot render, say why in the log and go on without."""
+    reason = f"no video: {policy.algorithm.name} gives no actions"
+    if policy.algorithm.acts:
+        reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member)
+    if reason:
+        logger.warning("%s", reason)
+
+
+def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
+    """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
+    return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
+
+
+def _judge(policy: Policy, spec: RunSpec) -> Outcome:
+    """Return the held-out losses of the members of a policy that does not act, as training reported them."""
+    windows = open_data(spec).validation
+    if windows is None:
+        raise UserError(f"{policy.algorithm.name} is judged by held-out episodes: give validation_fraction=0.1, say")
+    pack = Pack(policy.algorithm, policy.seeds, normaliser=policy.normaliser, device=policy.device)
+    for index, member in enumerate(pack.members):
+        member.load_state_dict(policy.weights(index), strict=False)
+    size, members = spec.config.batch_size, len(pack)
+    rows = held_out_losses(pack, (held_out_batch(windows, members, number, size) for number in range(HELD_OUT)))
+    summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    return Outcome(rows, summary, best_summary=summary)
+
+
+def held_out_losses(pack: Pack, batches: Iterable[Batch]) -> list[dict[str, float]]:
+    """Return each member's `validation/` losses: the means over the next HELD_OUT batches."""
+    sums: dict[str, torch.Tensor] = {}
+    for number, batch in enumerate(itertools.islice(batches, HELD_OUT)):
+        for key, value in pack.losses(batch, number).items():
+            sums[key] = sums.get(key, torch.zeros(len(pack), dtype=torch.float64)) + value.double().cpu()
+    table = {f"validation/{key}": (total / HELD_OUT).tolist() for key, total in sums.items()}
+    return [{key: values[index] for key, values in table.items()} for index in range(len(pack))]
+
+
+def summarise(result: Evaluation) -> dict[str, float]:
+    """Return means over seeds and, for the objective, its interval and interquartile mean."""
+    rows = [result.summary(k) for k in range(result.members)]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    if result.successes is not None:
+        return {**means, **interval(result.successes).as_metrics("success")}
+    if result.normalized is not None:
+        return {**means, **return_interval(result.normalized).as_metrics("normalized_return")}
+    return {**means, **return_interval(result.returns).as_metrics("return")}
+
+
+def tag(parameters: Mapping[str, Any]) -> str:
+    """Return the column prefix of one combination of evaluation-time parameters, like `flow_steps_10`."""
+    return ",".join(f"{key}_{value}" for key, value in parameters.items())

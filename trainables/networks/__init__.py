@@ -1,0 +1,1 @@
+"""Networks that algorithms are built of: MLPs, transformers, picture encoders, critics."""

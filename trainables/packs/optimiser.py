@@ -1,0 +1,181 @@
+"""The optimiser of a pack: AdamW over flat rows, and what belongs to it: learning rates, clipping, loss scaling.
+
+The learning rate is a pure function of the step, so a schedule has no state to save. With fp16 every member has a
+loss scale of its own: a member whose gradients overflow skips its step, and the others, which know nothing of it,
+take theirs. Shape suffixes: K members, P padded parameters of one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from understudy.algorithm import AlgorithmConfig
+from understudy.errors import SpecError
+from understudy.trainables.packs.flat import Layout
+
+ENCODER = "encoder."
+"""Parameters of this prefix learn with `encoder_lr`."""
+SMALLEST_SCALE = 2.0**-10
+"""Of an fp16 loss: who overflows even with this one (26 halvings of the first) has diverged."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Factor of the learning rate: step / warmup_steps up to 1, then 1, or (1 + cos(pi u)) / 2 down to 0.
+
+    u is how much of the way from `warmup_steps` to `decay_steps` is done; steps count from 1.
+    """
+
+    warmup_steps: int = 0
+    decay_steps: int | None = None
+
+    @classmethod
+    def of(cls, config: AlgorithmConfig, training_steps: int | None) -> Schedule:
+        """Return the schedule of a run of so many steps; SpecError where the cosine has no room."""
+        if config.lr_schedule == "constant":
+            return cls(config.warmup_steps)
+        end = config.decay_steps or training_steps
+        if end is None:
+            raise SpecError("lr_schedule=cosine needs decay_steps= where training has no known end")
+        if end <= config.warmup_steps:
+            raise SpecError(f"lr_schedule=cosine: warmup_steps={config.warmup_steps} leaves none of the {end} steps")
+        return cls(config.warmup_steps, end)
+
+    @property
+    def varies(self) -> bool:
+        """Say whether the factor is ever anything but 1."""
+        return self.warmup_steps > 0 or self.decay_steps is not None
+
+    def factor(self, step: int) -> float:
+        """Return the factor of update number `step`, in [0, 1]."""
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        if self.decay_steps is None:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps))
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class Optimiser:
+    """AdamW of K members over the rows of `parameters` and `gradients` [K, >= P]; with decay 0 it is plain Adam."""
+
+    def __init__(
+        self,
+        config: AlgorithmConfig,
+        layout: Layout,
+        parameters: torch.Tensor,
+        gradients: torch.Tensor,
+        *,
+        learning_rates: Sequence[float] | None = None,
+        weight_decays: Sequence[float] | None = None,
+        training_steps: int | None = None,
+    ) -> None:
+        count = len(parameters)
+        self._config, self._layout = config, layout
+        self._schedule = Schedule.of(config, training_steps)
+        self._rows = [gradients[index, : layout.size] for index in range(count)]
+        rates = [float(rate) for rate in learning_rates or [config.lr] * count]
+        self._rates = torch.tensor(rates, dtype=torch.float64, device=parameters.device)
+        self._slices = layout.stretches(self._is_encoders)
+        if config.encoder is not None and config.encoder_lr is not None and not any(dict(self._slices)):
+            raise SpecError(f"encoder_lr={config.encoder_lr}: this network has no parameters under {ENCODER!r}")
+        decays = weight_decays or [config.weight_decay] * count
+        self._groups = [self._groups_of(parameters[k], k, rates[k], float(decays[k])) for k in range(count)]
+        self._scalers = [GradScaler(parameters.device.type) for _ in rates] if config.precision == "fp16" else []
+        # Whoever may skip a step alone needs an AdamW alone; otherwise one call steps them all.
+        together = [[group for groups in self._groups for group in groups]]
+        options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
+        self._adams = [
+            torch.optim.AdamW(groups, **options, fused=True) for groups in (self._groups if self._scalers else together)
+        ]
+        self._one = torch.ones((), device=parameters.device)
+
+    def _is_encoders(self, name: str) -> bool:
+        return self._config.encoder_lr is not None and name.startswith(ENCODER)
+
+    def _groups_of(self, row: torch.Tensor, k: int, rate: float, decay: float) -> list[dict[str, Any]]:
+        """Return member k's parameter groups: one, or one for each stretch of a learning rate of its own."""
+        groups = []
+        for of_encoder, place in self._slices:
+            part = row[place].detach().requires_grad_()
+            part.grad = self._rows[k][place]
+            own = self._config.encoder_lr if of_encoder else rate
+            groups.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
+        return groups
+
+    def loss_scales(self) -> torch.Tensor | None:
+        """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
+        return torch.stack([scaler.scale(self._one) for scaler in self._scalers]) if self._scalers else None
+
+    def step(self, step: int) -> dict[str, torch.Tensor]:
+        """Take update number `step` with the gradients as they are; return metrics, each [K].
+
+        They are `grad_norm` (before clipping), `lr` where it varies and `loss_scale` (the next one) with fp16.
+        """
+        metrics: dict[str, torch.Tensor] = {}
+        for scaler, adam in zip(self._scalers, self._adams, strict=False):
+            scaler.unscale_(adam)
+        if self._config.grad_clip is not None:
+            metrics["grad_norm"] = self._clip(self._config.grad_clip)
+        if self._schedule.varies:
+            factor = self._schedule.factor(step)
+            metrics["lr"] = self._rates * factor
+            for group in itertools.chain(*self._groups):
+                group["lr"] = group["initial_lr"] * factor
+        for scaler, adam in zip(self._scalers, self._adams, strict=False):
+            scaler.step(adam)
+            scaler.update()
+        if self._scalers:
+            metrics["loss_scale"] = torch.stack([scaler.scale(self._one) for scaler in self._scalers])
+        else:
+            for adam in self._adams:
+                adam.step()
+        return metrics
+
+    def _clip(self, largest: float) -> torch.Tensor:
+        """Scale each member's gradient down to the norm `largest`; return the norms before, [K]."""
+        # Member by member: a reduction over [K, P] may add in another order than one over [1, P].
+        norms = torch.stack([torch.linalg.vector_norm(row) for row in self._rows])
+        for row, scale in zip(self._rows, (largest / (norms + 1e-6)).clamp(max=1.0), strict=True):
+            row.mul_(scale)
+        return norms
+
+    # ---- state ----
+
+    def member_state(self, k: int) -> dict[str, Any]:
+        """Return member k's moments by parameter, how many steps it took, and its loss scale."""
+        state: dict[str, Any] = {"step": 0}
+        kept = self._state_of(k)
+        parts = [kept.get(group["params"][0], {}) for group in self._groups[k]]
+        if parts[0]:
+            state = {"step": int(parts[0]["step"].item())}
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = self._layout.copies(torch.cat([part[name] for part in parts]))
+        return {**state, "scaler": self._scalers[k].state_dict()} if self._scalers else state
+
+    def load_member_state(self, k: int, state: dict[str, Any]) -> None:
+        """Take member k back to what `member_state` returned."""
+        kept = self._state_of(k)
+        for group in self._groups[k]:
+            kept.pop(group["params"][0], None)
+        if "exp_avg" in state:
+            moments = {name: torch.zeros_like(self._rows[k]) for name in ("exp_avg", "exp_avg_sq")}
+            for name, moment in moments.items():
+                self._layout.fill(moment, state[name])
+            for group, (_, place) in zip(self._groups[k], self._slices, strict=True):
+                own = {name: moment[place].clone() for name, moment in moments.items()}
+                step = torch.tensor(float(state["step"]), device=self._rates.device)
+                kept[group["params"][0]] = {"step": step, **own}
+        if self._scalers and "scaler" in state:
+            self._scalers[k] = GradScaler(self._rates.device.type)
+            self._scalers[k].load_state_dict(state["scaler"])
+
+    def _state_of(self, k: int) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
+        return self._adams[k if self._scalers else 0].state

@@ -1,0 +1,280 @@
+"""A pack: K members (seeds, learning rates, weight decays) of one algorithm trained at once on one device.
+
+All members' parameters live in one float32 tensor [K, P] (row k is member k) and their gradients in another of
+the same layout, so that clearing, averaging over workers and the fused AdamW step each touch one block of memory.
+A single run is a pack of one. A batch may be computed in parts (`grad_accumulation`), one after the other.
+
+Two ways to run the members give the same numbers: `loop` (one after the other; a member is then bit for
+bit the seed trained alone) and `vmap` (one stacked model through torch.func; equal within float tolerance,
+and faster where kernel launches dominate, that is on GPUs).
+
+Workers share a pack's gradient by ONE all-reduce of the flat buffer instead of DistributedDataParallel:
+DDP would copy the gradients into buckets of its own, K modules would send K sets of buckets, and for
+networks of a few MB one message costs less than overlapping several with the backward pass. Workers start equal
+because weights are a pure function of the seed.
+
+Networks must be stateless apart from parameters and constant buffers (no BatchNorm). Nothing here knows of
+data files, logging or checkpoints' files. Shape suffixes: K members, P padded parameters of one, b samples of
+this worker, R rows of observations, O observation dims.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from understudy.algorithm import Algorithm, Batch
+from understudy.errors import TrainingDiverged
+from understudy.normaliser import Normaliser
+from understudy.observations import Arrays, Observations, each
+from understudy.randomness import torch_generator
+from understudy.trainables.packs.flat import ALIGNMENT, Layout, move_into
+from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
+from understudy.trainables.packs.precision import check_precision
+from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, part_of, parts_of
+from understudy.trainables.packs.transfer import Report, load_encoder
+
+ACTION_LIMIT = 1.0 - 1e-5
+"""Demonstrated actions are clipped to +- this, as the reference does."""
+NEVER = 2**62
+
+
+class Pack:
+    """K members of `algorithm`, their optimiser, and their policy."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        seeds: Sequence[int],
+        *,
+        normaliser: Normaliser | None = None,
+        device: torch.device | str = "cpu",
+        learning_rates: Sequence[float] | None = None,
+        weight_decays: Sequence[float] | None = None,
+        world_size: int = 1,
+        rank: int = 0,
+        mode: Mode | None = None,
+        training_steps: int | None = None,
+    ) -> None:
+        self.algorithm = algorithm
+        self.seeds = [int(seed) for seed in seeds]
+        self.device = torch.device(device)
+        self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
+        self.world_size, self.rank = world_size, rank
+        check_precision(algorithm.config.precision, self.device)
+        self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
+        self._scaling = self.normaliser.on(self.device)
+
+        # Weights are drawn on the CPU, so that a seed means the same network on every device.
+        self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
+        self.layout = Layout(self.members[0])
+        count, size = len(self.seeds), self.layout.size
+        # One more block of columns carries the loss, so that workers average it in the same message.
+        self._gradients = torch.zeros(count, size + ALIGNMENT, device=self.device)
+        self.parameters = torch.zeros_like(self._gradients)[:, :size]
+        self._losses = self._gradients[:, size]
+        self._first_bad_step = torch.full((count,), NEVER, dtype=torch.int64, device=self.device)
+        for index, member in enumerate(self.members):
+            move_into(member, self.layout.views(self.parameters[index]), self.layout.views(self._gradients[index]))
+            member.to(self.device)
+        self._acting, self._averages = self.members, None
+        if algorithm.target_rate is not None:
+            self._averages = self.parameters.clone()
+            self._acting = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
+            for index, member in enumerate(self._acting):
+                move_into(member, self.layout.views(self._averages[index]), None)
+                member.to(self.device)
+
+        self._runner: Runner = self._looped_or_stacked()
+        self._optimiser = Optimiser(
+            algorithm.config,
+            self.layout,
+            self.parameters,
+            self._gradients,
+            learning_rates=learning_rates,
+            weight_decays=weight_decays,
+            training_steps=training_steps,
+        )
+
+    def _looped_or_stacked(self) -> Runner:
+        if self.mode == "loop":
+            return Looped(self.algorithm, self.members, self._acting, self._losses)
+        acting = self.parameters if self._averages is None else self._averages
+        return Stacked(self.algorithm, self.members, self.layout, self.parameters, acting, self._gradients)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        """Take one optimiser step for every member and return its metrics, each [K], detached, not synchronised.
+
+        `batch` holds observations [K, b, *O] (raw), actions [K, b, H, A] and valid [K, b, H], b being this
+        worker's share. Metrics are of this worker's share; `actor_loss` is the total loss. On the CPU a
+        loss that is not finite raises TrainingDiverged before any parameter is touched; on an accelerator
+        `check_finite` finds it later.
+        """
+        draws = self._draw(batch["actions"].shape[1], step)
+        self._gradients.zero_()
+        metrics = self._backward(batch, draws)
+        if self.world_size > 1:
+            dist.all_reduce(self._gradients)
+            self._gradients.div_(self.world_size)
+        scaled = self.algorithm.config.precision == "fp16"
+        if not scaled:
+            self._note_divergence(self._losses, step)
+        metrics.update(self._optimiser.step(step))
+        if scaled:  # an overflow is what the scale is for; one that never ends is not
+            self._note_divergence(torch.where(metrics["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
+        if self._averages is not None:
+            self._averages.lerp_(self.parameters, self.algorithm.target_rate or 0.0)
+        return metrics
+
+    @torch.no_grad()
+    def losses(self, batch: Batch, number: int) -> dict[str, torch.Tensor]:
+        """Return every member's metrics, each [K], on a batch that is not learnt from.
+
+        All members get the same random draws, those of batch `number`, so that their losses compare. Nothing is
+        dropped out.
+        """
+        batch = self._prepare(batch)
+        draws = self.algorithm.draw(
+            batch["actions"].shape[1], torch_generator(0, "validation", number, device=self.device)
+        )
+        draws = {name: value for name, value in draws.items() if not name.startswith("keep")}
+        collected: list[dict[str, torch.Tensor]] = []
+        for index, member in enumerate(self.members):
+            loss, metrics = self.algorithm.loss(member, part_of(batch, index), draws)
+            collected.append({"actor_loss": loss, **metrics})
+        return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
+
+    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> Report:
+        """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
+        networks = self.members if self._averages is None else [*self.members, *self._acting]
+        reports = [load_encoder(network, weights, origin) for network in networks]
+        self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
+        return reports[0]
+
+    def check_finite(self) -> None:
+        """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""
+        steps = self._first_bad_step.tolist()
+        index = min(range(len(steps)), key=steps.__getitem__)
+        if steps[index] != NEVER:
+            raise TrainingDiverged(
+                f"the loss of seed {self.seeds[index]} stopped being finite at step {steps[index]}:"
+                " lower lr, or set grad_clip"
+            )
+
+    def average_over_workers(self, metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return metrics averaged over the workers; every worker must call it. For log points, not each step."""
+        if self.world_size == 1:
+            return metrics
+        stacked = torch.stack(list(metrics.values()))
+        dist.all_reduce(stacked)
+        return dict(zip(metrics, (stacked / self.world_size).unbind(), strict=True))
+
+    def any_worker(self, vote: bool) -> bool:
+        """Say whether any worker votes yes; every worker must call it."""
+        if self.world_size == 1:
+            return vote
+        votes = torch.tensor(float(vote), device=self.device)
+        dist.all_reduce(votes)
+        return bool(votes.item())
+
+    def _prepare(self, batch: Batch) -> Batch:
+        """Move a batch to the device, scale observations and actions, and clip the actions."""
+        moved = {
+            name: each(lambda part: part.to(self.device, non_blocking=True), value) for name, value in batch.items()
+        }
+        moved["observations"] = self._scaling.observations(moved["observations"])
+        moved["actions"] = self._scaling.actions(moved["actions"])
+        if self.algorithm.config.action_clip:
+            moved["actions"] = moved["actions"].clamp(-ACTION_LIMIT, ACTION_LIMIT)
+        return moved
+
+    def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:
+        """Draw each member's random numbers for the global batch and keep this worker's rows."""
+        draws = []
+        for seed in self.seeds:
+            drawn = self.algorithm.draw(
+                share * self.world_size, torch_generator(seed, "draw", step, device=self.device)
+            )
+            if self.world_size > 1:
+                drawn = {name: value[self.rank * share : (self.rank + 1) * share] for name, value in drawn.items()}
+            draws.append(drawn)
+        return draws
+
+    def _backward(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Fill the gradients, the batch part by part, each prepared when its turn comes; return metrics, each [K]."""
+        scales, total = self._optimiser.loss_scales(), {}
+        for share, part, drawn in parts_of(batch, draws, self.algorithm.config.grad_accumulation):
+            for name, value in self._runner.backward(self._prepare(part), drawn, share, scales).items():
+                value = value if share == 1.0 else value * share
+                total[name] = total[name] + value if name in total else value
+        return total
+
+    def _note_divergence(self, losses: torch.Tensor, step: int) -> None:
+        """Remember the members whose loss is not finite; on the CPU, raise TrainingDiverged at once."""
+        if self.device.type == "cpu":
+            for index, loss in enumerate(losses.tolist()):
+                if not math.isfinite(loss):
+                    self._first_bad_step[index] = min(int(self._first_bad_step[index]), step)
+                    self.check_finite()
+        else:
+            bad = torch.where(losses.isfinite(), NEVER, step)
+            torch.minimum(self._first_bad_step, bad, out=self._first_bad_step)
+
+    # ---- acting ----
+
+    @torch.inference_mode()
+    def act(
+        self,
+        observations: Arrays | Observations,
+        noise: np.ndarray | torch.Tensor,
+        members: Sequence[int] | None = None,
+        algorithm: Algorithm | None = None,
+    ) -> np.ndarray:
+        """Return actions [M, R, H, A] float32 of the M `members` (indices; all when None).
+
+        `observations` [M, R, *O] are raw; `noise` [M, R, *noise_shape()] is already scaled by the temperature.
+        `algorithm` replaces the pack's own, to act with other evaluation-time settings.
+        """
+        policy = algorithm or self.algorithm
+        chosen = list(range(len(self))) if members is None else list(members)
+        inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
+        noise = torch.as_tensor(noise).to(self.device, torch.float32)
+        actions = self._runner.act(policy, chosen, inputs, noise)
+        return self._scaling.actions_back(actions).cpu().numpy()
+
+    # ---- state ----
+
+    def weights(self, k: int) -> dict[str, torch.Tensor]:
+        """Return copies, on the CPU, of the weights that member k acts with (the averaged ones where kept)."""
+        return {name: value.detach().cpu().clone() for name, value in self._acting[k].state_dict().items()}
+
+    def member_state(self, k: int) -> dict[str, Any]:
+        """Return all that training of member k goes on from; loadable with `torch.load(weights_only=True)`."""
+        state: dict[str, Any] = {"weights": self.layout.copies(self.parameters[k])}
+        state["optimiser"] = self._optimiser.member_state(k)
+        if self._averages is not None:
+            state["averages"] = self.layout.copies(self._averages[k])
+        buffers = {n: value for n, value in self.members[k].state_dict().items() if n not in self.layout.shapes}
+        if buffers:  # constants that came from a file, which may be gone
+            state["buffers"] = {name: value.cpu().clone() for name, value in buffers.items()}
+        return state
+
+    def load_member_state(self, k: int, state: dict[str, Any]) -> None:
+        """Take member k back to what `member_state` returned; CheckpointError if it is of another network."""
+        self.layout.fill(self.parameters[k], state["weights"])
+        if self._averages is not None:  # a fork may begin to average where its parent did not
+            self.layout.fill(self._averages[k], state.get("averages", state["weights"]))
+        if "buffers" in state:
+            for module in (self.members[k], self._acting[k]):
+                module.load_state_dict(state["buffers"], strict=False)
+            self._runner = self._looped_or_stacked()
+        self._first_bad_step[k] = NEVER
+        self._optimiser.load_member_state(k, state["optimiser"])

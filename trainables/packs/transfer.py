@@ -1,0 +1,164 @@
+"""Move a picture encoder's weights from a file or from another algorithm's policy into a network, and say what moved.
+
+Tensors find each other by name within a camera's encoder: `encoder.front.layer1.0.conv1.weight` is filled from the
+same name, else from camera `front` anywhere in the file, else from the file's shared or only encoder. A file of bare
+names, such as torchvision's `layer1.0.conv1.weight`, is one encoder too. What does not fit stays as it was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy import checkpoints
+from understudy.errors import CheckpointError, SpecError
+from understudy.policy import POLICY_FILE, read_document
+from understudy.trainables.networks.encoders import SHARED, ObservationEncoder
+
+NESTED = ("weights", "state_dict", "model")
+"""Keys below which .pt files keep the tensors: a run's models, and other tools'."""
+SHOWN = 3
+"""Skipped tensors that a report's line names."""
+
+
+@dataclass
+class Report:
+    """What `load_encoder` did, by the network's tensor names."""
+
+    loaded: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Tensors of the network that stayed as they were, and why."""
+    unused: list[str] = field(default_factory=list)
+    """Tensors of the file that went nowhere."""
+
+    def line(self) -> str:
+        """Return it in one line, for logs; the first few of what was skipped by name."""
+        parts = [f"{len(self.loaded)} encoder tensors loaded, {len(self.skipped)} kept as drawn"]
+        if self.skipped:
+            named = [f"{name}: {reason}" for name, reason in list(self.skipped.items())[:SHOWN]]
+            more = len(self.skipped) - len(named)
+            parts.append(f"({'; '.join(named)}{f'; and {more} more' if more else ''})")
+        return " ".join(parts) + f"; {len(self.unused)} tensors of the file unused"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form, for a run's state."""
+        return {"loaded": self.loaded, "skipped": self.skipped, "unused": self.unused}
+
+
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """Read named tensors: safetensors, a .pt of tensors or a run's final_model.pt, or a policy folder (first member).
+
+    SpecError or CheckpointError, in one line with the path, for anything else; nothing in a file is ever run.
+    """
+    file = Path(path)
+    if file.is_dir() and (file / POLICY_FILE).is_file():
+        file = file / read_document(file)["members"][0]["file"]
+    if not file.is_file():
+        raise SpecError(f"encoder_weights={file}: no such file, nor a policy folder")
+    found = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise SpecError(f"encoder_weights={file}: holds no named tensors")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"encoder_weights={path} cannot be read: {error}") from None
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    """Return the mapping that holds the tensors, at the top or one level below."""
+    if path.with_name(path.name + ".sha256").is_file():
+        return checkpoints.load(path).get("weights", {})
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  (torch raises many types for a damaged or a dangerous file)
+        raise CheckpointError(f"encoder_weights={path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, Mapping):
+        raise SpecError(f"encoder_weights={path}: holds no named tensors")
+    nested = next((state[key] for key in NESTED if isinstance(state.get(key), Mapping)), state)
+    return dict(nested)
+
+
+@torch.no_grad()
+def load_encoder(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str = "the weights") -> Report:
+    """Copy what fits of `weights` into the picture encoders of `network`, in place; return what was and what was not.
+
+    SpecError when nothing fits; `origin` names the weights in it.
+    """
+    report, used = Report(), set()
+    for prefix, camera, encoder in _picture_encoders(network):
+        wanted = encoder.state_dict()
+        source, problem = _source(prefix, camera, wanted, weights)
+        for name, value in wanted.items():
+            found = None if source is None else weights.get(source + name)
+            reason = problem or _misfit(name, value, found, wanted, weights, str(source))
+            if reason:
+                report.skipped[prefix + name] = reason
+            elif found is not None:
+                value.copy_(found)
+                report.loaded.append(prefix + name)
+                used.add(f"{source}{name}")
+    report.unused = [name for name in weights if name not in used]
+    if not report.loaded:
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(report.skipped.items())[:SHOWN])
+        raise SpecError(f"no tensor of {origin} fits the encoder ({named or 'the network has no picture encoder'})")
+    return report
+
+
+def _picture_encoders(network: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
+    """Yield (name prefix with its dot, camera, module) of every picture encoder in a network."""
+    for path, module in network.named_modules():
+        if isinstance(module, ObservationEncoder):
+            for camera, encoder in module.named_children():
+                yield f"{path}.{camera}.".removeprefix("."), camera, encoder
+
+
+def _source(
+    prefix: str, camera: str, wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
+) -> tuple[str | None, str]:
+    """Return the prefix in the file of the encoder to load from, or None and why there is none."""
+    # The deepest names tell encoders apart: `conv1.weight` also ends `layer1.0.conv1.weight`.
+    depth = max(name.count(".") for name in wanted)
+    deepest = {name for name in wanted if name.count(".") == depth}
+    ends = {name: ".".join(name.split(".")[-depth - 1 :]) for name in weights}
+    prefixes = sorted({name[: len(name) - len(end)] for name, end in ends.items() if end in deepest})
+    if prefix in prefixes or not prefixes:
+        return (prefix, "") if prefixes else (None, "not in the file")
+    for known in (camera, SHARED):
+        of_name = [item for item in prefixes if item == f"{known}." or item.endswith(f".{known}.")]
+        if len(of_name) == 1:
+            return of_name[0], ""
+    if len(prefixes) == 1:
+        return prefixes[0], ""
+    return None, f"the file has several encoders ({', '.join(prefixes)}) and none for {camera}"
+
+
+def _misfit(
+    name: str,
+    value: torch.Tensor,
+    found: torch.Tensor | None,
+    wanted: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
+    source: str,
+) -> str:
+    """Return why `found` cannot fill `value`, or ''."""
+    if found is None:
+        return "not in the file"
+    statistics = f"{name.rpartition('.')[0]}.running_mean"
+    if (statistics in wanted) != (source + statistics in weights):
+        return "of another kind of normalisation"  # a batch norm's scale means nothing to a GroupNorm
+    if found.shape != value.shape:
+        return f"shape {tuple(found.shape)} in the file, {tuple(value.shape)} here"
+    return ""
