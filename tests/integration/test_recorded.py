@@ -13,7 +13,7 @@ from tests.integration.commands import run
 from understudy.spec.keys import build_run
 
 RECORDED = Path(__file__).parents[1] / "recorded"
-"""Two runs killed after step 200 of 400 (`stopped`), and the same runs never stopped (`whole`); the specs of each method."""
+"""Two runs killed after step 200 of 400 (`stopped`), the same never stopped (`whole`); specs of all methods."""
 SPECS = json.loads((RECORDED / "specs.json").read_text())
 
 
