@@ -317,7 +317,8 @@ def plugin(tmp_path: Path) -> Path:
 def test_exactly_the_running_package_is_sent_its_links_followed(tmp_path: Path, plugin: Path, repo_root: Path) -> None:
     sent = tmp_path / "sent"
     name = stage(sent, [find_plugin(str(plugin))])
-    for inside in ("spec.py", "envs/store.py", "trainables/bc.py", "conf/run.yaml", "cluster/profiles/local.yaml"):
+    inside_package = ("spec/run.py", "envs/store/store.py", "trainables/algorithms/bc.py", "conf/run.yaml")
+    for inside in (*inside_package, "cluster/profiles/local.yaml"):
         held = sent / "understudy" / inside
         assert held.read_bytes() == (repo_root / "platform" / "understudy" / inside).read_bytes()
         assert not held.is_symlink()
