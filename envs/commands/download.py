@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
 
 import typer
 
 from understudy.cli.output import console, progress_bar
 from understudy.envs.commands.options import DataDir, data_folder, interruptible, show_store
-
-if TYPE_CHECKING:
-    pass
 
 
 def download(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from understudy.cli.output import console, progress_bar
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
-
-if TYPE_CHECKING:
-    pass
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from understudy.envs.sources.source import Source
-from understudy.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
 
 from understudy.envs.files.downloads import Progress, Remote, Unreachable, fetch, place
-
-if TYPE_CHECKING:
-    pass
+from understudy.envs.sources.source import Source
+from understudy.errors import UserError
 
 
 def fetch_published(

@@ -14,8 +14,9 @@ import pytest
 from tests.integration.commands import run, start
 from tests.unit.command_line import understudy
 
+from understudy.envs.experts import attempt_pool
 from understudy.envs.experts.attempts import Task, attempt_file, play, was_kept
-from understudy.envs.experts.generate import _claimed, attempt_pool, generate, made_name, supported_names
+from understudy.envs.experts.generate import _claimed, generate, made_name, supported_names
 from understudy.envs.experts.policy_expert import PolicyExpert
 from understudy.envs.rollouts.evaluation import ROWS, evaluate
 from understudy.envs.rollouts.factory import EnvFactory
@@ -349,10 +350,10 @@ def test_bad_requests_are_refused_before_any_work(tmp_path, options, said) -> No
 
 
 def test_the_command_is_also_called_as_a_function_and_makes_nothing_twice(tmp_path, capsys) -> None:
-    from understudy.envs.commands import data
+    from understudy.envs.commands import generate as command
 
     for _ in range(2):  # as the quick start does
-        data.generate(NAME, episodes=1, seed=0, noise=0.2, workers=1, data_dir=str(tmp_path), overwrite=False)
+        command.generate(NAME, episodes=1, seed=0, noise=0.2, workers=1, data_dir=str(tmp_path), overwrite=False)
     said = capsys.readouterr().out
     assert f"{NAME}: 1 episodes" in said
     assert "--overwrite makes it again" in said

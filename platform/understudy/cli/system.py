@@ -133,13 +133,13 @@ def quickstart(
 ) -> None:
     """Do the whole job in small: demonstrations, a sweep across seeds, evaluation, tracking, a registered model."""
     from understudy.cli.sweep import start_sweep
-    from understudy.envs.commands import data
+    from understudy.envs.commands.generate import generate
     from understudy.spec.compose import flat_values, parse, split_sweeps
     from understudy.sweeping.spec import build_sweep
 
     started = time.monotonic()
     console.print(f"[bold]1/3 demonstrations[/bold]: a scripted expert in {QUICKSTART_ENV}", soft_wrap=True)
-    data.generate(QUICKSTART_ENV, episodes=100, seed=0, noise=0.2, workers=0, data_dir="", overwrite=False)
+    generate(QUICKSTART_ENV, episodes=100, seed=0, noise=0.2, workers=0, data_dir="", overwrite=False)
     words = [f"env_name={QUICKSTART_ENV}", f"save_dir={save_dir}", "experiment=quickstart", "space=flow_bc"]
     plain, sweeps = split_sweeps(parse(words))
     spec = build_sweep(flat_values(plain, config_dir), sweeps)
