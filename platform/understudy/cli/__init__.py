@@ -12,7 +12,7 @@ import typer
 
 from understudy import __version__
 from understudy.cli import models, resume, runs, sweep, sync, system, train
-from understudy.cli.output import HELP_WIDTH, console
+from understudy.cli.output import HELP_WIDTH, console, print_on_any_terminal
 from understudy.cluster import commands as cluster
 from understudy.envs.commands import data
 from understudy.errors import UnderstudyError
@@ -56,6 +56,7 @@ system.add_to(app)
 
 def main() -> None:
     """Run the command line; errors of ours are one line and their exit code, never a traceback."""
+    print_on_any_terminal()
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("understudy").setLevel(logging.INFO)
     # Third parties' deprecation notes are no use to someone who trains a policy.

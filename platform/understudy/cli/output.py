@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 HELP_WIDTH = {"max_content_width": 110}
 """Click settings of every command."""
 OVERRIDES: dict[str, Any] = {
@@ -30,6 +31,30 @@ OVERRIDES: dict[str, Any] = {
     "help_option_names": [],
 }
 """Click settings of a command that takes `key=value` and `--key=value` words of its own."""
+
+
+PLAIN = {
+    **dict(zip("▁▂▃▄▅▆▇█", ".:-=+*#@", strict=True)),
+    **{"–": "-", "—": "-", "‑": "-", "…": "...", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "·": "."},
+    **{"×": "x", "±": "+-", "≥": ">=", "≤": "<=", "→": "->", "←": "<-", "\u00a0": " "},
+}
+"""What stands for a character on a terminal that has none; any other is written as Python escapes it."""
+
+
+def print_on_any_terminal() -> None:
+    """Have standard output and error write every text, whatever their encoding (latin-1, ASCII) can hold."""
+    codecs.register_error("understudy.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # absent where a test or a notebook put something else there
+            stream.reconfigure(errors="understudy.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return plain characters for those that an encoding lacks; file names' undecodable bytes are among them."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode() for char in lacking), error.end
 
 
 def examples(*commands: str) -> str:
