@@ -44,18 +44,20 @@ class Interval:
         }
 
 
-def wilson(successes: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(
+    successes: float, trials: float, confidence: float = CONFIDENCE, *, quantile: float | None = None
+) -> tuple[float, float]:
     """Return Wilson's score interval of a success rate.
 
-    With p = successes / trials and z the normal quantile, the centre is (p + z^2 / 2n) / (1 + z^2 / n) and the half
-    width z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2) (Wilson 1927, JASA 22:209). Unlike p +- z s it stays in
-    [0, 1] and has a width at 0 and at 1.
+    With p = successes / trials and z the normal quantile (or `quantile`), the centre is (p + z^2 / 2n) / (1 + z^2 / n)
+    and the half width z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2) (Wilson 1927, JASA 22:209). Unlike p +- z s
+    it stays in [0, 1] and has a width at 0 and at 1. `trials` need not be whole: an effective number is none.
     """
     from scipy.special import ndtri
 
-    if trials < 1:
+    if trials <= 0:
         return 0.0, 1.0
-    z = float(ndtri(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2)) if quantile is None else quantile
     p, z2n = successes / trials, z * z / trials
     centre = (p + z2n / 2) / (1 + z2n)
     half = z / (1 + z2n) * float(np.sqrt(p * (1 - p) / trials + z2n / (4 * trials)))
@@ -87,31 +89,77 @@ def interquartile_mean(values: ArrayLike) -> float:
     return float(samples[cut : samples.size - cut].mean())
 
 
-def interval(successes_KE: ArrayLike) -> Interval:
+@dataclass(frozen=True)
+class Crossed:
+    """Variance of the mean of y [K, E] whose K seeds all play the same E start states, for other seeds and states.
+
+    With the mean squares MSA of the seeds' means, MSB of the states' and MSR of the rest (two-way layout, one value a
+    cell, both factors random), V = max(MSA + MSB - MSR, MSA, MSB, MSR) / (K E), and Satterthwaite's degrees of freedom
+    are (V K E)^2 / (MSA^2 / (K-1) + MSB^2 / (E-1) + MSR^2 / ((K-1) (E-1))), at least K - 1.
+    """
+
+    variance: float
+    freedom: float
+    rest: float
+    """MSR / (K E): the share of the variance that is neither the seeds' nor the states'."""
+
+    @classmethod
+    def of(cls, scores_KE: np.ndarray) -> Crossed:
+        """Return the variance of the mean of at least two seeds and two states."""
+        seeds, states = scores_KE.shape
+        mean, by_seed, by_state = scores_KE.mean(), scores_KE.mean(axis=1), scores_KE.mean(axis=0)
+        msa = states * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
+        msb = seeds * float(((by_state - mean) ** 2).sum()) / (states - 1)
+        rest = scores_KE - by_seed[:, None] - by_state[None] + mean
+        msr = float((rest**2).sum()) / ((seeds - 1) * (states - 1))
+        total = max(msa + msb - msr, msa, msb, msr)
+        terms = msa**2 / (seeds - 1) + msb**2 / (states - 1) + msr**2 / ((seeds - 1) * (states - 1))
+        freedom = max(seeds - 1.0, total**2 / terms) if terms > 0 else seeds - 1.0
+        return cls(total / scores_KE.size, freedom, msr / scores_KE.size)
+
+
+def interval(successes_KE: ArrayLike, *, fixed_states: bool = False) -> Interval:
     """Return the interval of a success rate; `successes_KE` is [K, E] (or [E], one seed) of 0 and 1.
 
-    Episodes of one seed share a policy, so they are not independent over seeds: the interval is the wider of Wilson's
-    over the K * E pooled episodes (what finite episodes leave open) and Student's t over the K seed means clipped to
-    [0, 1] (what finite seeds leave open). One seed has no second part: Wilson alone, which then says nothing about
-    other seeds.
+    All seeds play the same start states, so seeds and states are crossed (`Crossed`): the interval is Wilson's with
+    the effective number of episodes n = min(K E, p (1 - p) / V) and the t quantile for z. It holds for other seeds and
+    other states. All 0 or all 1: Wilson's with n = E. One seed: Wilson's over its E episodes, for this policy. One
+    episode, or `fixed_states` (for other seeds on these states only): Student's t over the K seed means.
     """
     scores = _matrix(successes_KE, "successes")
     if bool(((scores < 0) | (scores > 1)).any()):
         raise UserError(f"successes must be between 0 and 1, got {scores.min():g} to {scores.max():g}")
-    means = scores.mean(axis=1)
-    low, high = wilson(float(scores.sum()), scores.size)
-    if len(means) > 1:
-        t_low, t_high = (float(np.clip(edge, 0, 1)) for edge in student_t(means))
-        if t_high - t_low > high - low:
-            low, high = t_low, t_high
-    return _interval(scores, low, high)
+    (seeds, states), rate = scores.shape, float(scores.mean())
+    if seeds == 1 or rate in (0.0, 1.0):
+        return _interval(scores, *wilson(rate * states, states))
+    if states == 1 or fixed_states:
+        low, high = student_t(scores.mean(axis=1))
+        return _interval(scores, max(0.0, low), min(1.0, high))
+    crossed = Crossed.of(scores)
+    effective = min(scores.size, rate * (1 - rate) / crossed.variance)
+    return _interval(scores, *wilson(rate * effective, effective, quantile=_t_quantile(crossed.freedom)))
 
 
-def return_interval(returns_KE: ArrayLike) -> Interval:
-    """Return Student's t interval of an unbounded score [K, E] over seed means; with one seed, over its episodes."""
+def return_interval(returns_KE: ArrayLike, *, fixed_states: bool = False) -> Interval:
+    """Return the interval of an unbounded score [K, E]: the mean +- t sqrt(V), seeds and states crossed (`Crossed`).
+
+    One seed: Student's t over its episodes, for this policy. One episode, or `fixed_states`: t over the seed means.
+    """
     scores = _matrix(returns_KE, "returns")
-    low, high = student_t(scores.mean(axis=1) if len(scores) > 1 else scores[0])
-    return _interval(scores, low, high)
+    seeds, states = scores.shape
+    if seeds == 1:
+        return _interval(scores, *student_t(scores[0]))
+    if states == 1 or fixed_states:
+        return _interval(scores, *student_t(scores.mean(axis=1)))
+    crossed, mean = Crossed.of(scores), float(scores.mean())
+    half = _t_quantile(crossed.freedom) * float(np.sqrt(crossed.variance))
+    return _interval(scores, mean - half, mean + half)
+
+
+def _t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
 def _interval(scores_KE: np.ndarray, low: float, high: float) -> Interval:
