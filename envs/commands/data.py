@@ -185,7 +185,7 @@ data.command(
 )
 def export(
     name: str = NAME,
-    file: Path = typer.Argument(..., help="the file to write (a folder, for formats that are one)"),
+    file: str = typer.Argument(..., help="the file to write, or a folder for it; the folder, for formats that are one"),
     format_: str = typer.Option("", "--format", help="its format: FORMATS; default the one that the data came in"),
     fps: float | None = typer.Option(
         None, "--fps", help="frames a second, of --format lerobot; default the data's, or 10"

@@ -2,7 +2,7 @@
 
 A store is a folder: `manifest.json` (schema, statistics, provenance, content hash), `transitions.arrow` (one
 fixed-size-list column per array, one record batch) and `episodes.arrow` (start, length, final observation). All
-processes of a node that open it share one page cache. `writing.py` makes stores; this module must not import a
+processes of a node that open it share one page cache. `writer.py` makes stores; this module must not import a
 simulator or torch.
 
 Column shapes: N transitions, E episodes, *O observation dims, A action dims.
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.errors import DatasetError, did_you_mean
+from understudy.files import restore_folder, restore_folders
 
 if TYPE_CHECKING:
     from understudy.envs.store.frames import Frames
@@ -121,7 +122,7 @@ class EpisodeStore:
     @classmethod
     def open(cls, path: str | Path) -> EpisodeStore:
         """Open the store at `path`; a missing, truncated or inconsistent one raises DatasetError in one line."""
-        folder = Path(path).expanduser()
+        folder = restore_folder(Path(path).expanduser())
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such episode store")
         manifest = Manifest.read(folder)
@@ -242,12 +243,18 @@ def store_folders(data_dir: str | Path) -> list[Path]:
     root = Path(data_dir).expanduser()
     if not root.is_dir():
         return []
+    restore_folders(root)
     return sorted(p for p in root.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
 
 
 def store_path(name: str, data_dir: str | Path) -> Path:
-    """Return the folder of a dataset's store: its name, with `__` for the slashes of names like minari:D4RL/x-v1."""
-    return Path(data_dir).expanduser() / name.replace("/", "__")
+    """Return the folder of a dataset's store, after bringing back what a killed import had set aside."""
+    return restore_folder(Path(data_dir).expanduser() / store_name(name))
+
+
+def store_name(name: str) -> str:
+    """Return what a dataset's folder is called: its name, with `__` for the slashes of names like minari:D4RL/x-v1."""
+    return name.replace("/", "__")
 
 
 def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:

@@ -12,7 +12,7 @@ from understudy.envs.sources.source import Episode, Source
 from understudy.envs.store.store import RAW, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
-from understudy.files import sha256
+from understudy.files import restore_folder, sha256
 from understudy.registry import sources
 
 Progress = Callable[[int, int], None]
@@ -42,7 +42,7 @@ def import_file(
     """
     name = env_name if name is None else name
     source: Source = sources.get(source_name)
-    path = Path(path).expanduser()
+    path = restore_folder(Path(path).expanduser())
     if not path.exists():
         raise DatasetError(f"{path}: no such file")
     if not source.matches(name) and (not name or Path(name).name != name or name.startswith(".")):
@@ -114,11 +114,14 @@ def export_store(
 ) -> Path:
     """Write a store as a file (or folder) of a source's format and return where it is.
 
+    A format that is one file gets the store's name in a `path` that is a folder, or ends with a slash.
     `settings` are the format's own, and go before what the store's provenance says of them.
     """
     source: Source = sources.get(format_name)
     target = Path(path).expanduser()
-    if target.exists() and not overwrite:
+    if source.suffix and (target.is_dir() or str(path).endswith("/")):
+        target = target / f"{store.path.name}{source.suffix}"
+    if restore_folder(target).exists() and not overwrite:
         raise DatasetError(f"{target} exists already; choose another place, or give --overwrite")
     provenance = {**store.manifest.provenance, **(settings or {})}
 

@@ -6,13 +6,9 @@ the raw files are mapped and written as one Arrow record batch. Whatever goes wr
 
 from __future__ import annotations
 
-import glob
-import os
-import secrets
-import shutil
-import socket
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,7 +30,7 @@ from understudy.envs.store.store import (
     digest,
 )
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import sha256, storage_errors, sync_folder
+from understudy.files import replaced_folder, restore_folder, sha256, storage_errors, sync_folder
 
 
 class StoreWriter:
@@ -62,7 +58,8 @@ class StoreWriter:
         self.name, self.source, self.env_id = name, source, env_id
         self.provenance = dict(provenance or {})
         self._overwrite = overwrite
-        self._temporary = self.path.parent / f"{_prefix(self.path)}{os.getpid()}.{secrets.token_hex(4)}"
+        self._placing = ExitStack()
+        self._temporary: Path
         self._columns: dict[str, ColumnFile] = {}
         self._lengths: list[int] = []
 
@@ -72,12 +69,11 @@ class StoreWriter:
         return len(self._lengths)
 
     def __enter__(self) -> StoreWriter:
-        if self.path.exists() and not self._overwrite:
+        if restore_folder(self.path).exists() and not self._overwrite:
             raise DatasetError(f"{self.path} exists already; remove it, choose another --name, or give --overwrite")
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.path)
-            self._temporary.mkdir()
+        self._temporary = self._placing.enter_context(replaced_folder(self.path))
         return self
 
     def add_episode(self, episode: Mapping[str, Any]) -> None:
@@ -103,14 +99,16 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                with storage_errors(self.path):
-                    self._finish()
-        finally:
-            for column in self._columns.values():
-                column.discard()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        with self._placing as placing:
+            placing.callback(self._discard)
+            if error is not None:
+                raise error
+            with storage_errors(self.path):
+                self._finish()
+
+    def _discard(self) -> None:
+        for column in self._columns.values():
+            column.discard()
 
     def _finish(self) -> None:
         if not self._lengths:
@@ -143,18 +141,7 @@ class StoreWriter:
         (self._temporary / MANIFEST).write_text(manifest.to_json())
         sync_folder(self._temporary / MANIFEST)
         sync_folder(self._temporary)
-        self._rename()
-
-    def _rename(self) -> None:
         EpisodeStore.open(self._temporary)  # what is about to take the place must open
-        aside = None
-        if self.path.exists():
-            aside = self._temporary.with_name(self._temporary.name + ".old")
-            self.path.rename(aside)
-        self._temporary.rename(self.path)
-        sync_folder(self.path.parent)
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_image_encoding(image_encoding: str, jpeg_quality: int) -> None:
@@ -174,25 +161,3 @@ def _write_arrow(file: Path, arrays: dict[str, pa.Array]) -> None:
 
 def _file_record(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": sha256(file)}
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what writers of the same store left behind when they were killed on this host."""
-    for folder in path.parent.glob(f"{glob.escape(_prefix(path))}*"):
-        pid = folder.name.removeprefix(_prefix(path)).split(".")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.{socket.gethostname()}."
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

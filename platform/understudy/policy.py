@@ -166,10 +166,12 @@ class Policy:
         return {**_description(self.algorithm, self.normaliser), **facts}
 
     def save(self, folder: Path | str) -> Path:
-        """Write the policy folder, whole or not at all; one that is there already is replaced."""
+        """Write the policy folder, whole or not at all; one that is there already is replaced, no other folder is."""
         from safetensors.torch import save
 
         folder = Path(folder)
+        if any(folder.glob("*")) and not (folder / POLICY_FILE).is_file():
+            raise UserError(f"{folder}: holds something else than a policy; choose another folder")
         names = ["weights.safetensors"] if len(self) == 1 else [f"member_{k}.safetensors" for k in range(len(self))]
         with replaced_folder(folder) as beside:
             members = []

@@ -110,6 +110,13 @@ def test_a_saved_policy_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path:
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == ["policy.json", "weights.safetensors"]
 
 
+def test_a_folder_of_something_else_is_not_replaced_by_a_policy(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="something else than a policy"):
+        make_policy().save(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
 def test_the_content_hash_is_of_the_content_alone(tmp_path: Path) -> None:
     one = content_hash(make_policy().save(tmp_path / "a"))
     assert content_hash(make_policy().save(tmp_path / "b")) == one

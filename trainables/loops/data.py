@@ -12,7 +12,7 @@ from understudy.algorithm import Algorithm
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_imported, open_named
 from understudy.envs.sources.source import has_unit_actions, is_goal_conditioned
-from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_path
+from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_name, store_path
 from understudy.envs.windows.windows import Goals, Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
@@ -53,7 +53,7 @@ def open_data(spec: RunSpec) -> Data:
         raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
     # One place for each source folder: files of the same name in two folders are two datasets.
     origin = hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
-    target = spec.datasets / f"{store_path(spec.env_name, '').name}.files" / origin
+    target = spec.datasets / f"{store_name(spec.env_name)}.files" / origin
     return Data(spec, [open_imported(file, spec.env_name, target) for file in files])
 
 

@@ -20,7 +20,7 @@ from understudy.envs.sources.bridge.out_npy import NumpyWriter, read_trajectorie
 from understudy.envs.sources.source import Episode, Settings, Source
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError
-from understudy.files import replaced_folder, write_atomic
+from understudy.files import replaced_folder, storage_errors, write_atomic
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -109,7 +109,10 @@ class Bridge(Source):
         if path.suffix == ".npy":
             write_atomic(path, lambda stream: self._write_all(NumpyWriter(stream), episodes, env_name))
             return
-        with replaced_folder(path) as folder, contextlib.ExitStack() as closing:
+        other = next((file for file in path.rglob("*") if file.is_file() and file.name != OUT), None)
+        if other is not None or path.is_file():
+            raise DatasetError(f"{path}: holds something else than {OUT} ({other or path}); choose another folder")
+        with replaced_folder(path) as folder, storage_errors(path), contextlib.ExitStack() as closing:
             writers: dict[str, NumpyWriter] = {}
             for episode in episodes:
                 place = _folder_of(episode)

@@ -26,7 +26,7 @@ from understudy.envs.sources.expert_buffer.unpickling import load_tensors
 from understudy.envs.sources.source import Episode, Settings, Source, source_for
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, UnknownName, UserError, did_you_mean
-from understudy.files import write_atomic
+from understudy.files import replaced_folder, write_atomic
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class ExpertBuffer(Source):
             "expert_avg_reward": float(np.mean(returns)),
             "expert_avg_length": len(arrays["action"]) / len(kept),
         }
-        buffer = path if path.suffix == ".pt" else path / BUFFER
-        with _folder(buffer.parent):
+        with _folder(path) as buffer:
             write_atomic(buffer, lambda file: _save(torch, data, file))
             write_atomic(buffer.with_name(METADATA), lambda file: _save(torch, metadata, file))
             write_atomic(buffer.with_name(README), lambda file: file.write(_readme(metadata, buffer.name).encode()))
@@ -278,15 +277,22 @@ def _save(torch: Any, data: Any, file: Any) -> None:
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """Remove a folder that was made in the block if nothing came to be in it."""
-    new = not folder.exists()
+def _folder(path: Path) -> Iterator[Path]:
+    """Give the .pt file to write: `path` itself, or one in a folder that takes the place of `path` when it is whole."""
+    if path.suffix != ".pt":
+        others = sorted({item.name for item in path.glob("*")} - {BUFFER, METADATA, README})
+        if others or path.is_file():
+            raise DatasetError(f"{path}: is no expert buffer ({(others or [path])[0]}); choose another folder")
+        with replaced_folder(path) as folder:
+            yield folder / BUFFER
+        return
+    new = not path.parent.exists()
     try:
-        yield
+        yield path
     finally:
         if new:
             with suppress(OSError):  # it is not there, or not empty
-                folder.rmdir()
+                path.parent.rmdir()
 
 
 def _readme(metadata: dict[str, Any], buffer: str) -> str:

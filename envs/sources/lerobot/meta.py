@@ -20,6 +20,7 @@ from understudy.envs.files.reading import damage
 from understudy.envs.sources.lerobot.columns import ACTION, REWARD, STATE, Feature, read_features
 from understudy.envs.store.store import IMAGES, MASK
 from understudy.errors import DatasetError
+from understudy.files import restore_folder
 
 VERSION = "v3.0"
 INFO, STATS, TASKS, NOTE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/understudy.json"
@@ -71,8 +72,8 @@ class Dataset:
 
 
 def is_dataset(path: Path) -> bool:
-    """Say whether `path` is a folder with meta/info.json."""
-    return (path / INFO).is_file()
+    """Return whether `path` is a folder with meta/info.json."""
+    return (restore_folder(path) / INFO).is_file()
 
 
 def open_dataset(path: Path) -> Dataset:

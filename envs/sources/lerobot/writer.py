@@ -195,10 +195,14 @@ def new_dataset(path: Path) -> Iterator[Path]:
 
 def _check_folder(root: Path) -> None:
     """Refuse a folder that holds something else than a dataset, or one that was begun."""
-    if root.is_dir() and not is_dataset(root):
-        odd = sorted({item.name for item in root.iterdir()} - {"data", "meta", "videos", OPEN})
-        if odd:
-            raise DatasetError(f"{root}: is no LeRobot dataset, and not empty ({odd[0]}); choose another folder")
+    if root.exists() and not is_dataset(root):
+        begun = ("data/**/*.parquet", "meta/**/*.parquet", "meta/*.json", "videos/**/*.mp4", f"{OPEN}/*", "**/.*.tmp")
+        ours = {file for pattern in begun for file in root.glob(pattern)}
+        odd = next((file for file in sorted(root.rglob("*")) if not file.is_dir() and file not in ours), None)
+        if odd is not None or not root.is_dir():
+            raise DatasetError(
+                f"{root}: is no LeRobot dataset, and not empty ({(odd or root).name}); choose another folder"
+            )
 
 
 def _claim(root: Path) -> Any:

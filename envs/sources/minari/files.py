@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from understudy.envs.sources.minari.envs import is_flat
 from understudy.envs.sources.source import Episode, Settings
 from understudy.envs.store.episode import prepare_episode
 from understudy.errors import DatasetError, StorageError, UserError
-from understudy.files import storage_errors
+from understudy.files import replaced_folder, restore_folder, storage_errors
 
 METADATA = "metadata.json"
 KEPT = ("env_spec", "eval_env_spec", "observation_space", "action_space", "ref_min_score", "ref_max_score")
@@ -31,7 +28,7 @@ DESCRIBE = "a Minari dataset is a folder with data/metadata.json"
 
 def data_folder(path: Path) -> Path:
     """Return the folder that holds metadata.json: `path`, or `data` in it."""
-    for folder in (path, path / "data"):
+    for folder in (path, restore_folder(path / "data")):
         if (folder / METADATA).is_file():
             return folder
     found = sorted(path.glob(f"*/**/data/{METADATA}")) if path.is_dir() else []
@@ -88,7 +85,7 @@ def write_episodes(path: Path, episodes: Iterable[Episode], name: str, settings:
     acted = given.get("action_space") or _box(np.asarray(first["actions"]))
     facts = {key: settings[key] for key in KEPT if key in settings and not key.endswith("_space")}
     facts |= {"description": description} if description else {}
-    with replaced_folder(path) as temporary, warnings.catch_warnings():
+    with replaced_folder(_data_place(path)) as temporary, storage_errors(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a dataset should say about its author
         storage = MinariStorage.new(temporary, observed, acted, data_format="hdf5", jpeg_encoding=False)
         storage.update_metadata({"dataset_id": name, "minari_version": version, **facts})
@@ -125,23 +122,14 @@ def download(name: str, folder: Path, progress: Callable[[int, int], None] | Non
     return target
 
 
-@contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `path/data` when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    target = path / "data"
-    with storage_errors(path):
-        temporary.mkdir(parents=True)
-    try:
-        with storage_errors(path):
-            yield temporary
-            path.mkdir(exist_ok=True)
-            if target.exists():
-                target.rename(temporary.with_suffix(".old"))
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(temporary.with_suffix(".old"), ignore_errors=True)
+def _data_place(path: Path) -> Path:
+    """Return the folder that a dataset's files are written to; one that holds something else is refused."""
+    place = path / "data"
+    if path.exists() and not path.is_dir():
+        raise DatasetError(f"{path}: is a file; {DESCRIBE}")
+    if place.exists() and not (place / METADATA).is_file():
+        raise DatasetError(f"{place}: is there and no Minari dataset; choose another folder")
+    return place
 
 
 def flatten_rows(space: spaces.Space, rows: Any) -> np.ndarray:
