@@ -35,8 +35,12 @@ def data_folder(data_dir: str) -> Path:
 
 
 def show_store(store: EpisodeStore) -> None:
-    """Print a store's counts and place."""
+    """Print what there is to know of how a store came to be, and then its counts and place."""
+    from understudy.envs.store.inspection import notes_of
+
     manifest = store.manifest
+    for note in notes_of(store):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     console.print(
         f"{manifest.name}: {manifest.num_episodes} episodes, {manifest.num_transitions} transitions,"
         f" hash {manifest.content_hash[:12]}, in {store.path}",

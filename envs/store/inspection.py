@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from understudy.envs.sources.source import has_unit_actions
 from understudy.envs.store.picture_checks import scan_pictures
 from understudy.envs.store.store import (
     EPISODES,
@@ -23,6 +24,8 @@ from understudy.files import sha256
 
 BARS = " ▁▂▃▄▅▆▇█"
 CHUNK_ROWS = 65536
+ROUNDING = 1e-4
+"""How far beyond 1 an action may lie that is 1 but for rounding."""
 PICTURES_SHOWN = 64
 """Pictures that the histogram of a camera is made from."""
 
@@ -56,6 +59,7 @@ class StoreInfo:
     return_histogram: str
     terminated_episodes: int
     dimensions: list[DimensionInfo]
+    notes: list[str]
 
     def text(self) -> str:
         """Return the description as lines of at most 100 characters for a terminal."""
@@ -73,6 +77,7 @@ class StoreInfo:
             _spread("length", (self.length_min, self.length_max, self.length_median, "median"), self.length_histogram),
             _spread("return", (self.return_min, self.return_max, self.return_mean, "mean"), self.return_histogram),
             *_wrapped("ends", f"{self.terminated_episodes} episodes reached a terminal state"),
+            *(line for note in self.notes for line in _wrapped("note", note)),
             "",
             f"{'column':<18}{'dim':>9}{'min':>11}{'max':>11}{'mean':>11}{'std':>11}  histogram, min to max",
         ]
@@ -134,6 +139,7 @@ def describe(
         return_histogram=text_histogram(returns, bins),
         terminated_episodes=int((ended > 0).sum()),
         dimensions=dimensions,
+        notes=notes_of(store),
     )
 
 
@@ -144,6 +150,34 @@ def text_histogram(values: np.ndarray, bins: int = 16) -> str:
     return "".join(BARS[int(np.ceil(count / top * (len(BARS) - 1)))] for count in counts)
 
 
+def notes_of(store: EpisodeStore) -> list[str]:
+    """Return what was converted or left out when the data came in, and what of them is odd at first sight; lines."""
+    provenance = store.manifest.provenance
+    said = [*provenance.get("notes", []), *(f"left out: {what}" for what in provenance.get("left_out", []))]
+    return [*said, *filter(None, (_single_steps(store.lengths), actions_beyond(store)))]
+
+
+def _single_steps(lengths: np.ndarray) -> str:
+    short = int((lengths == 1).sum())
+    if short * 2 <= len(lengths) or len(lengths) < 3:
+        return ""
+    return f"{short} of {len(lengths)} episodes have one step: were they cut at the wrong rows?"
+
+
+def actions_beyond(store: EpisodeStore) -> str:
+    """Return a line on actions beyond [-1, 1] of a task whose actions span that, else ""."""
+    if not has_unit_actions(str(store.manifest.provenance.get("env_name") or store.name)):
+        return ""
+    numbers = store.manifest.statistics["actions"]
+    low, high = min(numbers["min"]), max(numbers["max"])
+    if max(-low, high) <= 1 + ROUNDING:
+        return ""
+    return (
+        f"actions reach from {low:.4g} to {high:.4g}, beyond the task's [-1, 1], and training clips them to that:"
+        " normalize_actions=bounds learns them in their own range"
+    )
+
+
 def verify_store(store: EpisodeStore) -> list[str]:
     """Return what is wrong or odd: changed bytes, NaN, constant dimensions, empty and duplicate episodes."""
     return [line for lines in findings(store) for line in lines]
@@ -152,14 +186,14 @@ def verify_store(store: EpisodeStore) -> list[str]:
 def findings(store: EpisodeStore) -> tuple[list[str], list[str]]:
     """Return (damage, oddities): what makes a store unfit, and what may be meant.
 
-    Damage: changed bytes, NaN, a broken episode index, pictures that cannot be decoded. Odd: dimensions that never
-    change, duplicate episodes, black or still cameras.
+    Damage: changed bytes, NaN, a broken episode index, pictures that cannot be decoded. Odd: what was said when the
+    data came in, dimensions that never change, duplicate episodes, black or still cameras.
     """
     pictures = scan_pictures(store)
     damage = [*_changed(store), *_bad_numbers(store), *_index(store)]
     damage += [line for report in pictures for line in report.damage(store)]
     odd = [line for report in pictures for line in report.oddities(store)]
-    return damage, [*_constant(store), *_duplicates(store), *odd]
+    return damage, [*notes_of(store), *_constant(store), *_duplicates(store), *odd]
 
 
 def _changed(store: EpisodeStore) -> list[str]:

@@ -14,7 +14,8 @@ import pytest
 
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.video import rendering_available
-from understudy.envs.sources.d4rl.source import REFERENCE_SCORES, episode_ends
+from understudy.envs.sources.d4rl.files import find_ends
+from understudy.envs.sources.d4rl.source import REFERENCE_SCORES
 from understudy.envs.sources.source import source_for
 from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UnknownName, UserError
@@ -232,7 +233,7 @@ def test_d4rl_episodes_are_found_with_and_without_timeouts_and_next_observations
 
 def test_without_either_d4rl_episodes_are_cut_at_the_time_limit() -> None:
     rows = {"actions": np.zeros((25, 1)), "terminals": np.isin(np.arange(25), [3, 14])}
-    assert episode_ends(rows, False, 10).tolist() == [3, 13, 14, 24]
+    assert find_ends(rows, False, 10)[0].tolist() == [3, 13, 14, 24]
 
 
 def test_antmaze_terminals_end_nothing_and_rewards_are_minus_one(tmp_path) -> None:

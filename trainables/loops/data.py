@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from understudy.algorithm import Algorithm
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_imported, open_named
 from understudy.envs.sources.source import has_unit_actions, is_goal_conditioned
+from understudy.envs.store.inspection import actions_beyond
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_name, store_path
 from understudy.envs.windows.windows import Goals, Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.registry import algorithms
 from understudy.spec.run import RunSpec
+
+logger = logging.getLogger("understudy")
 
 
 class Data:
@@ -81,6 +85,9 @@ def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
     bounded = spec.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name)
     if not bounded or spec.normalize_actions == "zscore":
         config = config.model_copy(update={"action_clip": False})
+    beyond = actions_beyond(windows.store)
+    if config.action_clip and spec.normalize_actions == "none" and beyond:
+        logger.warning("%s: %s", windows.store.name, beyond)
     return algorithms.get(spec.algo)(windows.observation_shape, windows.action_dim, config)
 
 

@@ -4,15 +4,17 @@ Datasets: observations [N, O], actions [N, A], rewards and terminals [N]; in som
 next_observations [N, O]; under infos/ the simulator's qpos and qvel and AntMaze's goal. The group `metadata` (how a
 published policy was made) is not read.
 
-Where episodes end: at a terminal, at a time-out, and where the next row's observation does not follow (distance above
-1e-6). A file with neither time-outs nor next observations is cut at the time limit too, as d4rl's own reader does. In
-AntMaze terminals mark every row inside the goal region and end nothing; files written here from episodes with a
-terminal before their last row say that of themselves (`terminals_end_episodes` of `metadata`).
+Where episodes end: at a terminal and at a time-out; without these, and where there are no time-outs, also where the
+next row's observation does not follow (see `episode_ends`). A file with neither time-outs nor next observations is cut
+at the time limit too, as d4rl's own reader does. In AntMaze terminals mark every row inside the goal region and end
+nothing; files written here from episodes with a terminal before their last row say that of themselves
+(`terminals_end_episodes` of `metadata`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ import numpy as np
 from understudy import __version__
 from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5
+from understudy.envs.sources.episode_ends import breaks_in, episode_ends
 from understudy.envs.sources.source import Episode
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, did_you_mean
 
-FOLLOWS = 1e-6
 MAIN = ("observations", "actions", "rewards", "terminals")
 INFOS = {"qpos": "infos/qpos", "qvel": "infos/qvel", "goals": "infos/goal"}
 """Columns of the store and where the published files hold them."""
@@ -34,60 +36,77 @@ CHUNK_ROWS = 4096
 MARK = "terminals_end_episodes"
 
 
-def read_episodes(
-    path: Path,
-    *,
-    limit: int | None = None,
-    loose: bool = False,
-    dims: tuple[int, int] | None = None,
-    task: str = "",
-) -> Iterator[dict[str, np.ndarray]]:
+@dataclass(frozen=True)
+class Layout:
+    """What the rows of a task's files are."""
+
+    task: str = ""
+    """The dataset's name, for messages."""
+    dims: tuple[int, int] | None = None
+    """Observation and action dims."""
+    limit: int | None = None
+    """Steps that an episode has at most."""
+    loose: bool = False
+    """Whether terminals end nothing."""
+
+
+ANY = Layout()
+"""Of files whose task is not known."""
+
+
+def read_episodes(path: Path, layout: Layout = ANY) -> Iterator[dict[str, np.ndarray]]:
     """Yield a file's episodes, a block of rows at a time, so that memory does not grow with the file.
 
-    `loose` files have terminals that end nothing. `dims` are the observation and action dims that `task` has. Raises
-    DatasetError in one line for whatever is wrong with the file.
+    Raises DatasetError in one line for whatever is wrong with the file.
     """
     with open_hdf5(path) as file:
-        with damage(path, "HDF5"):
-            columns = _columns(path, file, dims, task)
-            loose = loose or not _attributes(file).get(MARK, True)
-        count, begin, want = len(columns["actions"]), 0, BLOCK_ROWS
-        while begin < count:
-            stop = min(begin + want, count)
+        columns, ends, _ = _opened(path, file, layout)
+        begin = 0
+        while len(ends):
+            count = max(1, int(np.searchsorted(ends, begin + BLOCK_ROWS)))  # whole episodes, at least one
             with damage(path, "HDF5"):
-                rows = _rows(columns, begin, stop)
-            ends = episode_ends(rows, loose, limit)
-            if stop < count:
-                ends = ends[:-1]  # whether the block's last row ends an episode, the row after it tells
-                if len(ends) == 0:
-                    want *= 2
-                    continue
-            yield from _episodes(rows, ends)
-            begin, want = begin + int(ends[-1]) + 1, BLOCK_ROWS
+                rows = _rows(columns, begin, int(ends[count - 1]) + 1)
+            yield from _episodes(rows, ends[:count] - begin)
+            begin, ends = int(ends[count - 1]) + 1, ends[count:]
 
 
-def episode_ends(rows: dict[str, np.ndarray], loose: bool, limit: int | None) -> np.ndarray:
-    """Return the last row of each episode; an unfinished one at the rows' end counts too."""
-    over = np.zeros(len(rows["actions"]), bool) if loose else rows["terminals"].astype(bool)
-    if "timeouts" in rows:
-        over |= rows["timeouts"].astype(bool)
-    if "next_observations" in rows:
-        with np.errstate(over="ignore"):
-            over[:-1] |= np.linalg.norm(rows["observations"][1:] - rows["next_observations"][:-1], axis=-1) > FOLLOWS
-    over[-1] = True
-    ends = np.flatnonzero(over)
-    if limit is None or "timeouts" in rows or "next_observations" in rows:
-        return ends
+def described(path: Path, layout: Layout) -> dict[str, Any]:
+    """Return what is to be known of a file: who made it, if it was made here, and `notes` on where episodes end."""
+    with open_hdf5(path) as file:
+        said = _opened(path, file, layout)[2]
+        found = _attributes(file)
+    return {
+        **{name: str(found[name]) for name in ("made_by",) if name in found},
+        **({"notes": [said]} if said else {}),
+    }
+
+
+def _opened(path: Path, file: Any, layout: Layout) -> tuple[dict[str, Any], np.ndarray, str]:
+    """Return a file's columns, the last row of each episode, and what is to be said of these."""
+    with damage(path, "HDF5"):
+        columns = _columns(path, file, layout.dims, layout.task)
+        loose = layout.loose or not _attributes(file).get(MARK, True)
+        return columns, *find_ends(columns, loose, layout.limit)
+
+
+def find_ends(columns: Mapping[str, Any], loose: bool, limit: int | None) -> tuple[np.ndarray, str]:
+    """Return the last row of each episode of open columns, and what is to be said of how they were found, or ""."""
+    count = len(columns["actions"])
+    flags = {name: _flat(columns[name]) for name in ("terminals", "timeouts") if name in columns}
+    over = np.zeros(count, bool) if loose else flags["terminals"].astype(bool)
+    if "timeouts" in flags:
+        over |= flags["timeouts"].astype(bool)
+    breaks = None
+    if "next_observations" in columns:
+        pair = columns["observations"], columns["next_observations"]
+        breaks = breaks_in(count, lambda begin, stop: (pair[0][begin:stop], pair[1][begin:stop]))
+    timed = bool(flags.get("timeouts", np.zeros(1)).any())
+    ends, said = episode_ends(over, breaks, complete=timed)
+    if limit is None or breaks is not None or ("timeouts" in flags and over.any()):
+        return ends, said
     begins = np.concatenate([[0], ends[:-1] + 1])
     cut = [row for begin, end in zip(begins, ends, strict=True) for row in (*range(begin + limit - 1, end, limit), end)]
-    return np.asarray(cut, np.int64)
-
-
-def written_by(path: Path) -> dict[str, Any]:
-    """Return what a file that was written here says of how it was made."""
-    with open_hdf5(path) as file, damage(path, "HDF5"):
-        found = _attributes(file)
-        return {name: str(found[name]) for name in ("made_by",) if name in found}
+    return np.asarray(cut, np.int64), said
 
 
 def write_episodes(path: Path, episodes: Iterable[Episode], *, reward_shift: float, loose: bool, made_by: str) -> None:
@@ -238,10 +257,11 @@ def _dataset(path: Path, file: Any, place: str) -> Any:
 
 def _rows(columns: dict[str, Any], begin: int, stop: int) -> dict[str, np.ndarray]:
     rows = {name: column[begin:stop] for name, column in columns.items()}
-    for name in ("rewards", "terminals", "timeouts"):
-        if name in rows:
-            rows[name] = rows[name].reshape(-1)
-    return rows
+    return rows | {name: rows[name].reshape(-1) for name in ("rewards", "terminals", "timeouts") if name in rows}
+
+
+def _flat(column: Any) -> np.ndarray:
+    return np.asarray(column[:]).reshape(-1)
 
 
 def _episodes(rows: dict[str, np.ndarray], ends: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

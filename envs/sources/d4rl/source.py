@@ -23,7 +23,7 @@ import numpy as np
 
 from understudy.envs.files.downloads import Remote
 from understudy.envs.sources.d4rl import envs as d4rl_envs
-from understudy.envs.sources.d4rl.files import episode_ends, read_episodes, write_episodes, written_by
+from understudy.envs.sources.d4rl.files import Layout, described, read_episodes, write_episodes
 from understudy.envs.sources.source import Episode, Settings, Source
 from understudy.errors import DatasetError, did_you_mean
 from understudy.registry import sources
@@ -128,10 +128,8 @@ class D4RL(Source):
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the episodes of one HDF5 file."""
-        found = self._parse(env_name)
-        dims = MUJOCO.get(found["task"]) or ADROIT.get(found["hand"]) or (ANTMAZE if found["maze"] else KITCHEN)
-        limit, loose = self.max_episode_steps(env_name), bool(found["maze"])
-        for episode in read_episodes(path, limit=limit, loose=loose, dims=dims, task=env_name):
+        loose = bool(self._parse(env_name)["maze"])
+        for episode in read_episodes(path, self._layout(env_name)):
             if loose:
                 episode["rewards"] = episode["rewards"] - 1.0
             yield episode
@@ -158,9 +156,14 @@ class D4RL(Source):
         return {"qpos": np.array(data.qpos), "qvel": np.array(data.qvel)}
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return what the rewards are, and what a file made here says about itself."""
-        shift = {"rewards": "minus 1"} if self._parse(env_name)["maze"] else {}
-        return {**shift, **written_by(path)}
+        """Return what the rewards are, how ends of episodes were found, and what a file made here says of itself."""
+        layout = self._layout(env_name)
+        return {**({"rewards": "minus 1"} if layout.loose else {}), **described(path, layout)}
+
+    def _layout(self, env_name: str) -> Layout:
+        found = self._parse(env_name)
+        dims = MUJOCO.get(found["task"]) or ADROIT.get(found["hand"]) or (ANTMAZE if found["maze"] else KITCHEN)
+        return Layout(env_name, dims, limit=self.max_episode_steps(env_name), loose=bool(found["maze"]))
 
     def _parse(self, env_name: str) -> re.Match[str]:
         found = NAME.fullmatch(env_name)
@@ -206,5 +209,3 @@ def _antmaze_place(kind: str, version: int) -> str:
 
 
 sources.register("d4rl")(D4RL())
-
-__all__ = ["D4RL", "NAME", "REFERENCE_SCORES", "episode_ends"]

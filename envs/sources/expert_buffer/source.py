@@ -5,8 +5,9 @@ A dataset's name is `expert:` and the gymnasium id of its environment: `expert:P
 too. Files are unpickled with `weights_only`, and a TensorDict becomes a plain dict: tensordict itself is needed for
 writing only.
 
-An episode ends where a done flag is set, or where the next row's observation does not follow (distance above 1e-6).
-Some published files have every next observation equal to its observation; these are read without their ends.
+An episode ends where a done flag is set; without flags, where the next row's observation does not follow (see
+`episode_ends`). Some published files have every next observation equal to its observation; these are read without
+their ends.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from understudy.envs.files.hdf5 import UnfailingFile
 from understudy.envs.simulators.registered import make_registered, registered_spec
+from understudy.envs.sources.episode_ends import breaks_in, episode_ends
 from understudy.envs.sources.expert_buffer.unpickling import load_tensors
 from understudy.envs.sources.source import Episode, Settings, Source, source_for
 from understudy.envs.store.episode import check_alike, prepare_episode
@@ -48,7 +50,6 @@ SPELLINGS = {
 }
 """What a key may be called, the first one found is taken; nested keys with a slash."""
 FLAGS = ("done", "terminated", "truncated")
-FOLLOWS = 1e-6
 LIMIT = 1000
 """Steps of an episode where the environment registers no limit."""
 
@@ -95,21 +96,25 @@ class ExpertBuffer(Source):
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
         """Return metadata.pt, and how the episodes were found."""
         file = self.files(path)[0]
-        note: dict[str, Any] = {"episode_ends": "done flags and observations that do not follow"}
+        rows = _rows(file)
+        repeats = _repeats_itself(rows)
+        ends = "done flags" if repeats or _flags(rows)[0].any() else "observations that do not follow"
+        note: dict[str, Any] = {"episode_ends": ends}
         if file.with_name(METADATA).is_file():
             note["metadata"] = _plain(load_tensors(file.with_name(METADATA)))
-        if _repeats_itself(_rows(file)):
-            note |= {"episode_ends": "done flags", "next_observations": "left out: each repeats its own observation"}
-        return note
+        if repeats:
+            note["next_observations"] = "left out: each repeats its own observation"
+        said = _episode_ends(rows, not repeats and "next_observations" in rows, file)[1]
+        return {**note, **({"notes": [said]} if said else {})}
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the episodes of a buffer."""
         file = self.files(path)[0]
         rows = _rows(file)
         usable = "next_observations" in rows and not _repeats_itself(rows)
-        done, terminals = _flags(rows)
+        terminals = _flags(rows)[1]
         begin = 0
-        for end in _episode_ends(rows, done, usable, file):
+        for end in _episode_ends(rows, usable, file)[0]:
             steps = slice(begin, end + 1)
             episode = {name: rows[name][steps] for name in ("observations", "actions", "rewards")}
             episode["terminals"] = terminals[steps]
@@ -206,18 +211,12 @@ def _check_rows(rows: dict[str, np.ndarray], file: Path) -> None:
         raise DatasetError(f"{file}: {shapes}: must be alike")
 
 
-def _jumps(rows: dict[str, np.ndarray], after: str) -> np.ndarray:
-    """Say of each row but the last [N - 1] whether the next row's observation is another one than its `after`."""
-    count = len(rows["actions"])
-    ahead = rows["observations"][1:].astype(np.float64) - rows[after][:-1]
-    return np.linalg.norm(ahead.reshape(count - 1, -1), axis=-1) > FOLLOWS if count > 1 else np.zeros(0, bool)
-
-
 def _repeats_itself(rows: dict[str, np.ndarray]) -> bool:
     """Say whether each next observation is its own observation although the observations change."""
-    if "next_observations" not in rows or not np.array_equal(rows["next_observations"], rows["observations"]):
+    looks = rows["observations"]
+    if "next_observations" not in rows or not np.array_equal(rows["next_observations"], looks):
         return False
-    return bool(_jumps(rows, "observations").any())
+    return bool(breaks_in(len(looks), lambda begin, stop: (looks[begin:stop], looks[begin:stop])).any())
 
 
 def _flags(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -227,19 +226,21 @@ def _flags(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return done, rows["terminated"] if "terminated" in rows else done & ~rows.get("truncated", nothing)
 
 
-def _episode_ends(rows: dict[str, np.ndarray], done: np.ndarray, usable: bool, file: Path) -> np.ndarray:
-    over = done.copy()
+def _episode_ends(rows: dict[str, np.ndarray], usable: bool, file: Path) -> tuple[np.ndarray, str]:
+    """Return the last row of each episode, and what is to be said of how they were found, or ""."""
+    over = _flags(rows)[0]
     if usable:
-        over[:-1] |= _jumps(rows, "next_observations")
-    elif "step_count" in rows:
-        over[:-1] |= np.diff(rows["step_count"].astype(np.int64)) <= 0
-    elif not done.any() and len(over) > 1:
+        looks, after = rows["observations"], rows["next_observations"]
+        breaks = breaks_in(len(over), lambda begin, stop: (looks[begin:stop], after[begin:stop]))
+        return episode_ends(over, breaks, complete="done" in rows or "truncated" in rows)
+    if "step_count" in rows:
+        over = over | np.append(np.diff(rows["step_count"].astype(np.int64)) <= 0, True)
+    elif not over.any() and len(over) > 1:
         why = "its next observations repeat the observations" if "next_observations" in rows else "no next observations"
         raise DatasetError(
             f"{file}: {why} and no done flag is set: where episodes end cannot be told; collect it again"
         )
-    over[-1] = True
-    return np.flatnonzero(over)
+    return episode_ends(over, None, complete=True)
 
 
 def _transitions(number: int, episode: Episode) -> dict[str, np.ndarray]:
