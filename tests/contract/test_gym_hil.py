@@ -105,7 +105,7 @@ def test_pictures_repeat_by_seed_and_actions_after_other_episodes_and_in_a_fresh
 def test_an_episode_is_cut_after_gym_hils_hundred_steps_and_states_need_no_opengl() -> None:
     program = f"""
 import numpy as np
-from understudy.envs.sources.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
 env = EnvFactory({STATE!r})()
 env.reset(seed=0)
 ends = [env.step(np.zeros(4))[2:4] for _ in range({MAX_STEPS})]

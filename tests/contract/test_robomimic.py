@@ -352,7 +352,7 @@ def repeats(env: Any, steps: int) -> bool:
 
 PLAY = f"""
 import numpy as np
-from understudy.envs.sources.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
 env = EnvFactory({LIFT!r})()
 env.reset(seed=9)
 print(*env.reset(seed=5)[0].tolist(), *[env.step(np.full(7, 0.3))[0].tolist() for _ in range(3)][-1])

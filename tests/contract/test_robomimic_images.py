@@ -314,7 +314,7 @@ def test_recorded_states_show_what_playing_showed_bit_for_bit(wrist) -> None:
 PLAY = """
 import hashlib, json, sys
 import numpy as np
-from understudy.envs.sources.source import EnvFactory
+from understudy.envs.rollouts.factory import EnvFactory
 env = EnvFactory(sys.argv[1], settings=sys.argv[2])()
 env.reset(seed=9)
 seen = [env.reset(seed=5)[0], env.step(np.full(env.action_space.shape, 0.3))[0]]
