@@ -56,18 +56,34 @@ class StorageError(UnderstudyError):
     """The disk is full or a file cannot be written."""
 
 
-def did_you_mean(name: str, allowed: Iterable[str], limit: int = 12) -> str:
+def did_you_mean(name: str, allowed: Iterable[str], limit: int = 12, also: Iterable[str] = ()) -> str:
     """Return the tail of an error message: the closest allowed name, then what is allowed.
+
+    Names of `also` are allowed too, but not listed. Upper and lower case are one, and so are dashes and underscores.
 
     >>> did_you_mean("flow_cb", ["flow_bc", "bc"])
     " (did you mean 'flow_bc'?); allowed: bc, flow_bc"
     """
     names = sorted({str(item) for item in allowed})
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    close = nearest(name, [*names, *also])
+    hint = f" (did you mean {close!r}?)" if close else ""
     if not names:
         return hint
     if len(names) > limit:
         near = difflib.get_close_matches(str(name), names, n=limit, cutoff=0.2) or names[:limit]
         return f"{hint}; allowed: {', '.join(near)}, ... ({len(names)} in all)"
     return f"{hint}; allowed: {', '.join(names)}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return which of the names is meant: the closest in spelling, else the shortest that has `name` in it, else ''."""
+    plain = {_plain(item): item for item in sorted(names, reverse=True)}
+    close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.65)
+    if close:
+        return plain[close[0]]
+    around = [item for item in plain if len(name) > 2 and _plain(name) in item]
+    return plain[min(around, key=lambda item: (len(item), item))] if around else ""
+
+
+def _plain(name: str) -> str:
+    return str(name).lower().replace("-", "_")

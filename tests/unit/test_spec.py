@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from tests.unit.test_compose import say as say
 
-from understudy.errors import SpecError, UnknownName
+from understudy.errors import SpecError, UnknownName, did_you_mean
+from understudy.registry import algorithms
 from understudy.spec.compose import flat_values, parse, split_sweeps
-from understudy.spec.keys import build_run
+from understudy.spec.keys import build_run, resolve_key, run_keys
 from understudy.spec.run import RunSpec
 from understudy.spec.space import Choice, Interval
+from understudy.spec.words import ADVICE, ALIASES
 from understudy.sweeping.spec import SweepSpec, build_sweep
 
 
@@ -20,10 +22,69 @@ from understudy.sweeping.spec import SweepSpec, build_sweep
         ("num_steps", 7, "training_steps"),
         ("env", "a-v1", "env_name"),
         ("normalise", "none", "normalize"),
+        ("learning_rate", 1e-3, "lr"),
+        ("batch", 8, "batch_size"),
+        ("gamma", 0.9, "discount"),
+        ("dataset", "a-v1", "env_name"),
+        ("frame_stack", 3, "obs_horizon"),
+        ("max_grad_norm", 1.0, "grad_clip"),
     ],
 )
 def test_another_tools_name_for_a_key_is_taken(alias, value, key) -> None:
     assert build_run({alias: value}).flat()[key] == value
+
+
+def test_every_word_of_other_tools_leads_to_keys_that_there_are() -> None:
+    known = {key for algo in algorithms.names() for key in run_keys(algo)}
+    assert set(ALIASES.values()) <= known
+    assert not set(ALIASES) & known
+    words = [word for advice in ADVICE for word in advice.words]
+    assert len(words) == len({*words, *ALIASES}) - len(ALIASES), "one word has one advice, and is no alias"
+    for advice in ADVICE:
+        assert set(advice.keys) <= known
+        assert any(key in advice.text for key in advice.keys) or "Adam" in advice.text
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("epochs", "training_steps = epochs x samples / batch_size"),
+        ("num_epochs", "training_steps = epochs x samples / batch_size"),
+        ("max_steps", "training_steps is the number of gradient updates"),
+        ("frames", "obs_horizon is how many observations"),
+        ("hidden_size", "hidden_dims=[256,256]"),
+        ("num_envs", "eval_envs is how many environments"),
+        ("tau", "ema_rate is the share of the newest weights"),
+        ("Horizon", "horizon_length is the number of actions"),
+        ("learning_rat", "did you mean 'learning_rate'?"),
+        ("gama", "did you mean 'gamma'?"),
+        ("proprio", "did you mean 'use_proprio'?"),
+        ("Batch-Size", "did you mean 'batch_size'?"),
+    ],
+)
+def test_a_word_of_other_tools_that_is_no_key_leads_to_the_right_one(word, said) -> None:
+    with pytest.raises(SpecError) as caught:
+        build_run({word: 1})
+    assert str(caught.value).startswith(f"unknown key {word!r}")
+    assert said in str(caught.value)
+    with pytest.raises(SpecError) as swept:
+        build_sweep({word: 1}, {"lr": split_sweeps(parse(["lr=1e-4,1e-3"]))[1]["lr"]})
+    assert said in str(swept.value)
+
+
+def test_a_name_that_is_like_none_gets_no_suggestion() -> None:
+    assert "did you mean" not in did_you_mean("frames", ["cameras", "policy", "lr"])
+    assert "did you mean" not in did_you_mean("xyzzy", ["cameras", "policy", "lr"])
+
+
+def test_a_plug_ins_own_key_is_never_taken_for_another_tools_word() -> None:
+    assert resolve_key("gamma", {"gamma", "discount"}) == "gamma"
+    assert resolve_key("gamma", {"discount"}) == "discount"
+
+
+def test_other_tools_words_work_in_a_sweep() -> None:
+    sweep = build_sweep({"batch": 8}, split_sweeps(parse(["learning_rate=interval(1e-5,1e-3)"]))[1])
+    assert (sweep.run["batch_size"], sweep.dimensions["lr"].log) == (8, True)
 
 
 @pytest.mark.parametrize(

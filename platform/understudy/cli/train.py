@@ -204,13 +204,12 @@ def evaluate(
 
 def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
     """Raise SpecError for a key that would change nothing, or another policy than the one given."""
-    from understudy.errors import SpecError, did_you_mean
-    from understudy.spec.keys import ALIASES
+    from understudy.spec.words import canonical, unknown_key
 
     allowed = {*EVALUATION_KEYS, *policy.algorithm.evaluation_parameters}
     for key in changes:
-        if ALIASES.get(key, key) not in allowed:
-            raise SpecError(f"{key} is no key of an evaluation{did_you_mean(key, allowed, limit=len(allowed))}")
+        if canonical(key, allowed) not in allowed:
+            raise unknown_key(key, allowed, f"{key} is no key of an evaluation", limit=len(allowed))
 
 
 def show_keys(examples: str, words: list[str], extra: Any = None) -> None:

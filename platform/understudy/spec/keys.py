@@ -10,20 +10,7 @@ from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms
 from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.run import RunSpec
-
-ALIASES = {
-    "offline_steps": "training_steps",
-    "num_steps": "training_steps",
-    "env": "env_name",
-    "normalise": "normalize",
-    "augment": "augmentation",
-    "augment_goal_differently": "augment_next_obs_goal_differently",
-    "target_update_rate": "ema_rate",
-    "chunk_size": "horizon_length",
-    "vision_backbone": "encoder",
-}
-"""Other tools' names for our keys, accepted everywhere a key is."""
-
+from understudy.spec.words import canonical, unknown_key
 
 SECRET = ("tracking_uri", "study_storage", "checkpoint_storage")
 """Keys whose values may hold a password: refused ones are not shown."""
@@ -31,10 +18,10 @@ SECRET = ("tracking_uri", "study_storage", "checkpoint_storage")
 
 def resolve_key(key: str, allowed: set[str]) -> str:
     """Return the canonical name of a key, or raise SpecError with the nearest match."""
-    key = ALIASES.get(key, key)
-    if key not in allowed:
-        raise SpecError(f"unknown key {key!r}{did_you_mean(key, allowed | set(ALIASES))}")
-    return key
+    ours = canonical(key, allowed)
+    if ours not in allowed:
+        raise unknown_key(key, allowed)
+    return ours
 
 
 def run_keys(algo: str) -> set[str]:

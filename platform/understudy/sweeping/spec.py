@@ -9,12 +9,13 @@ from typing import Any, Literal
 from hydra.core.override_parser.types import IntervalSweep, Sweep
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from understudy.errors import SpecError, did_you_mean
+from understudy.errors import SpecError
 from understudy.registry import algorithms, search_spaces
 from understudy.spec.compose import listed
-from understudy.spec.keys import ALIASES, build_run, resolve_key, run_keys, validate, with_changes
+from understudy.spec.keys import build_run, resolve_key, run_keys, validate, with_changes
 from understudy.spec.run import RunSpec, holds_password, plain_name
 from understudy.spec.space import Choice, Dimension, Interval, check_values, size
+from understudy.spec.words import canonical
 
 STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
 
@@ -87,8 +88,7 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
     options = {key: values.pop(key) for key in list(values) if key in SweepOptions.model_fields}
     allowed = run_keys(algo) | set(SweepOptions.model_fields) | {"space"}
     for key in (*values, *sweeps):
-        if ALIASES.get(key, key) not in allowed:
-            raise SpecError(f"unknown key {key!r}{did_you_mean(key, allowed)}")
+        resolve_key(key, allowed)
     swept = {resolve_key(key, run_keys(algo)): dimension_of(algo, key, sweep) for key, sweep in sweeps.items()}
     if "seed" in swept:
         values["seeds"] = _choices("seed", swept.pop("seed"))
@@ -161,7 +161,8 @@ def dimension_of(algo: str, key: str, sweep: Sweep) -> Dimension:
         return Choice(values=tuple(listed(key, sweep)))
     assert sweep.start is not None
     assert sweep.end is not None
-    item = {**RunSpec.model_fields, **algorithms.get(algo).Config.model_fields}[ALIASES.get(key, key)]
+    fields = {**RunSpec.model_fields, **algorithms.get(algo).Config.model_fields}
+    item = fields[canonical(key, fields)]
     if item.annotation not in (int, float, float | None):
         raise SpecError(f"{key} is no number: give a list of values instead of interval(...)")
     integer = item.annotation is int  # Hydra makes floats of both ends
