@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
+from rich.console import Console
 
 from understudy.errors import SpecError, UserError
+from understudy.runs.directory import CsvLog, read_csv, read_last_row
 from understudy.spec.compose import flat_values, parse, split_sweeps
-from understudy.sweeping.search import StudyAsha, keyed
-from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec, build_sweep
+from understudy.sweeping import table as table_module
+from understudy.sweeping.search import Rungs, StudyAsha, keyed
+from understudy.sweeping.spec import STORAGE_VARIABLE, SweepOptions, SweepSpec, build_sweep
 from understudy.sweeping.study import Study, check_storage
-from understudy.sweeping.table import best_trial
+from understudy.sweeping.table import SweepTable, best_trial
+from understudy.sweeping.trial import trial_folder
 
 
 def sweep(*words: str) -> SweepSpec:
@@ -48,22 +57,110 @@ def test_grid_proposes_every_combination_once(tmp_path) -> None:
 
 
 def test_asha_opened_again_stops_what_it_would_have_stopped(tmp_path) -> None:
-    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=4", "sampler=random")
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=5", "sampler=random")
     study = Study(tmp_path, spec)
-    for value in (0.9, 0.8, 0.7):
+    for value in (0.9, 0.8, 0.8, 0.7):
         number, _ = study.ask()
         study.report(number, 100, value)
         study.finish(number, TrialState.COMPLETE, value)
 
     def decide(value: float, step: int) -> str:
-        scheduler = StudyAsha(Study(tmp_path, spec), max_t=400, grace_steps=100, reduction_factor=2)
-        trial = SimpleNamespace(trial_id="x", config={"number": 3})
+        scheduler = StudyAsha(Study(tmp_path, spec), max_t=400, grace_steps=100, reduction_factor=2, slack=0.1)
+        trial = SimpleNamespace(trial_id="x", config={"number": 4})
         return scheduler.on_trial_result(None, trial, {"step": step, "objective": value})
 
     assert decide(0.1, 100) == TrialScheduler.STOP
+    assert decide(0.75, 100) == TrialScheduler.CONTINUE, "below the median of .8, but not by the slack"
     assert decide(0.95, 100) == TrialScheduler.CONTINUE
     assert decide(0.1, 50) == TrialScheduler.CONTINUE
     assert decide(0.0, 400) == TrialScheduler.CONTINUE, "a trial at its last step still has to close its run"
+
+
+def stops_the_best(rng: np.random.Generator, rungs: _Bracket) -> bool:
+    """Play a sweep of 20 configurations, two at once, 3 seeds x 10 episodes an evaluation: is the best one stopped?"""
+    finals = rng.beta(2, 2, 20)
+    waiting, running = list(range(20)), []
+    while waiting or running:
+        while waiting and len(running) < 2:
+            running.append([waiting.pop(0), 0])
+        trial = running[rng.integers(len(running))]
+        number, rung = trial
+        rate = finals[number] * (0.5, 0.75, 0.9)[rung]
+        states = rng.normal(0, 0.28 * np.sqrt(rate * (1 - rate)), 10)
+        rates = np.clip(rate + states + rng.normal(0, 0.07, (3, 1)), 0, 1)
+        value = float((rng.random((3, 10)) < rates).mean())
+        stopped = rungs.on_result(keyed(number), (100, 300, 900)[rung], value) == TrialScheduler.STOP
+        if stopped and number == finals.argmax():
+            return True
+        trial[1] += 1
+        if stopped or trial[1] == 3:
+            running.remove(trial)
+    return False
+
+
+def test_the_truly_best_configuration_is_stopped_in_less_than_a_tenth_of_simulated_sweeps() -> None:
+    rng = np.random.default_rng(0)
+    settings: dict[str, Any] = {"min_t": 100, "max_t": 2700, "reduction_factor": 3, "s": 0, "stop_last_trials": False}
+    slack = SweepOptions.model_fields["asha_slack"].default
+    assert np.mean([stops_the_best(rng, Rungs(slack, **settings)) for _ in range(300)]) < 0.1
+    assert np.mean([stops_the_best(rng, _Bracket(**settings)) for _ in range(300)]) > 0.15, "Ray's own rule"
+
+
+def test_slack_is_in_the_units_of_the_objective() -> None:
+    rungs = Rungs(0.1, 100, 900, 2, 0, stop_last_trials=False)
+    rungs.rate = False
+    assert rungs.cutoff({0: 100.0, 1: 200.0, 2: 300.0}) is None, "too few to compare with"
+    assert rungs.cutoff({0: 100.0, 1: 200.0, 2: 300.0, 3: 400.0}) == pytest.approx(250 - 30)
+    rungs.rate = True
+    assert rungs.cutoff({0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}) == pytest.approx(0.25 - 0.1)
+
+
+def test_the_live_table_draws_those_that_run_and_the_best_and_reads_ended_trials_once(tmp_path, monkeypatch) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=30", "sampler=random")
+    study = Study(tmp_path, spec)
+    for number in range(20):
+        study.ask()
+        log = CsvLog(trial_folder(tmp_path, number) / "timing.csv")
+        log.path.parent.mkdir(parents=True)
+        for step in (100, 200):
+            log.append(step, {"steps_per_sec": 50.0 + number, "data_wait": 0.0})
+        if number < 18:
+            success = number / 20
+            study.report(number, 200, success)
+            study.finish(number, TrialState.COMPLETE, success, metrics={"success": success, "return": 0.0})
+    table = SweepTable(tmp_path, spec, study)
+    table.limit = 6
+    shown = drawn(table)
+    assert [line.split()[0] for line in shown.splitlines()[1:7]] == ["14", "15", "16", "17", "18", "19"]
+    assert shown.splitlines()[6].split()[-3:-1] == ["200/1000000", "69"]
+    assert "and 14 more that have ended" in shown
+    read: list[Path] = []
+    monkeypatch.setattr(table_module, "read_last_row", lambda path: read.append(path) or {"step": 200.0})
+    assert "and 14 more that have ended" in drawn(table)
+    assert {path.parent.name for path in read} == {"0018", "0019"}
+    table.limit = None
+    assert len(drawn(table).splitlines()) > 20
+
+
+def drawn(table: SweepTable) -> str:
+    """Return the table as text."""
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_the_last_row_of_a_csv_file_is_read_without_the_others_and_never_half_a_row(tmp_path) -> None:
+    log = CsvLog(tmp_path / "timing.csv")
+    for step in range(1, 6000):
+        log.append(step, {"steps_per_sec": step / 7, "note": ""})
+    assert read_last_row(log.path) == read_csv(log.path)[-1]
+    with log.path.open("a") as file:
+        file.write("6000,1")
+    assert read_last_row(log.path)["step"] == 5999
+    (tmp_path / "new.csv").write_text("step,steps_per_sec\n")
+    assert read_last_row(tmp_path / "new.csv") == {}
+    (tmp_path / "new.csv").write_text("")
+    assert read_last_row(tmp_path / "new.csv") == {}
 
 
 def test_the_best_trial_is_by_success_then_by_return_then_the_earlier(tmp_path) -> None:
@@ -115,13 +212,13 @@ def test_trials_that_are_given_more_steps_run_on_in_a_further_study_and_the_firs
     assert longer.trials()[4].user_attrs == {"retry_of": 2}
 
     # What was let go on by ASHA is not stopped by those that came later; at new rungs it is compared like any other.
-    scheduler = StudyAsha(longer, max_t=600, grace_steps=100, reduction_factor=2)
+    scheduler = StudyAsha(longer, max_t=600, grace_steps=100, reduction_factor=2, slack=0.1)
     trial = SimpleNamespace(trial_id="x", config={"number": 3})
-    for number in (5, 6, 7):
-        scheduler._brackets[0].on_result(keyed(number), 100, 0.95)
+    for number in (5, 6, 7, 8):
+        scheduler._rungs.on_result(keyed(number), 100, 0.95)
     assert scheduler.on_trial_result(None, trial, {"step": 100, "objective": 0.7}) == TrialScheduler.CONTINUE
-    for number in (5, 6, 7):
-        scheduler._brackets[0].on_result(keyed(number), 400, 0.95)
+    for number in (5, 6, 7, 8):
+        scheduler._rungs.on_result(keyed(number), 400, 0.95)
     assert scheduler.on_trial_result(None, trial, {"step": 400, "objective": 0.7}) == TrialScheduler.STOP
 
 

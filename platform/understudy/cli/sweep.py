@@ -26,6 +26,7 @@ policy acts, like flow_steps, need no training of their own: every trained polic
 --cfg prints the resolved specification and stops."""
 
 
+MIN_ROWS = 10
 LINE_SECONDS = 30.0
 """Between two progress lines where the output is no screen."""
 
@@ -104,6 +105,7 @@ def show_live(table: Any) -> Iterator[None]:
     from rich.live import Live
 
     if console.is_terminal:
+        table.limit = max(MIN_ROWS, console.height - 8)
         with Live(get_renderable=table.__rich__, console=console, refresh_per_second=1):
             yield
         return

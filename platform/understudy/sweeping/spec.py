@@ -31,6 +31,9 @@ class SweepOptions(BaseModel):
     scheduler: Literal["asha", "none"] = Field("asha", description="stop poor trials early, or let all finish")
     grace_steps: int | None = Field(None, ge=1, description="steps no trial is stopped before; default eval_interval")
     reduction_factor: int = Field(3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung")
+    asha_slack: float = Field(
+        0.1, ge=0, description="ASHA stops a trial this far below the cut-off: in success, else a share of the spread"
+    )
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
     final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
     register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")

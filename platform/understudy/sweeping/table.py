@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from understudy.runs.directory import read_csv
+from understudy.runs.directory import read_last_row
 from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.format import clock, describe, number
 from understudy.sweeping.spec import SweepSpec
@@ -29,13 +29,17 @@ STATES = {
 
 
 class SweepTable:
-    """Draws what the study and the trials' own csv files say; it keeps nothing that is not there."""
+    """Draws what the study and the trials' own csv files say; of trials that have ended it reads nothing again."""
+
+    limit: int | None = None
+    """Most rows that are drawn: the trials that are running and the best of the others; None draws all."""
 
     def __init__(self, folder: Path, spec: SweepSpec, study: Study) -> None:
         self.folder, self.spec, self.study = folder, spec, study
         self.base = spec.base
         self.started = time.monotonic()
         self.done_before: int | None = None
+        self._ended: dict[int, dict[str, float]] = {}
 
     def __rich__(self) -> RenderableType:
         trials = self.study.trials()
@@ -51,13 +55,31 @@ class SweepTable:
             self._objective(best),
         ):
             table.add_column(heading, justify="left" if heading in ("trial", "state") else "right")
-        for trial in trials:
-            progress = read_progress(trial_folder(self.folder, trial.number))
-            table.add_row(*self._row(trial, progress), style="bold green" if trial is best else "")
+        shown = self._shown(trials)
+        for trial in shown:
+            table.add_row(*self._row(trial, self._progress(trial)), style="bold green" if trial is best else "")
         done, total = self._steps(trials)
         bar = Table.grid()
         bar.add_row(ProgressBar(total=total, completed=done, width=60))
-        return Group(table, bar, Text(self.line()))
+        rest = [Text(f"and {len(trials) - len(shown)} more that have ended")] if len(shown) < len(trials) else []
+        return Group(table, *rest, bar, Text(self.line()))
+
+    def _shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials to draw, by number."""
+        if self.limit is None or len(trials) <= self.limit:
+            return trials
+        running = [trial for trial in trials if not trial.state.is_finished()][: self.limit]
+        ended = sorted((trial for trial in trials if trial.state.is_finished()), key=_rank, reverse=True)
+        return sorted([*running, *ended[: self.limit - len(running)]], key=lambda trial: trial.number)
+
+    def _progress(self, trial: FrozenTrial) -> dict[str, float]:
+        """Return how far a trial is, read once when it has ended."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        progress = read_progress(trial_folder(self.folder, trial.number))
+        if trial.state.is_finished():
+            self._ended[trial.number] = progress
+        return progress
 
     def _row(self, trial: FrozenTrial, progress: Mapping[str, float]) -> list[str]:
         metrics = trial.user_attrs.get("metrics", {})
@@ -108,11 +130,16 @@ class SweepTable:
     def _steps(self, trials: list[FrozenTrial]) -> tuple[int, int]:
         """Return (steps done, steps in all); a stopped trial's remaining steps need no doing, so they count as done."""
         each = self.base.training_steps
-        done = sum(
-            each if trial.state.is_finished() else int(read_progress(trial_folder(self.folder, trial.number))["step"])
-            for trial in trials
-        )
+        done = sum(each if trial.state.is_finished() else int(self._progress(trial)["step"]) for trial in trials)
         return done, self.spec.options.num_trials * each
+
+
+def _rank(trial: FrozenTrial) -> tuple[bool, float, float]:
+    """Return what trials are ordered by: finished before stopped ones, then the objective, then the return."""
+    values = trial.intermediate_values
+    metrics = trial.user_attrs.get("metrics")
+    last = values[max(values)] if values else float("-inf")
+    return trial.state == TrialState.COMPLETE, *(rank_key(metrics) if metrics else (last, float("-inf")))
 
 
 def best_trial(trials: list[FrozenTrial]) -> FrozenTrial | None:
@@ -124,6 +151,5 @@ def best_trial(trials: list[FrozenTrial]) -> FrozenTrial | None:
 def read_progress(folder: Path) -> dict[str, float]:
     """Return the last step and speed that a trial has written."""
     path = folder / "timing.csv"
-    rows = read_csv(path) if path.is_file() else []
-    last = rows[-1] if rows else {}
+    last = read_last_row(path) if path.is_file() else {}
     return {"step": last.get("step", 0.0), "steps_per_sec": last.get("steps_per_sec", 0.0)}

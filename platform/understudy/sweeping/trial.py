@@ -14,7 +14,7 @@ from understudy.errors import Preempted, UnderstudyError, UserError
 from understudy.runs.directory import RunDir
 from understudy.runs.extend import train_on
 from understudy.runs.launch import launch
-from understudy.runs.results import rank_key
+from understudy.runs.results import RATES, objective_name, rank_key
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.sweeping.format import number as show
@@ -59,7 +59,8 @@ def run_trial(config: dict[str, Any]) -> None:
     run = RunDir.at(folder, run_spec)
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        tune.report({"step": step, "objective": rank_key(metrics)[0]})
+        rate = objective_name(metrics) in RATES
+        tune.report({"step": step, "objective": rank_key(metrics)[0], "rate": rate})
 
     wait_until_free(run)
     with run.locked():
