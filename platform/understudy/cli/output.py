@@ -21,7 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
+# No markup: a path or a message with [brackets] in it is printed as it is.
+console = Console(highlight=False, markup=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 HELP_WIDTH = {"max_content_width": 110}
 """Click settings of every command."""
 OVERRIDES: dict[str, Any] = {

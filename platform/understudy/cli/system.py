@@ -85,10 +85,10 @@ def _ray() -> tuple[str, bool]:
 
 
 def _mlflow() -> tuple[str, bool]:
-    from understudy.tracking import list_runs, prepare
+    from understudy.tracking import default_tracking_uri, list_runs, prepare
 
     with tempfile.TemporaryDirectory() as folder:
-        address = f"sqlite:///{folder}/mlflow.db"
+        address = default_tracking_uri(folder)
         prepare(address)
         return f"{version('mlflow')}, a SQLite store works", list_runs(address) == []
 
@@ -138,7 +138,8 @@ def quickstart(
     from understudy.sweeping.spec import build_sweep
 
     started = time.monotonic()
-    console.print(f"[bold]1/3 demonstrations[/bold]: a scripted expert in {QUICKSTART_ENV}", soft_wrap=True)
+    expert = f"a scripted expert in {QUICKSTART_ENV}"
+    console.print(f"[bold]1/3 demonstrations[/bold]: {expert}", soft_wrap=True, markup=True)
     generate(QUICKSTART_ENV, episodes=100, seed=0, noise=0.2, workers=0, data_dir="", overwrite=False)
     words = [f"env_name={QUICKSTART_ENV}", f"save_dir={save_dir}", "experiment=quickstart", "space=flow_bc"]
     plain, sweeps = split_sweeps(parse(words))
@@ -148,10 +149,11 @@ def quickstart(
         f"\n[bold]2/3 a sweep[/bold]: {spec.options.num_trials} configurations of {spec.base.algo},"
         f" each across {seeds} seeds",
         soft_wrap=True,
+        markup=True,
     )
     result = start_sweep(spec)
     minutes, seconds = divmod(int(time.monotonic() - started), 60)
-    console.print(f"\n[bold]3/3 done[/bold] in {minutes} min {seconds} s")
+    console.print(f"\n[bold]3/3 done[/bold] in {minutes} min {seconds} s", markup=True)
     for what, where in (
         ("demonstrations", f"understudy data info {QUICKSTART_ENV}"),
         ("sweep", result.folder),

@@ -184,9 +184,9 @@ class RunSpec(BaseModel):
 
     def tracking(self) -> str:
         """Return the tracking URI: the key, else the environment, else SQLite beside the runs."""
-        if self.tracking_uri:
-            return self.tracking_uri
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.save_dir}/mlflow.db"
+        from understudy.tracking.addresses import default_tracking_uri
+
+        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self.save_dir)
 
     def flat(self) -> dict[str, Any]:
         """Return one flat mapping of every key, as flags.json and MLflow hold it."""

@@ -29,7 +29,7 @@ from understudy.files import write_json
 from understudy.randomness import stream_key
 from understudy.spec.space import Choice, Dimension
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
-from understudy.tracking.addresses import without_secrets
+from understudy.tracking.addresses import absolute, check_lasting, sqlite_address, without_secrets
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STUDY = "sweep"
@@ -66,19 +66,24 @@ def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
     Raises UserError when the key or $UNDERSTUDY_STUDY_STORAGE now say another place than it was begun in.
     """
     local, record = folder / "study.db", folder / RECORD
-    given = spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, "")
+    given = _given(spec)
     if local.is_file() or not (given or record.is_file()):
-        return StudyPlace(f"sqlite:///{local.absolute()}", spec.study or STUDY)
+        return StudyPlace(sqlite_address(local), spec.study or STUDY)
     if not record.is_file():
         name = f"{folder.name}-{secrets.token_hex(4)}"
         write_json(record, {"study_name": name, "storage": without_secrets(given)})
     held = json.loads(record.read_text())
-    if without_secrets(given) != held["storage"]:
+    if without_secrets(given) not in (held["storage"], without_secrets(absolute(held["storage"]))):
         now = without_secrets(given) or "not set"
         raise UserError(
             f"the study of {folder} is in {held['storage']}: set {STORAGE_VARIABLE} to that address (now: {now})"
         )
     return StudyPlace(given, spec.study or held["study_name"])
+
+
+def _given(spec: SweepSpec) -> str:
+    """Return the address that the key, else the environment says; "" for neither."""
+    return absolute(spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, ""))
 
 
 @contextmanager
@@ -95,8 +100,9 @@ def _database_errors(place: StudyPlace) -> Iterator[None]:
 
 def check_storage(spec: SweepSpec) -> None:
     """Raise UserError, in one line, when the database that the study shall be in does not let us in."""
-    given = spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, "")
+    given = _given(spec)
     if given:
+        check_lasting(given)
         with _database_errors(StudyPlace(given, "")):
             optuna.storages.get_storage(given)
 

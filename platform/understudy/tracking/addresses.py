@@ -1,5 +1,6 @@
-"""Where tracking lives: addresses, whether anything answers there, pages and the server behind `understudy ui`.
+"""Where tracking and studies live: addresses, whether anything answers there, the server behind `understudy ui`.
 
+Addresses of databases are made and read here only, by SQLAlchemy, which quotes what a path may hold (? % # quotes).
 Must not import mlflow: all of this is asked before the seconds that the import takes.
 """
 
@@ -13,9 +14,13 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from understudy.errors import TrackingError, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 OFF = "none"
 UI_HOST, UI_PORT = "127.0.0.1", 5000
@@ -27,22 +32,70 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _SECRET_KEY = re.compile(r"(^|[._-])(password|passwd|secret|api_?key|access_?key|token|credentials?)$", re.I)
 
 
+def sqlite_address(path: Path | str) -> str:
+    """Return the address of a SQLite file, whatever characters its path holds."""
+    from sqlalchemy import URL
+
+    address = URL.create("sqlite", database=str(Path(path).expanduser().absolute()))
+    if "%" in address.render_as_string():
+        # With its driver named, MLflow leaves the address alone; else it makes a folder of the quoted path beside.
+        address = address.set(drivername="sqlite+pysqlite")
+    return address.render_as_string()
+
+
 def default_tracking_uri(root: Path | str) -> str:
     """Return the embedded default: a SQLite store `mlflow.db` in `root` (artifacts go to `mlartifacts` beside it)."""
-    return f"sqlite:///{Path(root).expanduser().absolute()}/mlflow.db"
+    return sqlite_address(Path(root) / "mlflow.db")
 
 
-def absolute(tracking_uri: str) -> str:
+def absolute(address: str) -> str:
     """Return the address with a relative SQLite path made absolute: workers start in other folders."""
-    path = sqlite_path(tracking_uri)
-    return tracking_uri if path is None else f"sqlite:///{path}"
+    path = sqlite_path(address)
+    if path is None:
+        return address
+    url = _url(address)
+    if "uri" in url.query:
+        return address
+    named = {"drivername": url.drivername} if "+" in url.drivername else {}
+    return _url(sqlite_address(path)).set(query=url.query, **named).render_as_string()
 
 
-def sqlite_path(tracking_uri: str) -> Path | None:
-    """Return the absolute path of a SQLite store's file; None for any other address."""
-    if not tracking_uri.startswith("sqlite:///"):
+def sqlite_path(address: str) -> Path | None:
+    """Return the absolute path of a SQLite database's file; None for any other address, and for one in memory."""
+    if not _is_sqlite(address):
         return None
-    return Path(tracking_uri.removeprefix("sqlite:///")).expanduser().absolute()
+    url = _url(address)
+    if not url.database or url.database == ":memory:":
+        return None
+    if url.database.startswith("file:") and "uri" in url.query:
+        return Path(unquote(urlsplit(url.database).path)).absolute()
+    return Path(url.database).expanduser().absolute()
+
+
+def check_lasting(address: str) -> None:
+    """Raise UserError for a SQLite database in memory: nobody else would see it, and it ends with the process."""
+    if _is_sqlite(address) and sqlite_path(address) is None:
+        raise UserError(f"{address!r} is a database in memory, which ends with the process: give a file's path")
+
+
+def _is_sqlite(address: str) -> bool:
+    return re.match(r"sqlite(\+\w+)?://", address) is not None
+
+
+def _url(address: str) -> URL:
+    """Parse a database's address; UserError when SQLAlchemy cannot, or when an unquoted `?` cuts its path short."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    path, mark, options = address.partition("?")
+    try:
+        if mark:
+            parse_qsl(options, strict_parsing=True)
+        return make_url(address)
+    except (ArgumentError, ValueError):
+        quoted = options.replace("?", "%3F")
+        hint = f"; where the path has a question mark, write {path}%3F{quoted}" if mark else ""
+        raise UserError(f"{without_secrets(address)!r} is no address of a database{hint}") from None
 
 
 def artifact_root(tracking_uri: str) -> str | None:
@@ -81,6 +134,7 @@ def check_reachable(tracking_uri: str, seconds: float = ANSWER_SECONDS) -> None:
     if scheme not in _SCHEMES and scheme:
         hint = did_you_mean(scheme, [*_SCHEMES, OFF])
         raise TrackingError(f"tracking_uri={without_secrets(tracking_uri)!r}: unknown kind of store {scheme!r}{hint}")
+    check_lasting(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is not None:
         _check_sqlite(path, seconds)

@@ -54,6 +54,8 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""Has mlflow's http client try once, for a few seconds."""
 _TEXT_FILES = frozenset({".json", ".yaml", ".txt", ".toml"})
 _QUIET = {
     "mlflow": logging.WARNING,
@@ -72,7 +74,11 @@ def client(tracking_uri: str) -> MlflowClient:
 
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    # A new store writes the place of its Default experiment's artifacts as raw SQL: an address has no quotes in it,
+    # the current folder (which it would be) may have.
+    root = artifact_root(tracking_uri)
+    with _environment(**({"_MLFLOW_SERVER_ARTIFACT_ROOT": root} if root else {})):
+        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 @contextmanager
@@ -95,7 +101,7 @@ def prepare(tracking_uri: str) -> None:
     check_reachable(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is None:
-        with tracking_errors(tracking_uri), _impatient():
+        with tracking_errors(tracking_uri), _environment(**IMPATIENT):
             client(tracking_uri).search_experiments(max_results=1)
         return
     from understudy.tracking.migrating import migrated
@@ -105,10 +111,10 @@ def prepare(tracking_uri: str) -> None:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Let mlflow's http client try once, for a few seconds, while the block runs."""
-    held = {name: os.environ.get(name) for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")}
-    os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+def _environment(**changes: str) -> Iterator[None]:
+    """Set variables of the environment while the block runs."""
+    held = {name: os.environ.get(name) for name in changes}
+    os.environ |= changes
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from understudy.errors import TrackingError
+from understudy.tracking.addresses import sqlite_address
 
 log = logging.getLogger("understudy")
 
@@ -63,7 +64,7 @@ def _upgrade(path: Path, held: str) -> None:
     shutil.copy2(path, kept)
     log.warning("upgrading %s to the installed MLflow's schema; the old file is kept as %s", path, kept.name)
     # In a process of its own: alembic configures logging for the whole process.
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", sqlite_address(path)]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
