@@ -10,6 +10,7 @@ import atexit
 import multiprocessing
 import os
 import pickle
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -202,6 +203,7 @@ class ProcessPool:
 
 def serve(connection: Connection, make_env: MakeEnv, render: bool) -> None:
     """Answer commands until the other end closes; an exception is sent back as one line of text."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent decides
     pool = LocalPool(make_env, render)
     try:
         while True:
@@ -211,7 +213,7 @@ def serve(connection: Connection, make_env: MakeEnv, render: bool) -> None:
             except Exception as error:  # noqa: BLE001  (whatever a simulator raises is for the parent)
                 answer = f"{type(error).__name__}: {error}".splitlines()[0]
             connection.send(answer)
-    except (EOFError, OSError, KeyboardInterrupt):
+    except (EOFError, OSError):
         return  # the parent is gone or stopping
     finally:
         pool.close()

@@ -46,10 +46,20 @@ class TrackingError(UserError):
     """The tracking server cannot be reached or refuses the request."""
 
 
-class Preempted(UnderstudyError):
-    """A scheduler wants the machine back: the last checkpoint is written, and `understudy resume` goes on from it."""
+class Stopped(UnderstudyError):
+    """Somebody wants the run to end: the last checkpoint is written, and `understudy resume` goes on from it."""
+
+
+class Preempted(Stopped):
+    """A scheduler wants the machine back."""
 
     exit_code = 143  # what a process ended by SIGTERM returns
+
+
+class Interrupted(Stopped):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130  # what a process ended by SIGINT returns
 
 
 class StorageError(UnderstudyError):

@@ -1,7 +1,8 @@
-"""SIGTERM, as schedulers send it: a checkpoint is written, the exit code says so, and resume equals never stopping."""
+"""SIGTERM, as schedulers send it, and Ctrl-C: a checkpoint, an exit code that says so, resume equals never stopping."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -13,21 +14,31 @@ import torch
 from tests.integration.commands import SMALL, run, start
 from tests.integration.test_run_directory import only_run
 
+from understudy import checkpoints
 from understudy.loading import load_policy
 from understudy.runs.directory import RunDir, read_csv
 
 WORDS = ("training_steps=1500", "log_interval=50", "eval_interval=500", "tracking_uri=none", "checkpoint_seconds=1000")
 
 
-def terminate_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> str:
-    """Send SIGTERM as soon as `ready()`, and return what the process said; it must have ended with 143."""
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not ready():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
+
+
+def terminate_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> str:
+    """Send SIGTERM as soon as `ready()`, and return what the process said; it must have ended with 143."""
+    wait_until(ready, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, f"exit {process.returncode}\n{out}\n{err}"
     return err
+
+
+def press_ctrl_c(process: subprocess.Popen[str]) -> None:
+    """Send SIGINT to every process of the group, as a terminal does."""
+    os.killpg(process.pid, signal.SIGINT)
 
 
 def steps(root: Path) -> int:
@@ -56,6 +67,89 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(hopper_dat
     if not extra:
         for file in ("train.csv", "eval.csv"):
             assert (only_run(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
+
+
+@pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(hopper_data, tmp_path, launcher) -> None:
+    extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ("loader_workers=1",)
+    run("train", *SMALL, *WORDS, "save_dir=undisturbed", cwd=tmp_path)
+    process = start("train", *SMALL, *WORDS, *extra, "save_dir=stopped", cwd=tmp_path)
+    wait_until(lambda: steps(tmp_path / "stopped") >= 300, process)
+    press_ctrl_c(process)
+    _, said = process.communicate(timeout=120)
+    folder = only_run(tmp_path / "stopped")
+    state = RunDir(folder).state()
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == (
+        f"understudy: interrupted at step {state['step']}; `understudy resume {folder}` goes on"
+    )
+    assert "Traceback" not in said
+    assert state["status"] == "interrupted"
+    assert state["step"] >= 300
+    assert not (folder / ".stop").exists()
+    run("resume", str(folder), cwd=tmp_path)
+    if launcher == "inline":
+        for file in ("train.csv", "eval.csv"):
+            assert (only_run(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
+
+
+def write_rows(path: Path) -> None:
+    """Write 6 episodes of 10 steps, 3 observation dims and 1 action dim, as TorchRL saves them."""
+    rng = torch.Generator().manual_seed(0)
+    done = torch.zeros(60, 1, dtype=torch.bool)
+    done[9::10] = True
+    states = torch.randn(6, 11, 3, generator=rng)
+    after = {"observation": states[:, 1:].reshape(60, 3), "reward": torch.zeros(60, 1)}
+    ends = {"done": done, "terminated": done, "truncated": torch.zeros_like(done)}
+    actions = torch.rand(60, 1, generator=rng) * 2 - 1
+    torch.save({"observation": states[:, :-1].reshape(60, 3), "action": actions, "next": {**after, **ends}}, path)
+
+
+HANGING = """
+import time
+import gymnasium, numpy as np
+from gymnasium import spaces
+
+class Hanging(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-9, 9, (3,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 5:
+            open("hanging", "w").close()
+            time.sleep(1000)
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+gymnasium.register("Hanging-v0", entry_point="hanging:Hanging", max_episode_steps=10)
+"""
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once_and_keeps_what_is_written(tmp_path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    write_rows(tmp_path / "rows.pt")
+    plugin = {"UNDERSTUDY_PLUGINS": "hanging", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    data = ("data_dir=datasets", "env_name=expert:Hanging-v0")
+    run("data", "import", "expert_buffer", "rows.pt", "--name", "expert:Hanging-v0", "--data_dir", "datasets",
+        cwd=tmp_path, **plugin)  # fmt: skip
+    words = ("algo=bc", *data, "training_steps=20", "eval_interval=10", "log_interval=5", "checkpoint_seconds=0",
+             "hidden_dims=[8]", "batch_size=4", "tracking_uri=none")  # fmt: skip
+    process = start("train", *words, cwd=tmp_path, **plugin)
+    wait_until((tmp_path / "hanging").exists, process)
+    folder = only_run(tmp_path)
+    press_ctrl_c(process)
+    wait_until((folder / ".stop").exists, process)  # two that come within an instant are one
+    press_ctrl_c(process)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert f"`understudy resume {folder}` goes on from the last checkpoint" in said
+    assert RunDir(folder).state()["status"] == "interrupted"
+    assert [row["step"] for row in read_csv(folder / "train.csv")] == [5, 10]
+    assert checkpoints.load_newest(folder / "resume")["step"] in (9, 10)
 
 
 @pytest.mark.slow

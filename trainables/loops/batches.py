@@ -8,6 +8,7 @@ A worker that dies is an error that names it, never a hang.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def loader_workers(spec: RunSpec, data: Data) -> int:
 
 
 def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent decides
     torch.set_num_threads(1)
     if find_spec("cv2") is not None:
         import cv2

@@ -21,7 +21,7 @@ import torch
 from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
-from understudy.errors import CheckpointError, OutOfMemory, Preempted, StorageError, TrainingDiverged
+from understudy.errors import CheckpointError, OutOfMemory, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
@@ -198,14 +198,14 @@ class _Training:
         return augment_batch(batch, spec.augment, self.seeds, step, obs_horizon=spec.obs_horizon, **share)
 
     def _stop_if_told(self) -> None:
-        """End after a checkpoint when a scheduler wants the machine back; all workers at the same step."""
+        """End after a checkpoint when the run is told to stop; all workers at the same step."""
         if self.step == self.spec.training_steps or (self.world > 1 and self.step % AGREE_STEPS):
             return
         if self.pack.any_worker(self._notice.given()):
             if self.rank == 0:
                 self._checkpoint()
                 self.writer.flush()
-            raise Preempted(f"stopped by SIGTERM at step {self.step}; `understudy resume {self.run.path}` goes on")
+            raise self._notice.error(self.step)
 
     def _mark(self) -> None:
         """Start measuring steps/s anew: evaluations and checkpoints are no training."""

@@ -75,7 +75,7 @@ def main() -> None:
         if slots is not None:
             slots.close_pools()
     if code == 130:
-        print("understudy: interrupted; `understudy resume` goes on from the last checkpoint", file=sys.stderr)
+        print("understudy: interrupted", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from understudy import tracking
-from understudy.errors import Preempted, StorageError, UnderstudyError
+from understudy.errors import Stopped, StorageError, UnderstudyError
 from understudy.files import write_atomic
 from understudy.runs import mirror, stop
 from understudy.runs.directory import RunDir
@@ -43,46 +44,61 @@ def launch(
     """
     with run.locked():
         mirror.attach(run, spec)
-        state = run.state()
-        if state.get("status") == "finished":
+        if run.state().get("status") == "finished":
             return _finished(spec, run, parent_run_id, report)
-        tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
-        run.update_state(
-            status="running",
-            run_id=tracked.run_id or state.get("run_id"),
-            name=name or state.get("name"),
-            error=None,
-            pid=os.getpid(),
-            shipped=False,
-        )
-        if state.get("lineage"):
-            tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
-        if tracked.url:
-            write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
-        try:
-            check_launcher(spec)  # Ray's own handler of SIGTERM must be there before ours
-            with stop.on_sigterm(run.path):
+        check_launcher(spec)  # Ray's own handlers of signals must be there before ours
+        with stop.on_signals(run.path):
+            tracked = _begin(spec, run, name, parent_run_id)
+            with _ending(run, tracked):
                 if spec.launcher == "ray":
                     result = train_on_ray(spec, run, grid)
                 else:
-                    result = (loop or make_loop(spec)).run(
-                        run.path, report=_after_shipping(tracked, report), progress=progress, grid=grid
-                    )
-        except Preempted:
-            run.update_state(status="interrupted")
-            _close(run, tracked, "KILLED")
-            raise
-        except Exception as error:
-            message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
-            _note(run, status="failed", error=message)
-            tracked.set_tags({"error": message})
-            _close(run, tracked, "FAILED")
-            raise
-        except BaseException:
-            _close(run, tracked, "KILLED")
-            raise
-        complete(run, tracked, result)
+                    shipped = _after_shipping(tracked, report)
+                    result = (loop or make_loop(spec)).run(run.path, report=shipped, progress=progress, grid=grid)
+            complete(run, tracked, result)
         return result
+
+
+def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | None) -> Tracked:
+    """Open the run in MLflow and note in run.json that it is being trained."""
+    state = run.state()
+    tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+    run.update_state(
+        status="running",
+        run_id=tracked.run_id or state.get("run_id"),
+        name=name or state.get("name"),
+        error=None,
+        pid=os.getpid(),
+        shipped=False,
+    )
+    if state.get("lineage"):
+        tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
+    if tracked.url:
+        write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
+    return tracked
+
+
+@contextmanager
+def _ending(run: RunDir, tracked: Tracked) -> Iterator[None]:
+    """Note in run.json and in MLflow how a training ended that did not finish."""
+    try:
+        yield
+    except Stopped:
+        run.update_state(status="interrupted")
+        _close(run, tracked, "KILLED")
+        raise
+    except Exception as error:
+        message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
+        _note(run, status="failed", error=message)
+        tracked.set_tags({"error": message})
+        _close(run, tracked, "FAILED")
+        raise
+    except KeyboardInterrupt:  # ends at once: MLflow gets the rest when the run goes on, or by `understudy sync`
+        _note(run, status="interrupted")
+        raise
+    except BaseException:
+        _close(run, tracked, "KILLED")
+        raise
 
 
 def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:

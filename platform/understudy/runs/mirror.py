@@ -144,7 +144,8 @@ class Mirror:
             with self._changed:
                 self._closing = True
                 self._changed.notify_all()
-            self._thread.join(CLOSE_SECONDS)
+            if kind is not KeyboardInterrupt:  # ends at once: the run directory has it all
+                self._thread.join(CLOSE_SECONDS)
 
     def submit(self) -> None:
         """Have the newest checkpoint copied."""

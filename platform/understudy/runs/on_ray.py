@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]]
     )
     try:
         run.update_state(outcome=None)
-        trainer.fit()
+        _in_thread(trainer.fit)  # in the main one it would put its own handler of Ctrl-C in the place of ours
     except TrainingFailedError as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnderstudyError(f"Ray Train gave up after {WORKER_RETRIES} restarts: {reason[:300]}") from error
@@ -104,6 +105,23 @@ def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]]
     if "error" in outcome:
         raise getattr(errors, outcome["kind"], UnderstudyError)(outcome["error"])
     return RunResult(**{**outcome, "path": Path(outcome["path"])})
+
+
+def _in_thread(work: Callable[[], Any]) -> None:
+    """Do `work` in another thread, raising what it raises; signals interrupt the wait, which ends the process."""
+    raised: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
+            raised.append(error)
+
+    thread = threading.Thread(target=do, name="understudy-ray-train", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _ray_worker(config: dict[str, Any]) -> None:

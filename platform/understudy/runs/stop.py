@@ -1,7 +1,7 @@
-"""Stop in good order when a scheduler says so: SIGTERM makes a run write its checkpoint and end, to be resumed.
+"""Stop in good order: SIGTERM (a scheduler) or Ctrl-C makes a run write its checkpoint and end, to be resumed.
 
 The notice is a file, so that it reaches loops in other processes (Ray workers, trials): `.stop` in the run's
-folder, or in its sweep's. Whoever handles the signal makes it and takes it away again.
+folder, or in its sweep's, with the signal's name in it. Whoever handles the signal makes it and takes it away again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from understudy.errors import Preempted
+from understudy.errors import Interrupted, Preempted, Stopped
 
 STOP = ".stop"
 LOOK_SECONDS = 0.2
@@ -28,6 +28,7 @@ class Notice:
     """Whether a run has been told to stop; asking costs next to nothing."""
 
     def __init__(self, run: Path) -> None:
+        self._run = run
         self._files = [run / STOP]
         if run.parent.name == "trials":
             self._files.append(run.parent.parent / STOP)
@@ -41,6 +42,19 @@ class Notice:
         self._next = now + LOOK_SECONDS
         return any(file.exists() for file in self._files)
 
+    def error(self, step: int) -> Stopped:
+        """Return what a loop raises that has been told to stop and has written its checkpoint of `step`."""
+        name = next((file.read_text() for file in self._files if file.exists()), signal.SIGTERM.name)
+        return stopped_by(name, self._run, f" at step {step}")
+
+
+def stopped_by(name: str, folder: Path, where: str = "") -> Stopped:
+    """Return the error that the signal `name` ends the run or sweep in `folder` with; its exit code is the signal's."""
+    ending = f"{where}; `understudy resume {folder}` goes on"
+    if name == signal.SIGINT.name:
+        return Interrupted(f"interrupted{ending}")
+    return Preempted(f"stopped by {name}{ending}")
+
 
 def grace_seconds() -> float:
     """Return how long the driver of a sweep may wait for its trials' checkpoints, half a second before SIGKILL.
@@ -51,43 +65,55 @@ def grace_seconds() -> float:
 
 
 def stopped(folder: Path) -> bool:
-    """Say whether the run or sweep in `folder` has been told to stop."""
+    """Return whether the run or sweep in `folder` has been told to stop."""
     return (folder / STOP).exists()
 
 
 @contextmanager
-def on_sigterm(folder: Path, ended: Callable[[], bool] | None = None) -> Iterator[None]:
-    """Turn SIGTERM inside the block into a notice in `folder`.
+def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Turn SIGTERM or Ctrl-C inside the block into a notice in `folder`; a second Ctrl-C ends the block at once.
 
     With `ended` the block itself cannot end in good order: the handler waits until `ended()`, or grace_seconds(), and
-    raises Preempted in the main thread. Does nothing in other threads, which get no signals.
+    raises the Stopped in the main thread. At once is a KeyboardInterrupt inside the block and an Interrupted that names
+    `folder` outside of it. Does nothing in other threads, which get no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    preempted = Preempted(f"stopped by SIGTERM; `understudy resume {folder}` goes on")
-    interrupted = False
+    told: Stopped | None = None
 
-    def handle(_signal: int, _frame: object) -> None:
-        nonlocal interrupted
-        (folder / STOP).touch()
-        if ended is None or interrupted:
+    def handle(number: int, _frame: object) -> None:
+        nonlocal told
+        if told is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
             return
-        interrupted = True
+        name = signal.Signals(number).name
+        told = stopped_by(name, folder)
+        (folder / STOP).write_text(name)
+        if number == signal.SIGINT:
+            # Not by print or logging: the signal may have come in the middle of a write to the same stream.
+            os.write(2, b"\nstopping after a checkpoint (Ctrl-C again: at once)\n")
+        if ended is None:
+            return
         deadline = time.monotonic() + grace_seconds()
         while not ended() and time.monotonic() < deadline:
             time.sleep(0.05)
-        raise preempted
+        raise told
 
-    before = signal.signal(signal.SIGTERM, handle)
     (folder / STOP).unlink(missing_ok=True)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except KeyboardInterrupt:
+        ending = f"ended at once; `understudy resume {folder}` goes on from the last checkpoint"
+        raise Interrupted(ending) from None
     except BaseException:
-        if interrupted:  # compiled code, such as Ray's, makes another error of what a signal handler raises
-            raise preempted from None
+        if told and ended:  # compiled code, such as Ray's, makes another error of what a signal handler raises
+            raise told from None
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         (folder / STOP).unlink(missing_ok=True)

@@ -19,12 +19,12 @@ from typing import Any
 from optuna.trial import TrialState
 
 from understudy import tracking
-from understudy.errors import Preempted, TrackingError, UnderstudyError
+from understudy.errors import Stopped, TrackingError, UnderstudyError
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
 from understudy.runs.mirror import copy_sweep
 from understudy.runs.on_ray import start_ray
-from understudy.runs.stop import on_sigterm
+from understudy.runs.stop import on_signals
 from understudy.spec.keys import with_changes
 from understudy.spec.space import largest
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
@@ -110,7 +110,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             except TrackingError as error:
                 log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, sweep.path)
         except BaseException as error:
-            failed = isinstance(error, UnderstudyError) and not isinstance(error, Preempted)
+            failed = isinstance(error, UnderstudyError) and not isinstance(error, Stopped)
             sweep.update_state(status="failed" if failed else "interrupted")
             sweep.update_state(shipped=tracked.close("FAILED" if failed else "KILLED"))
             raise
@@ -158,6 +158,7 @@ def _run_trials(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours has the trials write checkpoints
     start_ray()
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler
@@ -196,7 +197,7 @@ def _run_trials(
         ),
     )
     table = show(SweepTable(sweep.path, spec, study)) if show else contextlib.nullcontext()
-    with table, on_sigterm(sweep.path, ended=lambda: _none_is_training(sweep)):  # after Ray has set its own handler
+    with table, on_signals(sweep.path, ended=lambda: _none_is_training(sweep)):  # after Ray has set its own handler
         tuner.fit()
 
 

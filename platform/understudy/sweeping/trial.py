@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import tune
 
-from understudy.errors import Preempted, UnderstudyError, UserError
+from understudy.errors import Stopped, UnderstudyError, UserError
 from understudy.runs.directory import RunDir
 from understudy.runs.extend import train_on
 from understudy.runs.launch import launch
@@ -74,7 +74,7 @@ def run_trial(config: dict[str, Any]) -> None:
             report=report,
             grid=spec.grid,
         )
-    except Preempted:
+    except Stopped:
         while True:  # the driver is ending: returning would tell Tune that the trial is done
             time.sleep(1.0)
     except UnderstudyError as error:
