@@ -10,7 +10,7 @@ What the policy sees at a row (history, goal, cameras) is `views.py`'s; which ep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,13 @@ import torch
 from understudy.algorithm import RETURNS, Batch
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.windows.episodes import Order, Split, chosen_episodes
-from understudy.envs.windows.goals import goal_offsets
+from understudy.envs.windows.relabelling import goal_offsets
 from understudy.envs.windows.views import View, opaque
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import ObservationShape, each
 from understudy.randomness import numpy_generator
 
-Goals = Literal["none", "uniform", "geometric", "final", "last_state_upweighted", "delta_goals"]
-"""No goals, or a strategy of `goals.py`."""
 STEPS_DRAWN = 64
 """Steps whose draws are made at once: a generator for each would take a quarter of a batch's time."""
 
@@ -48,7 +46,7 @@ class Windows:
         filter_key: str | None = None,
         validation_filter_key: str | None = None,
         obs_horizon: int = 1,
-        goals: Goals = "none",
+        goals: str = "none",
         discount: float = 0.99,
         goal_delta: tuple[int, int] = (1, 25),
         reached_proportion: float | None = None,

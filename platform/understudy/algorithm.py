@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import (
@@ -26,6 +26,8 @@ from pydantic import (
 from torch import nn
 
 from understudy.observations import Observations, ObservationShape, as_shape, has_pictures
+from understudy.registry import encoders
+from understudy.spec.choices import OneOf
 
 RETURNS = "returns_to_go"
 """What a batch calls the discounted returns from each sample's step to the end of its episode."""
@@ -67,10 +69,8 @@ class AlgorithmConfig(BaseModel):
         description="m of temporal ensembling: the chunks for a step count exp(-m i), i=0 the oldest; 0.01 is ACT's;"
         " needs n_action_steps=1; none: the newest chunk alone",
     )
-    encoder: str | None = Field(
-        default=None,
-        description="picture encoder (impala_small, impala, impala_large, resnetv1-18-bridge, resnetv1-34-bridge,"
-        " resnetv1-50-bridge, resnet10, resnet18); none for states",
+    encoder: Annotated[str | None, OneOf(encoders.names)] = Field(
+        default=None, description="picture encoder; none for states"
     )
     pooling: Literal["avg", "max", "none", "spatial_softmax", "spatial_learned_embeddings"] | None = Field(
         default=None, description="from the encoder's map to features; default avg for ResNets, none for IMPALA"

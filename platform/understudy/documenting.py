@@ -12,9 +12,8 @@ import enum
 import inspect
 import json
 import sys
-import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
@@ -22,6 +21,7 @@ from pydantic.fields import FieldInfo
 from understudy.algorithm import Algorithm, AlgorithmConfig
 from understudy.files import write_atomic
 from understudy.registry import algorithms
+from understudy.spec.choices import choices_of
 
 INDEX = "README.md"
 
@@ -77,7 +77,7 @@ def _shown(value: Any) -> str:
 
 def _allowed(field: FieldInfo) -> str:
     """Return a field's choices or bounds."""
-    choices = _choices(field.annotation)
+    choices = ("true", "false") if field.annotation is bool else choices_of(field)
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     signs = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
@@ -87,16 +87,6 @@ def _allowed(field: FieldInfo) -> str:
             if isinstance(item, kind):
                 bounds.append(f"{sign} {getattr(item, kind.__name__.lower()):g}")
     return " and ".join(bounds)
-
-
-def _choices(annotation: Any) -> list[str]:
-    if annotation is bool:
-        return ["true", "false"]
-    if get_origin(annotation) is Literal:
-        return [str(choice) for choice in get_args(annotation)]
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [choice for part in get_args(annotation) for choice in _choices(part)]
-    return []
 
 
 def main(folder: Path) -> None:

@@ -1,21 +1,31 @@
-"""Find plug-ins by name: algorithms, data sources, search spaces and training loops.
+"""Find plug-ins by name: algorithms, data sources, encoders, search spaces, training loops and the rest.
 
-The kernel imports none of the plug-in folders. A registry imports the modules of its folder on first
-use, then the entry points that users' packages declare (group `understudy.<registry name>`), then the modules
-that $UNDERSTUDY_PLUGINS names (they register themselves), and from then on answers by name. A new plug-in is
-therefore one new file and no edit elsewhere.
+One folder is one registry, and the kernel imports none of these folders: a registry imports the modules of its folder
+on first use, then the entry points that users' packages declare (group `understudy.<registry's name>`), then the
+modules that $UNDERSTUDY_PLUGINS names (they register themselves), and from then on answers by name. A new plug-in is
+therefore one new file and no edit elsewhere. What is registered is checked at once: a user's mistake is one line.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import os
 import pkgutil
+import sys
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from understudy.errors import UnderstudyError, UnknownName, did_you_mean
+from understudy.errors import UnknownName, UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from understudy.algorithm import Algorithm
+    from understudy.envs.sources.source import Source
+    from understudy.envs.windows.relabelling import GoalStrategy
+    from understudy.spec.space import SearchSpace
+    from understudy.trainables.networks.pictures import EncoderFactory
 
 T = TypeVar("T")
 PLUGINS = "UNDERSTUDY_PLUGINS"
@@ -23,25 +33,35 @@ PLUGINS = "UNDERSTUDY_PLUGINS"
 
 
 class Registry(Generic[T]):
-    """A mapping from names to plug-ins of one kind, filled by importing one folder's modules."""
+    """A mapping from names to plug-ins of one kind, filled by importing the modules of its folder.
 
-    def __init__(self, kind: str, package: str, group: str) -> None:
+    `base`, as "module:Class", is what an item must be a subclass or an instance of; without one it must be callable.
+    `named` items know their name: it is given to them when they are registered.
+    """
+
+    def __init__(self, name: str, kind: str, *packages: str, base: str = "", named: bool = False) -> None:
         self.kind = kind
-        self._package = package
-        self._group = group
+        self._group = f"understudy.{name}"
+        self._packages = packages
+        self._base, self._named = base, named
         self._items: dict[str, T] = {}
+        self._origins: dict[str, str] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files its object under `name`; a name taken by another object raises."""
+        """Return a decorator that files its object under `name`; UserError for what is unfit, or a name that is taken.
+
+        The same object, and one of the same name in the same module (a module that is loaded anew), may come again.
+        """
+        module = sys._getframe(1).f_globals.get("__name__", "?")
 
         def add(item: T) -> T:
-            held = self._items.get(name)
-            if held is not None and _origin(held) != _origin(item):
-                raise UnderstudyError(
-                    f"{self.kind} {name!r} is registered twice: by {_origin(held)} and {_origin(item)}"
-                )
-            self._items[name] = item
+            origin = _origin(item, module)
+            held = self._origins.get(name, origin)
+            if held != origin and self._items[name] is not item:
+                raise UserError(f"{self.kind} {name!r} is registered twice: by {held} and {origin}")
+            self._check(name, item, origin)
+            self._items[name], self._origins[name] = item, origin
             return item
 
         return add
@@ -67,21 +87,84 @@ class Registry(Generic[T]):
         if self._loaded:
             return
         self._loaded = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        for entry in importlib.metadata.entry_points(group=self._group):
-            self.register(entry.name)(entry.load())
-        for name in filter(None, os.environ.get(PLUGINS, "").split(",")):
-            importlib.import_module(name)
+        try:
+            for package in map(importlib.import_module, self._packages):
+                for module in pkgutil.iter_modules(package.__path__):
+                    _imported(f"{package.__name__}.{module.name}")
+            for entry in importlib.metadata.entry_points(group=self._group):
+                self.register(entry.name)(_imported(entry.value, entry.load))
+            for name in filter(None, map(str.strip, os.environ.get(PLUGINS, "").split(","))):
+                _imported(name)
+        except BaseException:
+            self._loaded = False  # or what did not come would be unknown from now on
+            raise
+
+    def _check(self, name: str, item: T, origin: str) -> None:
+        """Raise UserError for an item that could not be used, and give it its name."""
+        what = f"{self.kind} {name!r} ({origin})"
+        missing = sorted(getattr(item, "__abstractmethods__", ()))
+        if missing:
+            raise UserError(f"{what} lacks {', '.join(missing)}, which every {self.kind} has")
+        if not self._base:
+            if not callable(item):
+                raise UserError(f"{what} is a {type(item).__name__}, which cannot be called")
+            return
+        module, _, attribute = self._base.partition(":")
+        base = getattr(importlib.import_module(module), attribute)
+        if not (isinstance(item, base) or (isinstance(item, type) and issubclass(item, base))):
+            raise UserError(f"{what} is no {attribute} of {module}")
+        if self._named:
+            given = vars(item if isinstance(item, type) else type(item)).get("name", name)
+            if given != name:
+                raise UserError(f"{what} says that its name is {given!r}: leave `name` out, registering gives it")
+            setattr(item, "name", name)  # noqa: B010  (T has no such attribute that a type checker knows)
 
 
-def _origin(item: Any) -> str:
-    kind = item if hasattr(item, "__qualname__") else type(item)
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:
+    """Import a plug-in's module; whatever goes wrong is one UserError line that names the module and the place."""
+    try:
+        return load() if load else importlib.import_module(module)
+    except UserError as error:
+        raise UserError(f"plug-in {module}: {error}") from error
+    except (Exception, SystemExit) as error:
+        name = module.partition(":")[0]
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            reason = "there is no module of that name; is its folder in PYTHONPATH?"
+        else:
+            said = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
+            reason = f"{type(error).__name__}: {said[0] if said else 'it says no more'}{_place(module, error)}"
+        raise UserError(f"plug-in {module} cannot be imported: {reason}") from error
 
 
-algorithms: Registry[Any] = Registry("algorithm", "understudy.trainables.algorithms", "understudy.algorithms")
-loops: Registry[Any] = Registry("training loop", "understudy.trainables.loops", "understudy.loops")
-sources: Registry[Any] = Registry("data source", "understudy.envs.sources", "understudy.sources")
-search_spaces: Registry[Any] = Registry("search space", "understudy.search_spaces", "understudy.search_spaces")
+def _place(module: str, error: BaseException) -> str:
+    """Return file and line of the innermost code of `module` that an error passed through, else of any code."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}, line {error.lineno})"
+    places = [
+        (str(frame.f_globals.get("__name__")), frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    name = module.partition(":")[0]
+    own = [place for place in places if place[0] == name or place[0].startswith(f"{name}.")] or places
+    return f" ({own[-1][1]}, line {own[-1][2]})"
+
+
+def _origin(item: Any, module: str) -> str:
+    """Return what an item is known by: its own name where it has one, else its type and the module that adds it."""
+    if inspect.isroutine(item) or isinstance(item, type):
+        return f"{item.__module__}.{item.__qualname__}"
+    return f"{type(item).__qualname__} of {module}"
+
+
+algorithms: Registry[type[Algorithm]] = Registry(
+    "algorithms", "algorithm", "understudy.trainables.algorithms", base="understudy.algorithm:Algorithm", named=True
+)
+encoders: Registry[EncoderFactory] = Registry("encoders", "encoder", "understudy.trainables.networks.encoders")
+sources: Registry[Source] = Registry(
+    "sources", "data source", "understudy.envs.sources", base="understudy.envs.sources.source:Source", named=True
+)
+goal_strategies: Registry[GoalStrategy] = Registry("goal_strategies", "goal strategy", "understudy.envs.windows.goals")
+search_spaces: Registry[SearchSpace] = Registry(
+    "search_spaces", "search space", "understudy.search_spaces", base="understudy.spec.space:SearchSpace"
+)
+loops: Registry[Any] = Registry("loops", "training loop", "understudy.trainables.loops")

@@ -61,7 +61,7 @@ def refused(said: Said, *parts: str, code: int = 2) -> None:
         ),
         (("device=gpu",), ("device='gpu'", "allowed are auto, cpu, cuda, cuda:N")),
         (("device=meta",), ("device='meta'", "allowed are auto, cpu, cuda, cuda:N")),
-        (("encoder=impala_smal",), ("unknown encoder 'impala_smal'", "did you mean 'impala_small'?")),
+        (("encoder=impala_smal",), ("encoder='impala_smal': no such choice", "did you mean 'impala_small'?")),
         (("encoder=impala_small",), ("encoder= is for pixels",)),
         (("tracking_uri=http://127.0.0.1:9",), ("no MLflow server answers at http://127.0.0.1:9", "tracking_uri=none")),
         (("tracking_uri=htp://127.0.0.1:9",), ("unknown kind of store 'htp'", "did you mean 'http'?")),

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from understudy.algorithm import OF_PICTURES, AlgorithmConfig
-from understudy.errors import SpecError, UnknownName
+from understudy.errors import SpecError
 from understudy.observations import ObservationShape
 from understudy.randomness import torch_generator
+from understudy.registry import encoders
 from understudy.spec.keys import build_run
-from understudy.trainables.networks.encoders import ENCODERS, ObservationEncoder
+from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS
 
 Tensors = dict[str, torch.Tensor]
@@ -155,7 +156,11 @@ FRONT = {"front": (16, 16, 3)}
     ("shape", "settings", "words"),
     [
         ((17,), {}, r"observations have shape \(17,\) and encoder is impala_small: encoder= is for pixels"),
-        ((8, 8, 3), {"encoder": None}, r"shape \(8, 8, 3\) and encoder is None: pictures need encoder=impala_small"),
+        (
+            (8, 8, 3),
+            {"encoder": None},
+            r"shape \(8, 8, 3\) and encoder is None: pictures need encoder=impala, or one of impala_large,",
+        ),
         ({**FRONT, "state": (2,)}, {"encoder": None}, "front .16, 16, 3., state .2,. and encoder is None"),
         (
             {**FRONT, "goal/front": (24, 24, 3)},
@@ -179,8 +184,8 @@ def test_observations_that_do_not_fit_are_refused_in_one_line(shape: Any, settin
     [("impala_smal", "impala_small"), ("resnetv1_34_bridge", "resnetv1-34-bridge"), ("resnet-18", "resnet18")],
 )
 def test_an_unknown_encoder_names_the_closest_one(name: str, nearest: str) -> None:
-    with pytest.raises(UnknownName, match=f"unknown encoder '{name}' .did you mean '{nearest}'"):
-        make((64, 64, 3), name)
+    with pytest.raises(SpecError, match=f"encoder='{name}': no such choice .did you mean '{nearest}'"):
+        build_run({"encoder": name})
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,7 @@ def test_an_unknown_pooling_is_refused_with_the_nearest() -> None:
 # ---- as a part of packs ----
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", encoders.names())
 def test_weights_are_of_the_seed_alone(name: str) -> None:
     config = AlgorithmConfig(encoder=name)
     before = torch.get_rng_state()
@@ -226,7 +231,7 @@ def test_weights_are_of_the_seed_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "pooling"),
     [
-        *[(name, None) for name in ENCODERS if name != "impala_large"],
+        *[(name, None) for name in encoders.names() if name != "impala_large"],
         *[("resnet10", pooling) for pooling in POOLINGS if pooling != "avg"],
     ],
 )

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from understudy.envs.sources.bridge.relabelling import binarise_gripper, relabel_actions, relabelled
-from understudy.envs.windows.goals import STRATEGIES, goal_offsets, goal_rewards
+from understudy.envs.windows.relabelling import goal_offsets, goal_rewards
 from understudy.envs.windows.saliency import aggregate_saliency
-from understudy.errors import DatasetError, SpecError
+from understudy.errors import DatasetError, SpecError, UnknownName, UserError
+from understudy.registry import goal_strategies
 
 PLACES = np.linspace(0, 1, 200_000, endpoint=False)
 DISCOUNT = 0.8
@@ -76,7 +77,7 @@ def test_delta_goals_beyond_the_end_are_the_last_state() -> None:
 @given(
     lengths=hnp.arrays(np.int64, 50, elements=st.integers(1, 1000)),
     seed=st.integers(0, 2**32 - 1),
-    strategy=st.sampled_from(STRATEGIES),
+    strategy=st.sampled_from(goal_strategies.names()),
     proportion=st.none() | st.floats(0, 1),
     discount=st.floats(0.01, 1.0),
     low=st.integers(1, 50),
@@ -119,10 +120,10 @@ def test_nonsense_is_one_line() -> None:
     one = np.ones(1, np.int64)
     for keys in ({"strategy": "unifrom"}, {"strategy": "delta_goals", "delta": (5, 5)}, {"strategy": "delta_goals",
                  "delta": (0, 5)}, {"reached_proportion": 1.5}, {"reached_proportion": 0.5}):  # fmt: skip
-        with pytest.raises(SpecError) as error:
+        with pytest.raises(UserError) as error:
             goal_offsets(**{"strategy": "uniform", "index": 0 * one, "length": one, "places": 0.0 * one, **keys})
         assert "\n" not in str(error.value)
-    with pytest.raises(SpecError, match="did you mean 'uniform'"):
+    with pytest.raises(UnknownName, match="did you mean 'uniform'"):
         goal_offsets("unifrom", 0 * one, one, 0.0 * one)
 
 

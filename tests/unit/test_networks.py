@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from understudy.algorithm import AlgorithmConfig
 from understudy.randomness import torch_generator
-from understudy.trainables.networks.encoders import ObservationEncoder
 from understudy.trainables.networks.mlp import MLP, FourierFeatures, VectorField, gelu
+from understudy.trainables.networks.observation import ObservationEncoder
 
 
 def generator() -> torch.Generator:

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from understudy.algorithm import AlgorithmConfig
 from understudy.randomness import torch_generator
-from understudy.trainables.networks.encoders import picture_encoder
-from understudy.trainables.networks.impala import IMPALAS, ImpalaEncoder, ResidualStack
+from understudy.trainables.networks.encoders.impala import IMPALAS, ImpalaEncoder, ResidualStack
+from understudy.trainables.networks.encoders.resnet import RESNETS, FrozenBatchNorm, ResNet
+from understudy.trainables.networks.observation import picture_encoder
 from understudy.trainables.networks.pooling import POOLINGS, SpatialLearnedEmbeddings, coordinates
-from understudy.trainables.networks.resnet import RESNETS, FrozenBatchNorm, ResNet
 
 Tensors = dict[str, torch.Tensor]
 

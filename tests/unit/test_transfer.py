@@ -21,8 +21,8 @@ from understudy.observations import ObservationShape
 from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.networks.encoders import ObservationEncoder
-from understudy.trainables.networks.resnet import RESNETS, ResNet
+from understudy.trainables.networks.encoders.resnet import RESNETS, ResNet
+from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.transfer import load_encoder, read_weights
 

@@ -18,8 +18,8 @@ from torch import nn
 from understudy.algorithm import LOG, Algorithm, AlgorithmConfig, Batch
 from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
-from understudy.trainables.networks.encoders import Input, ObservationEncoder
 from understudy.trainables.networks.mlp import linear
+from understudy.trainables.networks.observation import Input, ObservationEncoder
 from understudy.trainables.networks.transformer import (
     NO_DROPOUT,
     Decoder,

@@ -19,8 +19,8 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.trainables.networks.encoders import ObservationEncoder
 from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
+from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.saliency import SaliencyConfig, with_saliency
 
 LOG_STD_RANGE = (-20.0, 2.0)

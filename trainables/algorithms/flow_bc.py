@@ -15,8 +15,8 @@ from understudy.algorithm import RETURNS, Algorithm, AlgorithmConfig, Batch
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.trainables.networks.critic import Critic
-from understudy.trainables.networks.encoders import ObservationEncoder
 from understudy.trainables.networks.mlp import MLP, VectorField
+from understudy.trainables.networks.observation import ObservationEncoder
 
 
 class FlowBCConfig(AlgorithmConfig):

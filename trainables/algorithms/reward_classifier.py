@@ -23,8 +23,8 @@ from understudy.errors import UserError
 from understudy.observations import Arrays, Observations, ObservationShape, parts_of
 from understudy.policy import Policy
 from understudy.registry import algorithms
-from understudy.trainables.networks.encoders import ObservationEncoder
 from understudy.trainables.networks.mlp import draw_dropout, linear
+from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS
 
 

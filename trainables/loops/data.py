@@ -15,7 +15,7 @@ from understudy.envs.sources.opening import open_imported, open_named
 from understudy.envs.sources.source import has_unit_actions, is_goal_conditioned
 from understudy.envs.store.inspection import actions_beyond
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_name, store_path
-from understudy.envs.windows.windows import Goals, Split, Windows
+from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.registry import algorithms
@@ -122,7 +122,7 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
     )
 
 
-def _goals(spec: RunSpec, env_name: str) -> Goals:
+def _goals(spec: RunSpec, env_name: str) -> str:
     if spec.goal_relabelling == "auto":
         return "uniform" if is_goal_conditioned(env_name) or algorithms.get(spec.algo).goal_conditioned else "none"
     return spec.goal_relabelling

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 if TYPE_CHECKING:
-    from understudy.trainables.networks.encoders import ObservationEncoder
+    from understudy.trainables.networks.observation import ObservationEncoder
 
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

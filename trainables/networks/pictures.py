@@ -6,13 +6,16 @@ Shape suffixes: B pictures, H x W pixels of C channels, c x h x w the last convo
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from understudy.trainables.networks.pooling import coordinates
+
+if TYPE_CHECKING:
+    from understudy.algorithm import AlgorithmConfig
 
 
 class PictureEncoder(nn.Module, abc.ABC):
@@ -65,6 +68,16 @@ class PictureEncoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def summarise(self, map_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the features [B, F] of a map."""
+
+
+class EncoderFactory(Protocol):
+    """What `encoder=` names: a PictureEncoder's class, or a function that makes one."""
+
+    def __call__(
+        self, shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator, /
+    ) -> PictureEncoder:
+        """Return an encoder of pictures [H, W, C] as `config` says, its weights drawn from `generator` alone."""
+        ...
 
 
 def max_pool_same(x: torch.Tensor) -> torch.Tensor:

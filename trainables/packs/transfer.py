@@ -18,7 +18,7 @@ from torch import nn
 from understudy import checkpoints
 from understudy.errors import CheckpointError, SpecError
 from understudy.policy import POLICY_FILE, read_document
-from understudy.trainables.networks.encoders import SHARED, ObservationEncoder
+from understudy.trainables.networks.observation import SHARED, ObservationEncoder
 
 NESTED = ("weights", "state_dict", "model")
 """Keys below which .pt files keep the tensors: a run's models, and other tools'."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
 
@@ -235,7 +235,9 @@ def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
 
 def _meaning(field: Any) -> str:
     """Return a field's description, and its choices where the description does not have them."""
-    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    from understudy.spec.choices import choices_of
+
+    choices = choices_of(field)
     meaning = field.description or ""
     return meaning if not choices else f"{', '.join(choices)}: {meaning}"
 

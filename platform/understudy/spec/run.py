@@ -11,12 +11,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from understudy.algorithm import AlgorithmConfig
+from understudy.registry import goal_strategies
 from understudy.spec.augmentation import AugmentationConfig
+from understudy.spec.choices import OneOf
 
 
 def home() -> Path:
@@ -62,9 +64,7 @@ class RunSpec(BaseModel):
     normalize_actions: Literal["none", "zscore", "bounds"] = Field(
         "none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
     )
-    goal_relabelling: Literal[
-        "auto", "none", "uniform", "geometric", "final", "last_state_upweighted", "delta_goals"
-    ] = Field(
+    goal_relabelling: Annotated[str, OneOf(goal_strategies.names, "auto", "none")] = Field(
         "auto", description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned"
     )
     goal_delta: tuple[int, int] = Field(
@@ -140,6 +140,13 @@ class RunSpec(BaseModel):
         """They name folders: one that leads elsewhere would write there."""
         if not value or Path(value).is_absolute() or ".." in Path(value).parts:
             raise ValueError("must be a name: not empty, no path that leads elsewhere")
+        return value
+
+    @field_validator("goal_delta")
+    @classmethod
+    def _rises(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] < value[1]:
+            raise ValueError("the first must be at least 1 and below the second")
         return value
 
     @field_validator("tracking_uri")

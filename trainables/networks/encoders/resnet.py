@@ -20,7 +20,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from understudy.trainables.networks.pictures import PictureEncoder, max_pool_same
+from understudy.algorithm import AlgorithmConfig
+from understudy.registry import encoders
+from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
 from understudy.trainables.networks.pooling import POOLINGS
 
 STAGE_CHANNELS = (64, 128, 256, 512)
@@ -194,3 +196,15 @@ class ResNet(PictureEncoder):
     def summarise(self, map_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the pooled map."""
         return self.pooling(map_BCHW)
+
+
+def _of(form: ResNetForm) -> EncoderFactory:
+    def build(shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator) -> ResNet:
+        pooling, coordinates = config.pooling, config.add_spatial_coordinates
+        return ResNet(shape, form, generator, pooling=pooling, add_spatial_coordinates=coordinates)
+
+    return build
+
+
+for _name, _form in RESNETS.items():
+    encoders.register(_name)(_of(_form))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from understudy.algorithm import AlgorithmConfig
-from understudy.errors import SpecError, UnknownName, did_you_mean
+from understudy.errors import SpecError, UserError
 from understudy.observations import (
     GOAL,
     STATE,
@@ -27,24 +27,20 @@ from understudy.observations import (
     is_picture,
     parts_of,
 )
-from understudy.trainables.networks.impala import IMPALAS, ImpalaEncoder
+from understudy.registry import encoders
 from understudy.trainables.networks.pictures import PictureEncoder
-from understudy.trainables.networks.resnet import RESNETS, ResNet
 
-ENCODERS = (*IMPALAS, *RESNETS)
-"""Names that `encoder=` takes."""
 SHARED = "shared"
 """In place of the camera's name, where one encoder serves all."""
 
 
-def picture_encoder(shape: tuple[int, ...], config: AlgorithmConfig, generator: torch.Generator) -> PictureEncoder:
-    """Return the picture encoder that `config` names, for pictures [H, W, C]."""
-    name, coordinates = str(config.encoder), config.add_spatial_coordinates
-    if name in IMPALAS:
-        size = IMPALAS[name]
-        return ImpalaEncoder(shape, size, generator, pooling=config.pooling, add_spatial_coordinates=coordinates)
-    form = RESNETS[name]
-    return ResNet(shape, form, generator, pooling=config.pooling, add_spatial_coordinates=coordinates)
+def picture_encoder(shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator) -> PictureEncoder:
+    """Return the picture encoder that `config` names, for pictures [H, W, C]; UserError for what is none."""
+    encoder = encoders.get(str(config.encoder))(shape, config, generator)
+    if isinstance(encoder, PictureEncoder) and hasattr(encoder, "map_shape") and hasattr(encoder, "features"):
+        return encoder
+    made = type(encoder).__name__
+    raise UserError(f"encoder {config.encoder!r} gives a {made}, not a PictureEncoder with map_shape and features")
 
 
 @dataclass(frozen=True)
@@ -227,13 +223,12 @@ def _pixels(item: Input, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _check(shape: ObservationShape, config: AlgorithmConfig) -> None:
-    """Refuse an encoder that nobody knows, one without pictures, and pictures without one."""
-    if config.encoder is not None and config.encoder not in ENCODERS:
-        raise UnknownName(f"unknown encoder {config.encoder!r}{did_you_mean(config.encoder, ENCODERS)}")
+    """Refuse an encoder without pictures, and pictures without one."""
     pictures = has_pictures(shape)
     if pictures != (config.encoder is not None):
+        first, *others = encoders.names()
         wanted = (
-            "pictures need encoder=impala_small or another"
+            f"pictures need encoder={first}, or one of {', '.join(others)}"
             if pictures
             else "encoder= is for pixels [height, width, channels]"
         )

@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
+from understudy.algorithm import AlgorithmConfig
+from understudy.registry import encoders
 from understudy.trainables.networks.mlp import MLP
-from understudy.trainables.networks.pictures import PictureEncoder, max_pool_same
+from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
 from understudy.trainables.networks.pooling import POOLINGS
 
 
@@ -104,3 +106,15 @@ class ImpalaEncoder(PictureEncoder):
     def summarise(self, map_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the dense layer's features [B, width]."""
         return self.dense(self.pooling(map_BCHW))
+
+
+def _of(size: ImpalaSize) -> EncoderFactory:
+    def build(shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator) -> ImpalaEncoder:
+        pooling, coordinates = config.pooling, config.add_spatial_coordinates
+        return ImpalaEncoder(shape, size, generator, pooling=pooling, add_spatial_coordinates=coordinates)
+
+    return build
+
+
+for _name, _size in IMPALAS.items():
+    encoders.register(_name)(_of(_size))
