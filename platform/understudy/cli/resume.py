@@ -54,6 +54,7 @@ def go_on(
     from understudy.runs import extend
     from understudy.runs.directory import RunDir
     from understudy.runs.find import find
+    from understudy.runs.on_ray import check_launcher
     from understudy.sweeping.directory import SweepDir
 
     path = find(run_or_sweep)
@@ -69,6 +70,7 @@ def go_on(
     run = RunDir.existing(path)
     with run.locked():  # someone else's run: say so before anything is printed
         spec = extend.add_steps(run, add_steps) if add_steps else run.spec()
+    check_launcher(spec)
     prepare(spec.tracking())
     state = run.state()
     if state.get("status") == "finished":

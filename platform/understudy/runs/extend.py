@@ -14,6 +14,7 @@ from understudy import checkpoints
 from understudy.errors import SpecError, UserError
 from understudy.files import write_json
 from understudy.runs.directory import RunDir
+from understudy.runs.on_ray import check_launcher
 from understudy.spec.keys import build_run, with_changes
 from understudy.spec.run import RunSpec
 
@@ -64,6 +65,7 @@ def fork(source: Path, changes: dict[str, Any]) -> RunDir:
     if spec.training_steps <= step:
         raise SpecError(f"training_steps={spec.training_steps}: the fork begins at step {step}; give more")
     state = _state_of_models(files, spec)
+    check_launcher(spec)
     parent = RunDir(files[0].parent if len(files) == 1 else files[0].parent.parent)
     run = RunDir.create(spec)
     _begin_at(run, spec, state)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,12 +23,29 @@ from understudy.runs.results import RunResult
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
+CONNECT_SECONDS = 40.0
+"""The longest that a Ray at $RAY_ADDRESS may take to answer."""
+INSTEAD = "or unset RAY_ADDRESS and a Ray is started on this machine"
+PROBE = """
+import logging, sys, ray
+try:
+    ray.init(log_to_driver=False, logging_level=logging.CRITICAL)
+except BaseException as error:
+    print(type(error).__name__, error, sep=": ")
+    sys.exit(1)
+"""
+"""Joins the Ray at $RAY_ADDRESS and leaves it again."""
+SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+"""What Ray adds to its folder for a socket's path."""
 WORKER_RETRIES = 2
 """Times that the workers of a run are started again after one of them died."""
 
 
 def start_ray(cpus: int | None = None) -> None:
-    """Connect to $RAY_ADDRESS, or start a Ray of our own on this machine, quietly; nothing when already connected."""
+    """Connect to $RAY_ADDRESS, or start a Ray of our own on this machine, quietly; nothing when already connected.
+
+    UserError, in CONNECT_SECONDS at most, where no Ray of this version that takes our token answers at the address.
+    """
     import ray
 
     if ray.is_initialized():
@@ -34,11 +54,108 @@ def start_ray(cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
-        ray.init("local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "local"):
+        _check_address(address)
+        _init(f"no Ray answers at RAY_ADDRESS={address}", **quiet)
+        return
+    folder = temp_folder()
+    # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
+    _init(
+        f"Ray cannot be started on this machine (its files are in {folder}, RAY_TMPDIR moves them)",
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        _temp_dir=folder,
+        **quiet,
+    )
+
+
+def _init(failure: str, **settings: Any) -> None:
+    """Call ray.init; whatever it raises becomes one line that begins with `failure`."""
+    import ray
+
+    try:
+        ray.init(**settings)
+    except Exception as error:
+        raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def _check_address(address: str) -> None:
+    """Raise UserError unless a Ray that we may use answers at $RAY_ADDRESS.
+
+    ray.init would try a dead address for minutes, and ends the process where the GCS refuses it: so a process of its
+    own tries it first.
+    """
+    wrong = f"RAY_ADDRESS={address}"
+    if address != "auto":
+        host, port = _host_and_port(address)
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS / 4).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"no Ray answers at {wrong} ({reason}): correct it, {INSTEAD}") from None
+    environment = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2"}  # of the GCS, in fact
+    environment.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)  # the try is no part of a submitted job
+    command = [sys.executable, "-c", PROBE]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=CONNECT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"what is at {wrong} gave no answer as Ray's GCS in {CONNECT_SECONDS:g} s: correct it, {INSTEAD}"
+        ) from None
+    if done.returncode == 0:
+        return
+    said = done.stdout + done.stderr
+    if "Unauthenticated" in said or "AuthenticationError" in said:
+        raise UserError(
+            f"the Ray at {wrong} refuses our token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that"
+            f" its head was started with; {INSTEAD.removeprefix('or ')}"
+        )
+    if address == "auto" and "Could not find any running Ray" in said:
+        raise UserError(f"{wrong}: no Ray runs on this machine: `ray start --head` starts one, {INSTEAD}")
+    lines = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()] or ["it said nothing"]
+    raise UserError(f"cannot join the Ray at {wrong}: {_one_line(' '.join(lines))}")
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Return where $RAY_ADDRESS points; UserError when it is no HOST:PORT."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"RAY_ADDRESS={address}: Ray Client holds no training; start understudy on a node of the cluster with"
+            " RAY_ADDRESS=HOST:6379, or send it there with `understudy submit`"
+        )
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"RAY_ADDRESS={address}: must be HOST:PORT of a head, like 10.0.0.1:6379, auto or local")
+    return host, int(port)
+
+
+def temp_folder() -> str:
+    """Return the folder of Ray's files: below $RAY_TMPDIR or $TMPDIR, or below /tmp where its sockets do not fit there.
+
+    Batch systems make long ones; the path of a socket has 107 bytes at most (103 on macOS).
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    chosen = os.path.join(os.path.abspath(folder), "ray")
+    room = (103 if sys.platform == "darwin" else 107) - SOCKET_BYTES
+    if len(os.fsencode(chosen)) <= room:
+        return chosen
+    if os.environ.get("RAY_TMPDIR") or not os.access("/tmp", os.W_OK):
+        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+        raise UserError(
+            f"{name}={folder} is too long a path for Ray's sockets ({room - len('/ray')} bytes at most):"
+            " set RAY_TMPDIR to a short one"
+        )
+    return "/tmp/ray"
 
 
 def ray_round_trip() -> float:

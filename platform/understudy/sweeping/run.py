@@ -80,6 +80,18 @@ def check_sweep(spec: SweepSpec) -> None:
     make_loop(with_changes(base, horizon_length=largest(swept)) if swept else base)
     tracking.prepare(base.tracking())
     check_storage(spec)
+    start_tune()
+
+
+def start_tune() -> None:
+    """Start or reach Ray, for Tune; UserError when that fails."""
+    # Tune would log, sync and snapshot everything once more; the study and the run directories are our memory.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours has the trials write checkpoints
+    start_ray()
 
 
 def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
@@ -87,12 +99,14 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
     spec = sweep.spec()
     with sweep.held():
         state = sweep.state()
+        study = Study(sweep.path, spec)
+        if _trials_left(study) > 0:
+            start_tune()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         sweep.update_state(
             status="running", run_id=tracked.run_id or state.get("run_id"), pid=os.getpid(), shipped=False
         )
         try:
-            study = Study(sweep.path, spec)
             _run_trials(sweep, spec, study, tracked.run_id, show)
             close_stopped(sweep, study, tracked.run_id)
             trials = study.trials()
@@ -141,6 +155,13 @@ def _none_is_training(sweep: SweepDir) -> bool:
     return all(RunDir(folder).state().get("status") != "running" for folder in folders)
 
 
+def _trials_left(study: Study) -> int:
+    """Return how many trials are still to be begun, or to be gone on with."""
+    return (
+        study.spec.options.num_trials - len(study.trials()) + len(study.trials(TrialState.RUNNING, TrialState.WAITING))
+    )
+
+
 def _run_trials(
     sweep: SweepDir,
     spec: SweepSpec,
@@ -149,17 +170,9 @@ def _run_trials(
     show: Callable[[SweepTable], Any] | None,
 ) -> None:
     """Let Ray Tune run the trials that are not finished yet."""
-    begun, wanted = len(study.trials(TrialState.RUNNING, TrialState.WAITING)), spec.options.num_trials
-    left = begun + wanted - len(study.trials())
+    left = _trials_left(study)
     if left <= 0:
         return
-    # Tune would log, sync and snapshot everything once more; the study and the run directories are our memory.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours has the trials write checkpoints
-    start_ray()
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler
 
