@@ -1,44 +1,41 @@
 # `make quickstart` and `make test` need nothing but Python 3.11 to 3.13; each sets up .venv first, and is quick the second time.
-# PYTHON=python3.12 chooses the interpreter; SLOW=1 adds the slow tests, GPU=1 those that need CUDA; T=tests/unit narrows.
+# PYTHON=python3.12 chooses the interpreter. For tests: SLOW=1 adds the slow ones, FAULTS=1 those that break clusters (with SLOW=1),
+# GPU=1 those that need CUDA; T=tests/unit narrows; N=4 sets the number of processes (N=0: this one alone); ARGS goes to pytest.
 
 export PYTHON
 BIN := .venv/bin
 T ?= tests
-ifeq ($(SLOW)$(GPU),11)
-MARKS := slow or not slow
-else ifeq ($(SLOW),1)
-MARKS := not gpu
-else ifeq ($(GPU),1)
-MARKS := not slow
-else
-MARKS := not slow and not gpu
-endif
+N ?= auto
+ARGS ?=
 
-ifneq ($(FAULTS),1)
-MARKS := ($(MARKS)) and not faults
-endif
-ifeq ($(wildcard /usr/lib/postgresql/*/bin/initdb)$(shell command -v initdb),)
-MARKS := ($(MARKS)) and not postgres
-endif
+LEFT_OUT := $(if $(filter 1,$(SLOW)),,slow) $(if $(filter 1,$(GPU)),,gpu) $(if $(filter 1,$(FAULTS)),,faults) \
+	$(if $(wildcard /usr/lib/postgresql/*/bin/initdb)$(shell command -v initdb),,postgres)
+MARKS := $(if $(strip $(LEFT_OUT)),not ($(subst $() , or ,$(strip $(LEFT_OUT)))))
+PYTEST := $(BIN)/python -m pytest -n $(N) -m "$(MARKS)" --durations=40 --durations-min=1
 BENCHMARKS := store_open sampling memory pictures augmentation bridge_import checkpoints launchers
 
-.PHONY: help quickstart test lint format bench setup simulators clean
+.PHONY: help quickstart check test coverage format bench setup simulators clean
 
 help:
 	@echo "make quickstart   demonstrations, a sweep, evaluation, tracking and a registered model, on this machine"
-	@echo "make test         ruff, pyright, import-linter, pytest (SLOW=1 for all of it)"
-	@echo "make lint | format | bench | setup | simulators | clean"
+	@echo "make check        ruff, pyright, import-linter"
+	@echo "make test         the quick tests (SLOW=1 FAULTS=1 for all of them)"
+	@echo "make format | coverage | bench | setup | simulators | clean"
 
 quickstart: setup
 	@$(BIN)/understudy quickstart
 
-test: lint
-	$(BIN)/python -m pytest -m "$(MARKS)" $(T)
-
-lint: simulators
+check: simulators
 	$(BIN)/ruff check .
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+test: simulators
+	$(PYTEST) $(ARGS) $(T)
+
+coverage: simulators
+	$(PYTEST) --cov=understudy --cov-report=term:skip-covered $(ARGS) $(T)
 
 format: setup
 	$(BIN)/ruff format .

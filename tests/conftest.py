@@ -10,10 +10,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")  # a red run is red again, and a change that has nothing to do with it stays green
 
 HOME = Path(tempfile.mkdtemp(prefix="understudy-tests-"))
@@ -33,6 +34,12 @@ os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: one a CPU that this one may use, 2 GiB of free memory for each."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cpus, int(psutil.virtual_memory().available / 2**31)))
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def in_a_process(calls: list[str]) -> list[str]:
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root / 'platform'}:{root}"}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False, timeout=280
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False, timeout=600
     )
     assert done.returncode == 0, (done.returncode, done.stdout[-300:], done.stderr[-2000:])
     return done.stdout.splitlines()

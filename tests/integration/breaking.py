@@ -68,7 +68,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.rglob("resume/step_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], object], seconds: float = 150) -> None:
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], object], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if process.poll() is None and time.monotonic() > deadline:
@@ -81,7 +81,7 @@ def wait_for(process: subprocess.Popen[str], ready: Callable[[], object], second
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for the end of a command; return what it said, which is never a traceback."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError(f"never ended: {process.communicate()}") from None
@@ -170,7 +170,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=2).close()

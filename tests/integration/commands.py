@@ -36,12 +36,12 @@ def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
 def run(*words: str, cwd: Path, code: int = 0, **environment: str) -> str:
     """Run `understudy WORDS`, check its exit code, return stdout and stderr."""
     process = start(*words, cwd=cwd, **environment)
-    out, err = process.communicate(timeout=500)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, f"exit {process.returncode}, not {code}:\n{out}\n{err}"
     return out + err
 
 
-def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool], seconds: float = 200) -> None:
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool], seconds: float = 600) -> None:
     """Kill -9 the whole process group as soon as `ready()`; fails when the process ends before that."""
     deadline = time.monotonic() + seconds
     while not ready():

@@ -37,7 +37,7 @@ def postgres(*databases: str) -> Iterator[str]:
     data, control = str(root / "data"), program("pg_ctl")
 
     def call(*words: str) -> None:
-        subprocess.run(words, check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=100, user=user)
+        subprocess.run(words, check=True, cwd=root, stdout=subprocess.DEVNULL, timeout=600, user=user)
 
     try:
         call(program("initdb"), "-D", data, "-U", "ada", "-A", "scram-sha-256", f"--pwfile={word}", "--no-sync")

@@ -243,7 +243,7 @@ def run_limited(*words: str, cwd: Path, size: int) -> tuple[int, str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
         check=False,
     )

@@ -34,7 +34,7 @@ from tests.integration.test_submit import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 SLURM = {
     "sbatch": """

@@ -10,7 +10,7 @@ import pytest
 
 def output(repo_root, script: str, *words: str) -> str:
     command = [sys.executable, str(repo_root / "benchmarks" / script), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

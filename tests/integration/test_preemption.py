@@ -31,7 +31,7 @@ def terminate_when(process: subprocess.Popen[str], ready: Callable[[], bool]) ->
     """Send SIGTERM as soon as `ready()`, and return what the process said; it must have ended with 143."""
     wait_until(ready, process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 143, f"exit {process.returncode}\n{out}\n{err}"
     return err
 

@@ -51,7 +51,7 @@ def write(uri, folder, number, rows, gate):
             file.write("step,a,b,c,d\\n" if part == 0 else "")
             file.writelines(f"{step},1,2,3,{number}\\n" for step in range(part * rows, (part + 1) * rows))
         tracked.flush(0.1)
-    sys.exit(0 if tracked.close("FINISHED", timeout=200) else 1)
+    sys.exit(0 if tracked.close("FINISHED", timeout=600) else 1)
 
 if __name__ == "__main__":
     uri, folder, count, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -79,7 +79,7 @@ def test_sixty_four_processes_that_log_at_once_to_one_sqlite_store_lose_nothing_
     script.write_text(WRITERS)
     (tmp_path / "runs").mkdir()
     command = [sys.executable, str(script), uri, str(tmp_path / "runs"), "64", "20"]
-    done = subprocess.run(command, env=CHILD, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, env=CHILD, capture_output=True, text=True, timeout=600, check=False)
     print(done.stdout)
     assert done.stderr == ""  # a store that is locked is said there
     assert done.stdout.split()[1:] == ["{0}"]

@@ -45,7 +45,7 @@ def run_workers(folder: Path) -> list[tuple[int, str]]:
         command = [sys.executable, str(WORKER), str(rank), "2", str(folder / "meet"), str(folder / f"{rank}.pt")]
         started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
     try:
-        errors = [process.communicate(timeout=120)[1] for process in started]
+        errors = [process.communicate(timeout=600)[1] for process in started]
     finally:
         for process in started:
             process.kill()

@@ -121,7 +121,7 @@ with StoreWriter({str(tmp_path / "x")!r}, name="x", source="t", env_id="e") as o
     out.add_episode(episode())
     os.kill(os.getpid(), 9)
 """
-    subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=600)
     assert len(list(tmp_path.iterdir())) == 1
     write(tmp_path / "x", [episode()])
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -270,7 +270,7 @@ try:
 except UnderstudyError as error:
     print(type(error).__name__, str(error))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
     assert done.stdout.startswith("StorageError no space left"), done.stderr
     assert done.stdout.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
