@@ -107,6 +107,9 @@ def import_(
     relabel_actions: bool = typer.Option(
         False, "--relabel-actions", "--relabel_actions", help="BridgeData: actions become the movements that followed"
     ),
+    tolerance_s: float | None = typer.Option(
+        None, "--tolerance-s", "--tolerance_s", help="LeRobot: seconds a frame may be off its time; default 0.0001"
+    ),
 ) -> None:
     """Import a file into the episode store."""
     from understudy.envs.sources.bridge.relabelling import relabelled
@@ -132,6 +135,7 @@ def import_(
             notes={"relabel_actions": True} if relabel_actions else {},
             image_encoding=image_encoding,
             jpeg_quality=jpeg_quality,
+            reading={} if tolerance_s is None else {"tolerance_s": tolerance_s},
         )
     show_store(store)
 

@@ -1,7 +1,14 @@
-"""Read npz and HDF5 files so that a damaged one is an error of one line that names the file."""
+"""Read npz and HDF5 files so that what is wrong with one is an error of one line that names the file and the cause.
+
+A file is called damaged only where nothing else explains what a library could not read: not one that is locked,
+forbidden, away, of another kind, or that says something else than is expected of it.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import tokenize
 import zipfile
 import zlib
@@ -23,8 +30,9 @@ def read_npz(
     file: Path, required: Sequence[str] = (), optional: Sequence[str] = (), headers: bool = False
 ) -> dict[str, Any]:
     """Return the named arrays of an npz; with `headers` only those under 80 kB are read, others are None."""
+    check_readable(file, "npz")
     with damage(file, "npz"):
-        opened = np.load(_existing(file), allow_pickle=False)
+        opened = np.load(file, allow_pickle=False)
     if isinstance(opened, np.ndarray):
         raise DatasetError(f"{file}: a single array, not an npz archive")
     with damage(file, "npz"), opened as archive:
@@ -43,7 +51,7 @@ def open_hdf5(file: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading; one that is missing, truncated or of another kind raises DatasetError."""
     import h5py
 
-    _existing(file)
+    check_readable(file, "HDF5")
     with damage(file, "HDF5"):
         handle = h5py.File(file, "r")
     with handle:
@@ -63,17 +71,126 @@ def read_dataset(path: Path, file: Any, name: str) -> np.ndarray:
     return array
 
 
+class WrongContent(ValueError):
+    """What a file says is not what is expected of it, though it can be read; `damage` puts the file's name before."""
+
+
 @contextmanager
 def damage(file: Path, kind: str) -> Iterator[None]:
-    """Turn the many errors of a damaged file into one DatasetError."""
+    """Turn the many errors of a file that cannot be read into one DatasetError that says what is the matter."""
     try:
         yield
+    except WrongContent as error:
+        raise DatasetError(f"{file}: {error}") from error
     except DAMAGE as error:
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DatasetError(f"{file}: not a readable {kind} file, truncated or damaged ({said})") from error
+        raise DatasetError(f"{file}: {_cause(file, kind, error)}") from error
 
 
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise DatasetError(f"{file}: no such file")
-    return file
+@contextmanager
+def understood(file: Path, kind: str) -> Iterator[None]:
+    """Turn the errors of taking apart what a readable file says into one DatasetError: a key that is not there, say."""
+    try:
+        yield
+    except KeyError as error:
+        raise DatasetError(f"{file}: no {error.args[0]!r} in it, which {kind} has") from error
+    except WrongContent as error:
+        raise DatasetError(f"{file}: {error}") from error
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise DatasetError(f"{file}: says something else than {kind} does ({_said(error)})") from error
+
+
+def _cause(file: Path, kind: str, error: Exception) -> str:
+    """Return in few words why a file cannot be read, and what to do where something can be done."""
+    said = _said(error)
+    if "unable to lock file" in said:
+        return (
+            "is locked (HDF5's lock): a program has it open for writing; close that, or, where nothing does and the"
+            " file system has no locks, set HDF5_USE_FILE_LOCKING=FALSE"
+        )
+    if "already open for" in said:
+        return (
+            "was not closed by the program that wrote it, or is being written; wait for that, or run"
+            f" `h5clear -s {file}` where it has ended"
+        )
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, OSError) and error.errno in SYSTEM:
+        return f"cannot be read ({os.strerror(error.errno).lower()}){SYSTEM[error.errno]}"
+    if isinstance(error, MemoryError):
+        return f"a {kind} file that asks for more memory than there is: damaged, or too large for this machine"
+    other = kind_of(file) if kind in (*_MAGIC.values(), "mp4") else ""
+    if other and other != kind:
+        return f"not a readable {kind} file: it is {other}"
+    return f"not a readable {kind} file, truncated or damaged ({said})"
+
+
+SYSTEM = {
+    errno.EACCES: "; ask its owner for it, or `chmod u+r` it",
+    errno.EPERM: "; ask its owner for it",
+    errno.EISDIR: "; a file is needed here",
+    errno.ELOOP: "; it is a link to itself",
+    errno.ENAMETOOLONG: "",
+    errno.EIO: "; the disk or the network file system fails",
+    errno.ESTALE: "; the network file system lost it, try again",
+    errno.ETIMEDOUT: "; the network file system does not answer",
+    errno.ENOLCK: "; the file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE",
+    errno.EMFILE: "; raise `ulimit -n`",
+    errno.ENFILE: "; the machine has too many files open",
+}
+"""Errors of the system and not of the file, with what to do."""
+_MAGIC = {
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"PK\x03\x04": "npz",
+    b"PAR1": "parquet",
+    b"ARROW1": "an Arrow file",
+    b"\x93NUMPY": "npy",
+    b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"BZh": "compressed with bzip2: unpack it",
+    b"\xfd7zXZ": "compressed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS and not the file itself: run `git lfs pull`",
+    b"<!doctype html": "a web page, such as a server sends in the place of a file",
+    b"<html": "a web page, such as a server sends in the place of a file",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"{": "JSON or other text",
+}
+"""How files of a kind begin."""
+
+
+def kind_of(file: Path) -> str:
+    """Return what kind of file it is by how it begins; '' where that says nothing."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(64)
+    except OSError:
+        return ""
+    if not head:
+        return "empty"
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    return next((kind for magic, kind in _MAGIC.items() if head.lower().startswith(magic.lower())), "")
+
+
+def _said(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def check_readable(file: Path, kind: str) -> Path:
+    """Return the file, after a check that the system lets it be read."""
+    with damage(file, kind), open(file, "rb"):
+        return file
+
+
+def read_json(file: Path, kind: str) -> dict[str, Any]:
+    """Return the object that a file of JSON holds."""
+    check_readable(file, kind)
+    with damage(file, kind):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise WrongContent(f"is no JSON ({error}); it is cut short or was edited") from error
+        if not isinstance(found, dict):
+            raise WrongContent(f"is {type(found).__name__}, an object is expected")
+        return found

@@ -105,7 +105,9 @@ class Manifest:
             return cls(**data)
         except FileNotFoundError as error:
             raise DatasetError(f"{path}: not an episode store (no {MANIFEST})") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise DatasetError(f"{file}: cannot be read ({error.strerror or error})") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{file}: damaged manifest ({type(error).__name__}: {error})") from error
 
 
@@ -297,8 +299,10 @@ def end_text(text: str) -> bytes:
 def _check_size(file: Path, expected: int | None) -> None:
     try:
         size = file.stat().st_size
-    except OSError as error:
+    except FileNotFoundError as error:
         raise DatasetError(f"{file}: missing; import the dataset again") from error
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror or error})") from error
     if size != expected:
         raise DatasetError(f"{file}: truncated or changed ({size} bytes, {expected} written); import the dataset again")
 
@@ -329,5 +333,7 @@ def _map_batch(file: Path) -> pa.RecordBatch:
         batch = reader.get_batch(0)
         batch.validate()
         return batch
+    except PermissionError as error:
+        raise DatasetError(f"{file}: cannot be read (permission denied); ask its owner for it") from error
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"{file}: not a readable Arrow file ({error}); import the dataset again") from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from understudy.envs.files.reading import damage
 from understudy.envs.sources.source import Episode, Source
 from understudy.envs.store.store import RAW, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import restore_folder, sha256
 from understudy.registry import sources
 
@@ -33,17 +35,21 @@ def import_file(
     jpeg_quality: int = 95,
     change: Callable[[Episode], Episode] | None = None,
     notes: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> EpisodeStore:
     """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
 
     `env_name` says which task the data are of; `name` is the store's, when it should be another. `made_by` is for
     files that do not say themselves how they were made. `change` is done to every episode; `notes` say so in the
-    provenance.
+    provenance. `reading` are options of the source's own `read`, such as LeRobot's `tolerance_s`.
     """
     name = env_name if name is None else name
     source: Source = sources.get(source_name)
+    reading = _checked_reading(source, reading or {})
     path = restore_folder(Path(path).expanduser())
-    if not path.exists():
+    with damage(path, "data"):
+        there = path.exists()
+    if not there:
         raise DatasetError(f"{path}: no such file")
     if not source.matches(name) and (not name or Path(name).name != name or name.startswith(".")):
         raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
@@ -66,8 +72,9 @@ def import_file(
             "files": [_file_record(file) for file in source.files(path)],
             **source.provenance(path, env_name),
             **(notes or {}),
+            **({"reading": reading} if reading else {}),
         }
-        for episode in source.read(path, env_name):
+        for episode in source.read(path, env_name, **reading):
             writer.add_episode(episode if change is None else change(episode))
             transitions += len(episode["actions"])
             if progress is not None:
@@ -75,11 +82,19 @@ def import_file(
     return EpisodeStore.open(target)
 
 
+def _checked_reading(source: Source, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a source reads with, after a check that it takes them."""
+    options = [item for item in inspect.signature(source.read).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    for name in reading:
+        if name not in [item.name for item in options]:
+            known = did_you_mean(name, [item.name for item in options]) or "; it takes none"
+            raise UserError(f"{source.name} is read without an option {name!r}{known}")
+    return dict(reading)
+
+
 def _file_record(file: Path) -> dict[str, str]:
-    try:
+    with damage(file, "data"):
         return {"name": file.name, "sha256": sha256(file)}
-    except OSError as error:
-        raise DatasetError(f"{file}: cannot be read ({error.strerror}); a file is needed here") from error
 
 
 def episodes_of(store: EpisodeStore) -> Iterator[Episode]:

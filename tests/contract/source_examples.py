@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import os
 import random
 import shutil
@@ -204,3 +206,18 @@ def copy(path: Path, target: Path) -> Path:
     if path.is_dir():
         return Path(shutil.copytree(path, target))
     return Path(shutil.copy(path, target))
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Let the system refuse to open a file, which it never does to root."""
+    if os.geteuid() != 0:
+        file.chmod(0)
+        return
+    original = builtins.open
+
+    def refusing(name: object, *arguments: object, **more: object) -> object:
+        if str(name) == str(file):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return original(name, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "open", refusing)

@@ -136,10 +136,10 @@ DATA, MP4 = "data/chunk-000/file-000.parquet", f"videos/{CAMERA}/chunk-000/file-
 CHANGES = [
     (
         INFO,
-        put("codebase_version", "v2.1"),
-        "LeRobot version 'v2.1', this understudy reads v3.0; LeRobot converts",
+        put("codebase_version", "v1.6"),
+        "LeRobot version 'v1.6', this understudy reads v2.0, v2.1 and v3.0; LeRobot converts",
     ),
-    (INFO, put("codebase_version", "v4.0"), "LeRobot version 'v4.0', this understudy reads v3.0"),
+    (INFO, put("codebase_version", "v4.0"), "LeRobot version 'v4.0', this understudy reads v2.0, v2.1 and v3.0"),
     (INFO, put("fps", 0), "fps 0"),
     (
         INFO,
@@ -150,7 +150,8 @@ CHANGES = [
     (INFO, put("total_frames", 26), "25 frames, meta/info.json says 26"),
     (INFO, put("total_episodes", 0), "holds no episodes"),
     (INFO, put("features", []), "features is []"),
-    (INFO, put("splits", {"train": "all"}), "invalid literal"),
+    (INFO, put("splits", {"train": "all"}), "split 'train' is 'all'; a range of episodes like '0:4'"),
+    (INFO, put("splits", ["train"]), "splits is ['train']; an object like"),
     (INFO, put("data_path", "../{chunk_index}/{file_index}"), "leads out of the dataset"),
     (INFO, put("video_path", "/etc/passwd"), "leads out of the dataset"),
     (INFO, put("video_path", "{video_key.__class__}"), ""),

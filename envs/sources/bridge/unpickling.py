@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from understudy.envs.files.reading import WrongContent, damage
 from understudy.envs.sources.bridge.arrays import NAMES, Array, Dtype, Name, filled
 from understudy.errors import DatasetError
 
@@ -34,13 +35,11 @@ def unpickle(file: Path) -> Any:
 
 def map_file(file: Path) -> memoryview:
     """Return a file's bytes, mapped; a missing or empty file is a DatasetError."""
-    try:
-        with open(file, "rb") as stream:
+    with damage(file, "pickle"), open(file, "rb") as stream:
+        try:
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    except ValueError as error:
-        raise DatasetError(f"{file}: is empty") from error
-    except OSError as error:
-        raise DatasetError(f"{file}: cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            raise WrongContent("is empty") from error
 
 
 def unpickle_buffer(data: memoryview, where: str) -> Any:

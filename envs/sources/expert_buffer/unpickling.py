@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from understudy.envs.files.reading import check_readable, kind_of
 from understudy.errors import DatasetError
 
 TENSORDICT_CLASSES = ("tensordict._td.TensorDict", "tensordict.tensordict.TensorDict")
@@ -33,8 +34,7 @@ def load_tensors(file: Path) -> Any:
     """
     import torch
 
-    if not file.is_file():
-        raise DatasetError(f"{file}: no such file")
+    check_readable(file, "torch.save")
     stand_ins = [(SavedTensorDict, path) for path in TENSORDICT_CLASSES]
     try:
         with torch.serialization.safe_globals([*stand_ins, (make_saved, TENSORDICT_MAKER)]):
@@ -46,7 +46,9 @@ def load_tensors(file: Path) -> Any:
                 f"{file}: holds {foreign[1]}, and of files that may come from anywhere only tensors are read"
             ) from error
         said = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-        raise DatasetError(f"{file}: not a readable file of torch.save, truncated or damaged ({said})") from error
+        other = kind_of(file)
+        cause = f": it is {other}" if other not in ("", "npz") else f", truncated or damaged ({said})"  # a zip too
+        raise DatasetError(f"{file}: not a readable file of torch.save{cause}") from error
     return _opened(found, file)
 
 

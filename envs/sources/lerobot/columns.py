@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from understudy.envs.files.reading import WrongContent
 from understudy.envs.store.episode import is_episode_column
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError
@@ -102,7 +103,7 @@ def read_features(described: Mapping[str, Any], written_here: Mapping[str, Any])
     """Return the features of info.json that become columns, and a word on each of those that do not.
 
     `written_here` is what `note_of` returned when the dataset was written by understudy, else empty. What is wrong
-    raises KeyError, TypeError or ValueError.
+    raises KeyError, TypeError or ValueError (WrongContent where it is said in full).
     """
     kept: list[Feature] = []
     left_out: list[str] = []
@@ -115,7 +116,7 @@ def read_features(described: Mapping[str, Any], written_here: Mapping[str, Any])
         elif dtype not in (*PICTURES, *NUMBERS):
             left_out.append(f"{key}: {dtype}")
         elif 0 in shape or (dtype in PICTURES and len(shape) != 3):
-            raise ValueError(f"{key} has shape {list(shape)}")
+            raise WrongContent(f"{key} has shape {list(shape)}")
         elif key in written_here:
             note = written_here[key]
             here = {"dtype_here": str(np.dtype(note["dtype"])), "shape_here": tuple(int(n) for n in note["shape"])}
@@ -125,7 +126,7 @@ def read_features(described: Mapping[str, Any], written_here: Mapping[str, Any])
     columns = [feature.column for feature in kept]
     for column in columns:
         if columns.count(column) > 1:
-            raise ValueError(f"several features would be the column {column!r}")
+            raise WrongContent(f"several features would be the column {column!r}")
     return kept, left_out
 
 
@@ -185,21 +186,21 @@ def to_arrow(array: np.ndarray, feature: Feature) -> pa.Array:
 def from_arrow(column: Any, feature: Feature) -> np.ndarray:
     """Return a column of T rows as an array [T, *shape], of the dtype and shape that it had where it was written here.
 
-    What does not fit the feature's shape, or is missing, raises ValueError.
+    What does not fit the feature's shape, or is missing, raises WrongContent.
     """
     rows, array = len(column), column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
     while pa.types.is_nested(array.type) and not pa.types.is_struct(array.type):
         if array.null_count:
-            raise ValueError(f"{feature.key} has rows with nothing in them")
+            raise WrongContent(f"{feature.key} has rows with nothing in them")
         array = array.flatten()
     if array.null_count:
-        raise ValueError(f"{feature.key} has missing numbers")
+        raise WrongContent(f"{feature.key} has missing numbers")
     if len(array) != rows * int(np.prod(feature.shape)):
         per_row = f"{len(array) / max(rows, 1):g} numbers a row"
-        raise ValueError(f"{feature.key} has {per_row}, info.json says shape {list(feature.shape)}")
+        raise WrongContent(f"{feature.key} has {per_row}, info.json says shape {list(feature.shape)}")
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type)):
-        raise ValueError(f"{feature.key} holds {array.type}, not numbers")
+        raise WrongContent(f"{feature.key} holds {array.type}, not numbers")
     numbers = array.to_numpy(zero_copy_only=False)
     numbers = numbers.astype(feature.dtype_here or ("uint8" if numbers.dtype == bool else numbers.dtype), copy=False)
     if feature.shape_here is not None:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from understudy.envs.files.reading import damage
+from understudy.envs.files.reading import WrongContent, damage
 from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, from_arrow
 from understudy.envs.sources.lerobot.meta import (
     INFO,
     OURS,
-    VERSION,
     Dataset,
     Record,
     has_rewards,
@@ -27,10 +26,10 @@ from understudy.envs.sources.lerobot.meta import (
     open_parquet,
     read_table,
 )
-from understudy.envs.sources.lerobot.video import TOLERANCE, FrameReader, require_vision
+from understudy.envs.sources.lerobot.video import TOLERANCE, FrameReader, require_vision, tolerance_advice
 from understudy.envs.sources.source import Episode
 from understudy.envs.store.store import MASK
-from understudy.errors import DatasetError
+from understudy.errors import DatasetError, UserError
 
 BATCH_ROWS = 512
 KEPT = ("environment", "env_name", "made_by")
@@ -49,7 +48,7 @@ def provenance(path: Path) -> dict[str, Any]:
     dataset = open_dataset(path)
     pictures = [feature for feature in dataset.features if feature.is_picture]
     found: dict[str, Any] = {
-        "codebase_version": VERSION,
+        "codebase_version": dataset.info["codebase_version"],
         "fps": dataset.info["fps"],
         "robot_type": dataset.info.get("robot_type"),
         "cameras": {feature.column: _how_kept(feature, dataset) for feature in pictures},
@@ -61,9 +60,17 @@ def provenance(path: Path) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value not in (None, {}, [])}
 
 
-def read_episodes(path: Path) -> Iterator[Episode]:
-    """Yield the dataset's episodes, in their order; damage and times that do not fit are DatasetErrors."""
+def read_episodes(path: Path, tolerance_s: float = TOLERANCE) -> Iterator[Episode]:
+    """Yield the dataset's episodes, in their order; damage and times that do not fit are DatasetErrors.
+
+    Frames may be up to `tolerance_s` seconds from the time that they are looked for at.
+    """
     dataset = open_dataset(path)
+    if not 0 < tolerance_s < 0.5 / dataset.fps:
+        raise UserError(
+            f"tolerance_s={tolerance_s:g}: must be above 0 and below half a frame, {0.5 / dataset.fps:.4g} s at"
+            f" {dataset.fps:g} frames a second"
+        )
     if any(feature.is_picture for feature in dataset.features):
         require_vision(str(path))
     masks = {} if dataset.note else dataset.masks()
@@ -74,10 +81,10 @@ def read_episodes(path: Path) -> Iterator[Episode]:
         for record in dataset.records:
             table = rows.take(record)
             episode = _columns(dataset, record, table)
-            times = _times(dataset, record, table)
+            times = _times(dataset, record, table, tolerance_s)
             for feature in dataset.features:
                 if feature.dtype == "video":
-                    episode[feature.column] = frames.read(feature, record, times)
+                    episode[feature.column] = frames.read(feature, record, times, tolerance_s)
             episode |= {name: mask[record.number] for name, mask in masks.items()}
             episode |= finals.read(record)
             yield episode
@@ -111,27 +118,28 @@ def _columns(dataset: Dataset, record: Record, table: pa.Table) -> dict[str, Any
     return episode
 
 
-def _times(dataset: Dataset, record: Record, table: pa.Table) -> np.ndarray:
+def _times(dataset: Dataset, record: Record, table: pa.Table, tolerance_s: float) -> np.ndarray:
     """Return the times [T] of an episode's frames in seconds, checked to be frame / fps."""
     with damage(record.data, "LeRobot"):
         times = table["timestamp"].to_numpy().astype(np.float64)
         frames = table["frame_index"].to_numpy()
         if not np.array_equal(frames, np.arange(record.length)):
-            raise ValueError(f"episode {record.number}: frame_index does not count from 0 to {record.length - 1}")
+            raise WrongContent(f"episode {record.number}: frame_index does not count from 0 to {record.length - 1}")
         expected = frames / dataset.fps
         # LeRobot keeps times as float32, which after 20 minutes is coarser than what it tolerates
-        near = np.abs(times - expected) <= TOLERANCE + np.spacing(expected.astype(np.float32))
+        near = np.abs(times - expected) <= tolerance_s + np.spacing(expected.astype(np.float32))
         if not near.all():
             first = int(np.argmin(near))
-            raise ValueError(
+            raise WrongContent(
                 f"episode {record.number}: frame {first} is at {times[first]:.6g} s, {expected[first]:.6g} s is"
-                f" expected at {dataset.fps:g} frames a second; {TOLERANCE:g} s is tolerated"
+                f" expected at {dataset.fps:g} frames a second; {tolerance_s:g} s is tolerated"
+                f"{tolerance_advice(float(np.abs(times - expected).max()), dataset.fps)}"
             )
     return expected
 
 
 def _decode_images(column: Any, feature: Feature) -> np.ndarray:
-    """Return the pictures [T, H, W, 3] of a column of {bytes, path}; what cannot be decoded raises ValueError."""
+    """Return the pictures [T, H, W, 3] of a column of {bytes, path}; what cannot be decoded raises WrongContent."""
     import cv2
 
     array = column.combine_chunks()
@@ -141,12 +149,12 @@ def _decode_images(column: Any, feature: Feature) -> np.ndarray:
     for number, item in enumerate(encoded):
         data = item.as_py()
         if not data:
-            raise ValueError(f"{feature.key}: picture {number} is not in the file")
+            raise WrongContent(f"{feature.key}: picture {number} is not in the file")
         frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         if frame is None or frame.shape != frames.shape[1:]:
             found = "cannot be decoded" if frame is None else f"is {frame.shape[1]} x {frame.shape[0]}"
             wanted = f"{frames.shape[2]} x {frames.shape[1]}"
-            raise ValueError(f"{feature.key}: picture {number} {found}, info.json says {wanted}")
+            raise WrongContent(f"{feature.key}: picture {number} {found}, info.json says {wanted}")
         frames[number] = frame
     return frames
 
@@ -178,7 +186,7 @@ class _Rows:
             numbers = self._rest["episode_index"].to_numpy()
             has = int(np.argmin(numbers == record.number)) if (numbers != record.number).any() else len(numbers)
             if has != record.length:
-                raise ValueError(f"episode {record.number} has {has} rows, meta/episodes says {record.length}")
+                raise WrongContent(f"episode {record.number} has {has} rows, meta/episodes says {record.length}")
             table, self._rest = self._rest.slice(0, has), self._rest.slice(has)
         return table
 
@@ -189,7 +197,7 @@ class _Rows:
             names = parquet.schema_arrow.names
             missing = [name for name in self._columns if name not in names]
             if missing:
-                raise ValueError(f"no column {missing[0]!r}, which info.json lists")
+                raise WrongContent(f"no column {missing[0]!r}, which info.json lists")
             wanted = [*self._columns, *([TRUNCATED] if TRUNCATED in names else [])]
             self._batches = parquet.iter_batches(BATCH_ROWS, columns=wanted)
             self._rest = pa.Table.from_batches([], schema=pa.schema([parquet.schema_arrow.field(n) for n in wanted]))
@@ -210,7 +218,7 @@ class _Videos:
         self._opened = opened
         self._readers: dict[str, FrameReader] = {}
 
-    def read(self, feature: Feature, record: Record, times: np.ndarray) -> np.ndarray:
+    def read(self, feature: Feature, record: Record, times: np.ndarray, tolerance_s: float) -> np.ndarray:
         """Return the frames [T, H, W, 3] of one camera."""
         file, start = record.videos[feature.key]
         reader = self._readers.get(feature.key)
@@ -220,7 +228,7 @@ class _Videos:
             reader = FrameReader(file, feature.picture_size, ahead=True)
             self._opened.callback(reader.close)
             self._readers[feature.key] = reader
-        return reader.read(start + times)
+        return reader.read(start + times, tolerance_s)
 
 
 class _Finals:
@@ -233,6 +241,8 @@ class _Finals:
     def read(self, record: Record) -> dict[str, Any]:
         """Return masks, and what came after the last action."""
         file, row = record.meta
+        if file.suffix != ".parquet":  # of an older version, which is never ours
+            return {}
         if file != self._file:
             with open_parquet(file) as parquet, damage(file, "parquet"):
                 names = [name for name in parquet.schema_arrow.names if name.startswith(OURS)]
@@ -251,5 +261,5 @@ def _final(name: str, value: Any) -> np.ndarray:
         return np.asarray(value, np.float32)
     frame = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR_RGB)
     if frame is None:
-        raise ValueError(f"{name}: a picture that cannot be decoded")
+        raise WrongContent(f"{name}: a picture that cannot be decoded")
     return frame

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.envs.sources.lerobot.meta import is_dataset
 from understudy.envs.sources.lerobot.reader import data_files, provenance, read_episodes
+from understudy.envs.sources.lerobot.video import TOLERANCE
 from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
 from understudy.envs.sources.source import Episode, Settings, Source
 from understudy.errors import DatasetError, UserError, did_you_mean
@@ -98,9 +99,12 @@ class LeRobot(Source):
             found.pop("env_name", None)
         return found
 
-    def read(self, path: Path, env_name: str) -> Iterator[Episode]:
-        """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw."""
-        yield from read_episodes(path)
+    def read(self, path: Path, env_name: str, *, tolerance_s: float = TOLERANCE) -> Iterator[Episode]:
+        """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw.
+
+        `tolerance_s` is LeRobot's: seconds that a frame may be from the time it is looked for at.
+        """
+        yield from read_episodes(path, tolerance_s)
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write a dataset's folder; videos are lossy.

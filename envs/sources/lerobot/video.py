@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.files.hdf5 import unfailing
-from understudy.envs.files.reading import damage
+from understudy.envs.files.reading import WrongContent, check_readable, damage
 from understudy.errors import DatasetError, UserError, did_you_mean
 
 TOLERANCE = 1e-4
@@ -81,7 +82,7 @@ def encode_video(file: Path, frames: np.ndarray, fps: float, codec: str = "av1")
 
     encoder = find_encoder(codec, *frames.shape[1:3])
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints about itself; it reads this when it starts
-    with unfailing(file) as sink, av.open(sink, "w", format="mp4") as output:
+    with unfailing(file) as sink, _writing(file), av.open(sink, "w", format="mp4") as output:
         stream: Any = output.add_stream(encoder.name, rate=exact_rate(fps), options=encoder.options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
         for frame in frames:
@@ -97,11 +98,11 @@ def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> No
     import av
 
     written = 0
-    with unfailing(file) as sink, av.open(sink, "w", format="mp4") as output:
+    with unfailing(file) as sink, _writing(file), av.open(sink, "w", format="mp4") as output:
         stream: Any = None
         for path, count in parts:
             with _reading(path), av.open(str(path), format="mp4") as part:
-                source = part.streams.video[0]
+                source = _video_in(part)
                 stream = stream or output.add_stream_from_template(source, opaque=True)
                 tick = 1 / (exact_rate(fps) * Fraction(source.time_base or 1))
                 copied = 0
@@ -123,7 +124,7 @@ def video_info(file: Path) -> dict[str, Any]:
     import av
 
     with _reading(file), av.open(str(file), format="mp4") as container:
-        stream = container.streams.video[0]
+        stream = _video_in(container)
         rate = stream.average_rate or Fraction(0)
         return {
             "video.height": stream.height,
@@ -147,22 +148,19 @@ class FrameReader:
     def __init__(self, file: Path, shape: tuple[int, int] | None = None, *, ahead: bool = False) -> None:
         import av
 
-        if not file.is_file():
-            raise DatasetError(f"{file}: no such file")
         self.file = file
-        with _reading(file):
-            self._container = av.open(str(file), format="mp4")
-            if not self._container.streams.video:
-                raise ValueError("no video in it")
-            self._stream = self._container.streams.video[0]
+        with _reading(file), ExitStack() as failing:
+            self._container = failing.enter_context(av.open(str(file), format="mp4"))
+            self._stream = _video_in(self._container)
             self._stream.thread_type = "AUTO" if ahead else "SLICE"
-        found = (self._stream.height, self._stream.width)
-        if shape is not None and found != shape:
-            self.close()
-            raise DatasetError(f"{file}: frames are {found[1]} x {found[0]}, info.json says {shape[1]} x {shape[0]}")
-        self._gap = SEEK_AHEAD / float(self._stream.average_rate or 30)
-        self._frames: Iterator[Any] = self._container.decode(self._stream)
+            found = (self._stream.height, self._stream.width)
+            if shape is not None and found != shape:
+                raise WrongContent(f"frames are {found[1]} x {found[0]}, info.json says {shape[1]} x {shape[0]}")
+            self._gap = SEEK_AHEAD / float(self._stream.average_rate or 30)
+            self._frames: Iterator[Any] = self._container.decode(self._stream)
+            failing.pop_all()
         self._current: Any = None
+        self._lost = False
 
     def __enter__(self) -> FrameReader:
         return self
@@ -182,7 +180,8 @@ class FrameReader:
         DatasetError where no frame is within `tolerance` of a time.
         """
         wanted, places = np.unique(np.asarray(times, np.float64), return_inverse=True)
-        frames = np.empty((len(wanted), self._stream.height, self._stream.width, 3), np.uint8)
+        with _reading(self.file):
+            frames = np.empty((len(wanted), self._stream.height, self._stream.width, 3), np.uint8)
         for number, time in enumerate(wanted):
             picture = self._at(float(time), tolerance)
             if picture.shape != frames.shape[1:]:
@@ -193,7 +192,7 @@ class FrameReader:
     def _at(self, time: float, tolerance: float) -> np.ndarray:
         with _reading(self.file):
             here = 0.0 if self._current is None else float(self._current.time)
-            if not here - tolerance <= time <= here + self._gap:
+            if self._lost or not here - tolerance <= time <= here + self._gap:
                 self._seek(time)
             before = None
             while self._current is None or float(self._current.time) < time - tolerance:
@@ -202,23 +201,45 @@ class FrameReader:
                     break
             if self._current is not None and abs(float(self._current.time) - time) <= tolerance:
                 return self._current.to_ndarray(format="rgb24")
-        near = [f"{float(frame.time):.4f}" for frame in (before, self._current) if frame is not None]
-        self._seek(0.0)
-        nearest = f"the nearest are at {' and '.join(near)} s" if near else "the video ends before"
-        raise DatasetError(f"{self.file}: no frame within {tolerance:g} s of {time:.4f} s; {nearest}")
+            self._lost = True
+            near = [float(frame.time) for frame in (before, self._current) if frame is not None]
+            raise WrongContent(self._not_there(time, tolerance, near))
+
+    def _not_there(self, time: float, tolerance: float, near: Sequence[float]) -> str:
+        """Return what to say of a time that has no frame; `near` are the times of frames around it."""
+        if not near:
+            return f"no frame within {tolerance:g} s of {time:.4f} s; the video ends before that"
+        said = f"no frame within {tolerance:g} s of {time:.4f} s; the nearest are at "
+        said += f"{' and '.join(f'{at:.4f}' for at in near)} s"
+        return said + tolerance_advice(min(abs(at - time) for at in near), float(self._stream.average_rate or 0))
 
     def _seek(self, time: float) -> None:
         """Go to the last keyframe that is not after `time`."""
         base = self._stream.time_base or Fraction(1, 1)
         half_a_frame = Fraction(1, 2) / Fraction(self._stream.average_rate or 30)
         self._container.seek(int((Fraction(time) + half_a_frame) / base), stream=self._stream)
-        self._frames, self._current = self._container.decode(self._stream), None
+        self._frames, self._current, self._lost = self._container.decode(self._stream), None, False
 
 
 def read_frames(file: Path, times: Sequence[float] | np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     """Open an mp4, seek to `times` (seconds), decode, return uint8 [n, H, W, 3]: what LeRobot does for each window."""
     with FrameReader(file) as reader:
         return reader.read(times, tolerance)
+
+
+def tolerance_advice(off: float, fps: float) -> str:
+    """Return the words that say how times that are `off` seconds from a frame's can be allowed; '' where they cannot.
+
+    More than half of the time between two frames would take one frame for another.
+    """
+    most = 0.45 / fps if fps > 0 else 0.0
+    if not off < most:  # nan too
+        return ""
+    enough = min(10.0 ** np.ceil(np.log10(off * 1.01)), most)
+    return (
+        f"; `understudy data import lerobot FOLDER --tolerance_s {enough:.2g}` takes the nearest frame"
+        f" (in Python tolerance_s={enough:.2g})"
+    )
 
 
 def exact_rate(fps: float) -> Fraction:
@@ -235,13 +256,40 @@ def _available(encoder: Encoder) -> bool:
         return False
 
 
+def _video_in(container: Any) -> Any:
+    """Return the first video stream of an open file."""
+    if not container.streams.video:
+        raise WrongContent("no video in it")
+    return container.streams.video[0]
+
+
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turn PyAV's errors into one DatasetError; not all of them are Python's own."""
+    """Turn PyAV's errors into one DatasetError. Some are Python's own too: a seek in a damaged file is "not permitted".
+
+    So whether the system lets the file be read is tried before.
+    """
     from av.error import FFmpegError
 
+    check_readable(file, "mp4")
     with damage(file, "mp4"):
         try:
             yield
-        except (FFmpegError, StopIteration, AttributeError) as error:
-            raise ValueError(str(error) or type(error).__name__) from error
+        except (FFmpegError, StopIteration, AttributeError, IndexError, AssertionError) as error:
+            raise ValueError(re.sub(r"^\[Errno \d+\] ", "", str(error)) or type(error).__name__) from error
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turn PyAV's errors while a video is written into one DatasetError; that of closing what failed hides no other.
+
+    A full disk is not among them: `unfailing` keeps that error and raises it.
+    """
+    from av.error import FFmpegError
+
+    try:
+        yield
+    except FFmpegError as error:
+        if isinstance(error.__context__, DatasetError):
+            raise error.__context__ from None
+        raise DatasetError(f"{file}: cannot be written as video ({error})") from error

@@ -18,7 +18,7 @@ import numpy as np
 
 from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, features_of, note_of
 from understudy.envs.sources.lerobot.episode import Encoded, Position, encode_episode, our_columns
-from understudy.envs.sources.lerobot.meta import OURS, Dataset, is_dataset, open_dataset
+from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset
 from understudy.envs.sources.lerobot.progress import MEGABYTE, Progress, Sizes
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
 from understudy.envs.store.episode import check_alike, prepare_episode
@@ -130,6 +130,10 @@ class LeRobotWriter:
 
     def _go_on(self, present: Dataset, fps: float) -> None:
         """Take over where the last whole episode ended."""
+        if present.info["codebase_version"] != VERSION:
+            raise DatasetError(
+                f"{self.root}: is LeRobot {present.info['codebase_version']}; only {VERSION} is added to"
+            )
         if present.fps != fps:
             raise DatasetError(f"{self.root}: has {present.fps:g} frames a second, not {fps:g}")
         for feature in present.features:

@@ -70,7 +70,7 @@ def parse_spec(env_name: str, said: Any) -> dict[str, Any]:
         arguments = {key: value for key, value in dict(spec.get("kwargs") or {}).items() if key != "render_mode"}
         checked = {"id": str(spec["id"]), "kwargs": arguments, "additional_wrappers": wrappers}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{env_name}: its env_spec is damaged ({type(error).__name__}: {error})") from error
+        raise UserError(f"{env_name}: its env_spec cannot be understood ({type(error).__name__}: {error})") from error
     if ":" in checked["id"]:
         raise UserError(f"{env_name}: its env_spec's id {checked['id']!r} wants a module imported, which is not done")
     for value in _texts(checked["kwargs"]):

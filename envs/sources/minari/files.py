@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from understudy.envs.files.hdf5 import unfailing
-from understudy.envs.files.reading import DAMAGE, damage
+from understudy.envs.files.reading import DAMAGE, WrongContent, check_readable, damage, read_json, understood
 from understudy.envs.sources.minari.envs import is_flat
 from understudy.envs.sources.source import Episode, Settings
 from understudy.envs.store.episode import prepare_episode
@@ -59,6 +59,8 @@ def read_episodes(path: Path, make_env: Callable[[Settings], Any]) -> Iterator[E
     """Yield a dataset's episodes; `make_env(settings)` is asked for spaces that the file leaves out."""
     folder = data_folder(path)
     metadata = _metadata(folder)
+    for file in data_files(path):
+        check_readable(file, "Minari")
     storage = _storage(folder, metadata, make_env)
     _check_spaces(storage.observation_space, storage.action_space, folder)
     steps = 0
@@ -85,7 +87,7 @@ def write_episodes(path: Path, episodes: Iterable[Episode], name: str, settings:
     acted = given.get("action_space") or _box(np.asarray(first["actions"]))
     facts = {key: settings[key] for key in KEPT if key in settings and not key.endswith("_space")}
     facts |= {"description": description} if description else {}
-    with replaced_folder(_data_place(path)) as temporary, storage_errors(path), warnings.catch_warnings():
+    with _data_place(path) as temporary, storage_errors(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a dataset should say about its author
         storage = MinariStorage.new(temporary, observed, acted, data_format="hdf5", jpeg_encoding=False)
         storage.update_metadata({"dataset_id": name, "minari_version": version, **facts})
@@ -122,14 +124,21 @@ def download(name: str, folder: Path, progress: Callable[[int, int], None] | Non
     return target
 
 
-def _data_place(path: Path) -> Path:
-    """Return the folder that a dataset's files are written to; one that holds something else is refused."""
+@contextmanager
+def _data_place(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `path/data` when the block ends well; other things in `path` stay.
+
+    Where there is a `data` of something else, it is refused.
+    """
     place = path / "data"
     if path.exists() and not path.is_dir():
         raise DatasetError(f"{path}: is a file; {DESCRIBE}")
-    if place.exists() and not (place / METADATA).is_file():
+    if restore_folder(place).exists() and not (place / METADATA).is_file():
         raise DatasetError(f"{place}: is there and no Minari dataset; choose another folder")
-    return place
+    with replaced_folder(place if path.exists() else path) as folder:
+        inside = folder if path.exists() else folder / "data"
+        inside.mkdir(exist_ok=True)
+        yield inside
 
 
 def flatten_rows(space: spaces.Space, rows: Any) -> np.ndarray:
@@ -161,12 +170,10 @@ def _metadata(folder: Path) -> dict[str, Any]:
     from minari import supported_dataset_versions
 
     file = folder / METADATA
-    try:
-        metadata = json.loads(file.read_text())
+    metadata = read_json(file, "Minari")
+    with understood(file, "Minari"):
         counts = [int(metadata[key]) for key in ("total_episodes", "total_steps")]
         version = metadata["minari_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{file}: damaged, or not Minari's ({type(error).__name__}: {error})") from error
     if version not in supported_dataset_versions:
         newest = max(supported_dataset_versions)
         raise DatasetError(f"{file}: made by Minari {version!r}, the installed one reads up to {newest}")
@@ -181,11 +188,11 @@ def _spaces(metadata: Mapping[str, Any], folder: Path) -> dict[str, spaces.Space
     found = {}
     for key in ("observation_space", "action_space"):
         if metadata.get(key) is not None:
-            with damage(folder / METADATA, "Minari"):
+            with understood(folder / METADATA, "Minari"):
                 try:
                     found[key] = deserialize_space(metadata[key])
-                except (TypeError, AssertionError) as error:
-                    raise ValueError(f"{key}: {error}") from error
+                except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:
+                    raise WrongContent(f"{key} is no space that Minari knows ({error})") from error
     return found
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from understudy.envs.files.reading import damage
+from understudy.envs.files.reading import check_readable, damage
 from understudy.errors import DatasetError, did_you_mean
 from understudy.files import storage_errors, write_atomic
 
@@ -74,7 +74,7 @@ class RowReader:
 @contextmanager
 def open_rows(file: Path, name: str) -> Iterator[RowReader]:
     """Open an array of an npz for reading by rows; a damaged file raises DatasetError."""
-    with damage(file, "npz"):
+    with damage(check_readable(file, "npz"), "npz"):
         archive = zipfile.ZipFile(file)
     with archive:
         names = [entry.removesuffix(".npy") for entry in archive.namelist()]
