@@ -33,9 +33,9 @@ from understudy.envs.windows.windows import Windows
 
 BATCH, HORIZON, MB = 256, 5, 1e6
 SIZE = 64
-"""Of pictures, in pixels."""
+"""Edge of the pictures, in pixels."""
 ROW_BYTES = 101
-"""Of one made-up transition in a store: 17 + 6 + 1 numbers of 4 bytes, and a flag, with the index rounded up."""
+"""Bytes of one made-up transition in a store: 17 + 6 + 1 numbers of 4 bytes, and a flag, with the index rounded up."""
 
 
 def use_store(path: Path) -> object:

@@ -55,7 +55,7 @@ class Job(BaseModel):
     id: str
     kind: Literal["sweep", "train"]
     folder: str
-    """Of the sweep or the run, on the cluster's shared storage."""
+    """Folder of the sweep or the run, on the cluster's shared storage."""
     spec: dict[str, Any]
     """A SweepSpec, or a run's flat keys."""
     code: str

@@ -72,7 +72,7 @@ def _setup(profile: Profile, job: Job, folder: Path) -> list[str]:
 QUOTED = "# shellcheck disable=SC2016"
 """The driver's own shell expands what is in its quotes."""
 ANY_PORT = "--min-worker-port=0 --max-worker-port=0"
-"""Of workers: the usual range may be taken by another job's Ray on the node."""
+"""Ports of workers: the usual range may be taken by another job's Ray on the node."""
 
 
 def _start(nodes: Nodes) -> str:

@@ -140,7 +140,7 @@ def was_kept(folder: Path, number: int) -> bool | None:
 
 
 def _is_whole(file: Path, required: tuple[str, ...]) -> bool:
-    """Say whether a file is there and whole; after a power cut, say, it may not be, and is made again."""
+    """Return whether a file is there and whole; after a power cut, say, it may not be, and is made again."""
     with suppress(DatasetError):
         read_npz(file, required, headers=True)
         return True

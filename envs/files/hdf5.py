@@ -30,15 +30,15 @@ class UnfailingFile(io.RawIOBase):
         return self._file.seek(offset, whence)
 
     def readable(self) -> bool:
-        """Say yes, for libraries that ask."""
+        """Return True: libraries that take file objects ask."""
         return True
 
     def writable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:

@@ -54,7 +54,7 @@ class Outcome:
     success: float | None = None
     frames: list[np.ndarray] = field(default_factory=list)
     action_dim: int = 0
-    """Of a reset: the numbers in one action."""
+    """Numbers in one action (in the answer to a reset)."""
 
 
 class Pool(Protocol):

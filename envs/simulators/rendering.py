@@ -1,4 +1,4 @@
-"""Say how a simulator's pictures are drawn: a picture without shadows is another one than a picture with them.
+"""How a simulator's pictures are drawn: a picture without shadows is another one than a picture with them.
 
 The options of data are kept in their store's manifest, and environments are made with the same. MuJoCo's own settings
 are what published data were drawn with; leaving out shadows, smoothed edges and reflections is several times quicker

@@ -31,7 +31,7 @@ def open_named(spec: RunSpec) -> EpisodeStore:
 
 
 def _is_newer(manifest: Path, files: list[Path]) -> bool:
-    """Say whether there is a store that was written after its files."""
+    """Return whether there is a store that was written after its files."""
     return manifest.is_file() and manifest.stat().st_mtime >= max(file.stat().st_mtime for file in files)
 
 

@@ -47,13 +47,13 @@ class Source(abc.ABC):
 
     name: str
     suffix: ClassVar[str] = ""
-    """Of its files' names; empty for a format that is a folder."""
+    """File name suffix, such as ".hdf5"; empty for a format that is a folder."""
     unit_actions: ClassVar[bool] = True
     """Whether actions span [-1, 1] in all of its environments, so that a policy's may be clipped to it."""
 
     @abc.abstractmethod
     def matches(self, env_name: str) -> bool:
-        """Say whether the dataset's name belongs to this source."""
+        """Return whether the dataset's name belongs to this source."""
 
     @abc.abstractmethod
     def known_names(self) -> list[str]:
@@ -86,7 +86,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def has_success(self, env_name: str) -> bool:
-        """Say whether the task tells success (in `info["success"]`)."""
+        """Return whether the task tells success (in `info["success"]`)."""
 
     def normalized_score(
         self, env_name: str, returns: np.ndarray, settings: Settings | None = None
@@ -95,7 +95,7 @@ class Source(abc.ABC):
         return None
 
     def is_goal_conditioned(self, env_name: str) -> bool:
-        """Say whether a policy for this task must be told a goal."""
+        """Return whether a policy for this task must be told a goal."""
         return False
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ class Source(abc.ABC):
         return None
 
     def is_published(self, env_name: str) -> bool:
-        """Say whether the name is, or may be, one of data that others have published."""
+        """Return whether the name is, or may be, one of data that others have published."""
         return self.remote(env_name) is not None
 
     def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -193,12 +193,12 @@ def source_for(env_name: str) -> Source:
 
 
 def has_unit_actions(env_name: str) -> bool:
-    """Say whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
+    """Return whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
     return all(source.unit_actions for _, source in sources.items() if source.matches(env_name))
 
 
 def is_goal_conditioned(env_name: str) -> bool:
-    """Say whether the dataset's source calls its task goal-conditioned; no, for names of no source."""
+    """Return whether the dataset's source calls its task goal-conditioned; no, for names of no source."""
     return any(source.matches(env_name) and source.is_goal_conditioned(env_name) for _, source in sources.items())
 
 

@@ -186,7 +186,7 @@ class _Moments(abc.ABC):
 
 
 class _Sums(_Moments):
-    """Of real numbers. Chan et al. (1979) combine the moments of two parts, so that one pass in float64 is enough."""
+    """Moments of real numbers, in one pass in float64: Chan et al. (1979) combine those of two parts."""
 
     def __init__(self, width: int) -> None:
         self._width, self._count = width, 0
@@ -210,7 +210,7 @@ class _Sums(_Moments):
 
 
 class _Counts(_Moments):
-    """Of pictures: how often each of the 256 values occurs in each channel, which is exact and needs no floats."""
+    """Moments of pictures, from how often each of the 256 values occurs in each channel: exact, without floats."""
 
     def __init__(self, channels: int) -> None:
         self._counts = np.zeros((channels, 256), np.int64)

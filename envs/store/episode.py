@@ -78,7 +78,7 @@ def check_alike(rows: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray],
 
 
 def is_episode_column(name: str) -> bool:
-    """Say whether a column has one row an episode."""
+    """Return whether a column has one row an episode."""
     return name in TEXTS or name.startswith(MASK) or steps_of_final(name) is not None
 
 

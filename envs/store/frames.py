@@ -20,7 +20,7 @@ class Frames(Protocol):
     """The frames of one camera, by row number."""
 
     shape: tuple[int, ...]
-    """Of one frame: (H, W, C)."""
+    """Shape of one frame: (H, W, C)."""
 
     def __len__(self) -> int: ...
 

@@ -48,12 +48,12 @@ def parts_of(shape: ObservationShape) -> dict[str, tuple[int, ...]]:
 
 
 def is_picture(name: str) -> bool:
-    """Say whether a part of this name holds pictures."""
+    """Return whether a part of this name holds pictures."""
     return name.removeprefix(GOAL) != STATE
 
 
 def has_pictures(shape: ObservationShape) -> bool:
-    """Say whether any part is a picture."""
+    """Return whether any part is a picture."""
     return any(is_picture(name) for name in parts_of(shape))
 
 

@@ -17,7 +17,7 @@ SMALL = {"height": "24", "width": "32"}
 
 
 def can_render() -> bool:
-    """Say whether there is OpenGL; without it the error says so, and pictures are not tested."""
+    """Return whether there is OpenGL; without it the error says so, and pictures are not tested."""
     reason = rendering_available()
     assert reason is None or "MuJoCo cannot render here" in reason
     return reason is None

@@ -292,7 +292,7 @@ def test_a_job_that_is_stopped_saves_its_trials_and_goes_on_with_more_to_do(head
 
 
 def training(folder: Path) -> bool:
-    """Say whether some trial of a sweep has come to its training."""
+    """Return whether some trial of a sweep has come to its training."""
     return any(folder.glob("trials/*/timing.csv"))
 
 

@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "act": {"dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "n_encoder_layers": 1, "n_vae_encoder_layers": 1},
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
 }
-"""Of algorithms that are not sized by hidden_dims."""
+"""Small sizes of algorithms that are not sized by hidden_dims."""
 MEAN_OVER_ENTRIES = {"act"}
 """Whose loss is a mean over what is inside the episodes: of two halves alike only where all of it is."""
 

@@ -50,7 +50,7 @@ class Input:
     picture: str
     encoder: str
     shape: tuple[int, int, int]
-    """Of what the encoder is given."""
+    """Shape of what the encoder is given: (H, W, C)."""
     frames: int | None
     """Frames of a history kept as a sequence, each encoded alone."""
     goal: str | None

@@ -23,7 +23,7 @@ from understudy.trainables.packs.flat import Layout
 ENCODER = "encoder."
 """Parameters of this prefix learn with `encoder_lr`."""
 SMALLEST_SCALE = 2.0**-10
-"""Of an fp16 loss: who overflows even with this one (26 halvings of the first) has diverged."""
+"""Smallest scale of an fp16 loss: a loss that overflows even with it (26 halvings of the first) has diverged."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Schedule:
 
     @property
     def varies(self) -> bool:
-        """Say whether the factor is ever anything but 1."""
+        """Return whether the factor is ever anything but 1."""
         return self.warmup_steps > 0 or self.decay_steps is not None
 
     def factor(self, step: int) -> float:

@@ -178,7 +178,7 @@ class Pack:
         return dict(zip(metrics, (stacked / self.world_size).unbind(), strict=True))
 
     def any_worker(self, vote: bool) -> bool:
-        """Say whether any worker votes yes; every worker must call it."""
+        """Return whether any worker votes yes; every worker must call it."""
         if self.world_size == 1:
             return vote
         votes = torch.tensor(float(vote), device=self.device)

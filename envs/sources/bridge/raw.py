@@ -48,7 +48,7 @@ class RawImport:
     reading: Reading = field(default_factory=Reading)
     cameras: tuple[str, ...] | None = None
     name: str = ""
-    """Of one store for all tasks; without it each task has its own."""
+    """Name of one store for all tasks; empty: each task has a store of its own."""
     output_path: Path | None = None
     """Where `<task>/{train,val}/out.npy` are written too."""
     num_workers: int = 1
@@ -160,7 +160,7 @@ def _plans(job: RawImport, reading: Reading, tree: Tree) -> list[_Plan]:
 
 
 def _is_there(plan: _Plan, job: RawImport) -> bool:
-    """Say whether a store is complete already; DatasetError where other data are in its place."""
+    """Return whether a store is complete already; DatasetError where other data are in its place."""
     targets = [job.output_path / task for task in plan.tasks] if job.output_path is not None else []
     same = False
     if plan.path.exists() and not job.overwrite:

@@ -44,7 +44,7 @@ class Bridge(Source):
     unit_actions = False
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is `bridge:<task>`."""
+        """Return whether the name is `bridge:<task>`."""
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:

@@ -61,7 +61,7 @@ KITCHEN_GOALS = {
 """Places in qpos [30] and what they should be."""
 KITCHEN_TASKS = (("microwave", "kettle", "light switch", "slide cabinet"),
                  ("microwave", "kettle", "bottom burner", "light switch"))  # fmt: skip
-"""Of complete and partial, and of mixed."""
+"""Subtasks of the datasets "complete" and "partial", and of "mixed"."""
 KITCHEN_NOISE = 0.1
 OBJECT_NOISE = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])
 """Amplitude of each object coordinate's noise, before KITCHEN_NOISE, from d4rl's franka_config.xml."""

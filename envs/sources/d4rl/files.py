@@ -51,7 +51,7 @@ class Layout:
 
 
 ANY = Layout()
-"""Of files whose task is not known."""
+"""Layout of files whose task is not known."""
 
 
 def read_episodes(path: Path, layout: Layout = ANY) -> Iterator[dict[str, np.ndarray]]:

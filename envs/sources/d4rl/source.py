@@ -75,7 +75,7 @@ class D4RL(Source):
     suffix = ".hdf5"
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is one of D4RL's, such as halfcheetah-medium-v2."""
+        """Return whether the name is one of D4RL's, such as halfcheetah-medium-v2."""
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:
@@ -116,7 +116,7 @@ class D4RL(Source):
         return 700 if (found["maze"] or "").startswith("umaze") else 1000
 
     def has_success(self, env_name: str) -> bool:
-        """Say whether the task tells success: all but the MuJoCo ones do."""
+        """Return whether the task tells success: all but the MuJoCo ones do."""
         return not self._parse(env_name)["task"]
 
     def normalized_score(self, env_name: str, returns: np.ndarray, settings: Settings | None = None) -> np.ndarray:

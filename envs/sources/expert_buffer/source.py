@@ -61,7 +61,7 @@ class ExpertBuffer(Source):
     unit_actions = False
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is `expert:<gymnasium id>`."""
+        """Return whether the name is `expert:<gymnasium id>`."""
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:
@@ -86,7 +86,7 @@ class ExpertBuffer(Source):
         return registered_spec(env_name, self.env_id(env_name)).max_episode_steps or LIMIT
 
     def has_success(self, env_name: str) -> bool:
-        """Say no: gymnasium's own tasks tell none (where an environment does, rollouts see it all the same)."""
+        """Return False: gymnasium's own tasks report none (where an environment does, rollouts see it all the same)."""
         return False
 
     def files(self, path: Path) -> list[Path]:
@@ -212,7 +212,7 @@ def _check_rows(rows: dict[str, np.ndarray], file: Path) -> None:
 
 
 def _repeats_itself(rows: dict[str, np.ndarray]) -> bool:
-    """Say whether each next observation is its own observation although the observations change."""
+    """Return whether each next observation is its own observation although the observations change."""
     looks = rows["observations"]
     if "next_observations" not in rows or not np.array_equal(rows["next_observations"], looks):
         return False

@@ -40,7 +40,7 @@ class GymHIL(Source):
     suffix = ".hdf5"
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is like gym_hil/PandaPickCube-scripted-v0."""
+        """Return whether the name is like gym_hil/PandaPickCube-scripted-v0."""
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:

@@ -213,5 +213,5 @@ def _record(
 
 
 def has_rewards(dataset: Dataset) -> bool:
-    """Say whether the dataset keeps rewards."""
+    """Return whether the dataset keeps rewards."""
     return any(feature.key == REWARD for feature in dataset.features)

@@ -30,7 +30,7 @@ from understudy.files import write_json
 
 MEGABYTE = 1024**2
 EPISODES_A_FILE = 500
-"""Of meta/episodes, whose last file is written anew for each episode."""
+"""Most episodes in one file of meta/episodes, whose last file is written anew for each episode."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Progress:
     episodes: Series
     videos: dict[str, Series] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Of the last file of meta/episodes."""
+    """Rows of the last file of meta/episodes."""
     statistics: dict[str, Statistics] = field(default_factory=dict)
 
     @classmethod

@@ -41,7 +41,7 @@ class LeRobot(Source):
     unit_actions = False
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is `lerobot:` with a path or `user/name`."""
+        """Return whether the name is `lerobot:` with a path or `user/name`."""
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:

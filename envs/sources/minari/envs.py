@@ -37,7 +37,7 @@ class Flattened(gymnasium.ObservationWrapper):
 
 
 def is_flat(space: spaces.Space) -> bool:
-    """Say whether observations of this space are arrays already, vectors or pictures."""
+    """Return whether observations of this space are arrays already, vectors or pictures."""
     return isinstance(space, spaces.Box) and len(space.shape) > 0
 
 
@@ -145,7 +145,7 @@ def _flattened(env_name: str, env: gymnasium.Env, text: Any) -> gymnasium.Env:
 
 
 def _fits(wanted: spaces.Space, given: spaces.Space) -> bool:
-    """Say whether `given` holds all that `wanted` does: data may keep some keys of a dict only."""
+    """Return whether `given` holds all that `wanted` does: data may keep some keys of a dict only."""
     if isinstance(wanted, spaces.Dict):
         if not isinstance(given, spaces.Dict):
             return False

@@ -56,7 +56,7 @@ class Minari(Source):
     unit_actions = False
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is `minari:<dataset id>`."""
+        """Return whether the name is `minari:<dataset id>`."""
         return NAME.fullmatch(env_name) is not None
 
     def known_names(self) -> list[str]:
@@ -81,7 +81,7 @@ class Minari(Source):
         return TASKS[task][2] if task else LIMIT
 
     def has_success(self, env_name: str) -> bool:
-        """Say whether the task is one that is known to tell success."""
+        """Return whether the task is one that is known to tell success."""
         task = _task(env_name)
         return TASKS[task][3] if task else any(word in env_name for word in TELLS_SUCCESS)
 
@@ -125,7 +125,7 @@ class Minari(Source):
         return MazeWalker() if task.startswith("pointmaze") else EnergyPendulum()
 
     def is_published(self, env_name: str) -> bool:
-        """Say yes for every name but those of data made here."""
+        """Return True for every name but those of data made here."""
         return _task(env_name) is None
 
     def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:

@@ -24,7 +24,7 @@ NEAR = 0.035
 CLEAR = 0.05
 """Metres between the centres of cubes that do not touch, whatever their yaw, with room for the fingers."""
 HEIGHT = 0.04
-"""Of a cube, in metres."""
+"""Edge of a cube, in metres."""
 ABOVE = {"cube": 0.16, "button": 0.16, "drawer": 0.18, "window": 0.28}
 """Height of the gripper, in metres, at which each oracle has let go and the next thing may be begun."""
 AROUND = 0.06
@@ -89,7 +89,7 @@ class OracleExpert:
         return self._oracle.select_action(observation, {**info, **hints})
 
     def _is_released(self, arm: Any, info: dict[str, Any]) -> bool:
-        """Say whether one of several cubes lies at its goal; a single one is left to the oracle."""
+        """Return whether one of several cubes lies at its goal; a single one is left to the oracle."""
         held = info["proprio/gripper_contact"][0] >= 0.5
         return self._step.kind == "cube" and arm._num_cubes > 1 and not held and is_done(arm, self._step)
 
@@ -131,7 +131,7 @@ def told(arm: Any, step: Step) -> dict[str, Any]:
 
 
 def is_done(arm: Any, step: Step) -> bool:
-    """Say whether a step's object is where the step wants it."""
+    """Return whether a step's object is where the step wants it."""
     if step.kind == "cube":
         return bool(np.linalg.norm(_cubes(arm)[step.index] - step.goal) <= NEAR)
     if step.kind == "button":
@@ -140,7 +140,7 @@ def is_done(arm: Any, step: Step) -> bool:
 
 
 def is_lost(arm: Any, step: Step) -> bool:
-    """Say whether the cube that another one is being put on is not there any more."""
+    """Return whether the cube that another one is being put on is not there any more."""
     if step.kind != "cube" or arm._num_cubes == 1 or step.goal[2] < HEIGHT:
         return False
     below = np.array(step.goal) - [0.0, 0.0, HEIGHT]
@@ -250,5 +250,5 @@ def _nearest(place: np.ndarray, others: np.ndarray) -> float:
 
 
 def _covered(place: np.ndarray, others: np.ndarray) -> bool:
-    """Say whether another cube stands on the one at `place`."""
+    """Return whether another cube stands on the one at `place`."""
     return bool(((np.linalg.norm(others[:, :2] - place[:2], axis=1) < NEAR) & (others[:, 2] > place[2] + NEAR)).any())

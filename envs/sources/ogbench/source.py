@@ -64,7 +64,7 @@ class OGBench(Source):
     suffix = ".npz"
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is `<environment>-<dataset type>[-singletask[-task1..5] | -oraclerep]-v0`."""
+        """Return whether the name is `<environment>-<dataset type>[-singletask[-task1..5] | -oraclerep]-v0`."""
         found = NAME.fullmatch(env_name)
         return found is not None and found["family"] in _families()
 
@@ -85,7 +85,7 @@ class OGBench(Source):
         return f"{found['family']}{'-singletask' if found['single'] else ''}{found['task'] or ''}-v0"
 
     def is_goal_conditioned(self, env_name: str) -> bool:
-        """Say yes for every name but the single-task ones."""
+        """Return True for every name but the single-task ones."""
         return _parse(env_name)["single"] is None
 
     def make_env(
@@ -199,7 +199,7 @@ class OGBench(Source):
             )
 
     def _relabels(self, present: Iterable[str], env_name: str) -> bool:
-        """Say whether OGBench can compute the rewards: a single task, and the states that it reads are stored."""
+        """Return whether OGBench can compute the rewards: a single task, and the states that it reads are stored."""
         wanted = {name for name, words in _STATE_OF.items() if any(word in env_name for word in words)}
         installed = importlib.util.find_spec("ogbench") is not None
         return installed and not self.is_goal_conditioned(env_name) and wanted <= set(present)

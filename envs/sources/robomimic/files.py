@@ -238,7 +238,7 @@ def _masks(path: Path, file: Any) -> dict[str, set[str]]:
 
 
 def _alike(data: Any, demos: Sequence[str], name: str) -> bool:
-    """Say whether every demonstration has this column, with the same dims."""
+    """Return whether every demonstration has this column, with the same dims."""
     shapes = {getattr(data[demo].get(name), "shape", None) if hasattr(data[demo], "get") else None for demo in demos}
     return len({shape and shape[1:] for shape in shapes}) == 1 and None not in shapes
 

@@ -73,7 +73,7 @@ def write_pictures(demo: Any, rows: Mapping[str, np.ndarray]) -> None:
 
 
 def is_picture_column(name: str) -> bool:
-    """Say whether an episode's column holds pictures, of its steps or of its end."""
+    """Return whether an episode's column holds pictures, of its steps or of its end."""
     return (steps_of_final(name) or name).startswith(IMAGES)
 
 

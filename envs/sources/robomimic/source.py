@@ -80,7 +80,7 @@ SHA256 = {
     "transport-ph": "260515618f4c8b660e54171497ecceb08c7c6463691a9ce862b158bcacd950b4",
     "tool_hang-ph": "c5cb01b119a109a3d4842ca515906e86f1f35a8ee1a333d22b3503c1a513a8f4",
 }
-"""Of the files for robosuite 1.5 at that revision, where known."""
+"""Hashes of the files for robosuite 1.5 at that revision, where known."""
 
 
 class Robomimic(Source):
@@ -90,7 +90,7 @@ class Robomimic(Source):
     suffix = ".hdf5"
 
     def matches(self, env_name: str) -> bool:
-        """Say whether the name is like lift-mh-low_dim; only Lift has a scripted expert."""
+        """Return whether the name is like lift-mh-low_dim; only Lift has a scripted expert."""
         found = NAME.fullmatch(env_name)
         return found is not None and (found["type"] != "scripted" or env_name in SCRIPTED)
 

@@ -32,7 +32,7 @@ def plain_name(env_name: str) -> str:
 
 
 def holds_password(address: str) -> bool:
-    """Say whether an address has `user:password@` in it."""
+    """Return whether an address has `user:password@` in it."""
     return re.search(r"://[^/@]*:[^/@]*@", address) is not None
 
 

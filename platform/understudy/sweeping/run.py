@@ -145,12 +145,12 @@ def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:
 
 
 def registered(spec: SweepSpec, policy: BestPolicy) -> bool:
-    """Say whether the best policy is in the model registry, where it is wanted there."""
+    """Return whether the best policy is in the model registry, where it is wanted there."""
     return policy.model is not None or spec.model_name is None or spec.base.tracking() == tracking.OFF
 
 
 def _none_is_training(sweep: SweepDir) -> bool:
-    """Say whether every trial that was begun has ended or written its last checkpoint."""
+    """Return whether every trial that was begun has ended or written its last checkpoint."""
     folders = (sweep.path / "trials").glob("*")
     return all(RunDir(folder).state().get("status") != "running" for folder in folders)
 

@@ -83,7 +83,7 @@ class StudySearch(Searcher):
 
 
 class SayCrashes(Callback):
-    """Say in one line what Tune says in a traceback: that a trial's process died, and what becomes of the trial."""
+    """Log in one line what Tune logs as a traceback: that a trial's process died, and what becomes of the trial."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

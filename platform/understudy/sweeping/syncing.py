@@ -47,6 +47,6 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
 
 
 def _whole(folder: Path) -> bool:
-    """Say whether a trial has nothing to send: all is sent, or it was never begun."""
+    """Return whether a trial has nothing to send: all is sent, or it was never begun."""
     state = RunDir(folder).state()
     return not RunDir(folder).flags.is_file() or state.get("shipped", state.get("status") in ("finished", "stopped"))
