@@ -13,6 +13,7 @@ from understudy.envs.commands.download import download
 from understudy.envs.commands.generate import generate
 from understudy.envs.commands.import_bridge import RAW_TREES, bridge_raw_command
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, show_store
+from understudy.registry import commands
 
 data = typer.Typer(help="Datasets: list, look into, import, export, download, generate, verify.", no_args_is_help=True)
 NAME = typer.Argument(..., help="the dataset's name, as `understudy data list` shows it")
@@ -42,6 +43,7 @@ class ImportCommand(FormatsHelp):
         return super().make_context(info_name, args, parent, **extra)
 
 
+@commands.register("data")
 def add_to(app: typer.Typer) -> None:
     """Register the command group."""
     app.add_typer(data, name="data")

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from understudy.errors import UnknownName, UserError, did_you_mean
 
 if TYPE_CHECKING:
+    import typer
+
     from understudy.algorithm import Algorithm
     from understudy.envs.sources.source import Source
     from understudy.envs.windows.relabelling import GoalStrategy
@@ -167,4 +169,10 @@ goal_strategies: Registry[GoalStrategy] = Registry("goal_strategies", "goal stra
 search_spaces: Registry[SearchSpace] = Registry(
     "search_spaces", "search space", "understudy.search_spaces", base="understudy.spec.space:SearchSpace"
 )
+commands: Registry[Callable[[typer.Typer], None]] = Registry(
+    "commands",
+    "command group",
+    *("understudy.envs.commands", "understudy.cluster.commands", "understudy.dashboards.commands"),
+)
+"""Functions that add commands to the command line; each lives with what it commands."""
 loops: Registry[Any] = Registry("loops", "training loop", "understudy.trainables.loops")

@@ -88,6 +88,17 @@ def test_importing_the_package_and_its_errors_loads_nothing_heavy() -> None:
     assert result.stdout.strip() == "[]"
 
 
+def test_the_command_line_with_the_commands_of_every_floor_loads_nothing_heavy() -> None:
+    heavy = ("torch", "ray", "mlflow", "optuna", "gymnasium", "mujoco", "numpy", "pydantic", "hydra")
+    code = (
+        f"import sys, understudy.cli; understudy.cli.command_line(); print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=with_package(), check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
 def test_load_policy_is_reached_from_the_package() -> None:
     import understudy
     from understudy.loading import load_policy

@@ -1,4 +1,7 @@
-"""The `understudy` command. Sub-commands import what they need when they run, so that `--help` is quick."""
+"""The `understudy` command: the kernel's commands here, all others found by the registry `commands`.
+
+Commands import what they need when they run, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,17 @@ import logging
 import os
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import typer
+from typer.main import get_command_name
 
 from understudy import __version__
-from understudy.cli import models, resume, runs, sweep, sync, system, train
+from understudy.cli import models, resume, runs, sweep, sync, train, ui
 from understudy.cli.output import HELP_WIDTH, console, print_on_any_terminal
-from understudy.cluster import commands as cluster
-from understudy.envs.commands import data
-from understudy.errors import UnderstudyError
-
-app = typer.Typer(
-    name="understudy",
-    epilog="Start with `understudy quickstart`, or `understudy train --help` for every key of a run.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings=HELP_WIDTH,
-)
+from understudy.errors import UnderstudyError, UserError
+from understudy.registry import commands
 
 
 def _show_version(wanted: bool) -> None:
@@ -34,7 +28,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _version: bool = typer.Option(
         False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
@@ -43,15 +36,34 @@ def _options(
     """Learn from demonstrations: train, sweep across seeds, track, resume, register."""
 
 
-train.add_to(app)
-resume.add_to(app)
-sweep.add_to(app)
-data.add_to(app)
-runs.add_to(app)
-sync.add_to(app)
-models.add_to(app)
-cluster.add_to(app)
-system.add_to(app)
+@cache
+def command_line() -> typer.Typer:
+    """Return the command line with the commands of every floor; UserError for two of one name."""
+    app = typer.Typer(
+        name="understudy",
+        epilog="Start with `understudy quickstart`, or `understudy train --help` for every key of a run.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=HELP_WIDTH,
+    )
+    app.callback()(_options)
+    for module in (train, resume, sweep, runs, sync, models, ui):
+        module.add_to(app)
+    for name, add_to in commands.items():
+        add_to(app)
+        names = _names(app)
+        for command in names:
+            if names.count(command) > 1:
+                raise UserError(f"command group {name!r} adds a command {command!r}, and there is one already")
+    return app
+
+
+def _names(app: typer.Typer) -> list[str]:
+    """Return the names of all commands and groups."""
+    alone = [item.name or get_command_name(item.callback.__name__) for item in app.registered_commands if item.callback]
+    return [*alone, *(str(item.name) for item in app.registered_groups)]
 
 
 def main() -> None:
@@ -82,7 +94,7 @@ def main() -> None:
 def _run() -> int:
     """Run the command and return its exit code; a word that typer cannot read is one line, not its usage text."""
     try:
-        code: Any = app(prog_name="understudy", standalone_mode=False)
+        code: Any = command_line()(prog_name="understudy", standalone_mode=False)
     except Exception as error:
         # typer's own errors: their class has moved between click and typer, what they hold has not.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):

@@ -1,4 +1,4 @@
-"""`understudy cluster`, `submit` and `jobs`."""
+"""`understudy submit` and `jobs`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any
 
 import typer
 
-from understudy.cli.output import OVERRIDES, console, examples, show_mapping, show_table
+from understudy.cli.output import OVERRIDES, console, show_table
 from understudy.cli.resume import ADD_STEPS, ADD_TRIALS, CHANGE_SPACE, RETRY_FAILED
 from understudy.cli.runs import clock_time
+from understudy.cluster.commands.opening import open_profile, print_lines
 from understudy.errors import UserError
+from understudy.registry import commands
 
-clusters = typer.Typer(help="Clusters: list, show, render, up, status, down.", no_args_is_help=True)
 jobs = typer.Typer(help="Submitted jobs: list, logs, stop, resume.", no_args_is_help=True)
 
-PROFILE = typer.Argument(..., help="a profile's name, a YAML file, or http://HOST:8265")
 ON = typer.Option("local", "--profile", "-p", help="where: a profile's name, a YAML file, or http://HOST:8265")
 JOB = typer.Argument(..., help="the job's id, as `understudy submit` printed it")
 PLUGINS = typer.Option([], "--plugin", help="package folder, .py file or module with plug-ins of yours (repeatable)")
-CHANGES: dict[str, Any] = {**OVERRIDES, "help_option_names": ["--help"]}
 SUBMIT = """\
 Run a sweep or a training on a cluster. The driver runs there too: this machine may be closed at once.
 
@@ -40,101 +39,11 @@ data_dir are <storage.path>/runs and <storage.path>/datasets of the profile unle
   --config-dir    folder with your own Hydra groups"""
 
 
+@commands.register("jobs")
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.add_typer(clusters, name="cluster")
     app.command(context_settings=OVERRIDES, short_help="Run a sweep or a training on a cluster.")(submit)
     app.add_typer(jobs, name="jobs")
-
-
-def _say(lines: list[str]) -> None:
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _open(profile: str, overrides: list[str] | None = None) -> tuple[Any, Any]:
-    """Return (profile, cluster)."""
-    from understudy.cluster.kinds import open_cluster
-    from understudy.cluster.profile import load_profile
-
-    loaded = load_profile(profile, overrides or [])
-    return loaded, open_cluster(loaded)
-
-
-# ---- clusters ----
-
-
-@clusters.command("list")
-def list_() -> None:
-    """List the profiles: the shipped ones, and yours in $UNDERSTUDY_HOME/clusters."""
-    from understudy.cluster.profile import list_profiles, load_profile
-
-    rows = []
-    for name, path in sorted(list_profiles().items()):
-        try:
-            profile = load_profile(name)
-            rows.append((name, profile.kind, profile.description))
-        except UserError as error:
-            rows.append((name, "-", f"{path}: {error}"))
-    show_table(("profile", "kind", "what it is"), rows)
-
-
-@clusters.command(context_settings=CHANGES)
-def show(context: typer.Context, profile: str = PROFILE) -> None:
-    """Show a profile with every key; key=value words (workers.gpu.max=8) change it."""
-    from understudy.cluster.profile import load_profile
-
-    show_mapping(load_profile(profile, context.args).model_dump(mode="json"))
-
-
-@clusters.command(
-    context_settings=CHANGES,
-    epilog=examples(
-        "understudy cluster render kuberay image=registry/understudy:1 storage.claim=shared -o manifests",
-        "understudy cluster render slurm storage.path=/home/me/understudy workers.cpu.count=4",
-    ),
-)
-def render(
-    context: typer.Context,
-    profile: str = PROFILE,
-    out: Path | None = typer.Option(None, "--out", "-o", help="folder to write the files to; default: print them"),
-) -> None:
-    """Write the files that a cluster is made from; key=value words change the profile."""
-    from understudy.files import storage_errors, write_atomic
-
-    files = _open(profile, context.args)[1].render()
-    if not files:
-        raise UserError(f"{profile}: there is nothing to make: the head is there already")
-    for name, text in files.items():
-        if out is None:
-            print(f"# ---- {name}\n{text}", end="")
-            continue
-        path = out / name
-        with storage_errors(path):
-            write_atomic(path, lambda file, text=text: file.write(text.encode()))
-            path.chmod(0o755 if text.startswith("#!") else 0o644)
-        console.print(str(path), soft_wrap=True)
-
-
-@clusters.command(context_settings=CHANGES)
-def up(context: typer.Context, profile: str = PROFILE) -> None:
-    """Bring a cluster up and wait until it takes jobs."""
-    _say(_open(profile, context.args)[1].up())
-
-
-@clusters.command(context_settings=CHANGES)
-def status(context: typer.Context, profile: str = PROFILE) -> None:
-    """Show what a cluster is doing."""
-    _say(_open(profile, context.args)[1].status())
-
-
-@clusters.command(context_settings=CHANGES)
-def down(context: typer.Context, profile: str = PROFILE) -> None:
-    """Take a cluster down: what `up` started, and nothing else."""
-    _say(_open(profile, context.args)[1].down())
-
-
-# ---- jobs ----
 
 
 def submit(
@@ -160,7 +69,7 @@ def submit(
         raise UserError(f"cannot submit {what!r}{did_you_mean(what, readers)}; see `understudy submit --help`")
     plugins = [code.find_plugin(item) for item in plugin]
     code.use_plugins(plugins)
-    loaded, cluster = _open(profile)
+    loaded, cluster = open_profile(profile)
     spec = readers[what]([*job.default_words(loaded, what), *context.args], config_dir)
     with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
         content = code.stage(Path(folder), plugins)
@@ -187,7 +96,7 @@ def _send(profile: Any, cluster: Any, made: Any, folder: Path, given: str) -> No
         "code": made.code,
         "logs": f"understudy jobs logs {made.id} --profile {given} -f",
     }
-    _say([f"{key:10} {value}" for key, value in shown.items()])
+    print_lines([f"{key:10} {value}" for key, value in shown.items()])
 
 
 def _follow(cluster: Any, job_id: str) -> None:
@@ -207,7 +116,7 @@ def _follow(cluster: Any, job_id: str) -> None:
 @jobs.command("list")
 def list_jobs(profile: str = ON) -> None:
     """List a cluster's jobs, oldest first."""
-    loaded, cluster = _open(profile)
+    loaded, cluster = open_profile(profile)
     rows = []
     for item in cluster.jobs():
         ended = item.ended or time.time()
@@ -227,7 +136,7 @@ def logs(
     follow: bool = typer.Option(False, "--follow", "-f", help="go on until the job ends; exit 1 when it fails"),
 ) -> None:
     """Show a job's output."""
-    cluster = _open(profile)[1]
+    cluster = open_profile(profile)[1]
     if follow:
         return _follow(cluster, job_id)
     for text in cluster.logs(job_id, False):
@@ -238,7 +147,7 @@ def logs(
 @jobs.command()
 def stop(job_id: str = JOB, profile: str = ON) -> None:
     """Stop a job; it can be resumed."""
-    _say([_open(profile)[1].stop(job_id)])
+    print_lines([open_profile(profile)[1].stop(job_id)])
 
 
 @jobs.command()
@@ -255,7 +164,7 @@ def resume(
     """Go on with a job where it was left, on the same cluster or on a new head, with the code of here and now."""
     from understudy.cluster import code, job, resuming
 
-    loaded, cluster = _open(profile)
+    loaded, cluster = open_profile(profile)
     old = resuming.find_job(loaded, cluster, job_id)
     more = job.More(
         add_steps=add_steps, add_trials=add_trials, retry_failed=retry_failed, change_space=tuple(change_space)

@@ -1,0 +1,1 @@
+"""The commands about clusters and what runs on them; each module registers its own."""

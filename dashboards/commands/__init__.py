@@ -1,0 +1,1 @@
+"""The commands about pages and reports; each module registers its own."""

@@ -1,0 +1,32 @@
+"""`understudy ui`: MLflow's pages."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from understudy.cli.output import console
+from understudy.cli.runs import SAVE_DIR, TRACKING_URI, tracking_address
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(short_help="Serve MLflow's pages for the embedded store.")(ui)
+
+
+def ui(
+    port: int = typer.Option(5000, "--port", help="port on 127.0.0.1"),
+    tracking_uri: str = TRACKING_URI,
+    save_dir: str = SAVE_DIR,
+) -> None:
+    """Serve MLflow's pages for the embedded store, on 127.0.0.1 only."""
+    from understudy.tracking import prepare, ui_command, without_secrets
+
+    address = tracking_address(tracking_uri, save_dir)
+    command, environment = ui_command(address, port)
+    prepare(address)
+    console.print(
+        f"MLflow on http://127.0.0.1:{port} (stop with Ctrl-C); store {without_secrets(address)}", soft_wrap=True
+    )
+    os.execvpe(command[0], command, {**os.environ, **environment})
