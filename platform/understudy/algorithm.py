@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import abc
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,11 +22,14 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from torch import nn
 
 from understudy.observations import Observations, ObservationShape, as_shape, has_pictures
 from understudy.registry import encoders
 from understudy.spec.choices import OneOf
+
+if TYPE_CHECKING:  # specs are made from these configs, by commands that never use torch: it takes seconds to import
+    import torch
+    from torch import nn
 
 RETURNS = "returns_to_go"
 """What a batch calls the discounted returns from each sample's step to the end of its episode."""

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import torch
-
 from understudy.errors import CheckpointError
 from understudy.files import sha256, storage_errors, write_atomic
 
@@ -36,6 +34,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def _write(file: BinaryIO, document: dict[str, Any]) -> None:
+    import torch  # it takes seconds, and most commands read no checkpoint
+
     try:
         torch.save(document, file)
     except RuntimeError as error:
@@ -52,6 +52,8 @@ def load(path: Path) -> dict[str, Any]:
     sidecar = path.with_name(path.name + ".sha256")
     if sidecar.is_file() and sidecar.read_text().split()[0] != sha256(path):
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}")
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises many types for a damaged zip)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from understudy.errors import SpecError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(device: str) -> torch.device:
     """Return the torch device; `auto` is CUDA where there is one. Raises SpecError for one that is not here."""
+    import torch  # it takes seconds, and most commands need no device
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

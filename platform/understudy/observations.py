@@ -8,19 +8,21 @@ sequence there is one more leading dim: [n, O], [n, H, W, C].
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 
 from understudy.errors import UserError
+
+if TYPE_CHECKING:  # the command line and the specs read shapes; torch takes seconds to import
+    import torch
 
 STATE, PIXELS, GOAL = "state", "pixels", "goal/"
 """The key of a state, that of the only camera of data without camera names, and the prefix of a goal's parts."""
 
 ObservationShape = tuple[int, ...] | dict[str, tuple[int, ...]]
 """Shape of one observation, without batch dims."""
-Observations = torch.Tensor | dict[str, torch.Tensor]
+Observations: TypeAlias = "torch.Tensor | dict[str, torch.Tensor]"
 """A batch of observations: `observation_shape` with the same leading dims in front of every part."""
 Arrays = np.ndarray | dict[str, np.ndarray]
 """The same in numpy."""
