@@ -6,15 +6,18 @@ the store are the runs' own business (checkpoint_storage).
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import shutil
 from pathlib import Path
 
+from understudy.errors import StorageError
 from understudy.files import storage_errors
-from understudy.runs.storage import open_storage, remote_errors
+from understudy.runs.storage import open_storage, read_json, remote_errors
 
 log = logging.getLogger("understudy")
+MANIFEST = "manifest.json"
 
 
 def fetch_dataset(uri: str, datasets: Path, name: str) -> None:
@@ -22,6 +25,7 @@ def fetch_dataset(uri: str, datasets: Path, name: str) -> None:
     folder = name.replace("/", "__")  # as the episode store files it
     target, place = datasets / folder, f"{uri.rstrip('/')}/datasets/{folder}"
     if target.exists():
+        _compare(target, place)
         return
     store, root = open_storage(place)
     partial = datasets / f".{folder}.{secrets.token_hex(4)}"
@@ -32,8 +36,27 @@ def fetch_dataset(uri: str, datasets: Path, name: str) -> None:
             datasets.mkdir(parents=True, exist_ok=True)
             store.get(root, str(partial), recursive=True)
         with storage_errors(target):
-            if not target.exists():  # another job may have fetched it meanwhile
+            try:
                 partial.rename(target)
+            except OSError:
+                if not target.exists():  # else another job has fetched it meanwhile
+                    raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log.info("fetched %s from %s", name, place)
+
+
+def _compare(folder: Path, place: str) -> None:
+    """Say so where the nodes' folder has another dataset of that name than the object store."""
+    held = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
+    try:
+        offered = read_json(place, MANIFEST) or {}
+    except StorageError as error:
+        log.warning("%s; the dataset in %s is used", error, folder)
+        return
+    here, there = held.get("content_hash", ""), offered.get("content_hash", "")
+    if here and there and here != there:
+        log.warning(
+            "%s (hash %s) is not the dataset in %s (hash %s): the folder's is used; remove it to fetch the other",
+            *(folder, here[:12], place, there[:12]),
+        )

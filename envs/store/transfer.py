@@ -11,10 +11,11 @@ import numpy as np
 
 from understudy.envs.files.reading import damage
 from understudy.envs.sources.source import Episode, Source
-from understudy.envs.store.store import RAW, EpisodeStore, store_path
+from understudy.envs.store.origins import check_unchanged, record
+from understudy.envs.store.store import JPEG, RAW, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import restore_folder, sha256
+from understudy.files import restore_folder
 from understudy.registry import sources
 
 Progress = Callable[[int, int], None]
@@ -66,19 +67,23 @@ def import_file(
     )
     transitions = 0
     with writer:
+        files = source.files(path)
+        records = [record(file) for file in files]
         writer.provenance = {
             **({"made_by": made_by} if made_by else {}),
             "env_name": env_name,
-            "files": [_file_record(file) for file in source.files(path)],
+            "files": records,
             **source.provenance(path, env_name),
             **(notes or {}),
             **({"reading": reading} if reading else {}),
+            **({"jpeg_quality": jpeg_quality} if image_encoding == JPEG else {}),
         }
         for episode in source.read(path, env_name, **reading):
             writer.add_episode(episode if change is None else change(episode))
             transitions += len(episode["actions"])
             if progress is not None:
                 progress(writer.num_episodes, transitions)
+        check_unchanged(files, records)
     return EpisodeStore.open(target)
 
 
@@ -90,11 +95,6 @@ def _checked_reading(source: Source, reading: Mapping[str, Any]) -> dict[str, An
             known = did_you_mean(name, [item.name for item in options]) or "; it takes none"
             raise UserError(f"{source.name} is read without an option {name!r}{known}")
     return dict(reading)
-
-
-def _file_record(file: Path) -> dict[str, str]:
-    with damage(file, "data"):
-        return {"name": file.name, "sha256": sha256(file)}
 
 
 def episodes_of(store: EpisodeStore) -> Iterator[Episode]:

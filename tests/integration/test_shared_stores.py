@@ -194,6 +194,28 @@ def test_another_run_of_the_same_name_keeps_its_place_in_the_storage(hopper_data
     assert runs[1].startswith(f"{runs[0]}-")
 
 
+@pytest.mark.parametrize(("here", "there", "wanted"), [([10], [20, 30], 30), ([20, 30], [10], 30), ([], [10], 10)])
+def test_a_run_is_brought_from_a_storage_that_has_more_of_it(
+    tmp_path: Path, here: list[int], there: list[int], wanted: int
+) -> None:
+    from understudy import checkpoints
+    from understudy.runs.directory import RunDir
+    from understudy.runs.mirror import bring
+    from understudy.spec.keys import build_run
+
+    place = tmp_path / "storage" / "p" / "sd000_1"
+    spec = build_run({"save_dir": str(tmp_path / "runs"), "checkpoint_storage": (tmp_path / "storage").as_uri()})
+    for folder, steps in ((place, there), (tmp_path / "runs" / "p" / "sd000_1", here)):
+        run = RunDir.at(folder, spec)
+        run.update_state(storage=place.as_uri(), status="running")
+        run.resume.mkdir()
+        for step in steps:
+            (run.resume / f"step_{step}.pt").write_text(str(step))
+    brought = RunDir(bring(place.as_uri()))
+    assert brought.path == tmp_path / "runs" / "p" / "sd000_1"
+    assert checkpoints.rolling_steps(brought.resume)[0] == wanted
+
+
 def test_a_sweeps_own_files_are_copied_beside_its_trials_copies(tmp_path: Path) -> None:
     from understudy.runs.mirror import copy_sweep
     from understudy.spec.keys import build_run

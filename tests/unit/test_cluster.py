@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -583,6 +584,23 @@ def test_a_dataset_comes_from_the_object_store_whole_whatever_an_earlier_fetch_l
         fetch_dataset(f"file://{bucket}", datasets, name)
     assert [path.name for path in (datasets / "toy").iterdir()] == ["manifest.json"]
     assert {path.name for path in datasets.iterdir()} == {"toy", ".toy.0badc0de"}
+
+
+def test_a_dataset_that_is_not_the_object_stores_is_used_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket, datasets = tmp_path / "bucket", tmp_path / "datasets"
+    for folder, content in ((bucket / "datasets" / "toy", "a" * 32), (datasets / "toy", "b" * 32)):
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"content_hash": content}))
+    fetch_dataset(f"file://{bucket}", datasets, "toy")
+    assert "(hash bbbbbbbbbbbb) is not the dataset in" in caplog.text
+    assert "(hash aaaaaaaaaaaa): the folder's is used" in caplog.text
+    caplog.clear()
+    shutil.rmtree(datasets / "toy")
+    for _ in range(2):
+        fetch_dataset(f"file://{bucket}", datasets, "toy")
+    assert "is not the dataset" not in caplog.text
 
 
 def test_runs_of_a_profile_with_an_object_store_are_copied_there_as_they_train(tmp_path: Path) -> None:

@@ -79,11 +79,12 @@ def make_part(trajectory: Trajectory, reading: Reading, file: Path) -> None:
 
 
 def part_file(folder: Path, trajectory: Trajectory, reading: Reading) -> Path:
-    """Return where a part is kept: by its trajectory, how it is read, and when its folder was last changed."""
+    """Return where a part is kept: by its trajectory, how it is read, and what its folder looks like now."""
     try:
-        changed = trajectory.path.stat().st_mtime_ns
+        looks = [(item.name, item.stat()) for item in sorted(trajectory.path.iterdir())]
+        changed = [(name, held.st_size, held.st_mtime_ns) for name, held in looks]
     except OSError:  # it went, or cannot be looked into: reading it says so
-        changed = 0
+        changed = []
     name = f"{trajectory.task}/{trajectory.name}|{trajectory.is_late}|{astuple(reading)}|{changed}"
     return folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
 

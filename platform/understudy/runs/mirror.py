@@ -63,8 +63,8 @@ def bring(url: str) -> Path:
     spec = build_run(flags)
     below = state.get("storage", url).removeprefix(spec.checkpoint_storage.rstrip("/")).strip("/")
     run = RunDir(Path(spec.save_dir) / below)
-    if run.flags.is_file() and (checkpoints.rolling_steps(run.resume) or run.state().get("status") == "finished"):
-        log.info("%s is here already: going on from that", run.path)
+    if run.flags.is_file() and not _has_more(url, state, run):
+        log.info("%s is here already, and the storage has no more of it: going on from that", run.path)
     else:
         with storage_errors(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
@@ -72,6 +72,25 @@ def bring(url: str) -> Path:
             fetch(url, run.path)
         log.info("fetched %s to %s", url, run.path)
     return run.path
+
+
+def _has_more(url: str, state: dict[str, Any], run: RunDir) -> bool:
+    """Return whether a storage holds more of a run than its local directory: another machine may have gone on."""
+    if run.state().get("status") == "finished":
+        return False
+    if state.get("status") == "finished":
+        return True
+    store, root = open_storage(url)
+    with remote_errors(url):
+        held = _rolling_steps(store, f"{root}/{run.resume.name}")
+    here = checkpoints.rolling_steps(run.resume)
+    return max(held, default=0) > max(here, default=-1)
+
+
+def _rolling_steps(store: Any, folder: str) -> list[int]:
+    """Return the steps of the rolling checkpoints in a folder of a storage, in order."""
+    names = [name.rsplit("/", 1)[1] for name in store.find(folder)] if store.exists(folder) else []
+    return sorted({int(name.split("_")[1].split(".")[0]) for name in names if name.startswith("step_")})
 
 
 def fetch(url: str, folder: Path) -> None:
@@ -204,8 +223,7 @@ class Copy:
     @staticmethod
     def _drop_old(store: Any, resume: str) -> None:
         names = [name.rsplit("/", 1)[1] for name in store.find(resume)] if store.exists(resume) else []
-        steps = sorted({int(name.split("_")[1].split(".")[0]) for name in names if name.startswith("step_")})
-        for step in steps[: -checkpoints.KEEP_ROLLING]:
+        for step in _rolling_steps(store, resume)[: -checkpoints.KEEP_ROLLING]:
             for name in (f"step_{step}.pt", f"step_{step}.pt.sha256"):
                 if name in names:
                     store.rm_file(f"{resume}/{name}")
