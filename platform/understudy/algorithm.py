@@ -296,4 +296,4 @@ class Algorithm(abc.ABC):
         """Return an Agent with `update(batch)`, `batch_update`, `sample_actions(obs)`, `save`, `load`."""
         from understudy.registry import loops  # the kernel finds trainables by name only
 
-        return loops.get("agent")(cls(observation_shape, action_dim, config), seed=seed, device=device)
+        return loops.get(cls.loop).agent(cls(observation_shape, action_dim, config), seed=seed, device=device)

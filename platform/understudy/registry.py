@@ -16,7 +16,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from understudy.errors import UnknownName, UserError, did_you_mean
 
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from understudy.algorithm import Algorithm
     from understudy.envs.sources.source import Source
     from understudy.envs.windows.relabelling import GoalStrategy
+    from understudy.runs.loop import Loop
     from understudy.spec.space import SearchSpace
     from understudy.trainables.networks.pictures import EncoderFactory
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+"""A registered item's own type, which is narrower than its registry's."""
 PLUGINS = "UNDERSTUDY_PLUGINS"
 """Variable with the names, by commas, of modules that register plug-ins when they are imported."""
 
@@ -50,20 +53,20 @@ class Registry(Generic[T]):
         self._origins: dict[str, str] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Item], Item]:
         """Return a decorator that files its object under `name`; UserError for what is unfit, or a name that is taken.
 
         The same object, and one of the same name in the same module (a module that is loaded anew), may come again.
         """
         module = sys._getframe(1).f_globals.get("__name__", "?")
 
-        def add(item: T) -> T:
+        def add(item: Item) -> Item:
             origin = _origin(item, module)
             held = self._origins.get(name, origin)
             if held != origin and self._items[name] is not item:
                 raise UserError(f"{self.kind} {name!r} is registered twice: by {held} and {origin}")
             self._check(name, item, origin)
-            self._items[name], self._origins[name] = item, origin
+            self._items[name], self._origins[name] = cast(T, item), origin
             return item
 
         return add
@@ -101,7 +104,7 @@ class Registry(Generic[T]):
             self._loaded = False  # or what did not come would be unknown from now on
             raise
 
-    def _check(self, name: str, item: T, origin: str) -> None:
+    def _check(self, name: str, item: object, origin: str) -> None:
         """Raise UserError for an item that could not be used, and give it its name."""
         what = f"{self.kind} {name!r} ({origin})"
         missing = sorted(getattr(item, "__abstractmethods__", ()))
@@ -119,7 +122,7 @@ class Registry(Generic[T]):
             given = vars(item if isinstance(item, type) else type(item)).get("name", name)
             if given != name:
                 raise UserError(f"{what} says that its name is {given!r}: leave `name` out, registering gives it")
-            setattr(item, "name", name)  # noqa: B010  (T has no such attribute that a type checker knows)
+            setattr(item, "name", name)  # noqa: B010  (no attribute that a type checker knows)
 
 
 def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:
@@ -175,4 +178,6 @@ commands: Registry[Callable[[typer.Typer], None]] = Registry(
     *("understudy.envs.commands", "understudy.cluster.commands", "understudy.dashboards.commands"),
 )
 """Functions that add commands to the command line; each lives with what it commands."""
-loops: Registry[Any] = Registry("loops", "training loop", "understudy.trainables.loops")
+loops: Registry[type[Loop]] = Registry(
+    "loops", "training loop", "understudy.trainables.loops", base="understudy.runs.loop:Loop"
+)

@@ -297,12 +297,12 @@ def test_a_sweep_of_classifiers_is_ranked_by_held_out_episodes() -> None:
 def test_a_trained_classifier_is_evaluated_on_its_held_out_episodes(trained: Path, store: EpisodeStore) -> None:
     policy = Policy.from_checkpoint(trained / "final_model.pt")
     run = build_run({**policy.spec, "data_dir": str(store.path.parent)})
-    outcome = loops.get("evaluate")(policy, run)
+    outcome = loops.get("offline").evaluate(policy, run)
     last = read_csv(trained / "eval.csv")[-1]
     assert outcome.summary["validation/accuracy"] == pytest.approx(last["validation/accuracy"])
     assert outcome.summary["validation/actor_loss"] == pytest.approx(last["validation/actor_loss"], rel=1e-5)
     with pytest.raises(UserError, match="validation_fraction"):
-        loops.get("evaluate")(policy, with_changes(run, validation_fraction=0.0))
+        loops.get("offline").evaluate(policy, with_changes(run, validation_fraction=0.0))
 
 
 def test_chunks_of_actions_are_refused() -> None:

@@ -24,7 +24,6 @@ from understudy.errors import CheckpointError, UserError
 from understudy.normaliser import Normaliser
 from understudy.observations import Observations, ObservationShape, batch_size, batched, describe, each, shape_of
 from understudy.randomness import torch_generator
-from understudy.registry import loops
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import part_of
 
@@ -33,7 +32,6 @@ Arrays = Mapping[str, Any]
 the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them: numpy arrays or tensors."""
 
 
-@loops.register("agent")
 class Agent:
     """One member of `algorithm` with its optimiser; `seed` decides its weights and all its random numbers."""
 

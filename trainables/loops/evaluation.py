@@ -19,7 +19,6 @@ from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import DatasetError, UserError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
 from understudy.policy import Policy
-from understudy.registry import loops
 from understudy.runs.results import rank_key
 from understudy.spec.run import RunSpec
 from understudy.statistics import interval, return_interval
@@ -153,7 +152,6 @@ class Evaluator:
         }
 
 
-@loops.register("evaluate")
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
     """Evaluate every member of a saved policy by `spec`'s settings; who does not act, on held-out episodes."""
     torch.set_num_threads(spec.cpus)
@@ -164,7 +162,6 @@ def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = N
     return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))
 
 
-@loops.register("record")
 def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
     """Write a video of one member; where this machine cannot render, say why in the log and go on without."""
     reason = f"no video: {policy.algorithm.name} gives no actions"

@@ -25,14 +25,16 @@ from understudy.errors import CheckpointError, OutOfMemory, StorageError, Traini
 from understudy.normaliser import Normaliser
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
+from understudy.runs.loop import Loop
 from understudy.runs.mirror import Mirror
 from understudy.runs.results import Progress, Report, RunResult, rank_key
 from understudy.runs.stop import Notice
 from understudy.spec.run import RunSpec
+from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.augmentation import augment_batch
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
 from understudy.trainables.loops.data import algorithm_for, open_data
-from understudy.trainables.loops.evaluation import Evaluator, Outcome, held_out_losses
+from understudy.trainables.loops.evaluation import Evaluator, Outcome, evaluate_policy, held_out_losses, record_policy
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.models import drop_old_models, save_models
 from understudy.trainables.packs.optimiser import Schedule
@@ -48,8 +50,12 @@ SHOW_SECONDS = 0.5
 
 
 @loops.register("offline")
-class OfflineLoop:
+class OfflineLoop(Loop):
     """Train every seed of one configuration from a fixed dataset."""
+
+    evaluate = staticmethod(evaluate_policy)
+    record = staticmethod(record_policy)
+    agent = Agent
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec

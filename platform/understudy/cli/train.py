@@ -193,11 +193,12 @@ def evaluate(
     spec = build_run({**policy.spec, **changes})
     acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
     policy = policy.with_config(**acting)
+    loop = loops.get(policy.algorithm.loop)
     with progress_bar("evaluate", "episodes") as bar:
-        outcome = loops.get("evaluate")(policy, spec, on_step=lambda done, total: bar(done, total, ""))
+        outcome = loop.evaluate(policy, spec, on_step=lambda done, total: bar(done, total, ""))
     show_result(outcome.summary)
     if video is not None:
-        loops.get("record")(policy, spec, video)
+        loop.record(policy, spec, video)
         if video.is_file():
             console.print(f"video: {video}")
 

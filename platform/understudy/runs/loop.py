@@ -1,20 +1,32 @@
-"""What trains a run: the loop's protocol, and the loop that a spec asks for."""
+"""What trains a run: what every training loop is, and the loop that a spec asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import abc
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
 from understudy.runs.results import Progress, Report, RunResult
 from understudy.spec.run import RunSpec
 
+if TYPE_CHECKING:
+    from understudy.algorithm import Algorithm
+    from understudy.policy import Policy
+    from understudy.trainables.loops.agent import Agent
+    from understudy.trainables.loops.evaluation import Outcome
 
-class Loop(Protocol):
-    """A training loop: its constructor reads and checks everything the run needs, and writes nothing."""
 
+class Loop(abc.ABC):
+    """A training loop, and how what it trained is evaluated. An algorithm names its loop: `loop = "offline"`."""
+
+    @abc.abstractmethod
+    def __init__(self, spec: RunSpec) -> None:
+        """Read and check everything that the run needs, and write nothing."""
+
+    @abc.abstractmethod
     def run(
         self,
         path: Path,
@@ -24,7 +36,23 @@ class Loop(Protocol):
         grid: Mapping[str, tuple[Any, ...]] | None = None,
         rank: int = 0,
         world: int = 1,
-    ) -> RunResult: ...
+    ) -> RunResult:
+        """Train in the run directory `path`, going on from its newest checkpoint."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def evaluate(policy: Policy, spec: RunSpec, *, on_step: Callable[[int, int], None] | None = None) -> Outcome:
+        """Evaluate every member of a trained policy by the spec's settings."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def record(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
+        """Write a video of one member; where none can be made, log why."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def agent(algorithm: Algorithm, *, seed: int = 0, device: str = "cpu") -> Agent:
+        """Return a trainer for scripts and notebooks, which is given its batches."""
 
 
 def make_loop(spec: RunSpec) -> Loop:

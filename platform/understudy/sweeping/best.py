@@ -64,12 +64,12 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
     trained = Policy.from_checkpoint(*files, device=resolve_device(run_spec.device))
     chosen = trial.user_attrs.get("best_parameters", {})
     policy = trained.with_config(**chosen)
-    outcome = loops.get("evaluate")(policy, run_spec)
+    outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec)
     best = max(range(len(seeds)), key=lambda k: (rank_key(outcome.rows[k]), -seeds[k]))
     policy.member(best).save(folder)
     video = folder / "video.mp4"
     if run_spec.video_episodes:
-        loops.get("record")(policy, run_spec, video, best)
+        loops.get(policy.algorithm.loop).record(policy, run_spec, video, best)
     policy_result = BestPolicy(
         trial=trial.number,
         training_steps=run_spec.training_steps,
@@ -108,7 +108,7 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
     again = final_spec(spec, None)
     device = resolve_device(again.device)
     loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri, device=device)
-    outcome = loops.get("evaluate")(loaded, again)
+    outcome = loops.get(loaded.algorithm.loop).evaluate(loaded, again)
     best = replace(best, model=f"models:/{spec.model_name}/{version}", loaded_metrics=outcome.rows[0])
     write_json(sweep / RECORD, asdict(best))
     return best
