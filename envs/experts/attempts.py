@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.files.reading import read_npz
+from understudy.envs.rollouts.collecting import Recording, Step, final_columns, observation_columns
 from understudy.envs.simulators.deterministic import global_numpy_seed
 from understudy.envs.sources.source import Expert, source_for
-from understudy.envs.store.store import FINAL, IMAGES
 from understudy.errors import DatasetError, UserError
 from understudy.files import write_atomic
-from understudy.observations import STATE
 from understudy.randomness import numpy_generator, stream_key
 
 SCRIPTED = "scripted"
@@ -77,29 +76,24 @@ def play(task: Task, number: int) -> tuple[dict[str, np.ndarray], bool]:
     noise = numpy_generator(task.seed, "expert noise", number)
     low, high = env.action_space.low, env.action_space.high
     observation, info = env.reset(seed=task.reset_seed(number))
-    rows: list[dict[str, Any]] = []
+    recording = Recording(observation, stored_reward=functools.partial(source.stored_reward, task.env_name))
     solved: list[bool] = []
     with global_numpy_seed(key):  # experts of other packages draw from the global np.random
         expert.reset(env, observation, info, numpy_generator(task.seed, "expert choices", number))
         for _ in range(source.max_episode_steps(task.env_name)):
             action = np.clip(expert.act(env, observation, info), low, high)
-            executed = action
-            row = {**_columns(observation), "actions": action, **source.simulator_state(env)}
+            executed, extra = action, dict(source.simulator_state(env))
             if task.noise:
                 executed = np.clip(action + noise.normal(0.0, task.noise, action.shape), low, high)
-                row["executed_actions"] = executed
+                extra["executed_actions"] = executed
             observation, reward, terminated, truncated, info = env.step(executed)
-            reward = source.stored_reward(task.env_name, float(reward))
-            rows.append({**row, "rewards": reward, "terminals": bool(terminated)})
+            step = Step(action, observation, float(reward), bool(terminated), bool(truncated))
+            recording.add(step, extra)
             solved.append(bool(info.get("success", False)))
             late = any(solved) and len(solved) - solved.index(True) > PATIENCE
-            if terminated or truncated or late or sum(solved) >= SUCCESSES:
+            if step.ends or late or sum(solved) >= SUCCESSES:
                 break
-    episode = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
-    for name in ("actions", "executed_actions", "rewards"):
-        if name in episode:
-            episode[name] = episode[name].astype(np.float32)
-    episode |= _finals(_columns(observation))
+    episode = recording.columns()
     if played is not None:
         episode |= {LAST + name: np.asarray(value) for name, value in source.simulator_state(env).items()}
     return episode, solved[-1]
@@ -112,8 +106,8 @@ def render(task: Task, number: int, episode: Mapping[str, np.ndarray]) -> dict[s
     last = {name.removeprefix(LAST): value for name, value in episode.items() if name.startswith(LAST)}
     env.reset(seed=task.reset_seed(number))  # some tasks draw their model with the episode
     states = [{name: episode[name][step] for name in last} for step in range(len(episode["actions"]))]
-    seen = [_columns(source.observed(env, state)) for state in (*states, last)]
-    return {name: np.stack([row[name] for row in seen[:-1]]) for name in seen[0]} | _finals(seen[-1])
+    seen = [observation_columns(source.observed(env, state)) for state in (*states, last)]
+    return {name: np.stack([row[name] for row in seen[:-1]]) for name in seen[0]} | final_columns(seen[-1])
 
 
 def play_and_keep(task: Task, folder: Path, keep_all: bool, number: int) -> bool:
@@ -190,21 +184,3 @@ def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
 @functools.lru_cache(maxsize=1)
 def _pictured(env_name: str, settings: str) -> Any:
     return source_for(env_name).make_env(env_name, settings=json.loads(settings) if settings else None)
-
-
-def _columns(observation: Any) -> dict[str, np.ndarray]:
-    """Return an observation as columns of a dataset: an array is `observations`, and so is a dict's `state`."""
-    if not isinstance(observation, Mapping):
-        return {"observations": _stored(observation)}
-    names = {name: "observations" if name == STATE else IMAGES + name for name in observation}
-    return {column: _stored(observation[name]) for name, column in names.items()}
-
-
-def _finals(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what was seen after the last action under the names that it has in an episode."""
-    return {"final_observation" if name == "observations" else FINAL + name: row for name, row in columns.items()}
-
-
-def _stored(observation: Any) -> np.ndarray:
-    array = np.asarray(observation)
-    return array.copy() if array.dtype == np.uint8 else array.astype(np.float32)

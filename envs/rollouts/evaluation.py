@@ -1,33 +1,54 @@
 """Evaluate the members of a pack in a simulator: many environments, one policy call for all that need an action.
 
-The numbers depend on nothing but the policy, the seed and the episode: not on how many environments run at
-once, in which processes, nor on whether videos are made. For that, an episode's noise is a pure function of
-(seed, episode, decision), and the policy is always called on blocks of ROWS rows in which an episode has a
-fixed row, so that the shapes, and with them the float arithmetic, never change.
+The numbers depend on nothing but the policy, the seed and the episode (`acting.py`): not on how many environments run
+at once, in which processes, nor on whether videos are made.
 
-Shape suffixes: K members, R rows of a block, E episodes, H steps of a chunk, A action dims, O observation dims.
+Shape suffixes: K members, E episodes, H steps of a chunk, A action dims.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from understudy.envs.rollouts.ensembling import TemporalEnsemble
-from understudy.envs.rollouts.pools import Command, MakeEnv, Outcome, Pool, WorkerDied, discard_pool, pool_for
-from understudy.errors import UnderstudyError, UserError
-from understudy.observations import Arrays, each
-from understudy.randomness import numpy_generator
+from understudy.envs.rollouts.acting import Act, Acting, Execution, View, decide
+from understudy.envs.rollouts.collecting import Recording, Row
+from understudy.envs.rollouts.pools import Command, MakeEnv, Outcome, Poll, Pool, WorkerDied, discard_pool, pool_for
+from understudy.errors import UserError
 
 logger = logging.getLogger("understudy")
-ROWS = 16
-Act = Callable[[Arrays, np.ndarray, Sequence[int]], np.ndarray]
-"""act(observations [K, R, *O], noise [K, R, *noise_shape], members) -> actions [K, R, H, A]; K == len(members)."""
 OnStep = Callable[[int, int], None]
 """Called after each round with (episodes finished, episodes in all)."""
+OnEpisode = Callable[[int, int, Row], None]
+"""Called with (member, episode, the episode as a store has it)."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Which episodes each member plays, and what is filmed of them."""
+
+    count: int = 50
+    seed: int = 0
+    """Environment seed of the first one; the next has the next seed."""
+    filmed: int = 0
+    """How many, from the first, become videos."""
+    frame_skip: int = 3
+    """Environment steps per video frame."""
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """How many environments are stepped side by side, and where. Changes the time that it takes, no number."""
+
+    num_envs: int = 10
+    processes: bool | int = False
+    """Worker processes that hold them (True: one for each CPU); none: this process."""
+    timeout: float | None = None
+    """Seconds after which a worker process that gives no answer is killed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +61,7 @@ class Evaluation:
     normalized: np.ndarray | None
     seed: int
     frames: list[list[np.ndarray]] = field(default_factory=list)
-    """frames[k][i]: the video [T, height, width, 3] uint8 of member k's episode i, for the first video_episodes."""
+    """frames[k][i]: the video [T, height, width, 3] uint8 of member k's episode i, of those that are filmed."""
 
     @property
     def members(self) -> int:
@@ -60,199 +81,156 @@ class Evaluation:
 def evaluate(
     act: Act,
     make_env: MakeEnv,
+    episodes: Episodes,
+    execution: Execution,
+    stepping: Stepping,
     *,
     members: int = 1,
-    episodes: int = 50,
-    seed: int = 0,
-    num_envs: int = 10,
-    noise_shape: tuple[int, ...] = (),
-    temperature: float = 1.0,
-    executed: int = 1,
-    ensemble: float | None = None,
-    processes: bool | int = False,
-    timeout: float | None = None,
-    video_episodes: int = 0,
-    video_frame_skip: int = 3,
     on_step: OnStep | None = None,
-    normalized_score: Callable[[np.ndarray], np.ndarray | None] | None = None,
+    on_episode: OnEpisode | None = None,
+    poll: Poll | None = None,
 ) -> Evaluation:
-    """Run `episodes` episodes of each member and return what came of them.
+    """Play the episodes with each member and return what came of them.
 
-    The first `executed` actions of a chunk are executed, then the policy is asked again. With `ensemble` it is asked
-    at each step, and what all chunks said of it is averaged with that coefficient (see `TemporalEnsemble`). Noise is
-    standard normal times `temperature`. Success means that the task was solved at some step. `processes` puts the
-    environments into that many worker processes (True: one for each CPU); one that gives no answer in `timeout`
-    seconds is killed, and UnderstudyError says so; when one dies, the evaluation begins again, once. `make_env` is
-    usually an `EnvFactory`; its `normalized_score` is used unless one is given.
+    Success means that the task was solved at some step. When a worker process dies, the evaluation begins again, once;
+    one that hangs is an UnderstudyError that says so. `poll` is called between environment steps, and what it raises
+    ends the evaluation. `make_env` is usually an `EnvFactory`, which knows what the policy is shown (`view`) and how
+    returns are normalised (`normalized_score`).
     """
-    for name, value in (("members", members), ("eval_episodes", episodes), ("num_envs", num_envs)):
+    counts = {"members": members, "eval_episodes": episodes.count, "num_envs": stepping.num_envs}
+    for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
-    score = normalized_score or getattr(make_env, "normalized_score", None)
-    slots = min(num_envs, members * episodes)
+    slots = min(stepping.num_envs, members * episodes.count)
+    given: set[tuple[int, int]] = set()
 
-    def attempt() -> _Evaluator:
-        pool = pool_for(make_env, render=video_episodes > 0, processes=processes, slots=slots, timeout=timeout)
-        run = _Evaluator(act, pool, members, episodes, seed, noise_shape, temperature, executed)
-        run.ensemble = ensemble
-        run.video_episodes, run.frame_skip = video_episodes, max(1, video_frame_skip)
+    def give(member: int, episode: int, columns: Row) -> None:
+        if on_episode is not None and (member, episode) not in given:
+            given.add((member, episode))
+            on_episode(member, episode, columns)
+
+    def attempt() -> _Rollouts:
+        pool = pool_for(
+            make_env, render=episodes.filmed > 0, processes=stepping.processes, slots=slots, timeout=stepping.timeout
+        )
+        run = _Rollouts(act, pool, make_env, members, episodes, execution)
+        run.on_step, run.poll = on_step, poll
+        run.on_episode = give if on_episode is not None else None
         try:
-            run.play(slots, on_step)
+            run.play(slots)
         except BaseException:
             discard_pool(pool)
             raise
         return run
 
     try:
-        run = attempt()
+        return attempt().result()
     except WorkerDied as error:
         # Episodes are functions of their seeds: played again from the first, they are what they would have been.
         logger.warning("%s; the evaluation begins again", error)
-        run = attempt()
-    return run.result(score)
+        return attempt().result()
 
 
-@dataclass
-class _Running:
-    """The episode that a slot is playing."""
+class _Rollouts:
+    """The episodes of one evaluation: those that wait, those that are being played, and what came of the others."""
 
-    member: int
-    episode: int
-    observation: Arrays
-    decisions: int = 0
-    ensemble: TemporalEnsemble | None = None
-
-
-class _Evaluator:
-    video_episodes = 0
-    frame_skip = 1
-    ensemble: float | None = None
+    on_step: OnStep | None = None
+    on_episode: OnEpisode | None = None
+    poll: Poll | None = None
 
     def __init__(
-        self,
-        act: Act,
-        pool: Pool,
-        members: int,
-        episodes: int,
-        seed: int,
-        noise_shape: tuple[int, ...],
-        temperature: float,
-        executed: int,
+        self, act: Act, pool: Pool, make_env: MakeEnv, members: int, episodes: Episodes, execution: Execution
     ) -> None:
-        self._act, self._pool = act, pool
-        self._episodes, self._seed = episodes, seed
-        self._noise_shape, self._temperature, self._chunk = tuple(noise_shape), float(temperature), executed
-        self._waiting = [(member, episode) for member in range(members) for episode in range(episodes)][::-1]
-        self._returns = np.zeros((members, episodes))
-        self._lengths = np.zeros((members, episodes), np.int64)
-        self._successes = np.full((members, episodes), np.nan)
-        self._frames: list[list[list[np.ndarray]]] = []
-        self._members = members
+        self._act, self._pool, self._make_env = act, pool, make_env
+        self._view: View = getattr(make_env, "view", View())
+        self._members, self._episodes, self._execution = members, episodes, execution
+        self._waiting = [(member, episode) for member in range(members) for episode in range(episodes.count)][::-1]
+        self._returns = np.zeros((members, episodes.count))
+        self._lengths = np.zeros((members, episodes.count), np.int64)
+        self._successes = np.full((members, episodes.count), np.nan)
+        self._frames: list[list[list[np.ndarray]]] = [
+            [[] for _ in range(min(episodes.filmed, episodes.count))] for _ in range(members)
+        ]
+        self._playing: dict[int, Acting] = {}
+        self._recordings: dict[int, Recording] = {}
 
-    def play(self, slots: int, on_step: OnStep | None) -> None:
+    def play(self, slots: int) -> None:
         """Fill the slots with episodes until none is left."""
-        self._frames = [[[] for _ in range(min(self.video_episodes, self._episodes))] for _ in range(self._members)]
-        running: dict[int, _Running] = {}
-        total, finished = self._members * self._episodes, 0
+        total, finished = self._members * self._episodes.count, 0
         while finished < total:
-            self._start(running, slots)
-            chunks = self._decide(list(running.values()))
+            self._start(slots)
+            decide(self._act, list(self._playing.values()), self._episodes.seed)
             commands = [
-                Command(slot, actions=chunk, frame_skip=self._skip(playing.episode))
-                for (slot, playing), chunk in zip(running.items(), chunks, strict=True)
+                Command(
+                    slot,
+                    actions=acting.next_actions(),
+                    frame_skip=self._skip(acting.episode),
+                    recent=self._view.obs_horizon,
+                    record=self.on_episode is not None,
+                )
+                for slot, acting in self._playing.items()
             ]
-            for command, outcome in zip(commands, self._pool.run(commands), strict=True):
-                finished += self._record(running, command.slot, outcome)
-            if on_step is not None:
-                on_step(finished, total)
+            for command, outcome in zip(commands, self._pool.run(commands, self.poll), strict=True):
+                finished += self._take(command.slot, outcome)
+            if self.on_step is not None:
+                self.on_step(finished, total)
 
-    def result(self, score: Callable[[np.ndarray], np.ndarray | None] | None) -> Evaluation:
+    def result(self) -> Evaluation:
         """Return the finished evaluation."""
+        score: Callable[[np.ndarray], Any] | None = getattr(self._make_env, "normalized_score", None)
         known = not np.isnan(self._successes).any()
         return Evaluation(
             returns=self._returns,
             lengths=self._lengths,
             successes=self._successes if known else None,
             normalized=None if score is None else score(self._returns),
-            seed=self._seed,
+            seed=self._episodes.seed,
             frames=[[np.stack(frames) for frames in member] for member in self._frames],
         )
 
-    def _start(self, running: dict[int, _Running], slots: int) -> None:
+    def _start(self, slots: int) -> None:
+        """Reset the free slots for episodes that wait."""
         commands, pairs = [], []
         for slot in range(slots):
-            if slot not in running and self._waiting:
+            if slot not in self._playing and self._waiting:
                 member, episode = self._waiting.pop()
                 pairs.append((member, episode))
-                commands.append(Command(slot, seed=self._seed + episode, frame_skip=self._skip(episode)))
-        for command, (member, episode), outcome in zip(commands, pairs, self._pool.run(commands), strict=True):
-            ensemble = None if self.ensemble is None else TemporalEnsemble(self.ensemble)
-            running[command.slot] = _Running(member, episode, outcome.observation, ensemble=ensemble)
-            self._keep_frames(member, episode, outcome)
+                commands.append(Command(slot, seed=self._episodes.seed + episode, frame_skip=self._skip(episode)))
+        for command, (member, episode), outcome in zip(
+            commands, pairs, self._pool.run(commands, self.poll), strict=True
+        ):
+            acting = Acting(
+                self._view, self._execution, outcome.observation, outcome.goal, member=member, episode=episode
+            )
+            self._playing[command.slot] = acting
+            self._frames_of(acting).extend(outcome.frames)
+            if self.on_episode is not None:
+                reward = getattr(self._make_env, "stored_reward", float)
+                self._recordings[command.slot] = Recording(outcome.observation, stored_reward=reward, episode=episode)
 
-    def _decide(self, playing: Sequence[_Running]) -> list[np.ndarray]:
-        """Return the next chunk [H, A] of each running episode, asking the policy block by block."""
-        chunks: list[np.ndarray] = [np.zeros(0)] * len(playing)
-        blocks: dict[int, list[int]] = {}
-        for index, item in enumerate(playing):
-            blocks.setdefault(item.episode // ROWS, []).append(index)
-        for indices in blocks.values():
-            actions = self._ask([playing[index] for index in indices])
-            for index, chunk in zip(indices, actions, strict=True):
-                chunks[index] = chunk
-        return chunks
-
-    def _ask(self, block: Sequence[_Running]) -> list[np.ndarray]:
-        members = sorted({item.member for item in block})
-        leading = (len(members), ROWS)
-        observations = each(lambda part: np.zeros((*leading, *part.shape), part.dtype), block[0].observation)
-        noise = np.zeros((len(members), ROWS, *self._noise_shape), np.float32)
-        places = [(members.index(item.member), item.episode % ROWS) for item in block]
-        for (k, row), item in zip(places, block, strict=True):
-            _put(item.observation, observations, (k, row))
-            if self._temperature:
-                stream = numpy_generator(self._seed, "act", item.episode, item.decisions)
-                noise[k, row] = stream.standard_normal(self._noise_shape, np.float32) * np.float32(self._temperature)
-            item.decisions += 1
-        actions = np.asarray(self._act(observations, noise, members))
-        if actions.shape[:2] != (len(members), ROWS) or actions.ndim != 4 or actions.shape[2] < self._chunk:
-            expected = f"{(len(members), ROWS)} + (at least {self._chunk}, A)"
-            raise UnderstudyError(f"the policy returned actions {actions.shape}, expected {expected}")
-        chosen = [
-            actions[k, row, : self._chunk] if item.ensemble is None else item.ensemble.add(actions[k, row])[None]
-            for (k, row), item in zip(places, block, strict=True)
-        ]
-        for item, chunk in zip(block, chosen, strict=True):
-            if not np.isfinite(chunk).all():
-                raise UnderstudyError(f"the policy of member {item.member} returned NaN or infinite actions")
-        return chosen
-
-    def _record(self, running: dict[int, _Running], slot: int, outcome: Outcome) -> int:
+    def _take(self, slot: int, outcome: Outcome) -> int:
         """Add a chunk's outcome to its episode; return 1 when the episode is over."""
-        item = running[slot]
-        place = (item.member, item.episode)
+        acting = self._playing[slot]
+        place = (acting.member, acting.episode)
         self._returns[place] += outcome.reward
         self._lengths[place] += outcome.steps
         if outcome.success is not None:
             self._successes[place] = np.fmax(self._successes[place], outcome.success)
-        self._keep_frames(item.member, item.episode, outcome)
-        item.observation = outcome.observation
-        if outcome.done:
-            del running[slot]
-        return int(outcome.done)
+        self._frames_of(acting).extend(outcome.frames)
+        for observation in outcome.observations:
+            acting.see(observation)
+        for step in outcome.recorded:
+            self._recordings[slot].add(step)
+        if not outcome.done:
+            return 0
+        del self._playing[slot]
+        if self.on_episode is not None:
+            self.on_episode(*place, self._recordings.pop(slot).columns())
+        return 1
 
     def _skip(self, episode: int) -> int:
-        return self.frame_skip if episode < self.video_episodes else 0
+        return self._episodes.frame_skip if episode < self._episodes.filmed else 0
 
-    def _keep_frames(self, member: int, episode: int, outcome: Outcome) -> None:
-        if outcome.frames:
-            self._frames[member][episode].extend(outcome.frames)
-
-
-def _put(observation: Arrays, into: Arrays, place: tuple[int, int]) -> None:
-    """Copy one observation to its place in a block."""
-    if isinstance(observation, dict) and isinstance(into, dict):
-        for name, part in observation.items():
-            into[name][place] = part
-    elif not isinstance(into, dict):
-        into[place] = observation
+    def _frames_of(self, acting: Acting) -> list[np.ndarray]:
+        frames = self._frames[acting.member]
+        return frames[acting.episode] if acting.episode < len(frames) else []

@@ -1,13 +1,14 @@
-"""Make one dataset's environment as the policy sees it."""
+"""Make one dataset's environment, and say what a policy is shown of it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from understudy.envs.rollouts.acting import View
 from understudy.envs.sources.source import Settings, Source, source_for
 
 if TYPE_CHECKING:
@@ -22,27 +23,12 @@ class EnvFactory:
     size: int = 256
     settings: str = ""
     """The file's own settings as JSON, which is hashable; empty for the published ones."""
-    obs_horizon: int = 1
-    """Observations that the policy sees at once."""
-    with_goal: bool = False
-    """Whether the policy sees the episode's goal after them."""
-    cameras: tuple[str, ...] | None = None
-    """The cameras that the policy sees; None for all there are."""
-    use_proprio: bool = True
-    """Whether it sees the state beside pictures."""
+    view: View = field(default_factory=View)
+    """What the policy is shown of what the environment gives."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
-        """Return a new environment that gives what the policy sees."""
-        from gymnasium import spaces
-
-        from understudy.envs.rollouts.wrappers import Chosen, History, WithGoal
-
-        env = self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
-        if isinstance(env.observation_space, spaces.Dict):
-            env = Chosen(env, self.cameras, self.use_proprio, self.with_goal)
-        if self.obs_horizon > 1:
-            env = History(env, self.obs_horizon)
-        return WithGoal(env) if self.with_goal else env
+        """Return a new environment."""
+        return self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
 
     def _settings(self) -> Settings | None:
         return json.loads(self.settings) if self.settings else None
@@ -56,6 +42,10 @@ class EnvFactory:
     def has_success(self) -> bool:
         """Whether the task tells success."""
         return self.source.has_success(self.env_name)
+
+    def stored_reward(self, reward: float) -> float:
+        """Return a reward of the environment as the source's stores have it."""
+        return self.source.stored_reward(self.env_name, reward)
 
     def normalized_score(self, returns: np.ndarray) -> np.ndarray | None:
         """Return normalised scores x 100, if they are published for this task."""

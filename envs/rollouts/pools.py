@@ -7,11 +7,13 @@ Pools are kept for the life of the process, because an environment can take seco
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import pickle
 import signal
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -19,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from understudy.envs.rollouts.collecting import Step, goal_of, stored
 from understudy.errors import UnderstudyError, UserError
 from understudy.observations import Arrays, each
 
@@ -33,6 +36,14 @@ MakeEnv = Callable[..., Any]
 """Called as make_env(render=bool); returns a gymnasium environment."""
 
 
+Poll = Callable[[], None]
+"""Called between the steps of environments, and while other processes step them; what it raises ends the work."""
+POLL_SECONDS = 0.1
+"""Between two calls of a Poll while worker processes are at work."""
+CLOSE_SECONDS = 2.0
+"""That worker processes have to end by themselves."""
+
+
 @dataclass(frozen=True)
 class Command:
     """Reset `slot` with `seed`, or execute `actions` [H, A] in it; a frame is kept each `frame_skip` steps if not 0."""
@@ -41,26 +52,39 @@ class Command:
     seed: int | None = None
     actions: np.ndarray | None = None
     frame_skip: int = 0
+    recent: int = 1
+    """The newest observations that are wanted back; fewer come when fewer actions were executed."""
+    record: bool = False
+    """Whether every step is wanted back."""
 
 
 @dataclass
 class Outcome:
-    """What a command did: the observation after it and the sums over its steps."""
+    """What a command did: what was seen after it, and the sums over its steps."""
 
-    observation: Arrays
+    observations: list[Arrays] = field(default_factory=list)
+    """The newest ones, oldest first."""
     reward: float = 0.0
     steps: int = 0
     done: bool = False
     success: float | None = None
     frames: list[np.ndarray] = field(default_factory=list)
+    recorded: list[Step] = field(default_factory=list)
+    goal: Arrays | None = None
+    """Of a reset: what the episode is to reach, where the environment tells it."""
     action_dim: int = 0
     """Numbers in one action (in the answer to a reset)."""
+
+    @property
+    def observation(self) -> Arrays:
+        """The newest observation."""
+        return self.observations[-1]
 
 
 class Pool(Protocol):
     """Environments that commands address by slot number."""
 
-    def run(self, commands: Sequence[Command]) -> list[Outcome]:
+    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
         """Carry the commands out and return their outcomes in the same order."""
         ...
 
@@ -76,9 +100,9 @@ class LocalPool:
         self._make_env, self._render = make_env, render
         self._slots: dict[int, Slot] = {}
 
-    def run(self, commands: Sequence[Command]) -> list[Outcome]:
+    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
         """Carry the commands out one after another."""
-        return [self._slot(command.slot).run(command) for command in commands]
+        return [self._slot(command.slot).run(command, poll) for command in commands]
 
     def close(self) -> None:
         """Close the environments."""
@@ -99,20 +123,22 @@ class Slot:
         self.env = env
         self._steps = 0
 
-    def run(self, command: Command) -> Outcome:
+    def run(self, command: Command, poll: Poll | None = None) -> Outcome:
         """Reset, or execute a chunk until its end or the episode's."""
-        if command.actions is None:
-            observation, _ = self.env.reset(seed=command.seed)
-            self._steps = 0
-            frames = [self.env.render()] if command.frame_skip else []
-            size = int(np.prod(self.env.action_space.shape or ()))
-            return Outcome(each(_stored, observation), frames=frames, action_dim=size)
-        return self._execute(command.actions, command.frame_skip)
+        if command.actions is not None:
+            return self._execute(command, command.actions, poll)
+        observation, info = self.env.reset(seed=command.seed)
+        self._steps = 0
+        frames = [self.env.render()] if command.frame_skip else []
+        size = int(np.prod(self.env.action_space.shape or ()))
+        return Outcome([each(stored, observation)], frames=frames, goal=goal_of(info), action_dim=size)
 
-    def _execute(self, actions: np.ndarray, frame_skip: int) -> Outcome:
-        outcome = Outcome(np.zeros(0))
-        observation: Any = None
+    def _execute(self, command: Command, actions: np.ndarray, poll: Poll | None) -> Outcome:
+        outcome = Outcome()
+        seen: deque[Any] = deque(maxlen=command.recent)
         for action in actions:
+            if poll is not None:
+                poll()
             observation, reward, terminated, truncated, info = self.env.step(action)
             self._steps += 1
             outcome.steps += 1
@@ -120,11 +146,14 @@ class Slot:
             if "success" in info:
                 outcome.success = max(float(info["success"]), outcome.success or 0.0)
             outcome.done = bool(terminated or truncated)
-            if frame_skip and (outcome.done or self._steps % frame_skip == 0):
+            seen.append(each(stored, observation))
+            if command.record:
+                outcome.recorded.append(Step(action, seen[-1], float(reward), bool(terminated), bool(truncated)))
+            if command.frame_skip and (outcome.done or self._steps % command.frame_skip == 0):
                 outcome.frames.append(self.env.render())
             if outcome.done:
                 break
-        outcome.observation = each(_stored, observation)
+        outcome.observations = list(seen)
         return outcome
 
 
@@ -151,7 +180,7 @@ class ProcessPool:
             self._connections.append(ours)
             self._processes.append(process)
 
-    def run(self, commands: Sequence[Command]) -> list[Outcome]:
+    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
         """Carry the commands out, the workers at the same time."""
         shares: dict[int, list[int]] = {}
         for index, command in enumerate(commands):
@@ -160,15 +189,16 @@ class ProcessPool:
             self._send(worker, [commands[index] for index in indices])
         outcomes: dict[int, Outcome] = {}
         for worker, indices in shares.items():
-            outcomes.update(zip(indices, self._receive(worker), strict=True))
+            outcomes.update(zip(indices, self._receive(worker, poll), strict=True))
         return [outcomes[index] for index in range(len(commands))]
 
     def close(self) -> None:
         """End the workers: ask, then kill (one that hangs in compiled code hears nothing else)."""
         for connection in self._connections:
             connection.close()
+        deadline = time.monotonic() + CLOSE_SECONDS
         for process in self._processes:
-            process.join(timeout=2)
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -179,10 +209,14 @@ class ProcessPool:
         except OSError as error:
             raise self._death(worker) from error
 
-    def _receive(self, worker: int) -> list[Outcome]:
+    def _receive(self, worker: int, poll: Poll | None) -> list[Outcome]:
+        deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         try:
-            if not self._connections[worker].poll(self._timeout):
-                raise self._hang(worker)
+            while not self._connections[worker].poll(min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    raise self._hang(worker)
+                if poll is not None:
+                    poll()
             answer = self._connections[worker].recv()
         except (EOFError, OSError) as error:
             raise self._death(worker) from error
@@ -256,11 +290,6 @@ def close_pools() -> None:
 def available_cpus() -> int:
     """Return the CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _stored(observation: Any) -> np.ndarray:
-    array = np.asarray(observation)
-    return array.copy() if array.dtype == np.uint8 else array.astype(np.float32)
 
 
 atexit.register(close_pools)

@@ -18,7 +18,8 @@ from understudy.envs.experts import attempt_pool
 from understudy.envs.experts.attempts import Task, attempt_file, play, was_kept
 from understudy.envs.experts.generate import _claimed, generate, made_name, supported_names
 from understudy.envs.experts.policy_expert import PolicyExpert
-from understudy.envs.rollouts.evaluation import ROWS, evaluate
+from understudy.envs.rollouts.acting import ROWS, Execution
+from understudy.envs.rollouts.evaluation import Episodes, Stepping, evaluate
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.envs.sources.ogbench.experts import lights_out
@@ -373,7 +374,7 @@ def replay(store: EpisodeStore):
 def test_a_rollout_counts_the_success_and_ends_at_it_with_or_without_a_video(store, tmp_path) -> None:
     seed = stream_key(0, "expert", 0) % 2**31
     factory = EnvFactory(NAME, size=64)
-    plain = evaluate(replay(store), factory, episodes=1, seed=seed)
+    plain = evaluate(replay(store), factory, Episodes(1, seed), Execution(), Stepping())
     assert plain.summary() == {"return": plain.returns[0, 0], "length": plain.lengths[0, 0], "success": 1.0}
     assert plain.lengths[0, 0] == store.lengths[0] - 9  # the task ends at the first of the ten solved steps
     reason = rendering_available()
@@ -381,7 +382,7 @@ def test_a_rollout_counts_the_success_and_ends_at_it_with_or_without_a_video(sto
         assert "no videos" in reason
         assert "\n" not in reason
         return
-    filmed = evaluate(replay(store), factory, episodes=1, seed=seed, video_episodes=1, processes=1)
+    filmed = evaluate(replay(store), factory, Episodes(1, seed, filmed=1), Execution(), Stepping(processes=1))
     np.testing.assert_array_equal(plain.returns, filmed.returns)
     frames = filmed.frames[0][0]
     assert frames.shape[1:] == (64, 64, 3)

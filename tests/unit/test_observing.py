@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.envs.rollouts.acting import Acting, Execution, View
 from understudy.envs.rollouts.factory import EnvFactory
-from understudy.envs.rollouts.wrappers import History, WithGoal
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
@@ -48,20 +47,19 @@ def everything(windows: Windows, places: float = 0.5) -> np.ndarray:
 
 
 def test_a_history_in_the_data_is_the_history_that_the_environment_gives(tmp_path) -> None:
-    plain, wrapped = EnvFactory("hopper-medium-v2")(), EnvFactory("hopper-medium-v2", obs_horizon=4)()
-    assert wrapped.observation_space.shape == (44,)
+    plain, view = EnvFactory("hopper-medium-v2")(), View(obs_horizon=4)
     rng, seen = np.random.default_rng(0), []
     with StoreWriter(tmp_path / "hopper", name="hopper", source="test", env_id="none") as writer:
         for seed in range(3):
             rows: dict[str, list] = {"observations": [], "actions": [], "rewards": [], "terminals": []}
             observation, _ = plain.reset(seed=seed)
-            history, _ = wrapped.reset(seed=seed)
+            acting = Acting(view, Execution(), observation)
             done = False
             while not done:
                 action = rng.uniform(-1, 1, 3)
-                seen.append(history)
+                seen.append(acting.shown())
                 following, reward, done, _, _ = plain.step(action)
-                history = wrapped.step(action)[0]
+                acting.see(following)
                 for name, value in zip(rows, (observation, action, reward, done), strict=True):
                     rows[name].append(value)
                 observation = following
@@ -139,30 +137,18 @@ def test_a_dimension_that_never_changes_is_not_blown_up_by_normalising() -> None
         assert ((values - normaliser.shift) * normaliser.scale)[:, 0].tolist() == [0.0] * 50
 
 
-class Point(gymnasium.Env):
-    """A point whose goal is the seed."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(2, np.float32), {"goal": np.full(3, seed, np.float64)}
-
-    def step(self, action):
-        return np.ones(2, np.float32), 0.0, False, False, {}
-
-
-def test_the_environment_shows_the_goal_after_the_history() -> None:
-    env = WithGoal(History(Point(), 2))
-    assert env.observation_space.shape == (7,)
-    assert env.reset(seed=5)[0].tolist() == [0, 0, 0, 0, 5, 5, 5]
-    assert env.step(np.zeros(1))[0].tolist() == [0, 0, 1, 1, 5, 5, 5]
-    assert env.reset(seed=6)[0].tolist() == [0, 0, 0, 0, 6, 6, 6]
+def test_a_policy_is_shown_the_goal_after_the_history() -> None:
+    view = View(obs_horizon=2, with_goal=True)
+    acting = Acting(view, Execution(), np.zeros(2, np.float32), np.full(3, 5.0))
+    assert acting.shown().tolist() == [0, 0, 0, 0, 5, 5, 5]
+    acting.see(np.ones(2, np.float32))
+    assert acting.shown().tolist() == [0, 0, 1, 1, 5, 5, 5]
+    assert acting.shown().dtype == np.float32
 
 
 def test_an_environment_without_goals_cannot_show_one() -> None:
     with pytest.raises(DatasetError, match="tells no goal"):
-        EnvFactory("hopper-medium-v2", with_goal=True)()
+        Acting(View(with_goal=True), Execution(), np.zeros(2, np.float32)).shown()
 
 
 def test_filter_keys_choose_episodes_and_hold_others_out(tmp_path) -> None:

@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from PIL import Image
 
-from understudy.envs.rollouts.wrappers import Chosen, History, WithGoal
+from understudy.envs.rollouts.acting import Acting, Execution, View
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of
 from understudy.envs.store.writer import StoreWriter
@@ -170,18 +170,16 @@ SIGHTS: list[dict[str, Any]] = [
 def test_what_is_seen_in_the_data_is_what_the_environment_shows(tmp_path, sight) -> None:
     windows = Windows(write(tmp_path / "store"), horizon=1, **sight)
     goals, length = "goals" in sight, sight.get("obs_horizon", 1)
-    env: Any = Chosen(Filmed(), sight.get("cameras"), sight.get("use_proprio", True), goals)
-    env = History(env, length) if length > 1 else env
-    env = WithGoal(env) if goals else env
-    assert shape_of(env.observation_space) == windows.observation_shape
+    env, view = Filmed(), View(length, goals, sight.get("cameras"), sight.get("use_proprio", True))
     seen = []
     for number in range(len(LENGTHS)):
-        observation, _ = env.reset(seed=number)
-        done = False
+        observation, info = env.reset(seed=number)
+        acting, done = Acting(view, Execution(), observation, info.get("goal")), False
         while not done:
-            assert env.observation_space.contains(observation)
-            seen.append(observation)
+            assert shape_of(acting.shown()) == windows.observation_shape
+            seen.append(acting.shown())
             observation, _, done, _, _ = env.step(np.zeros(2))
+            acting.see(observation)
     count = windows.num_transitions
     found = windows.gather(np.arange(count), (count,), np.zeros((2, count)))["observations"]
     if isinstance(found, dict):

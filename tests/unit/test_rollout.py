@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from understudy.envs.rollouts.evaluation import ROWS, evaluate
+from understudy.envs.rollouts.acting import ROWS, Execution
+from understudy.envs.rollouts.evaluation import Episodes, Stepping, evaluate
 from understudy.envs.rollouts.pools import close_pools
 from understudy.errors import UnderstudyError, UserError
 
@@ -78,10 +79,18 @@ class Policy:
         return np.clip(hidden @ self.second[list(members)] + 0.1, -1, 1)[..., None]
 
 
-def run(make=None, policy=None, **options):
-    policy = policy or Policy()
-    settings = {"members": 3, "episodes": 20, "seed": 5, "num_envs": 7, "noise_shape": (4,), "executed": 4}
-    return evaluate(policy, make or Make(), **{**settings, **options})
+def run(make=None, policy=None, *, members=3, episodes=20, seed=5, num_envs=7, executed=4, **options):
+    """Evaluate a policy; the options are those of Episodes, Execution, Stepping and evaluate."""
+    chosen = {"noise_shape": (4,), **options}
+    parts = [
+        kind(**{name: chosen.pop(name) for name in list(chosen) if name in kind.__dataclass_fields__}, **given)
+        for kind, given in (
+            (Episodes, {"count": episodes, "seed": seed}),
+            (Execution, {"executed": executed}),
+            (Stepping, {"num_envs": num_envs}),
+        )
+    ]
+    return evaluate(policy or Policy(), make or Make(), *parts, members=members, **chosen)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +119,7 @@ def test_the_numbers_do_not_depend_on_processes(usual) -> None:
 
 
 def test_the_numbers_do_not_depend_on_videos(usual) -> None:
-    np.testing.assert_array_equal(usual.returns, run(video_episodes=2).returns)
+    np.testing.assert_array_equal(usual.returns, run(filmed=2).returns)
 
 
 def test_fewer_episodes_are_the_first_of_more(usual) -> None:
@@ -189,7 +198,11 @@ def test_another_seed_and_temperature_zero_give_other_numbers(usual) -> None:
 
 
 def test_the_summary_has_the_means_and_the_score_when_there_is_one() -> None:
-    result = run(normalized_score=lambda returns: 100 * returns)
+    class Scored(Make):
+        def normalized_score(self, returns):
+            return 100 * returns
+
+    result = run(make=Scored())
     row = result.summary(1)
     assert set(row) == {"return", "length", "success", "normalized_return"}
     assert row["return"] == pytest.approx(result.returns[1].mean())
@@ -197,7 +210,7 @@ def test_the_summary_has_the_means_and_the_score_when_there_is_one() -> None:
 
 
 def test_videos_have_the_first_each_third_and_the_last_step_of_the_asked_episodes() -> None:
-    result = run(episodes=3, video_episodes=2, video_frame_skip=3)
+    result = run(episodes=3, filmed=2, frame_skip=3)
     assert [len(member) for member in result.frames] == [2, 2, 2]
     shown = result.frames[0][1][:, 0, 0, 0].tolist()
     length = int(result.lengths[0, 1])

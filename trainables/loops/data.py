@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.algorithm import Algorithm
+from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_imported, open_named
 from understudy.envs.sources.source import has_unit_actions, is_goal_conditioned
@@ -69,14 +70,13 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
     folder = store_path(spec.env_name, spec.datasets)
     known = Manifest.read(folder).provenance if (folder / MANIFEST).is_file() else dict(recorded or {})
     name, settings = str(known.get("env_name", spec.env_name)), known.get("environment")
-    return EnvFactory(
-        name,
-        settings=json.dumps(settings, sort_keys=True) if settings else "",
+    view = View(
         obs_horizon=spec.obs_horizon,
         with_goal=_goals(spec, name) != "none",
         cameras=spec.cameras,
         use_proprio=spec.use_proprio,
     )
+    return EnvFactory(name, settings=json.dumps(settings, sort_keys=True) if settings else "", view=view)
 
 
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:

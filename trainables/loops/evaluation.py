@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from understudy.algorithm import Algorithm, Batch
-from understudy.envs.rollouts.evaluation import Evaluation, OnStep, evaluate
-from understudy.envs.rollouts.pools import Command, Pool, pool_for
+from understudy.envs.rollouts.acting import Acting, Execution
+from understudy.envs.rollouts.evaluation import Episodes, Evaluation, OnStep, Stepping, evaluate
+from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_for
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import DatasetError, UserError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
@@ -59,11 +60,12 @@ class Evaluator:
         if has_pictures(observation_shape):
             # In the process that will render them: a renderer belongs to the thread that made it.
             first = self._pool().run([Command(0, seed=self.spec.eval_seed)])[0]
-            shapes = shape_of(first.observation), first.action_dim
         else:
-            env = self.factory()
-            shapes = shape_of(env.observation_space), int(np.prod(env.action_space.shape or ()))
-            env.close()
+            pool = LocalPool(self.factory, render=False)
+            first = pool.run([Command(0, seed=self.spec.eval_seed)])[0]
+            pool.close()
+        shown = Acting(self.factory.view, Execution(), first.observation, first.goal).shown()
+        shapes = shape_of(shown), first.action_dim
         if shapes != (observation_shape, action_dim):
             raise DatasetError(
                 f"{self.spec.env_name}: the data have observations {describe(observation_shape)} and {action_dim}"
@@ -76,9 +78,16 @@ class Evaluator:
         timeout = spec.eval_timeout or None
         return pool_for(self.factory, render=False, processes=spec.cpus, slots=slots, timeout=timeout)
 
-    def evaluate(self, act: Act, members: int, algorithm: Algorithm, grid: Mapping[str, tuple[Any, ...]]) -> Outcome:
+    def evaluate(
+        self,
+        act: Act,
+        members: int,
+        algorithm: Algorithm,
+        grid: Mapping[str, tuple[Any, ...]],
+        poll: Poll | None = None,
+    ) -> Outcome:
         """Evaluate at the configured settings, or at every combination of `grid` (evaluation-time parameters)."""
-        outcome = self.outcome_of(self.rollouts(act, members, algorithm))
+        outcome = self.outcome_of(self.rollouts(act, members, algorithm, poll=poll))
         if not grid:
             return outcome
         outcome.grid_rows = [{} for _ in range(members)]
@@ -87,7 +96,7 @@ class Evaluator:
             parameters = dict(zip(grid, values, strict=True))
             configured = all(getattr(algorithm.config, key) == value for key, value in parameters.items())
             acting = algorithm.with_config(**parameters)
-            one = outcome if configured else self.outcome_of(self.rollouts(act, members, acting))
+            one = outcome if configured else self.outcome_of(self.rollouts(act, members, acting, poll=poll))
             for row, column in zip(outcome.grid_rows, one.rows, strict=True):
                 row.update({f"{tag(parameters)}/{key}": value for key, value in column.items()})
             outcome.grid_summary.update({f"{tag(parameters)}/{key}": value for key, value in one.summary.items()})
@@ -103,36 +112,45 @@ class Evaluator:
         summary = summarise(result)
         return Outcome([result.summary(k) for k in range(result.members)], summary, best_summary=summary)
 
-    def rollouts(self, act: Act, members: int, algorithm: Algorithm, on_step: OnStep | None = None) -> Evaluation:
+    def rollouts(
+        self,
+        act: Act,
+        members: int,
+        algorithm: Algorithm,
+        on_step: OnStep | None = None,
+        poll: Poll | None = None,
+    ) -> Evaluation:
         """Run eval_episodes episodes of every member."""
         spec = self.spec
+        episodes = Episodes(spec.eval_episodes, spec.eval_seed)
+        processes = spec.cpus if self._in_processes(algorithm) else 0
         return evaluate(
             lambda observations, noise, chosen: act(observations, noise, chosen, algorithm),
             self.factory,
+            episodes,
+            Execution.of(algorithm, spec.eval_temperature),
+            Stepping(spec.eval_envs, processes, spec.eval_timeout or None),
             members=members,
-            episodes=spec.eval_episodes,
-            num_envs=spec.eval_envs,
-            processes=spec.cpus if self._in_processes(algorithm) else 0,
-            timeout=spec.eval_timeout or None,
             on_step=on_step,
-            **self._policy_settings(algorithm),
+            poll=poll,
         )
 
-    def record(self, act: Act, algorithm: Algorithm, path: Path, member: int = 0) -> str | None:
+    def record(
+        self, act: Act, algorithm: Algorithm, path: Path, member: int = 0, poll: Poll | None = None
+    ) -> str | None:
         """Write a video of one member's first `video_episodes` episodes; return why not, where none can be made."""
         reason = rendering_available()
         if reason is not None:
             return reason
         spec = self.spec
+        count = spec.video_episodes
         result = evaluate(
             lambda observations, noise, _: act(observations, noise, [member], algorithm),
             self.factory,
-            episodes=spec.video_episodes,
-            num_envs=1,
-            processes=1,  # of its own: a renderer belongs to the thread that made it, and trials run in threads
-            video_episodes=spec.video_episodes,
-            video_frame_skip=spec.video_frame_skip,
-            **self._policy_settings(algorithm),
+            Episodes(count, spec.eval_seed, filmed=count, frame_skip=spec.video_frame_skip),
+            Execution.of(algorithm, spec.eval_temperature),
+            Stepping(1, processes=1),  # of its own: a renderer belongs to the thread that made it
+            poll=poll,
         )
         write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.video_frame_skip))
         return None
@@ -140,16 +158,6 @@ class Evaluator:
     def _in_processes(self, algorithm: Algorithm) -> bool:
         pictures = has_pictures(algorithm.observation_shape)
         return pictures or self.spec.eval_processes or bool(self.spec.eval_timeout)
-
-    def _policy_settings(self, algorithm: Algorithm) -> dict[str, Any]:
-        temperature = self.spec.eval_temperature
-        return {
-            "seed": self.spec.eval_seed,
-            "noise_shape": algorithm.noise_shape(),
-            "temperature": algorithm.config.default_temperature if temperature is None else temperature,
-            "executed": algorithm.executed,
-            "ensemble": algorithm.config.temporal_ensemble_coeff,
-        }
 
 
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
