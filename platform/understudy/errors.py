@@ -43,7 +43,15 @@ class OutOfMemory(UnderstudyError):
 
 
 class TrackingError(UserError):
-    """The tracking server cannot be reached or refuses the request."""
+    """The tracking store cannot be reached, refuses the request or cannot be written."""
+
+
+class StoreAway(TrackingError):
+    """Nothing answers at the tracking store, or it is busy: waiting mends that, and what it missed is sent later."""
+
+
+class NotTracked(UnderstudyError):
+    """The work is done and in its files, and the tracking store has not got all of it, for a reason that stays."""
 
 
 class Stopped(UnderstudyError):

@@ -252,3 +252,66 @@ def test_a_study_storage_with_a_password_or_that_is_no_database_is_refused_in_on
     with pytest.raises(UserError, match="cannot be used") as refused:
         check_storage(sweep("lr=interval(1e-5,1e-3)"))
     assert "\n" not in str(refused.value)
+
+
+# ---- nothing is trained twice ----
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "grad_clip=1,1.0",
+        "batch_size=128,128.0",
+        "hidden_dims=[64,64],[64,64.0]",
+        "lr=1e-3,0.001",
+        "lr=1e-3,1.0e-3,1e-4",
+        "use_proprio=true,True",
+        "flow_steps=5,5.0",
+    ],
+)
+def test_equal_values_are_refused_as_repeated_however_they_are_written(values) -> None:
+    with pytest.raises(SpecError, match=rf"{values.split('=')[0]}=.*: a value is repeated"):
+        sweep(values, "lr=interval(1e-5,1e-3)" if not values.startswith("lr") else "batch_size=16,32")
+
+
+def test_values_are_held_as_the_run_holds_them() -> None:
+    spec = sweep("grad_clip=1,2.5", "batch_size=16.0,32", "hidden_dims=[64,64.0],[32]")
+    assert [list(item.values) for item in spec.dimensions.values()] == [[1.0, 2.5], [16, 32], [[64, 64], [32]]]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
+def test_a_space_of_few_configurations_has_each_tried_once_by_every_sampler(tmp_path, caplog, sampler) -> None:
+    caplog.set_level("INFO")
+    words = ("hidden_dims=[16],[32],[64]", "batch_size=interval(7,10)", f"sampler={sampler}", "num_trials=50")
+    spec = sweep(*words)
+    assert spec.options.num_trials == 12
+    assert "the space holds 12 configurations: num_trials=12, not 50" in caplog.text
+    proposals = []
+    for _ in range(12):
+        number, parameters = Study(tmp_path, spec).ask()  # opened again each time, as a resumed sweep does
+        proposals.append((tuple(parameters["hidden_dims"]), parameters["batch_size"]))
+        Study(tmp_path, spec).finish(number, TrialState.COMPLETE, float(parameters["hidden_dims"] == [16]))
+    assert len(set(proposals)) == 12
+
+
+def test_a_good_choice_is_not_proposed_over_and_over_while_others_train(tmp_path) -> None:
+    spec = sweep("hidden_dims=[16],[32],[64],[128],[256],[512]", "batch_size=8,16", "num_trials=12")
+    study = Study(tmp_path, spec)
+    running: list[int] = []
+    proposals = []
+    for _ in range(12):
+        number, parameters = study.ask()
+        proposals.append(str(parameters))
+        running.append(number)
+        if len(running) == 3:
+            study.finish(running.pop(0), TrialState.COMPLETE, 1.0 if "[128]" in proposals[-1] else 0.0)
+    assert len(set(proposals)) == 12
+
+
+def test_a_failed_configuration_that_is_tried_once_more_keeps_its_parameters(tmp_path) -> None:
+    study = Study(tmp_path, sweep("batch_size=8,16,32", "num_trials=3"))
+    number, parameters = study.ask()
+    study.finish(number, TrialState.FAIL, None)
+    study.enqueue(parameters, retry_of=number)
+    assert study.ask() == (1, parameters)
+    assert study.ask()[1] not in (parameters,)

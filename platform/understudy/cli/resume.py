@@ -87,14 +87,11 @@ def go_on(
 def prepare(tracking_uri: str) -> None:
     """Ready the store; a server that is away does not keep interrupted work from going on."""
     from understudy import tracking
-    from understudy.errors import TrackingError
-    from understudy.tracking.addresses import sqlite_path
+    from understudy.errors import StoreAway
 
     try:
         tracking.prepare(tracking_uri)
-    except TrackingError as error:
-        if sqlite_path(tracking_uri) is not None:
-            raise
+    except StoreAway as error:
         console.print(f"{error}; going on, `understudy sync` sends what is missing", markup=False, soft_wrap=True)
 
 

@@ -86,6 +86,7 @@ def start_sweep(spec: Any, folder: Path | None = None) -> Any:
 
 def drive(sweep: Any) -> Any:
     """Run what is left of a sweep under a live table; exit 1 when a trial crashed."""
+    from understudy.errors import NotTracked
     from understudy.sweeping.run import run_sweep
 
     console.print(f"sweep: {sweep.path}", soft_wrap=True)
@@ -96,6 +97,10 @@ def drive(sweep: Any) -> Any:
             f"trials {result.crashed} crashed; `understudy resume {sweep.path.name}` keeps the others", soft_wrap=True
         )
         raise typer.Exit(1)
+    if result.untracked:
+        raise NotTracked(
+            f"done, but {result.untracked}; once that is mended, `understudy sync {sweep.path}` sends the rest"
+        )
     return result
 
 

@@ -127,6 +127,8 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
 
 def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
+    from understudy.errors import NotTracked
+    from understudy.runs.directory import TRACKING_ERROR
     from understudy.runs.launch import launch
     from understudy.runs.results import objective_name
     from understudy.sweeping.format import describe
@@ -149,6 +151,11 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     )
     if state.get("run_id"):
         console.print(f"MLflow run {state['run_id']} in {without_secrets(spec.tracking())}", soft_wrap=True)
+    if state.get(TRACKING_ERROR):
+        raise NotTracked(
+            f"trained, but not all of it is tracked: {state[TRACKING_ERROR]}; `understudy sync {run.path}` sends the"
+            " rest once that is mended"
+        )
 
 
 def show_result(metrics: Any) -> None:

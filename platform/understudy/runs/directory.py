@@ -33,6 +33,10 @@ TAIL = 1 << 16
 """Bytes from a csv file's end that hold at least one row."""
 
 
+TRACKING_ERROR = "tracking_error"
+"""Key of run.json: why MLflow has not got all of the run, where that is not for being away."""
+
+
 class CsvLog:
     """An append-only csv keyed by its first column `step`; rows at or before the last step are not written again.
 

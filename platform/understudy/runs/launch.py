@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from understudy import tracking
-from understudy.errors import Stopped, StorageError, UnderstudyError
+from understudy.errors import Stopped, StorageError, TrackingError, UnderstudyError
 from understudy.files import write_atomic
 from understudy.runs import mirror, stop
-from understudy.runs.directory import RunDir
+from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Loop, make_loop
 from understudy.runs.on_ray import check_launcher, train_on_ray
 from understudy.runs.results import Progress, Report, RunResult
@@ -60,9 +60,13 @@ def launch(
 
 
 def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | None) -> Tracked:
-    """Open the run in MLflow and note in run.json that it is being trained."""
+    """Open the run in MLflow and note in run.json that it is being trained; TrackingError where MLflow is unfit."""
     state = run.state()
-    tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+    try:
+        tracked = tracking.track_run(spec, run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id)
+    except TrackingError as error:
+        _note(run, status="failed", error=str(error))
+        raise
     run.update_state(
         status="running",
         run_id=tracked.run_id or state.get("run_id"),
@@ -103,7 +107,13 @@ def _ending(run: RunDir, tracked: Tracked) -> Iterator[None]:
 
 def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:
     sent = tracked.close(status)
-    _note(run, shipped=sent, run_id=tracked.run_id or run.state().get("run_id"))
+    _note(run, **sent_state(run, tracked, sent))
+
+
+def sent_state(run: RunDir, tracked: Tracked, sent: bool) -> dict[str, Any]:
+    """Return what run.json says of a closed run in MLflow."""
+    run_id = tracked.run_id or run.state().get("run_id")
+    return {"shipped": sent, "run_id": run_id, TRACKING_ERROR: tracked.fault}
 
 
 def _note(run: RunDir, **changes: Any) -> None:
@@ -125,7 +135,7 @@ def _ship(run: RunDir, tracked: Tracked) -> None:
     """Upload the directory and close the MLflow run; where MLflow is away, a later sync or resume does it."""
     tracked.log_folder(run.path)
     sent = tracked.close("FINISHED")
-    run.update_state(shipped=sent, run_id=tracked.run_id or run.state().get("run_id"))
+    run.update_state(**sent_state(run, tracked, sent))
     mirror.finish(run)
 
 
@@ -146,7 +156,7 @@ def _after_shipping(tracked: Tracked, report: Report | None) -> Report | None:
         return None
 
     def ship_then_report(step: int, metrics: Mapping[str, float]) -> None:
-        if not tracked.away:  # a store that has gone away costs the training no second
+        if tracked.answers:  # a store that has gone away costs the training no second
             tracked.flush(timeout=5.0)
         report(step, metrics)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from understudy import tracking
-from understudy.errors import TrackingError
-from understudy.runs.directory import RunDir
+from understudy.errors import StoreAway, TrackingError
+from understudy.runs.directory import TRACKING_ERROR, RunDir
 
 _ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """How a run with a status in run.json ended, for MLflow; any other was killed."""
@@ -24,7 +25,7 @@ class Shipped:
 def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
     """Send what MLflow has not got of a run that is not being trained; None when it has all of it.
 
-    Raises UserError when a process holds the run (it ships its own), TrackingError when MLflow is away.
+    Raises UserError when a process holds the run (it ships its own), TrackingError when MLflow does not take it.
     """
     with run.locked():
         state, spec = run.state(), run.spec()
@@ -39,7 +40,14 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
         files = tracked.log_folder(run.path) if status in ("finished", "stopped") else 0
         ended: tracking.Status = _ENDS.get(status, "KILLED")
         sent = tracked.close(ended)
-        run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"))
-        if not sent:
-            raise TrackingError(f"MLflow went away while {run.path} was sent: `understudy sync` again sends the rest")
+        run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"), **{TRACKING_ERROR: tracked.fault})
+        check_sent(run.path, tracked, sent)
         return Shipped(tracked.sent, files, ended)
+
+
+def check_sent(folder: Path, tracked: tracking.Tracked, sent: bool) -> None:
+    """Raise StoreAway or TrackingError unless all of a folder was sent."""
+    if tracked.fault:
+        raise TrackingError(f"not all of {folder} was sent: {tracked.fault}")
+    if not sent:
+        raise StoreAway(f"MLflow went away while {folder} was sent: `understudy sync` again sends the rest")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from understudy.algorithm import AlgorithmConfig
+from understudy.errors import UserError
 from understudy.registry import goal_strategies
 from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.choices import OneOf
@@ -23,7 +24,10 @@ from understudy.spec.choices import OneOf
 
 def home() -> Path:
     """Return the folder of datasets and defaults: $UNDERSTUDY_HOME, else ~/.understudy."""
-    return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
+    try:
+        return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
+    except RuntimeError:  # neither HOME nor an entry in /etc/passwd: containers run as any number
+        raise UserError("this user has no home folder: set UNDERSTUDY_HOME (or HOME) to one") from None
 
 
 def plain_name(env_name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,11 +76,30 @@ def size(dimensions: Iterable[Dimension]) -> float:
     return total
 
 
-def check_values(dimensions: Mapping[str, Dimension], validate: Any) -> None:
-    """Validate every value a sweep could try, before it starts; `validate(key, value)` raises SpecError."""
+def every_value(dimension: Dimension) -> list[Any]:
+    """Return all values of a dimension that has finitely many; SpecError for an interval of numbers."""
+    if isinstance(dimension, Choice):
+        return list(dimension.values)
+    if not dimension.integer:
+        raise SpecError(f"{dimension} has no end of values: give a list of them")
+    return list(range(int(dimension.low), int(dimension.high) + 1))
+
+
+def checked(dimensions: Mapping[str, Dimension], validate: Callable[[str, Any], Any]) -> dict[str, Dimension]:
+    """Return the dimensions with every value as the run would hold it; SpecError for a wrong or repeated one.
+
+    `validate(key, value)` raises SpecError or returns what becomes of the value: 128 of 128.0, say. So values that are
+    the same however they are written (1 and 1.0, [64,64] and [64,64.0]) are found out.
+    """
+    found: dict[str, Dimension] = {}
     for key, dimension in dimensions.items():
-        values = dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high)
-        if isinstance(dimension, Choice) and len(set(map(str, values))) != len(values):
+        if isinstance(dimension, Interval):
+            for end in (dimension.low, dimension.high):
+                validate(key, int(end) if dimension.integer else end)
+            found[key] = dimension
+            continue
+        values = [validate(key, value) for value in dimension.values]
+        if len({json.dumps(value, default=str) for value in values}) != len(values):
             raise SpecError(f"{key}={dimension}: a value is repeated")
-        for value in values:
-            validate(key, int(value) if isinstance(dimension, Interval) and dimension.integer else value)
+        found[key] = Choice(values=tuple(values))
+    return found

@@ -13,11 +13,10 @@ from optuna.trial import TrialState
 from understudy.errors import SpecError, did_you_mean
 from understudy.files import write_json
 from understudy.runs.directory import RunDir
-from understudy.spec.keys import with_changes
-from understudy.spec.space import Dimension, Interval, check_values
+from understudy.spec.space import Dimension, Interval, checked
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import check_sweep
-from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number
+from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number, value_of
 from understudy.sweeping.study import Study
 
 
@@ -30,7 +29,10 @@ def add_trials(sweep: SweepDir, count: int) -> None:
         wanted = spec.options.num_trials + count
         limit = largest_number(spec.options, spec.dimensions)
         if wanted > limit:
-            raise SpecError(f"--add-trials {count}: the space holds {limit:g} configurations, {wanted} would be tried")
+            raise SpecError(
+                f"--add-trials {count}: the space holds {limit:g} configurations, {wanted} would be tried;"
+                " --add-steps trains finished trials on, and `understudy sweep` searches other values"
+            )
         _save(sweep, spec, num_trials=wanted)
 
 
@@ -71,7 +73,7 @@ def change_space(sweep: SweepDir, sweeps: Mapping[str, Sweep]) -> None:
     with sweep.held():
         spec = sweep.spec()
         changed = {key: _changed(spec, key, value) for key, value in sweeps.items()}
-        check_values(changed, lambda key, value: with_changes(spec.base, **{key: value}))
+        changed = checked(changed, lambda key, value: value_of(spec.base, key, value))
         spec = spec.model_copy(update={"dimensions": {**spec.dimensions, **changed}})
         check_sweep(spec)
         _save(sweep, spec)

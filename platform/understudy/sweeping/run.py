@@ -19,8 +19,9 @@ from typing import Any
 from optuna.trial import TrialState
 
 from understudy import tracking
-from understudy.errors import Stopped, TrackingError, UnderstudyError
-from understudy.runs.directory import RunDir
+from understudy.errors import Stopped, StoreAway, TrackingError, UnderstudyError, UserError
+from understudy.runs.directory import TRACKING_ERROR, RunDir
+from understudy.runs.launch import sent_state
 from understudy.runs.loop import make_loop
 from understudy.runs.mirror import copy_sweep
 from understudy.runs.on_ray import start_ray
@@ -51,6 +52,8 @@ class SweepResult:
     crashed: list[int]
     best: BestPolicy
     url: str | None
+    untracked: str | None = None
+    """Why MLflow has not got all of it, or the best policy is not registered; None also where MLflow is just away."""
 
 
 def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
@@ -106,6 +109,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         sweep.update_state(
             status="running", run_id=tracked.run_id or state.get("run_id"), pid=os.getpid(), shipped=False
         )
+        fault = None
         try:
             _run_trials(sweep, spec, study, tracked.run_id, show)
             close_stopped(sweep, study, tracked.run_id)
@@ -121,21 +125,31 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             send_best(sweep.path, policy, tracked)
             try:
                 policy = register_best(sweep.path, spec, policy, tracked)
-            except TrackingError as error:
+            except StoreAway as error:
                 log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, sweep.path)
+            except UserError as error:  # the work is done: it must not look as if it were not
+                fault = f"its best policy is not registered: {error}"
         except BaseException as error:
             failed = isinstance(error, UnderstudyError) and not isinstance(error, Stopped)
             sweep.update_state(status="failed" if failed else "interrupted")
             sweep.update_state(shipped=tracked.close("FAILED" if failed else "KILLED"))
             raise
-        sent = tracked.close("FINISHED")
-        sweep.update_state(
-            status="finished", shipped=sent and registered(spec, policy), run_id=tracked.run_id or state.get("run_id")
-        )
+        sent = tracked.close("FINISHED") and registered(spec, policy)
+        sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))
         copy_sweep(sweep.path, spec.base)
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
-    return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url)
+    fault = tracked.fault or fault or _fault_of_trials(sweep)
+    return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url, fault)
+
+
+def _fault_of_trials(sweep: SweepDir) -> str | None:
+    """Return why MLflow has not got all of some trial; None where it has, or is away."""
+    for folder in sorted((sweep.path / "trials").glob("*")):
+        fault = RunDir(folder).state().get(TRACKING_ERROR)
+        if fault:
+            return f"trial {folder.name}: {fault}"
+    return None
 
 
 def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:
@@ -229,10 +243,13 @@ def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> N
         if state.get("status") == "stopped" or not run.flags.is_file():
             continue
         name = trial_name(trial.number, trial.params)
-        tracked = tracking.track_run(
-            run.spec(), run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
-        )
+        try:
+            tracked = tracking.track_run(
+                run.spec(), run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
+            )
+        except TrackingError as error:
+            run.update_state(status="stopped", shipped=False, **{TRACKING_ERROR: str(error)})
+            continue
         tracked.set_tags({"stopped_by": "asha"})
         tracked.log_folder(run.path)
-        tracked.close("FINISHED")
-        run.update_state(status="stopped")
+        run.update_state(status="stopped", **sent_state(run, tracked, tracked.close("FINISHED")))

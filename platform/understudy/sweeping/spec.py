@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ from understudy.registry import algorithms, search_spaces
 from understudy.spec.compose import listed
 from understudy.spec.keys import build_run, resolve_key, run_keys, validate, with_changes
 from understudy.spec.run import RunSpec, holds_password, plain_name
-from understudy.spec.space import Choice, Dimension, Interval, check_values, size
+from understudy.spec.space import Choice, Dimension, Interval, checked, size
 from understudy.spec.words import canonical
 
+logger = logging.getLogger("understudy")
 STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
 
 
@@ -112,11 +114,12 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
 
 
 def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension], options: SweepOptions) -> SweepSpec:
+    first = build_run({**values, **_first(dimensions)})
+    dimensions = checked(dimensions, lambda key, value: value_of(first, key, value))
     evaluation = set(algorithms.get(algo).evaluation_parameters)
     grid = {key: _choices(key, dimension) for key, dimension in dimensions.items() if key in evaluation}
     training = {key: dimension for key, dimension in dimensions.items() if key not in evaluation}
     base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
-    check_values(dimensions, lambda key, value: with_changes(base, **{key: value}))
     for values_ in itertools.product(*grid.values()):
         with_changes(base, **dict(zip(grid, values_, strict=True)))
     held_out = base.validation_fraction > 0 or base.validation_filter_key is not None
@@ -126,19 +129,25 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
         raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
     if base.num_workers > 1:
         raise SpecError(f"num_workers={base.num_workers}: a trial of a sweep is one worker; use cpus= or gpus=")
-    options = options.model_copy(
-        update={"num_trials": int(min(options.num_trials, max(1, largest_number(options, training))))}
-    )
+    most = max(1.0, largest_number(options, training))
+    if most < options.num_trials:
+        logger.info("the space holds %d configurations: num_trials=%d, not %d", most, most, options.num_trials)
+        options = options.model_copy(update={"num_trials": int(most)})
     run = {**base.flat(), "seeds": list(base.all_seeds), "launcher": "inline"}
     return SweepSpec(run=run, dimensions=training, grid=grid, options=options)
 
 
 def largest_number(options: SweepOptions, training: Mapping[str, Dimension]) -> float:
-    """Return how many trials make sense: as many as a grid has configurations, else any number."""
+    """Return how many trials make sense: as many as the space has configurations (infinite with an interval)."""
     span = size(training.values())
     if options.sampler == "grid" and span == float("inf"):
         raise SpecError("sampler=grid needs every swept key to be a list of values, not an interval")
-    return span if options.sampler == "grid" or not training else float("inf")
+    return span
+
+
+def value_of(base: RunSpec, key: str, value: Any) -> Any:
+    """Return a key's value as a run holds it (128 of 128.0); SpecError when it is not allowed."""
+    return with_changes(base, **{key: value}).flat().get(key, value)
 
 
 def _first(dimensions: Mapping[str, Dimension]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy.errors import UserError
 from understudy.files import write_json
-from understudy.randomness import stream_key
-from understudy.spec.space import Choice, Dimension
+from understudy.sweeping.proposals import distribution, sampler_for
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking.addresses import absolute, check_lasting, sqlite_address, without_secrets
 
@@ -36,15 +33,6 @@ STUDY = "sweep"
 RECORD = "study.json"
 OUTCOME = ("metrics", "best_parameters")
 """A finished trial's attributes beside those that it began with."""
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """Return Optuna's form of a dimension."""
-    if isinstance(dimension, Choice):
-        return CategoricalDistribution(dimension.values)
-    if dimension.integer:
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
 @dataclass(frozen=True)
@@ -151,10 +139,7 @@ class Study:
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Propose one more configuration: (trial number, parameters)."""
-        number = len(self.trials())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._sampler(number)
+        self._study.sampler = sampler_for(self.spec, number=len(self.trials()))
         trial = self._study.ask(self._distributions)
         # It has no say when trials end: Optuna's grid sampler would stop an optimize() that we never run.
         self._study.sampler = optuna.samplers.RandomSampler()
@@ -177,20 +162,6 @@ class Study:
                 optuna.delete_study(study_name=place.name, storage=place.address)
             _open(place).add_trials([_running(trial) for trial in self.trials()])
         return place.name
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Return the sampler for one proposal, seeded by its number, so that a resumed sweep proposes the same."""
-        options = self.spec.options
-        seed = stream_key(options.sweep_seed, "propose", number) % 2**32
-        if options.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        if options.sampler == "qmc":
-            return optuna.samplers.QMCSampler(seed=options.sweep_seed)
-        if options.sampler == "grid":
-            grid = {key: list(item.values) for key, item in self.spec.dimensions.items() if isinstance(item, Choice)}
-            return optuna.samplers.GridSampler(grid, seed=options.sweep_seed)
-        startup = max(4, options.num_trials // 4)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
 
     def _held(self, number: int) -> FrozenTrial:
         """Return one trial as the database has it; `Study.trials` would copy all of them, .3 s at 1,000 trials."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from understudy import tracking
-from understudy.errors import TrackingError
+from understudy.errors import StoreAway
 from understudy.runs.directory import RunDir
-from understudy.runs.sync import Shipped, sync
+from understudy.runs.sync import Shipped, check_sent, sync
 from understudy.sweeping.best import read_best, register_best
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import registered, send_best, track_sweep
@@ -17,7 +17,7 @@ from understudy.sweeping.run import registered, send_best, track_sweep
 def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
     """Send the trials and then the sweep itself, and yield what was sent of each that had something left.
 
-    Raises UserError when a driver is at work (it ships its own), TrackingError when MLflow is away.
+    Raises UserError when a driver is at work (it ships its own), TrackingError when MLflow does not take it.
     """
     with sweep.held():
         spec, state = sweep.spec(), sweep.state()
@@ -28,7 +28,7 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
             return
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         if tracked.run_id is None:
-            raise TrackingError(f"MLflow went away while {sweep.path} was sent: `understudy sync` again sends the rest")
+            raise StoreAway(f"MLflow went away while {sweep.path} was sent: `understudy sync` again sends the rest")
         sweep.update_state(run_id=tracked.run_id)
         for folder in left:
             sent = sync(RunDir(folder), tracked.run_id)
@@ -41,8 +41,7 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
         ended: tracking.Status = {"finished": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")  # type: ignore[assignment]
         whole = tracked.close(ended)
         sweep.update_state(shipped=whole and (policy is None or registered(spec, policy)))
-        if not whole:
-            raise TrackingError(f"MLflow went away while {sweep.path} was sent: `understudy sync` again sends the rest")
+        check_sent(sweep.path, tracked, whole)
         yield sweep.path, Shipped(tracked.sent, files, ended)
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from understudy.errors import TrackingError, UserError, did_you_mean
+from understudy.errors import StoreAway, TrackingError, UserError, did_you_mean
+from understudy.tracking.outages import is_away
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -155,6 +156,8 @@ def _check_sqlite(path: Path, seconds: float) -> None:
         finally:
             connection.close()
     except (OSError, sqlite3.Error) as error:
+        if is_away(error):
+            raise StoreAway(f"the tracking store {path} is busy ({error})") from None
         raise TrackingError(
             f"the tracking store {path} cannot be written ({error}):"
             " set tracking_uri=sqlite:////another/place/mlflow.db, a server's http:// address, or none"
@@ -169,7 +172,7 @@ def _check_http(tracking_uri: str, seconds: float) -> None:
         return  # it answers; whether it lets us in is asked through the client
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise TrackingError(
+        raise StoreAway(
             f"no MLflow server answers at {shown} ({reason}): start it, correct tracking_uri, or use tracking_uri=none"
         ) from None
 
@@ -180,7 +183,7 @@ def _check_database(tracking_uri: str, default_port: int, seconds: float) -> Non
     try:
         socket.create_connection((host, port), timeout=seconds).close()
     except OSError as error:
-        raise TrackingError(
+        raise StoreAway(
             f"no database answers at {host}:{port} ({error}): start it, correct tracking_uri, or use tracking_uri=none"
         ) from None
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from understudy.errors import TrackingError, UnderstudyError
+from understudy.errors import StoreAway, TrackingError, UnderstudyError
 from understudy.tracking.addresses import (
     OFF,
     absolute,
@@ -30,6 +30,7 @@ from understudy.tracking.addresses import (
     sqlite_path,
     without_secrets,
 )
+from understudy.tracking.outages import is_away
 from understudy.tracking.shipping import Point
 from understudy.tracking.turns import our_turn
 
@@ -83,14 +84,23 @@ def client(tracking_uri: str) -> MlflowClient:
 
 @contextmanager
 def tracking_errors(tracking_uri: str) -> Iterator[None]:
-    """Turn what mlflow raises into one TrackingError line, without the address's password."""
+    """Turn what mlflow raises into one TrackingError line with no password in it; StoreAway where the store is away."""
     try:
         yield
     except UnderstudyError:
         raise
     except Exception as error:  # MlflowException, requests', sqlalchemy's: mlflow lets all of them through
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise TrackingError(f"MLflow at {without_secrets(tracking_uri)}: {without_secrets(reason[:300])}") from error
+        lines = (line for line in str(error).splitlines() if line.strip())
+        reason = next((line for line in lines if not line.startswith("(raised as a result of")), "")
+        if not _is_mlflows(error):
+            reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
+        kind = StoreAway if is_away(error, served=tracking_uri.startswith("http")) else TrackingError
+        raise kind(f"MLflow at {without_secrets(tracking_uri)}: {without_secrets(reason[:300])}") from error
+
+
+def _is_mlflows(error: Exception) -> bool:
+    """Return whether an error says by itself what went wrong, as MLflow's and databases' do and KeyError does not."""
+    return type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy", "requests")
 
 
 def prepare(tracking_uri: str) -> None:
@@ -229,10 +239,18 @@ def _log_facts(store: MlflowClient, run_id: str, params: Mapping[str, str], tags
 
 def _source_tags() -> dict[str, str]:
     return {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": "understudy",
         "understudy.host": socket.gethostname(),
     }
+
+
+def _user() -> str:
+    """Return the user's name, its number where it has none (containers run as any number)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the first before Python 3.13
+        return str(os.getuid())
 
 
 def printable(params: Mapping[str, Any]) -> dict[str, str]:
@@ -255,11 +273,14 @@ def _tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
 
 def log_points(tracking_uri: str, run_id: str, points: Sequence[Point]) -> None:
     """Send at most 1000 metric values in one request."""
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
+        _send_batch(client(tracking_uri), run_id, points)
+
+
+def _send_batch(store: MlflowClient, run_id: str, points: Sequence[Point]) -> None:
     from mlflow.entities import Metric
 
-    store = client(tracking_uri)
-    with our_turn(tracking_uri):
-        store.log_batch(run_id, [Metric(p.key, p.value, p.time_ms, p.step) for p in points])
+    store.log_batch(run_id, [Metric(p.key, p.value, p.time_ms, p.step) for p in points])
 
 
 def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, Any]) -> None:

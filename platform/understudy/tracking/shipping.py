@@ -1,5 +1,8 @@
 """Send what a run's csv files hold to a tracking store: later, in batches, once. Must not import mlflow.
 
+A store that is away (outages.py) is tried again until it is back. Any other error stays: it is said once, and tried
+again only when somebody waits for the end.
+
 The files are the truth. A daemon thread reads new whole rows, and a cursor file says how far it got, so a run that is
 killed, resumed, or trained while the store was away ends with the same points in the store as one that was not.
 
@@ -21,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from understudy.errors import UnderstudyError
+from understudy.tracking.outages import is_away
 from understudy.tracking.tailing import TIMING_FILE, CsvTail, Extent, Row, StepTimes
 
 log = logging.getLogger(__name__)
@@ -87,7 +92,8 @@ class Shipper:
     """A thread that sends the rows of csv files (path, metric prefix) through `send`, and runs tasks in order.
 
     `send` gets at most 1000 points and raises when the store is away: the batch is kept and tried again after 1, 2,
-    4, ... 60 seconds. Empty, NaN, infinite and non-numeric cells are not sent.
+    4, ... 60 seconds. What it raises for any other reason is a `fault`: tried again by `flush` and `close`.
+    Empty, NaN, infinite and non-numeric cells are not sent.
     """
 
     def __init__(
@@ -111,8 +117,10 @@ class Shipper:
         self._wake = threading.Event()
         self._stopping = False
         self._state = threading.Condition()
-        self._started = self._clean = 0
+        self._started = self._clean = self._failed = 0
         self._away = False
+        self.fault: str | None = None
+        """Why the store cannot take what it is given, where waiting does not mend that."""
         self._thread = threading.Thread(target=self._loop, name="understudy-shipper", daemon=True)
         if not paused:
             self.start()
@@ -132,11 +140,11 @@ class Shipper:
         self._wake.set()
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until everything that was there when called is sent; return False when time ran out."""
+        """Wait until everything that was there when called is sent; False when time ran out or at a fault."""
         deadline = time.monotonic() + timeout
         with self._state:
             target = self._started + 1
-            while self._clean < target and self._thread.is_alive():
+            while self._clean < target and self._failed < target and self._thread.is_alive():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -153,7 +161,7 @@ class Shipper:
         return done
 
     def _loop(self) -> None:
-        wait = 0.0
+        wait: float | None = 0.0
         while not self._stopping:
             self._wake.wait(wait)
             self._wake.clear()
@@ -163,8 +171,12 @@ class Shipper:
             try:
                 self._work()
             except Exception as error:  # noqa: BLE001 - whatever the client raises, training goes on; it is said below
-                wait = min(max(1.0, 2 * wait), LONGEST_WAIT) if self._away else 1.0
-                self.note_away(error)
+                if is_away(error):
+                    wait = min(max(1.0, 2 * wait), LONGEST_WAIT) if self._away and wait else 1.0
+                    self.note_away(error)
+                else:
+                    wait = None
+                    self._note_fault(error, number)
                 continue
             wait = self.interval
             self._say_back()
@@ -226,9 +238,19 @@ class Shipper:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             log.warning("%s is away (%s): the run goes on, what is missing is sent later", self._store, reason)
 
+    def _note_fault(self, error: Exception, number: int) -> None:
+        """Keep why the store cannot take what it is given, say it once, and let go who waits."""
+        text = str(error).splitlines()[0] if str(error) else ""
+        reason = text if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+        if self.fault is None:
+            log.warning("not tracked: %s: the run goes on, its files have everything", reason)
+        with self._state:
+            self._away, self.fault, self._failed = False, reason, number
+            self._state.notify_all()
+
     def _say_back(self) -> None:
-        if self._away:
-            self._away = False
+        if self._away or self.fault:
+            self._away, self.fault = False, None
             log.info("%s is back: everything was sent", self._store)
 
 

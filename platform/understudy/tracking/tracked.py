@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from understudy.errors import TrackingError
+from understudy.errors import StoreAway
 from understudy.tracking import client as store
 from understudy.tracking.addresses import OFF, absolute, without_secrets
 from understudy.tracking.client import Status, TrackedRun
@@ -49,6 +49,7 @@ class Tracked:
         self.sent = 0
         """Metric values sent by this process."""
         self._held: Mapping[str, int] = {}
+        self._fault: str | None = None
         self._shipper: Shipper | None = None
         if start is not None:
             self._cursor = Cursor(folder / CURSOR_FILE)
@@ -67,7 +68,7 @@ class Tracked:
         return self._run.url if self._run else None
 
     def open(self) -> None:
-        """Open the MLflow run, once; raises TrackingError when the store is away."""
+        """Open the MLflow run, once; raises StoreAway when the store is away, TrackingError when it is unfit."""
         with self._opening:
             if self._run is not None or self._start is None:
                 return
@@ -90,9 +91,14 @@ class Tracked:
         return sum(1 if path.is_file() else sum(item.is_file() for item in path.rglob("*")) for path in paths)
 
     @property
-    def away(self) -> bool:
-        """Whether the store did not answer when it was last spoken to."""
-        return self._shipper is not None and self._shipper.away
+    def answers(self) -> bool:
+        """Whether the store took what it was last given."""
+        return self._shipper is None or not (self._shipper.away or self._shipper.fault)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the store has not got all of it, where that is not for being away: waiting does not mend it."""
+        return self._shipper.fault if self._shipper else self._fault
 
     def log_folder(self, path: Path | None = None) -> int:
         """Upload what is in a run directory (the tracked folder), without hidden files and rolling checkpoints.
@@ -127,7 +133,8 @@ class Tracked:
             shipper.submit(lambda: store.finish(self.uri, self._id(), status))
             sent = _drained(shipper, max(ends, time.monotonic() + AWAY_SECONDS))
         shipper.close(0.0)
-        if not sent:
+        self._fault = None if sent else shipper.fault
+        if not sent and not shipper.fault:
             log.warning("not all of %s reached MLflow: `understudy sync` sends it once that is back", self.folder)
         return sent
 
@@ -144,12 +151,15 @@ class Tracked:
             self.sent += len(new)
 
     def begin(self) -> None:
-        """Try to open the MLflow run now, so that its id is known; the thread tries on where that fails."""
+        """Open the MLflow run now, so that its id is known; the thread tries on where the store is away.
+
+        Raises TrackingError for a store that is unfit: nothing is lost by saying so before the work begins.
+        """
         if self._shipper is None:
             return
         try:
             self.open()
-        except TrackingError as error:
+        except StoreAway as error:
             self._shipper.note_away(error)
         self._shipper.start()
 
@@ -159,7 +169,7 @@ def _drained(shipper: Shipper, ends: float) -> bool:
     while (left := ends - time.monotonic()) > 0:
         if shipper.flush(min(left, AWAY_SECONDS)):
             return True
-        if shipper.away:
+        if shipper.away or shipper.fault:
             break
     return False
 
