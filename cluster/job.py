@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from understudy.cluster.profile import NAME, Profile
 from understudy.errors import SpecError, UserError
 from understudy.files import write_json
+from understudy.registry import cluster_kinds
 from understudy.spec.run import RunSpec, home
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking import without_secrets
@@ -107,7 +108,7 @@ def default_words(profile: Profile, what: str) -> list[str]:
     words = []
     if profile.storage.path:
         words += [f"save_dir={profile.storage.path}/runs", f"data_dir={profile.storage.path}/datasets"]
-    elif profile.kind == "local":
+    elif cluster_kinds.get(profile.kind).on_this_machine:
         words.append(f"data_dir={home() / 'datasets'}")
     if profile.storage.uri:
         words.append(f"checkpoint_storage={profile.storage.uri.rstrip('/')}/runs")
@@ -128,7 +129,7 @@ def _told(profile: Profile, name: str) -> str:
 
 def check_folders(spec: RunSpec, profile: Profile) -> None:
     """Raise SpecError for a folder that the cluster's nodes do not share."""
-    if profile.kind == "local":
+    if cluster_kinds.get(profile.kind).on_this_machine:
         return
     root = profile.storage.path
     profile.require(storage__path="the folder that all nodes share")

@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from understudy.errors import SpecError, UnknownName, UserError, did_you_mean
+from understudy.registry import cluster_kinds
+from understudy.spec.choices import OneOf
 from understudy.spec.keys import validate
 from understudy.spec.run import home
 from understudy.tracking import without_secrets
@@ -134,14 +136,11 @@ class Slurm(Part):
     options: tuple[Word, ...] = Field(default=(), description="more sbatch options, like --constraint=a100")
 
 
-Kind = Literal["local", "address", "onprem", "aws", "gcp", "kuberay", "slurm"]
-
-
 class Profile(Part):
     """One place where jobs run."""
 
     name: Name
-    kind: Kind = Field(description="what kind of cluster this is")
+    kind: Annotated[str, OneOf(cluster_kinds.names)] = Field(description="what kind of cluster this is")
     description: str = Field(default="", description="one line for `understudy cluster list`")
     address: Word = Field(default="", description="job server, like http://127.0.0.1:8265")
     image: Word = Field(default="", description="container image with understudy's packages; none: no containers")
@@ -204,8 +203,10 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
         if without_secrets(text) != text and re.search(r"://[^/@\s]*:[^/@\s]*@", text):
             raise SpecError(f"{what} holds a password: put the variable that has it into secrets")
     _check_secrets(data)
-    _check_keys(Profile, data, "")
-    return validate(Profile, data)
+    kind = data.get("kind")
+    model = cluster_kinds.get(kind).profile_type if kind in cluster_kinds.names() else Profile
+    _check_keys(model, data, "")
+    return validate(model, data)
 
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:

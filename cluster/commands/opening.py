@@ -19,7 +19,7 @@ def print_lines(lines: list[str]) -> None:
 
 def open_profile(profile: str, overrides: list[str] | None = None) -> tuple[Profile, Cluster]:
     """Return a profile, `key=value` words laid over it, and its cluster."""
-    from understudy.cluster.kinds import open_cluster
+    from understudy.cluster.jobs import open_cluster
     from understudy.cluster.profile import load_profile
 
     loaded = load_profile(profile, overrides or [])

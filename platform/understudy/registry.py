@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import typer
 
     from understudy.algorithm import Algorithm
+    from understudy.cluster.jobs import Cluster
     from understudy.envs.sources.source import Source
     from understudy.envs.windows.relabelling import GoalStrategy
     from understudy.runs.loop import Loop
@@ -51,7 +52,8 @@ class Registry(Generic[T]):
         self._base, self._named = base, named
         self._items: dict[str, T] = {}
         self._origins: dict[str, str] = {}
-        self._loaded = False
+        self._loaded: str | None = None
+        """The value of $UNDERSTUDY_PLUGINS whose modules are loaded; None before the first use."""
 
     def register(self, name: str) -> Callable[[Item], Item]:
         """Return a decorator that files its object under `name`; UserError for what is unfit, or a name that is taken.
@@ -89,19 +91,20 @@ class Registry(Generic[T]):
             yield name, self._items[name]
 
     def _load(self) -> None:
-        if self._loaded:
+        plugins = os.environ.get(PLUGINS, "")
+        if self._loaded == plugins:
             return
-        self._loaded = True
+        before, self._loaded = self._loaded, plugins
         try:
             for package in map(importlib.import_module, self._packages):
                 for module in pkgutil.iter_modules(package.__path__):
                     _imported(f"{package.__name__}.{module.name}")
             for entry in importlib.metadata.entry_points(group=self._group):
                 self.register(entry.name)(_imported(entry.value, entry.load))
-            for name in filter(None, map(str.strip, os.environ.get(PLUGINS, "").split(","))):
+            for name in filter(None, map(str.strip, plugins.split(","))):
                 _imported(name)
         except BaseException:
-            self._loaded = False  # or what did not come would be unknown from now on
+            self._loaded = before  # or what did not come would be unknown from now on
             raise
 
     def _check(self, name: str, item: object, origin: str) -> None:
@@ -178,6 +181,9 @@ commands: Registry[Callable[[typer.Typer], None]] = Registry(
     *("understudy.envs.commands", "understudy.cluster.commands", "understudy.dashboards.commands"),
 )
 """Functions that add commands to the command line; each lives with what it commands."""
+cluster_kinds: Registry[type[Cluster]] = Registry(
+    "cluster_kinds", "kind of cluster", "understudy.cluster.kinds", base="understudy.cluster.jobs:Cluster"
+)
 loops: Registry[type[Loop]] = Registry(
     "loops", "training loop", "understudy.trainables.loops", base="understudy.runs.loop:Loop"
 )

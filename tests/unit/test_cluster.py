@@ -26,7 +26,7 @@ from tests.unit.kuberay_schema import check_manifest, pod_templates
 from understudy.cli.sweep import read_sweep
 from understudy.cluster.code import check_code, content_hash, find_plugin, stage
 from understudy.cluster.job import Job, More, default_words
-from understudy.cluster.kinds import open_cluster
+from understudy.cluster.jobs import open_cluster
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.cluster.resuming import still_to_add
 from understudy.cluster.storage import fetch_dataset

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from understudy.cluster.job import FILE, Job, read_job
-from understudy.cluster.jobs import GOING, JobState, pick
+from understudy.cluster.jobs import GOING, Cluster, JobState, pick
 from understudy.cluster.profile import Profile
 from understudy.cluster.slurm_script import LOG, script
 from understudy.cluster.tools import call, check_secrets, need
 from understudy.errors import Preempted, UnderstudyError, UserError
+from understudy.registry import cluster_kinds
 from understudy.runs.directory import RunDir
 
 SCRIPT, NUMBER = "job.sbatch", "slurm_id"
@@ -35,7 +36,8 @@ PREEMPTED = (f"{Preempted.exit_code}:0", "0:15")
 """Exit codes, as Slurm shows them, of a driver or a script that SIGTERM ended in good order."""
 
 
-class SlurmCluster:
+@cluster_kinds.register("slurm")
+class SlurmCluster(Cluster):
     """The jobs of one profile; their files are on the shared storage."""
 
     def __init__(self, profile: Profile) -> None:

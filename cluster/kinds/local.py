@@ -23,11 +23,13 @@ from typing import Any
 import psutil
 
 from understudy.cluster.job_server import SAVE_SECONDS, JobServer
+from understudy.cluster.jobs import Cluster
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import environment, find_token, make_token, own_path
 from understudy.cluster.tools import RAY, check_secrets
 from understudy.errors import UnderstudyError, UserError
 from understudy.files import write_json
+from understudy.registry import cluster_kinds
 from understudy.runs.stop import STOP_WAIT
 
 HOST = "127.0.0.1"
@@ -38,8 +40,11 @@ FORGOTTEN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUT
 """Variables of the shell that would tie a new head to another one."""
 
 
-class LocalCluster(JobServer):
+@cluster_kinds.register("local")
+class LocalCluster(JobServer, Cluster):
     """A head on this machine and its notes in the profile's state folder."""
+
+    on_this_machine = True
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile

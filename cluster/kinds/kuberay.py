@@ -23,10 +23,11 @@ import yaml
 
 from understudy.cluster.code import pack
 from understudy.cluster.job import LABEL, Job, known_job
-from understudy.cluster.jobs import JobState, pick
+from understudy.cluster.jobs import Cluster, JobState, pick
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tools import call, check_secrets, need, stream
 from understudy.errors import UserError
+from understudy.registry import cluster_kinds
 
 API = "ray.io/v1"
 OWNER = {"app.kubernetes.io/managed-by": "understudy"}
@@ -38,7 +39,8 @@ STATUS = {"SUCCEEDED": "FINISHED", "STOPPED": "STOPPED", "FAILED": "FAILED", "RU
 GPU = "nvidia.com/gpu"
 
 
-class KubeRayCluster:
+@cluster_kinds.register("kuberay")
+class KubeRayCluster(Cluster):
     """The manifests of one profile, and kubectl."""
 
     def __init__(self, profile: Profile) -> None:

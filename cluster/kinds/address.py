@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from understudy.cluster.job_server import JobServer
+from understudy.cluster.jobs import Cluster
 from understudy.cluster.profile import Profile
 from understudy.cluster.tokens import find_token
 from understudy.errors import UserError
+from understudy.registry import cluster_kinds
 
 
-class AddressCluster(JobServer):
+@cluster_kinds.register("address")
+class AddressCluster(JobServer, Cluster):
     """An existing head, reached through its job server."""
 
     def __init__(self, profile: Profile) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 
 from understudy.cluster.job_server import SAVE_SECONDS, JobServer
+from understudy.cluster.jobs import Cluster
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import find_token, make_token, own_path
 from understudy.cluster.tools import RAY, call, need
 from understudy.errors import UserError
+from understudy.registry import cluster_kinds
 from understudy.runs.stop import STOP_WAIT
 
 FILE = "cluster.yaml"
@@ -26,7 +28,10 @@ START = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.understudy-token "
 """Before each `ray start`: a head that finds no token would serve its job server to everyone."""
 
 
-class RayUpCluster(JobServer):
+@cluster_kinds.register("gcp")
+@cluster_kinds.register("aws")
+@cluster_kinds.register("onprem")
+class RayUpCluster(JobServer, Cluster):
     """A cluster that `ray up` makes, reached through the job server that `ray dashboard` forwards."""
 
     def __init__(self, profile: Profile) -> None:
