@@ -14,23 +14,12 @@ import h5py
 import numpy as np
 import pytest
 from tests.integration.commands import SMALL
-from tests.unit.command_line import Said, understudy
+from tests.unit.command_line import Said
 
 from understudy.envs.store.writer import StoreWriter
 from understudy.runs.directory import read_csv
 
 TRAIN = ("train", *SMALL, "training_steps=20", "log_interval=10", "tracking_uri=none", "save_dir=runs")
-
-
-@pytest.fixture
-def say(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty working folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> Said:
-        return understudy(monkeypatch, capsys, *words)
-
-    return command
 
 
 def refused(said: Said, *parts: str, code: int = 2) -> None:

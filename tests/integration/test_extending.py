@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 from tests.integration.breaking import assert_each_metric_once
 from tests.integration.commands import SMALL, run
 from tests.integration.test_bad_input import refused
-from tests.integration.test_bad_input import say as say
 from tests.integration.test_run_directory import only_run
 
 from understudy.loading import load_policy

@@ -8,7 +8,6 @@ import pytest
 import torch
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
-from tests.integration.test_bad_input import say as say
 from tests.integration.test_run_directory import only_run
 
 from understudy.loading import load_policy

@@ -18,7 +18,7 @@ from understudy import checkpoints
 from understudy.loading import load_policy
 from understudy.runs.directory import RunDir, read_csv
 
-WORDS = ("training_steps=1500", "log_interval=50", "eval_interval=500", "tracking_uri=none", "checkpoint_seconds=1000")
+WORDS = ("training_steps=900", "log_interval=25", "eval_interval=450", "tracking_uri=none", "checkpoint_seconds=1000")
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -47,14 +47,14 @@ def steps(root: Path) -> int:
 
 
 @pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(hopper_data, tmp_path, launcher) -> None:
-    run("train", *SMALL, *WORDS, "save_dir=undisturbed", cwd=tmp_path)
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(hopper_data, done, tmp_path, launcher) -> None:
+    done("train", *SMALL, *WORDS, "save_dir=undisturbed")
     extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ()
     process = start("train", *SMALL, *WORDS, "save_dir=stopped", *extra, cwd=tmp_path)
-    said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 300)
+    said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
     folder = only_run(tmp_path / "stopped")
     step = RunDir(folder).state()["step"]
-    assert 300 <= step < 1500
+    assert 100 <= step < 900
     assert f"stopped by SIGTERM at step {step}; `understudy resume {folder}` goes on" in said
     assert len(said.strip().splitlines()) == 1
     assert RunDir(folder).state()["status"] == "interrupted"
@@ -70,11 +70,11 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(hopper_dat
 
 
 @pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(hopper_data, tmp_path, launcher) -> None:
+def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(hopper_data, done, tmp_path, launcher) -> None:
     extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ("loader_workers=1",)
-    run("train", *SMALL, *WORDS, "save_dir=undisturbed", cwd=tmp_path)
+    done("train", *SMALL, *WORDS, "save_dir=undisturbed")
     process = start("train", *SMALL, *WORDS, *extra, "save_dir=stopped", cwd=tmp_path)
-    wait_until(lambda: steps(tmp_path / "stopped") >= 300, process)
+    wait_until(lambda: steps(tmp_path / "stopped") >= 100, process)
     press_ctrl_c(process)
     _, said = process.communicate(timeout=120)
     folder = only_run(tmp_path / "stopped")
@@ -85,7 +85,7 @@ def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(hopper_da
     )
     assert "Traceback" not in said
     assert state["status"] == "interrupted"
-    assert state["step"] >= 300
+    assert state["step"] >= 100
     assert not (folder / ".stop").exists()
     run("resume", str(folder), cwd=tmp_path)
     if launcher == "inline":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.integration.commands import SMALL, kill_when, run, start
 
-STEPS = ("training_steps=1200", "log_interval=20", "eval_interval=400", "save_interval=400", "checkpoint_seconds=0.05")
+STEPS = ("training_steps=600", "log_interval=20", "eval_interval=300", "save_interval=200", "checkpoint_seconds=0.05")
 
 
 def only_run(root: Path) -> Path:
@@ -30,15 +30,15 @@ def metrics(store: Path) -> list[tuple]:
 
 
 @pytest.mark.parametrize("seeds", ["[0]", "[0,1]"])
-def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_data, tmp_path, seeds) -> None:
+def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_data, done, tmp_path, seeds) -> None:
     words = ("train", *SMALL, *STEPS, f"seeds={seeds}", "action_chunking=true", "horizon_length=3")
-    run(*words, "save_dir=whole", cwd=tmp_path)
+    done(*words, "save_dir=whole")
     process = start(*words, "save_dir=broken", cwd=tmp_path)
     kill_when(process, lambda: any((tmp_path / "broken").rglob("resume/step_*.pt")))
     broken = only_run(tmp_path / "broken")
     killed_at = json.loads((broken / "run.json").read_text()).get("step", 0)
-    assert killed_at < 1200
-    run("resume", str(broken), cwd=tmp_path)
+    assert killed_at < 600
+    done("resume", str(broken))
 
     whole = only_run(tmp_path / "whole")
     names = [path.relative_to(whole) for path in whole.rglob("*.csv") if path.name != "timing.csv"]
@@ -47,7 +47,7 @@ def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_dat
         assert (broken / name).read_text() == (whole / name).read_text()
     models = [path.relative_to(whole) for path in whole.rglob("*.pt")]
     assert len([name for name in models if name.name == "final_model.pt"]) == len(json.loads(seeds))
-    assert any(name.name == "checkpoint_400.pt" for name in models)
+    assert any(name.name == "checkpoint_200.pt" for name in models)
     for name in models:
         mine, other = weights(broken / name), weights(whole / name)
         assert all(torch.equal(mine[key], other[key]) for key in other)
@@ -61,17 +61,17 @@ def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_dat
     ]
 
 
-def test_a_finished_run_is_not_trained_again(hopper_data, tmp_path) -> None:
-    run("train", *SMALL, "training_steps=20", "log_interval=10", cwd=tmp_path)
+def test_a_finished_run_is_not_trained_again(hopper_data, done, tmp_path) -> None:
+    done("train", *SMALL, "training_steps=20", "log_interval=10")
     folder = only_run(tmp_path)
     before = (folder / "final_model.pt").stat().st_mtime_ns
-    assert "finished already" in run("resume", folder.name, cwd=tmp_path)
+    assert "finished already" in done("resume", folder.name)
     assert (folder / "final_model.pt").stat().st_mtime_ns == before
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(hopper_data, tmp_path) -> None:
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(hopper_data, done, tmp_path) -> None:
     words = ("train", *SMALL, *STEPS)
-    run(*words, "save_dir=whole", cwd=tmp_path)
+    done(*words, "save_dir=whole")
     process = start(*words, "save_dir=broken", cwd=tmp_path)
     kill_when(process, lambda: len(list((tmp_path / "broken").rglob("resume/step_*.pt"))) >= 2)
     broken = only_run(tmp_path / "broken")
@@ -82,7 +82,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(ho
     assert all(torch.equal(mine[key], other[key]) for key in other)
 
 
-def test_a_second_resume_of_a_running_run_is_refused_naming_the_first(hopper_data, tmp_path) -> None:
+def test_a_second_resume_of_a_running_run_is_refused_naming_the_first(hopper_data, done, tmp_path) -> None:
     process = start(
         "train", *SMALL, "training_steps=100000000", "eval_interval=0", "checkpoint_seconds=0.1", cwd=tmp_path
     )
@@ -90,7 +90,7 @@ def test_a_second_resume_of_a_running_run_is_refused_naming_the_first(hopper_dat
         while not any(tmp_path.rglob("resume/step_*.pt")):
             assert process.poll() is None
             time.sleep(0.05)
-        said = run("resume", str(only_run(tmp_path)), cwd=tmp_path, code=2)
+        said = done("resume", str(only_run(tmp_path)), code=2)
         assert f"process {process.pid}" in said
         assert len(said.strip().splitlines()) == 1
     finally:

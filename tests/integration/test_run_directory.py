@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
-from tests.integration.test_bad_input import say as say
 
 from understudy.checkpoints import load
 from understudy.loading import load_policy

@@ -1,0 +1,32 @@
+"""Commands that are run in the tests' own process: where no process is killed, none is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.command_line import Said, understudy
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+    """Run a command in an empty working folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> Said:
+        return understudy(monkeypatch, capsys, *words)
+
+    return command
+
+
+@pytest.fixture
+def done(say: Callable[..., Said]) -> Callable[..., str]:
+    """Run a command as `say` does, check its exit code, return stdout and stderr."""
+
+    def command(*words: str, code: int = 0) -> str:
+        said = say(*words)
+        assert said.code == code, f"exit {said.code}, not {code}:\n{said.out}\n{said.err}"
+        return said.out + said.err
+
+    return command
