@@ -74,11 +74,11 @@ def info(
     pictures: Path | None = typer.Option(None, "--pictures", help="save a strip of each camera's frames as this PNG"),
 ) -> None:
     """Show a dataset's counts, lengths, ranges and histograms."""
+    from understudy.envs.sources.getting import find_dataset
     from understudy.envs.store.inspection import describe
     from understudy.envs.store.picture_strips import save_strip
-    from understudy.envs.store.store import find_store
 
-    store = find_store(name, data_folder(data_dir))
+    store = find_dataset(name, data_folder(data_dir))
     console.print(describe(store))
     if pictures:
         console.print(f"pictures: {save_strip(store, pictures)}", soft_wrap=True)
@@ -148,10 +148,10 @@ def verify(name: str = NAME, data_dir: DataDir = "") -> None:
 
     Exits 1 when it is damaged.
     """
+    from understudy.envs.sources.getting import find_dataset
     from understudy.envs.store.inspection import findings
-    from understudy.envs.store.store import find_store
 
-    store = find_store(name, data_folder(data_dir))
+    store = find_dataset(name, data_folder(data_dir))
     damage, oddities = findings(store)
     for line in damage:
         console.print(f"DAMAGED: {line}", markup=False, soft_wrap=True)
@@ -203,11 +203,11 @@ def export(
     overwrite: bool = typer.Option(False, "--overwrite", help="replace a file that is there"),
 ) -> None:
     """Write a dataset as a file of a source's format."""
-    from understudy.envs.store.store import find_store
+    from understudy.envs.sources.getting import find_dataset
     from understudy.envs.store.transfer import export_store
     from understudy.errors import UserError
 
-    store = find_store(name, data_folder(data_dir))
+    store = find_dataset(name, data_folder(data_dir))
     total = store.manifest.num_episodes
     format_ = format_ or store.manifest.source
     settings = {key: value for key, value in (("fps", fps), ("pictures", pictures)) if value is not None}

@@ -3,32 +3,70 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from understudy.envs.sources.getting import missing_dataset, unknown_dataset
 from understudy.envs.sources.source import Source, source_for
 from understudy.envs.store.origins import is_of
 from understudy.envs.store.store import JPEG, MANIFEST, EpisodeStore, Manifest, find_store, store_path
 from understudy.envs.store.transfer import import_file
-from understudy.errors import UserError
+from understudy.errors import UnknownName, UserError
 from understudy.spec.run import RunSpec
 
 log = logging.getLogger("understudy")
 
 
 def open_named(spec: RunSpec) -> EpisodeStore:
-    """Open the run's dataset; one whose name says where its files lie is imported when they are new or have changed."""
-    target = store_path(spec.env_name, spec.datasets)
+    """Open the run's dataset.
+
+    One whose name says where its files lie is imported when they are new or have changed. Of the others, one that is
+    not here is imported from where its own tools have left it, or fetched where the run says so (`download=true`).
+    """
+    name, target = spec.env_name, store_path(spec.env_name, spec.datasets)
+    here = (target / MANIFEST).is_file()
     try:
-        source = source_for(spec.env_name)  # a name that nobody knows gets the nearest known one
-        folder = source.local(spec.env_name)
+        source = source_for(name)
+        folder = source.local(name)
+    except UnknownName:
+        if not here:
+            raise unknown_dataset(name, spec.datasets) from None
+        return find_store(name, spec.datasets)  # of a name of one's own
     except UserError:
-        if not (target / MANIFEST).is_file():
+        if not here:
             raise
-        return find_store(spec.env_name, spec.datasets)  # of a name of one's own, or whose files lie elsewhere
+        return find_store(name, spec.datasets)  # whose files lie elsewhere
     if folder is not None and not is_of(target, source.files(folder)):
-        _import_as_before(source, folder, spec.env_name, spec.datasets)
-    return find_store(spec.env_name, spec.datasets)
+        _import_as_before(source, folder, name, spec.datasets)
+    elif not here:
+        _get(source, name, spec)
+    return find_store(name, spec.datasets)
+
+
+def _get(source: Source, name: str, spec: RunSpec) -> None:
+    """Import a dataset that is not here yet from where its files are, or fetch it first; else say how to get it."""
+    path = source.found(name)
+    if path is None and spec.download and source.downloadable(name):
+        log.info("%s: fetching it", name)
+        path = source.download(name, spec.datasets / "raw", _told(name))
+    if path is None:
+        also = "download=true" if source.downloadable(name) else ""
+        raise missing_dataset(source, name, spec.datasets, also)
+    _import_as_before(source, path, name, spec.datasets)
+
+
+def _told(name: str) -> Callable[[int, int], None]:
+    """Return a progress that logs a line each tenth of a download."""
+    said = [0]
+
+    def progress(done: int, total: int) -> None:
+        tenth = 10 * done // total if total else done // 10**8
+        if tenth > said[0]:
+            said[0] = tenth
+            log.info("%s: %.0f MB%s", name, done / 1e6, f" of {total / 1e6:.0f}" if total else "")
+
+    return progress
 
 
 def open_imported(file: Path, env_name: str, target: Path) -> EpisodeStore:

@@ -7,6 +7,7 @@ Simulators are imported inside methods, so that `understudy --help` and reading 
 from __future__ import annotations
 
 import abc
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -50,6 +51,9 @@ class Source(abc.ABC):
     """File name suffix, such as ".hdf5"; empty for a format that is a folder."""
     unit_actions: ClassVar[bool] = True
     """Whether actions span [-1, 1] in all of its environments, so that a policy's may be clipped to it."""
+
+    simulated: ClassVar[bool] = True
+    """Whether there is a simulator that a policy could make demonstrations in."""
 
     @abc.abstractmethod
     def matches(self, env_name: str) -> bool:
@@ -123,6 +127,19 @@ class Source(abc.ABC):
         A place where there is no dataset raises DatasetError.
         """
         return None
+
+    def found(self, env_name: str) -> Path | None:
+        """Return where this source's own tools have left the dataset on this machine; None where they have not."""
+        return None
+
+    def downloadable(self, env_name: str) -> bool:
+        """Return whether `download` knows where to fetch the dataset."""
+        return self.remote(env_name) is not None
+
+    def import_commands(self, env_name: str) -> list[str]:
+        """Return the commands that import a file of one's own as this dataset."""
+        what = "FILE" if self.suffix else "FOLDER"
+        return [f"understudy data import {self.name} {what} --name {shlex.quote(env_name)}"]
 
     def is_published(self, env_name: str) -> bool:
         """Return whether the name is, or may be, one of data that others have published."""

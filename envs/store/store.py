@@ -260,15 +260,13 @@ def store_name(name: str) -> str:
 
 
 def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:
-    """Open the store of `env_name`; when there is none, say how to make it."""
+    """Open the store of `env_name`; DatasetError when there is none (`sources.getting` says how to get it)."""
     root = Path(data_dir).expanduser()
     path = store_path(env_name, root)
     if (path / MANIFEST).is_file():
         return EpisodeStore.open(path)
-    present = did_you_mean(env_name, (p.name for p in store_folders(root)))
     raise DatasetError(
-        f"no dataset {env_name!r} in {root}{present}; get it with `understudy data download {env_name}`, "
-        f"`understudy data generate {env_name}` or `understudy data import SOURCE FILE --name {env_name}`"
+        f"no dataset {env_name!r} in {root}{did_you_mean(env_name, (p.name for p in store_folders(root)))}"
     )
 
 

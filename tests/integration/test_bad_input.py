@@ -43,7 +43,7 @@ def refused(said: Said, *parts: str, code: int = 2) -> None:
             ("env_name=hoper-medium-v2",),
             ("unknown environment 'hoper-medium-v2'", "did you mean 'hopper-medium-v2'?"),
         ),
-        (("env_name=walker2d-expert-v2",), ("no dataset 'walker2d-expert-v2'", "data import")),
+        (("env_name=walker2d-expert-v2",), ("no dataset 'walker2d-expert-v2'", "data download", "download=true")),
         (
             ("action_chunking=true", "horizon_length=5000"),
             ("horizon 5000 is longer than every episode", "the longest has"),

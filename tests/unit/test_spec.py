@@ -175,6 +175,7 @@ def test_the_fingerprint_stays_when_only_logging_or_the_place_changes() -> None:
         **{"launcher": "ray", "num_workers": 2, "cpus": 2, "gpus": 1, "eval_envs": 1, "eval_processes": True},
         **{"eval_timeout": 60, "loader_workers": 2, "save_total_limit": 1, "save_best": True},
         **{"save_dir": "/x", "project": "p", "run_group": "g", "data_dir": "/y", "tracking_uri": "none"},
+        "download": True,
         **{"checkpoint_storage": "s3://bucket/runs"},
     }
     assert set(elsewhere) == RunSpec.WHEN | RunSpec.WHERE

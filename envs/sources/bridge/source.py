@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Bridge(Source):
 
     name = "bridge"
     unit_actions = False
+    simulated = False
 
     def matches(self, env_name: str) -> bool:
         """Return whether the name is `bridge:<task>`."""
@@ -75,6 +77,14 @@ class Bridge(Source):
     def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
         """Raise UserError: what is published are raw trees of many tasks, hundreds of gigabytes."""
         raise UserError(f"{env_name}: unpack the raw data of {PUBLISHED} and give `understudy data import bridge-raw`")
+
+    def import_commands(self, env_name: str) -> list[str]:
+        """Return the commands for out.npy files and for raw trees."""
+        name = shlex.quote(env_name)
+        return [
+            f"understudy data import bridge FOLDER --name {name}",
+            f"understudy data import bridge-raw ROOT --name {name}",
+        ]
 
     def files(self, path: Path) -> list[Path]:
         """Return the out.npy files of a folder, task by task, training before validation; or the file itself."""

@@ -14,6 +14,7 @@ that collected an AntMaze episode was walking to, which is not the goal that the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -149,6 +150,13 @@ class D4RL(Source):
         """Return the published address; no checksums are published."""
         place = _published_place(self._parse(env_name), env_name)
         return Remote(f"{PUBLISHED}/{place}") if place else None
+
+    def found(self, env_name: str) -> Path | None:
+        """Return the file that the d4rl package has fetched, in $D4RL_DATASET_DIR or ~/.d4rl/datasets."""
+        remote = self.remote(env_name)
+        folder = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+        file = folder / remote.file_name if remote else None
+        return file if file is not None and file.is_file() else None
 
     def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
         """Return MuJoCo's qpos and qvel."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class LeRobot(Source):
 
     name = "lerobot"
     unit_actions = False
+    simulated = False
 
     def matches(self, env_name: str) -> bool:
         """Return whether the name is `lerobot:` with a path or `user/name`."""
@@ -64,7 +66,16 @@ class LeRobot(Source):
             if is_dataset(root / found):
                 return root / found
         places = " or ".join(str(root) for root in roots())
-        raise DatasetError(f"{env_name}: no such dataset in {places}{did_you_mean(env_name, _names_here())}")
+        fetch = f"`hf download {found} --repo-type dataset --local-dir {shlex.quote(str(roots()[0] / found))}`"
+        hint = did_you_mean(env_name, _names_here())
+        raise DatasetError(f"{env_name}: no such dataset in {places}{hint}; {fetch} fetches one of the hub")
+
+    def found(self, env_name: str) -> Path | None:
+        """Return the folder that the name stands for, where it is a dataset's."""
+        try:
+            return self.local(env_name)
+        except DatasetError:
+            return None
 
     def env_id(self, env_name: str) -> str:
         """Return the dataset's own place: its file names the environment, if one does."""
@@ -131,9 +142,9 @@ class LeRobot(Source):
 
 
 def roots() -> list[Path]:
-    """Return the folders that datasets called `user/name` are looked for in."""
-    hub = os.environ.get("HF_LEROBOT_HOME")
-    return [home() / "lerobot", *([Path(hub).expanduser()] if hub else [])]
+    """Return the folders that datasets called `user/name` are looked for in; the last one is LeRobot's own."""
+    cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return [home() / "lerobot", Path(os.environ.get("HF_LEROBOT_HOME", f"{cache}/lerobot")).expanduser()]
 
 
 def _names_here() -> list[str]:

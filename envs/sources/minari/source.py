@@ -12,6 +12,7 @@ The types `scripted` and `policy` are made here: `minari:pointmaze/umaze-scripte
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -123,6 +124,16 @@ class Minari(Source):
         if task is None:
             return None
         return MazeWalker() if task.startswith("pointmaze") else EnergyPendulum()
+
+    def found(self, env_name: str) -> Path | None:
+        """Return the folder that minari has fetched or recorded, in $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+        root = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
+        folder = root / dataset_id(env_name)
+        return folder if (folder / "data" / minari_files.METADATA).is_file() else None
+
+    def downloadable(self, env_name: str) -> bool:
+        """Return whether Minari's hub may have it: every name but those of data made here."""
+        return self.is_published(env_name)
 
     def is_published(self, env_name: str) -> bool:
         """Return True for every name but those of data made here."""

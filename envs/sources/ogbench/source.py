@@ -126,6 +126,12 @@ class OGBench(Source):
             return None
         return Remote(f"{URL}/{found['family']}-{found['type']}-v0.npz")
 
+    def found(self, env_name: str) -> Path | None:
+        """Return the file that the ogbench package has fetched, in ~/.ogbench/data."""
+        remote = self.remote(env_name)
+        file = Path("~/.ogbench/data").expanduser() / remote.file_name if remote else None
+        return file if file is not None and file.is_file() else None
+
     def expert(self, env_name: str) -> Expert | None:
         """Return a new expert made of OGBench's oracles, for the arm tasks that they solve."""
         from understudy.envs.sources.ogbench.experts import expert_for

@@ -139,6 +139,17 @@ class Robomimic(Source):
             return None
         return Remote(f"{URL}/{task}/{kind}/low_dim_v15.hdf5", SHA256.get(f"{task}-{kind}"))
 
+    def found(self, env_name: str) -> Path | None:
+        """Return the file that robomimic's own script has fetched, in `datasets` beside its package."""
+        package = importlib.util.find_spec("robomimic")
+        remote = self.remote(env_name)
+        if package is None or remote is None:
+            return None
+        task, kind, _ = env_name.split("-")
+        folders = [Path(place).parent / "datasets" for place in package.submodule_search_locations or []]
+        files = [folder / task / kind / remote.file_name for folder in folders]
+        return next((file for file in files if file.is_file()), None)
+
     def expert(self, env_name: str) -> Expert | None:
         """Return the scripted controller of Lift."""
         if _task(env_name).robosuite != "Lift":

@@ -117,6 +117,7 @@ class RunSpec(BaseModel):
         "", description="fsspec address that resumable copies of runs go to, like s3://bucket/runs; '': none"
     )
     data_dir: str = Field("", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
+    download: bool = Field(False, description="fetch and import the dataset first where it is not here")
     tracking_uri: str = Field(
         "", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
     )
@@ -129,7 +130,7 @@ class RunSpec(BaseModel):
     WHERE: ClassVar[frozenset[str]] = frozenset(
         {"device", "launcher", "num_workers", "cpus", "gpus", "loader_workers", "save_dir"}
         | {"eval_envs", "eval_processes", "eval_timeout"}
-        | {"project", "run_group", "checkpoint_storage", "data_dir", "tracking_uri"}
+        | {"project", "run_group", "checkpoint_storage", "data_dir", "download", "tracking_uri"}
     )
 
     @field_validator("save_dir", "data_dir", "ogbench_dataset_dir")

@@ -1,0 +1,95 @@
+"""Say how a dataset that is not here can be had: only ways that work for its name, as commands to type."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from pathlib import Path
+
+from understudy.envs.experts.generate import POLICY, SCRIPTED, made_name
+from understudy.envs.sources.source import Source, source_for
+from understudy.envs.store.store import MANIFEST, EpisodeStore, find_store, list_stores, store_path
+from understudy.errors import DatasetError, UnknownName, UserError, nearest
+from understudy.registry import sources
+from understudy.spec.run import home
+
+SHOWN = 8
+"""Names that a message lists of each kind."""
+
+
+def find_dataset(name: str, data_dir: str | Path) -> EpisodeStore:
+    """Open a dataset by name; DatasetError, with the commands that bring or make it, when it is not in `data_dir`."""
+    if (store_path(name, data_dir) / MANIFEST).is_file():
+        return find_store(name, data_dir)
+    try:
+        source = source_for(name)
+    except UnknownName:
+        raise unknown_dataset(name, data_dir, "no dataset") from None
+    raise missing_dataset(source, name, data_dir)
+
+
+def missing_dataset(source: Source, name: str, data_dir: str | Path, also: str = "") -> DatasetError:
+    """Return the error of a dataset whose name is known and that is not here; `also` is one more way to get it."""
+    own = nearest(name, _own_names(data_dir))
+    hint = f" (did you mean {own!r}?)" if own else ""
+    ways = [*ways_to_get(source, name, data_dir), *([also] if also else [])]
+    return DatasetError(f"no dataset {name!r} in {Path(data_dir).expanduser()}{hint}; get it with {', or '.join(ways)}")
+
+
+def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown environment") -> UnknownName:
+    """Return the error of a name that nobody knows: the nearest of one's own datasets and plug-ins, then of the others.
+
+    A name of others is suggested where it is clearly the closer one.
+    """
+    own = _own_names(data_dir)
+    plug_ins = [known for _, source in sources.items() if not _is_ours(source) for known in source.known_names()]
+    known = [item for _, source in sources.items() if _is_ours(source) for item in source.known_names()]
+    mine, others = nearest(name, [*own, *plug_ins]), nearest(name, known)
+    close = others if _likeness(name, others) > _likeness(name, mine) + 0.1 else mine or others
+    hint = f" (did you mean {close!r}?)" if close else ""
+    near = difflib.get_close_matches(name, own, n=SHOWN, cutoff=0.0)
+    here = f"; in {Path(data_dir).expanduser()}: {', '.join(near)}{', ...' * (len(own) > len(near))}" if near else ""
+    similar = difflib.get_close_matches(name, [*plug_ins, *known], n=SHOWN, cutoff=0.4)
+    names = f"; published names like it: {', '.join(similar)}" if similar else ""
+    files = "; `understudy data import SOURCE FILE --name NAME --env_name PUBLISHED` brings a file under another name"
+    return UnknownName(f"{what} {name!r}{hint}{here}{names}{'' if close else files}")
+
+
+def ways_to_get(source: Source, name: str, data_dir: str | Path) -> list[str]:
+    """Return commands that bring or make a dataset of that name, the nearest at hand first."""
+    ways, quoted, file = [], shlex.quote(name), source.found(name)
+    usual = Path(data_dir).expanduser().absolute() == (home() / "datasets").absolute()
+    end = "`" if usual else f" --data_dir {shlex.quote(str(Path(data_dir).expanduser()))}`"
+    if file is not None:
+        ways.append(f"`understudy data import {source.name} {shlex.quote(str(file))} --name {quoted}{end}")
+    if source.downloadable(name):
+        ways.append(f"`understudy data download {quoted}{end}")
+    made = _made_by_expert(source, name)
+    if source.simulated and not source.downloadable(name) and made != name == made_name(name, POLICY):
+        ways.append(f"`understudy data generate {quoted} --policy MODEL{end}")
+    elif made:
+        what = "" if made == name else f" (an expert's demonstrations of its task, called {made})"
+        ways.append(f"`understudy data generate {quoted}{end}{what}")
+    if file is None and not source.downloadable(name):
+        ways += [f"`{command}{end}" for command in source.import_commands(name)]
+    return ways
+
+
+def _made_by_expert(source: Source, name: str) -> str:
+    """Return what `understudy data generate NAME` calls its dataset; '' where it has no expert."""
+    try:
+        return made_name(name, SCRIPTED) if source.expert(name) is not None else ""
+    except UserError:  # the simulator that would tell is not installed
+        return ""
+
+
+def _own_names(data_dir: str | Path) -> list[str]:
+    return [manifest.name for manifest in list_stores(data_dir)]
+
+
+def _is_ours(source: Source) -> bool:
+    return type(source).__module__.startswith("understudy.")
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio() if other else 0.0
