@@ -27,8 +27,12 @@ class EnvFactory:
     """What the policy is shown of what the environment gives."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
-        """Return a new environment."""
-        return self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
+        """Return a new environment; DatasetError when a policy cannot act in its spaces."""
+        from understudy.envs.rollouts.checks import check_spaces
+
+        env = self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
+        check_spaces(env, self.env_name)
+        return env
 
     def _settings(self) -> Settings | None:
         return json.loads(self.settings) if self.settings else None

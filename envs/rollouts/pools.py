@@ -1,6 +1,5 @@
 """Run many environments, in this process or in worker processes, and step each through a whole chunk at a time.
 
-A slot is one environment. A command resets it or gives it a chunk of actions; the outcome is what came of it.
 Pools are kept for the life of the process, because an environment can take seconds to build.
 """
 
@@ -13,17 +12,13 @@ import os
 import pickle
 import signal
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-import numpy as np
-
-from understudy.envs.rollouts.collecting import Step, goal_of, stored
+from understudy.envs.rollouts.slots import Command, Outcome, Poll, Slot, one_line
 from understudy.errors import UnderstudyError, UserError
-from understudy.observations import Arrays, each
 
 KEPT_POOLS = 4
 
@@ -36,49 +31,10 @@ MakeEnv = Callable[..., Any]
 """Called as make_env(render=bool); returns a gymnasium environment."""
 
 
-Poll = Callable[[], None]
-"""Called between the steps of environments, and while other processes step them; what it raises ends the work."""
 POLL_SECONDS = 0.1
 """Between two calls of a Poll while worker processes are at work."""
 CLOSE_SECONDS = 2.0
 """That worker processes have to end by themselves."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """Reset `slot` with `seed`, or execute `actions` [H, A] in it; a frame is kept each `frame_skip` steps if not 0."""
-
-    slot: int
-    seed: int | None = None
-    actions: np.ndarray | None = None
-    frame_skip: int = 0
-    recent: int = 1
-    """The newest observations that are wanted back; fewer come when fewer actions were executed."""
-    record: bool = False
-    """Whether every step is wanted back."""
-
-
-@dataclass
-class Outcome:
-    """What a command did: what was seen after it, and the sums over its steps."""
-
-    observations: list[Arrays] = field(default_factory=list)
-    """The newest ones, oldest first."""
-    reward: float = 0.0
-    steps: int = 0
-    done: bool = False
-    success: float | None = None
-    frames: list[np.ndarray] = field(default_factory=list)
-    recorded: list[Step] = field(default_factory=list)
-    goal: Arrays | None = None
-    """Of a reset: what the episode is to reach, where the environment tells it."""
-    action_dim: int = 0
-    """Numbers in one action (in the answer to a reset)."""
-
-    @property
-    def observation(self) -> Arrays:
-        """The newest observation."""
-        return self.observations[-1]
 
 
 class Pool(Protocol):
@@ -98,6 +54,7 @@ class LocalPool:
 
     def __init__(self, make_env: MakeEnv, render: bool) -> None:
         self._make_env, self._render = make_env, render
+        self._name = _name(make_env)
         self._slots: dict[int, Slot] = {}
 
     def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
@@ -112,49 +69,16 @@ class LocalPool:
 
     def _slot(self, number: int) -> Slot:
         if number not in self._slots:
-            self._slots[number] = Slot(self._make_env(render=self._render))
+            self._slots[number] = Slot(self._made(), self._name)
         return self._slots[number]
 
-
-class Slot:
-    """One environment and the number of steps since its reset."""
-
-    def __init__(self, env: Any) -> None:
-        self.env = env
-        self._steps = 0
-
-    def run(self, command: Command, poll: Poll | None = None) -> Outcome:
-        """Reset, or execute a chunk until its end or the episode's."""
-        if command.actions is not None:
-            return self._execute(command, command.actions, poll)
-        observation, info = self.env.reset(seed=command.seed)
-        self._steps = 0
-        frames = [self.env.render()] if command.frame_skip else []
-        size = int(np.prod(self.env.action_space.shape or ()))
-        return Outcome([each(stored, observation)], frames=frames, goal=goal_of(info), action_dim=size)
-
-    def _execute(self, command: Command, actions: np.ndarray, poll: Poll | None) -> Outcome:
-        outcome = Outcome()
-        seen: deque[Any] = deque(maxlen=command.recent)
-        for action in actions:
-            if poll is not None:
-                poll()
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            self._steps += 1
-            outcome.steps += 1
-            outcome.reward += float(reward)
-            if "success" in info:
-                outcome.success = max(float(info["success"]), outcome.success or 0.0)
-            outcome.done = bool(terminated or truncated)
-            seen.append(each(stored, observation))
-            if command.record:
-                outcome.recorded.append(Step(action, seen[-1], float(reward), bool(terminated), bool(truncated)))
-            if command.frame_skip and (outcome.done or self._steps % command.frame_skip == 0):
-                outcome.frames.append(self.env.render())
-            if outcome.done:
-                break
-        outcome.observations = list(seen)
-        return outcome
+    def _made(self) -> Any:
+        try:
+            return self._make_env(render=self._render)
+        except UnderstudyError:
+            raise
+        except Exception as error:
+            raise UserError(f"environment {self._name} cannot be made: {one_line(error)}") from error
 
 
 class ProcessPool:
@@ -167,7 +91,7 @@ class ProcessPool:
             pickle.dumps(make_env)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"processes need a picklable make_env, not {make_env!r} ({error})") from error
-        self._name = getattr(make_env, "env_name", repr(make_env))
+        self._name = _name(make_env)
         self._connections: list[Connection] = []
         self._processes = []
         for number in range(workers):
@@ -220,6 +144,8 @@ class ProcessPool:
             answer = self._connections[worker].recv()
         except (EOFError, OSError) as error:
             raise self._death(worker) from error
+        if isinstance(answer, UnderstudyError):
+            raise answer
         if isinstance(answer, str):
             raise UnderstudyError(f"environment {self._name} failed in worker process {worker}: {answer}")
         return answer
@@ -244,6 +170,8 @@ def serve(connection: Connection, make_env: MakeEnv, render: bool) -> None:
             commands = connection.recv()
             try:
                 answer: Any = pool.run(commands)
+            except UnderstudyError as error:
+                answer = error
             except Exception as error:  # noqa: BLE001  (whatever a simulator raises is for the parent)
                 answer = f"{type(error).__name__}: {error}".splitlines()[0]
             connection.send(answer)
@@ -290,6 +218,10 @@ def close_pools() -> None:
 def available_cpus() -> int:
     """Return the CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _name(make_env: MakeEnv) -> str:
+    return str(getattr(make_env, "env_name", repr(make_env)))
 
 
 atexit.register(close_pools)

@@ -16,6 +16,7 @@ import pytest
 from tests.integration.commands import SMALL
 from tests.unit.command_line import Said
 
+from understudy.envs.store.store import store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.runs.directory import read_csv
 
@@ -92,6 +93,18 @@ def test_a_dataset_of_another_task_than_its_environment_is_refused(say, tmp_path
         writer.add_episode({column: np.zeros(shape) for column, shape in hopper.items()})
     said = say(*TRAIN, "env_name=walker2d-medium-v2", f"data_dir={tmp_path / 'data'}")
     refused(said, "(11,) and 3 action dims", "(17,) and 6", "not of one task")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_environment_of_discrete_actions_is_refused_before_a_step_is_trained(say, tmp_path) -> None:
+    name = "expert:CartPole-v1"
+    place = store_path(name, tmp_path / "data")
+    known = {"env_name": name}
+    rows = {"observations": (20, 4), "actions": (20, 1), "rewards": (20,), "terminals": (20,)}
+    with StoreWriter(place, name=name, source="expert_buffer", env_id="CartPole-v1", provenance=known) as writer:
+        writer.add_episode({column: np.zeros(shape) for column, shape in rows.items()})
+    said = say(*TRAIN, f"env_name={name}", f"data_dir={tmp_path / 'data'}")
+    refused(said, f"environment {name}", "Discrete(2)", "a Box of float32 with one axis is needed")
     assert not (tmp_path / "runs").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,14 @@ class Evaluator:
         self.factory = environment_of(spec, recorded)
 
     def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
-        """Make the environment once and compare its spaces with the dataset's; raises DatasetError."""
-        if has_pictures(observation_shape):
+        """Make the environment, take one step in it, compare it with the dataset; DatasetError where it is unfit."""
+        command = Command(0, seed=self.spec.eval_seed, check=True)
+        if has_pictures(observation_shape) or self.spec.eval_timeout:
             # In the process that will render them: a renderer belongs to the thread that made it.
-            first = self._pool().run([Command(0, seed=self.spec.eval_seed)])[0]
+            first = self._pool().run([command])[0]
         else:
-            pool = LocalPool(self.factory, render=False)
-            first = pool.run([Command(0, seed=self.spec.eval_seed)])[0]
-            pool.close()
+            with closing(LocalPool(self.factory, render=False)) as pool:
+                first = pool.run([command])[0]
         shown = Acting(self.factory.view, Execution(), first.observation, first.goal).shown()
         shapes = shape_of(shown), first.action_dim
         if shapes != (observation_shape, action_dim):

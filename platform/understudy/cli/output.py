@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def print_on_any_terminal() -> None:
     """Have standard output and error write every text, whatever their encoding (latin-1, ASCII) can hold."""
     codecs.register_error("understudy.plain", _plain)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # absent where a test or a notebook put something else there
+        if isinstance(stream, io.TextIOWrapper):  # a notebook may have put something else there
             stream.reconfigure(errors="understudy.plain")
 
 
