@@ -11,7 +11,7 @@ from understudy.cli.output import HELP_WIDTH, console, examples, progress_bar
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
 
 if TYPE_CHECKING:
-    from understudy.envs.sources.bridge.raw import Report
+    from understudy.envs.sources.bridge.raw import ImportReport
 
 RAW_TREES = ("bridge-raw", "bridge_raw")
 SHOWN = 20
@@ -76,7 +76,7 @@ def bridge_raw(
         _raise_empty(report)
 
 
-def _show(report: Report) -> None:
+def _show(report: ImportReport) -> None:
     for path, reason in report.skipped[:SHOWN]:
         console.print(f"left out: {path}: {reason}", markup=False, soft_wrap=True)
     if len(report.skipped) > SHOWN:
@@ -90,7 +90,7 @@ def _show(report: Report) -> None:
         console.print(f"also in {path}", soft_wrap=True)
 
 
-def _raise_empty(report: Report) -> None:
+def _raise_empty(report: ImportReport) -> None:
     """Raise DatasetError for the datasets of which nothing was left."""
     from understudy.errors import DatasetError
 

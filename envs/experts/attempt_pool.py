@@ -24,7 +24,7 @@ HOPELESS = 50
 """Give up when so many attempts failed and none succeeded."""
 AHEAD = 4
 """Attempts handed out for each worker."""
-Progress = Callable[[int, int], None]
+OnAttempt = Callable[[int, int], None]
 """Called with (episodes kept, attempts made)."""
 
 
@@ -37,7 +37,7 @@ class AttemptPool:
         folder: Path,
         *,
         keep_all: bool = False,
-        progress: Progress | None = None,
+        progress: OnAttempt | None = None,
         on_first: Callable[[int], None] | None = None,
         on_pictures: Callable[[int, int], None] | None = None,
     ) -> None:

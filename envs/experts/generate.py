@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from understudy import __version__
-from understudy.envs.experts.attempt_pool import AttemptPool, Progress
+from understudy.envs.experts.attempt_pool import AttemptPool, OnAttempt
 from understudy.envs.experts.attempts import SCRIPTED, Task, read_attempt
 from understudy.envs.sources.source import Source, source_for
 from understudy.errors import UserError, did_you_mean
@@ -88,8 +88,8 @@ def generate(
     attempts_dir: str | Path | None = None,
     overwrite: bool = False,
     tracking_uri: str | None = None,
-    progress: Progress | None = None,
-    on_pictures: Progress | None = None,
+    progress: OnAttempt | None = None,
+    on_pictures: OnAttempt | None = None,
 ) -> Generated:
     """Write `episodes` episodes of an expert as a file of the environment's own source, and of other `formats`.
 

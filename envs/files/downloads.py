@@ -45,7 +45,7 @@ class Remote:
 CHUNK = 1 << 15
 WORTH_ASKING_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-Progress = Callable[[int, int], None]
+OnBytes = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all; 0 where the server does not say)."""
 
 
@@ -90,7 +90,7 @@ def place(remote: Remote, folder: Path) -> Path:
 def fetch(
     remote: Remote,
     target: Path,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
     *,
     overwrite: bool = False,
     waiting: Waiting | None = None,
@@ -123,7 +123,7 @@ def fetch(
 class _Transfer:
     """One file on its way: connections are made until all of it is in the part file."""
 
-    def __init__(self, remote: Remote, part: Path, file: BinaryIO, progress: Progress | None, waiting: Waiting) -> None:
+    def __init__(self, remote: Remote, part: Path, file: BinaryIO, progress: OnBytes | None, waiting: Waiting) -> None:
         self._remote, self._part, self._file, self._progress, self._waiting = remote, part, file, progress, waiting
         self._have = file.seek(0, os.SEEK_END)
         self._version = _read_note(part, remote.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from understudy.envs.files.downloads import Progress, Remote, Unreachable, fetch, place
+from understudy.envs.files.downloads import OnBytes, Remote, Unreachable, fetch, place
 from understudy.envs.sources.source import Source
 from understudy.errors import UserError
 
@@ -13,7 +13,7 @@ def fetch_published(
     source: Source,
     env_name: str,
     folder: Path,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
     *,
     remote: Remote | None = None,
     overwrite: bool = False,

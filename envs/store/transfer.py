@@ -18,7 +18,7 @@ from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import restore_folder
 from understudy.registry import sources
 
-Progress = Callable[[int, int], None]
+OnEpisode = Callable[[int, int], None]
 """Called with (episodes so far, transitions so far)."""
 
 
@@ -30,7 +30,7 @@ def import_file(
     *,
     name: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: OnEpisode | None = None,
     made_by: str = "",
     image_encoding: str = RAW,
     jpeg_quality: int = 95,
@@ -125,7 +125,7 @@ def export_store(
     *,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: OnEpisode | None = None,
 ) -> Path:
     """Write a store as a file (or folder) of a source's format and return where it is.
 

@@ -219,7 +219,7 @@ class Algorithm(abc.ABC):
     goal_conditioned: ClassVar[bool] = False
     """Whether a policy is told a goal on every task, so that goal_relabelling=auto gives it one."""
     acts: ClassVar[bool] = True
-    """Whether `act` gives actions; who does not act is judged by held-out episodes, not in an environment."""
+    """Whether `act` gives actions; algorithms without actions are scored on held-out episodes."""
     default_encoder: ClassVar[str | None] = None
     """The encoder of pictures where `encoder` names none; None: it must."""
     evaluation_parameters: ClassVar[tuple[str, ...]] = OF_EXECUTION

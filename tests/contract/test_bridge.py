@@ -30,7 +30,7 @@ from tests.unit.command_line import Said, understudy
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.bridge.out_npy import read_trajectories
 from understudy.envs.sources.bridge.parts import part_file
-from understudy.envs.sources.bridge.raw import PARTS, RawImport, Report, import_raw
+from understudy.envs.sources.bridge.raw import PARTS, ImportReport, RawImport, import_raw
 from understudy.envs.sources.bridge.relabelling import relabel_actions
 from understudy.envs.sources.bridge.source import Bridge
 from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, loader, read_trajectory
@@ -73,7 +73,7 @@ def say(monkeypatch, capsys):
     return command
 
 
-def bring(root: Path, folder: Path, **changes: Any) -> Report:
+def bring(root: Path, folder: Path, **changes: Any) -> ImportReport:
     """Import a tree with small pictures into `folder`/stores."""
     reading = changes.pop("reading", Reading(im_size=SIZE, saliency=True))
     return import_raw(RawImport(root, folder / "stores", reading=reading, **changes))

@@ -29,7 +29,7 @@ from understudy.trainables.loops.data import environment_of, open_data
 from understudy.trainables.packs.pack import Pack
 
 logger = logging.getLogger("understudy")
-Act = Callable[[Arrays, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
+PolicyAct = Callable[[Arrays, np.ndarray, Sequence[int] | None, Algorithm | None], np.ndarray]
 """act(observations [K, R, *O], noise [K, R, *], members, algorithm) -> actions [K, R, H, A]: a Pack's or a Policy's."""
 
 
@@ -81,7 +81,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        act: Act,
+        act: PolicyAct,
         members: int,
         algorithm: Algorithm,
         grid: Mapping[str, tuple[Any, ...]],
@@ -115,7 +115,7 @@ class Evaluator:
 
     def rollouts(
         self,
-        act: Act,
+        act: PolicyAct,
         members: int,
         algorithm: Algorithm,
         on_step: OnStep | None = None,
@@ -137,7 +137,7 @@ class Evaluator:
         )
 
     def record(
-        self, act: Act, algorithm: Algorithm, path: Path, member: int = 0, poll: Poll | None = None
+        self, act: PolicyAct, algorithm: Algorithm, path: Path, member: int = 0, poll: Poll | None = None
     ) -> str | None:
         """Write a video of one member's first `video_episodes` episodes; return why not, where none can be made."""
         reason = rendering_available()
@@ -162,7 +162,7 @@ class Evaluator:
 
 
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
-    """Evaluate every member of a saved policy by `spec`'s settings; who does not act, on held-out episodes."""
+    """Evaluate every member of a saved policy by `spec`'s settings; one without actions, on held-out episodes."""
     torch.set_num_threads(spec.cpus)
     if not policy.algorithm.acts:
         return _judge(policy, spec)
@@ -189,7 +189,7 @@ def _judge(policy: Policy, spec: RunSpec) -> Outcome:
     """Return the held-out losses of the members of a policy that does not act, as training reported them."""
     windows = open_data(spec).validation
     if windows is None:
-        raise UserError(f"{policy.algorithm.name} is judged by held-out episodes: give validation_fraction=0.1, say")
+        raise UserError(f"{policy.algorithm.name} is scored on held-out episodes: give validation_fraction=0.1, say")
     pack = Pack(policy.algorithm, policy.seeds, normaliser=policy.normaliser, device=policy.device)
     for index, member in enumerate(pack.members):
         member.load_state_dict(policy.weights(index), strict=False)

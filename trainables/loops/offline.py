@@ -27,7 +27,7 @@ from understudy.registry import loops
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.mirror import Mirror
-from understudy.runs.results import Progress, Report, RunResult, rank_key
+from understudy.runs.results import OnEvaluation, OnProgress, RunResult, rank_key
 from understudy.runs.stop import Notice
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
@@ -78,8 +78,8 @@ class OfflineLoop(Loop):
         self,
         path: Path,
         *,
-        report: Report | None = None,
-        progress: Progress | None = None,
+        report: OnEvaluation | None = None,
+        progress: OnProgress | None = None,
         grid: Mapping[str, tuple[Any, ...]] | None = None,
         rank: int = 0,
         world: int = 1,
@@ -96,8 +96,8 @@ class _Training:
         self,
         loop: OfflineLoop,
         run: RunDir,
-        report: Report | None,
-        progress: Progress | None,
+        report: OnEvaluation | None,
+        progress: OnProgress | None,
         grid: dict[str, tuple[Any, ...]],
         rank: int,
         world: int,

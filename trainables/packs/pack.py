@@ -36,8 +36,8 @@ from understudy.randomness import torch_generator
 from understudy.trainables.packs.flat import ALIGNMENT, Layout, move_into
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.precision import check_precision
-from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, part_of, parts_of
-from understudy.trainables.packs.transfer import Report, load_encoder
+from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, part_of
+from understudy.trainables.packs.transfer import LoadedEncoder, load_encoder
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
@@ -152,7 +152,7 @@ class Pack:
             collected.append({"actor_loss": loss, **metrics})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
-    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> Report:
+    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> LoadedEncoder:
         """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
         networks = self.members if self._averages is None else [*self.members, *self._acting]
         reports = [load_encoder(network, weights, origin) for network in networks]
@@ -211,7 +211,7 @@ class Pack:
     def _backward(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Fill the gradients, the batch part by part, each prepared when its turn comes; return metrics, each [K]."""
         scales, total = self._optimiser.loss_scales(), {}
-        for share, part, drawn in parts_of(batch, draws, self.algorithm.config.grad_accumulation):
+        for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
             for name, value in self._runner.backward(self._prepare(part), drawn, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value

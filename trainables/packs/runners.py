@@ -136,7 +136,7 @@ def part_of(batch: Batch, index: int | tuple[slice | None, ...]) -> Batch:
     return {name: each(lambda value: value[index], value) for name, value in batch.items()}
 
 
-def parts_of(batch: Batch, draws: list[Tensors], count: int) -> Iterator[tuple[float, Batch, list[Tensors]]]:
+def micro_batches(batch: Batch, draws: list[Tensors], count: int) -> Iterator[tuple[float, Batch, list[Tensors]]]:
     """Yield a batch [K, b, ...] in at most `count` parts: the share of its samples, the part, its random numbers."""
     samples = batch["actions"].shape[1]
     count = min(count, samples)

@@ -27,7 +27,7 @@ SHOWN = 3
 
 
 @dataclass
-class Report:
+class LoadedEncoder:
     """What `load_encoder` did, by the network's tensor names."""
 
     loaded: list[str] = field(default_factory=list)
@@ -92,12 +92,12 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load_encoder(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str = "the weights") -> Report:
+def load_encoder(network: nn.Module, weights: Mapping[str, torch.Tensor], origin: str = "the weights") -> LoadedEncoder:
     """Copy what fits of `weights` into the picture encoders of `network`, in place; return what was and what was not.
 
     SpecError when nothing fits; `origin` names the weights in it.
     """
-    report, used = Report(), set()
+    report, used = LoadedEncoder(), set()
     for prefix, camera, encoder in _picture_encoders(network):
         wanted = encoder.state_dict()
         source, problem = _source(prefix, camera, wanted, weights)

@@ -28,7 +28,7 @@ from understudy.envs.store.transfer import episodes_of
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 
-Progress = Callable[[int, int, str], None]
+OnTrajectory = Callable[[int, int, str], None]
 """Called with (trajectories so far, in all, a note)."""
 TRAIN, VALID = FILTER_KEYS.values()
 PARTS = ".importing"
@@ -58,7 +58,7 @@ class RawImport:
 
 
 @dataclass
-class Report:
+class ImportReport:
     """What came of an import."""
 
     stores: list[str] = field(default_factory=list)
@@ -91,10 +91,10 @@ class _Plan:
         return [item for items in self.tasks.values() for item in items]
 
 
-def import_raw(job: RawImport, progress: Progress | None = None) -> Report:
+def import_raw(job: RawImport, progress: OnTrajectory | None = None) -> ImportReport:
     """Import a tree and report. DatasetError, before anything is written, for stores of other data in the way."""
     tree = scan(job.root, job.depth, job.train_proportion, job.seed)
-    report = Report(skipped=list(tree.passed_over))
+    report = ImportReport(skipped=list(tree.passed_over))
     cameras, report.without = _cameras(tree, job.cameras)
     reading = replace(job.reading, cameras=cameras)
     report.cameras = cameras
@@ -176,7 +176,7 @@ def _is_there(plan: _Plan, job: RawImport) -> bool:
     return same
 
 
-def _write_store(plan: _Plan, job: RawImport, reading: Reading, feed: _Feed, report: Report) -> bool:
+def _write_store(plan: _Plan, job: RawImport, reading: Reading, feed: _Feed, report: ImportReport) -> bool:
     """Write a store of what `feed` has; False, and nothing is written, where no trajectory can be used."""
     writer = StoreWriter(
         plan.path,
@@ -208,7 +208,7 @@ def _write_store(plan: _Plan, job: RawImport, reading: Reading, feed: _Feed, rep
 
 
 def _add_all(
-    writer: StoreWriter, plan: _Plan, feed: _Feed, report: Report
+    writer: StoreWriter, plan: _Plan, feed: _Feed, report: ImportReport
 ) -> tuple[dict[str, dict[str, int]], list[list[str]]]:
     """Add every episode; return how many there are of each task and split, and what was left out."""
     first: dict[str, np.ndarray] = {}

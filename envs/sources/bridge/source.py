@@ -3,7 +3,7 @@
 Names are `bridge:` and the task's folder: `bridge:lift_carrot_100`, `bridge:rss/toykitchen2/set_table/00`. The format
 is out.npy: a file, or a folder of `train/out.npy` and `val/out.npy` for one task or for many (all that are below it).
 Episodes of `train` and `val` are marked as filter keys `train` and `valid`. Raw trees are read by `bridge_raw`
-(`understudy data import bridge-raw`). There is no simulator: policies are judged on held-out episodes.
+(`understudy data import bridge-raw`). There is no simulator: policies are scored on held-out episodes.
 """
 
 from __future__ import annotations

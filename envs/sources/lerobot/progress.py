@@ -43,7 +43,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RecordingState:
     """The state of a dataset's files. `append` returns another one: an error on the way leaves this one valid."""
 
     root: Path
@@ -56,7 +56,7 @@ class Progress:
     statistics: dict[str, Statistics] = field(default_factory=dict)
 
     @classmethod
-    def new(cls, root: Path, fps: float, robot_type: str | None, sizes: Sizes) -> Progress:
+    def new(cls, root: Path, fps: float, robot_type: str | None, sizes: Sizes) -> RecordingState:
         """Return the state of a dataset without episodes."""
         counts = dict.fromkeys(("total_episodes", "total_frames", "total_tasks"), 0)
         info = {
@@ -73,7 +73,7 @@ class Progress:
         return cls(root, info, _series(root, info, "data/"), _series(root, info, "meta/episodes/"))
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Progress:
+    def of(cls, dataset: Dataset) -> RecordingState:
         """Return the state after the last whole episode of a dataset."""
         info, last = {**vars(Sizes()), **dataset.info}, dataset.records[-1]
         statistics: dict[str, Statistics] = {}
@@ -95,7 +95,7 @@ class Progress:
             statistics,
         )
 
-    def append(self, added: Sequence[Encoded], tasks: Mapping[str, int], note: Mapping[str, Any]) -> Progress:
+    def append(self, added: Sequence[Encoded], tasks: Mapping[str, int], note: Mapping[str, Any]) -> RecordingState:
         """Bring episodes into the dataset's files and return the state after them; info.json is the last to change."""
         info = {**self.info, "features": dict(self.info["features"])}
         rows = [_row(episode) for episode in added]
@@ -114,7 +114,7 @@ class Progress:
         write_json(self.root / STATS, as_lists(statistics))
         write_json(self.root / NOTE, note)
         write_json(self.root / INFO, info)
-        return Progress(self.root, info, data, episodes, videos, kept, statistics)
+        return RecordingState(self.root, info, data, episodes, videos, kept, statistics)
 
     def _append_videos(
         self, added: Sequence[Encoded], rows: list[dict[str, Any]], info: dict[str, Any]

@@ -19,7 +19,7 @@ import numpy as np
 from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, features_of, note_of
 from understudy.envs.sources.lerobot.episode import Encoded, Position, encode_episode, our_columns
 from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset
-from understudy.envs.sources.lerobot.progress import MEGABYTE, Progress, Sizes
+from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, Sizes
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, UserError, did_you_mean
@@ -67,7 +67,7 @@ class LeRobotWriter:
         _check_folder(self.root)
         self._lock = _claim(self.root)
         try:
-            self._progress = Progress.new(self.root, fps, robot_type, sizes or Sizes())
+            self._progress = RecordingState.new(self.root, fps, robot_type, sizes or Sizes())
             if is_dataset(self.root):
                 self._go_on(open_dataset(self.root), fps)
         except BaseException:
@@ -143,7 +143,7 @@ class LeRobotWriter:
                     raise DatasetError(f"{self.root}: its videos are {codec}; go on with pictures={codec}")
         if present.left_out:
             raise DatasetError(f"{self.root}: has what understudy cannot add to ({present.left_out[0]})")
-        self._progress = Progress.of(present)
+        self._progress = RecordingState.of(present)
         _remove_others(present)
         self._features = {feature.key: feature for feature in present.features}
         self._note = {**present.note, **self._note}

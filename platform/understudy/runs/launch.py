@@ -20,7 +20,7 @@ from understudy.runs import mirror, stop
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Loop, make_loop
 from understudy.runs.on_ray import check_launcher, train_on_ray
-from understudy.runs.results import Progress, Report, RunResult
+from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.run import RunSpec
 from understudy.tracking import Tracked
 
@@ -34,8 +34,8 @@ def launch(
     loop: Loop | None = None,
     name: str | None = None,
     parent_run_id: str | None = None,
-    report: Report | None = None,
-    progress: Progress | None = None,
+    report: OnEvaluation | None = None,
+    progress: OnProgress | None = None,
     grid: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> RunResult:
     """Train `spec` in `run`, going on where it was left; returns its result or raises what ended it.
@@ -139,7 +139,7 @@ def _ship(run: RunDir, tracked: Tracked) -> None:
     mirror.finish(run)
 
 
-def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: Report | None) -> RunResult:
+def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: OnEvaluation | None) -> RunResult:
     """Return what a finished run gave, shipping first what MLflow has not got yet."""
     state = run.state()
     if not state.get("shipped", True):
@@ -150,7 +150,7 @@ def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: Rep
     return result
 
 
-def _after_shipping(tracked: Tracked, report: Report | None) -> Report | None:
+def _after_shipping(tracked: Tracked, report: OnEvaluation | None) -> OnEvaluation | None:
     """Ship what was measured before reporting it: the report may be the last thing this process does."""
     if report is None:
         return None

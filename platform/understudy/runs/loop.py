@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
-from understudy.runs.results import Progress, Report, RunResult
+from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class Loop(abc.ABC):
         self,
         path: Path,
         *,
-        report: Report | None = None,
-        progress: Progress | None = None,
+        report: OnEvaluation | None = None,
+        progress: OnProgress | None = None,
         grid: Mapping[str, tuple[Any, ...]] | None = None,
         rank: int = 0,
         world: int = 1,

@@ -21,7 +21,10 @@ class RunResult:
 
 
 OBJECTIVES = ("success", "normalized_return", "return", "validation/accuracy")
-"""What configurations are ranked by: the first of these that an evaluation gave. The last is of who does not act."""
+"""What configurations are ranked by: the first of these that an evaluation gave.
+
+The last is that of algorithms without actions.
+"""
 
 RATES = ("success", "validation/accuracy")
 """Those of them that lie between 0 and 1."""
@@ -38,8 +41,8 @@ def rank_key(metrics: Mapping[str, float]) -> tuple[float, float]:
     return first, metrics.get("return", float("-inf"))
 
 
-Report = Callable[[int, Mapping[str, float]], None]
+OnEvaluation = Callable[[int, Mapping[str, float]], None]
 """Called after each evaluation, once what it reports is durable: (step, metrics)."""
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
 """Called about twice a second: (step, last step, newest metrics)."""

@@ -239,7 +239,7 @@ class Shipper:
             log.warning("%s is away (%s): the run goes on, what is missing is sent later", self._store, reason)
 
     def _note_fault(self, error: Exception, number: int) -> None:
-        """Keep why the store cannot take what it is given, say it once, and let go who waits."""
+        """Keep why the store cannot take what it is given, log it once, and wake what waits."""
         text = str(error).splitlines()[0] if str(error) else ""
         reason = text if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {text}".removesuffix(": ")
         if self.fault is None:
