@@ -74,7 +74,7 @@ class Execution:
     """How a policy's decisions become actions."""
 
     noise_shape: tuple[int, ...] = ()
-    """Of the standard normal noise that one decision takes."""
+    """Shape of the standard normal noise that one decision takes."""
     temperature: float = 1.0
     """Scale of that noise; 0 is deterministic."""
     executed: int = 1

@@ -86,7 +86,7 @@ def check_observation(observation: Any, env: Any, where: str) -> Arrays:
 
 
 def finite(observation: Arrays) -> bool:
-    """Say whether every number of an observation is finite."""
+    """Return whether every number of an observation is finite."""
     return all(part.dtype.kind != "f" or bool(np.isfinite(part).all()) for part in _each_part(observation))
 
 

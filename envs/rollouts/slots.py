@@ -51,7 +51,7 @@ class Outcome:
     frames: list[np.ndarray] = field(default_factory=list)
     recorded: list[Step] = field(default_factory=list)
     goal: Arrays | None = None
-    """Of a reset: what the episode is to reach, where the environment tells it."""
+    """In the answer to a reset: what the episode is to reach, where the environment tells it."""
     action_dim: int = 0
     """Numbers in one action (in the answer to a reset)."""
 

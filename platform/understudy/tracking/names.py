@@ -10,7 +10,7 @@ from understudy.errors import SpecError
 LONGEST = 200
 """Characters of a model's name; databases hold 256."""
 _REFUSED = re.compile(r"[/:.%\"'@?#\\\x00-\x1f\x7f]")
-"""Of these some are refused by MLflow, the others cut a models:/ address short."""
+"""MLflow refuses some of these, the others cut a models:/ address short."""
 
 
 def check_model_name(name: str, given: str = "model name") -> None:
