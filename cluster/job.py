@@ -20,7 +20,8 @@ from understudy.cluster.profile import NAME, Profile
 from understudy.errors import SpecError, UserError
 from understudy.files import write_json
 from understudy.registry import cluster_kinds
-from understudy.spec.run import RunSpec, home
+from understudy.spec.placement import home
+from understudy.spec.run import RunSpec
 from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
 from understudy.tracking import without_secrets
 
@@ -133,9 +134,8 @@ def check_folders(spec: RunSpec, profile: Profile) -> None:
         return
     root = profile.storage.path
     profile.require(storage__path="the folder that all nodes share")
-    for key in ("save_dir", "data_dir", "ogbench_dataset_dir"):
-        value = getattr(spec, key)
-        if value and not Path(value).is_relative_to(root):
+    for key, value in spec.paths().items():
+        if not Path(value).is_relative_to(root):
             raise SpecError(f"{key}={value} is not on the storage that the cluster's nodes share: put it below {root}")
 
 
@@ -147,7 +147,7 @@ def make_job(spec: RunSpec | SweepSpec, profile: Profile, name: str, code: str, 
     if name and not re.fullmatch(NAME, name):
         raise SpecError(f"--name {name}: must be lower-case letters, digits and hyphens, at most 40")
     made = f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder = Path(base.save_dir) / base.project / base.run_group / base.env_name.replace(":", "_") / (name or made)
+    folder = base.folder / (name or made)
     return Job(
         id=name or made,
         kind=kind,

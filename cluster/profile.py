@@ -18,7 +18,7 @@ from understudy.errors import SpecError, UnknownName, UserError, did_you_mean
 from understudy.registry import cluster_kinds
 from understudy.spec.choices import OneOf
 from understudy.spec.keys import validate
-from understudy.spec.run import home
+from understudy.spec.placement import home
 from understudy.tracking import without_secrets
 from understudy.tracking.addresses import is_secret
 

@@ -80,7 +80,7 @@ def _rendering() -> tuple[str, bool]:
 
 
 def _disk() -> tuple[str, bool]:
-    from understudy.spec.run import home
+    from understudy.spec.placement import home
 
     parts = []
     fine = True

@@ -29,7 +29,7 @@ JpegQuality = Annotated[
 
 def data_folder(data_dir: str) -> Path:
     """Return the folder of episode stores."""
-    from understudy.spec.run import home
+    from understudy.spec.placement import home
 
     return Path(data_dir).expanduser() if data_dir else home() / "datasets"
 

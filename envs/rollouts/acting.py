@@ -90,7 +90,7 @@ class Execution:
             noise_shape=tuple(algorithm.noise_shape()),
             temperature=float(config.default_temperature if temperature is None else temperature),
             executed=algorithm.executed,
-            ensemble=config.temporal_ensemble_coeff,
+            ensemble=config.chunks.temporal_ensemble_coeff,
         )
 
 

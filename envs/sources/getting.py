@@ -11,7 +11,7 @@ from understudy.envs.sources.source import Source, source_for
 from understudy.envs.store.store import MANIFEST, EpisodeStore, find_store, list_stores, store_path
 from understudy.errors import DatasetError, UnknownName, UserError, nearest
 from understudy.registry import sources
-from understudy.spec.run import home
+from understudy.spec.placement import home
 
 SHOWN = 8
 """Names that a message lists of each kind."""

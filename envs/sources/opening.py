@@ -24,36 +24,36 @@ def open_named(spec: RunSpec) -> EpisodeStore:
     One whose name says where its files lie is imported when they are new or have changed. Of the others, one that is
     not here is imported from where its own tools have left it, or fetched where the run says so (`download=true`).
     """
-    name, target = spec.env_name, store_path(spec.env_name, spec.datasets)
+    name, target = spec.env_name, store_path(spec.env_name, spec.placement.datasets)
     here = (target / MANIFEST).is_file()
     try:
         source = source_for(name)
         folder = source.local(name)
     except UnknownName:
         if not here:
-            raise unknown_dataset(name, spec.datasets) from None
-        return find_store(name, spec.datasets)  # of a name of one's own
+            raise unknown_dataset(name, spec.placement.datasets) from None
+        return find_store(name, spec.placement.datasets)  # of a name of one's own
     except UserError:
         if not here:
             raise
-        return find_store(name, spec.datasets)  # whose files lie elsewhere
+        return find_store(name, spec.placement.datasets)  # whose files lie elsewhere
     if folder is not None and not is_of(target, source.files(folder)):
-        _import_as_before(source, folder, name, spec.datasets)
+        _import_as_before(source, folder, name, spec.placement.datasets)
     elif not here:
         _get(source, name, spec)
-    return find_store(name, spec.datasets)
+    return find_store(name, spec.placement.datasets)
 
 
 def _get(source: Source, name: str, spec: RunSpec) -> None:
     """Import a dataset that is not here yet from where its files are, or fetch it first; else say how to get it."""
     path = source.found(name)
-    if path is None and spec.download and source.downloadable(name):
+    if path is None and spec.placement.download and source.downloadable(name):
         log.info("%s: fetching it", name)
-        path = source.download(name, spec.datasets / "raw", _told(name))
+        path = source.download(name, spec.placement.datasets / "raw", _told(name))
     if path is None:
         also = "download=true" if source.downloadable(name) else ""
-        raise missing_dataset(source, name, spec.datasets, also)
-    _import_as_before(source, path, name, spec.datasets)
+        raise missing_dataset(source, name, spec.placement.datasets, also)
+    _import_as_before(source, path, name, spec.placement.datasets)
 
 
 def _told(name: str) -> Callable[[int, int], None]:

@@ -18,7 +18,7 @@ from typing import Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from understudy.algorithm import Algorithm, AlgorithmConfig
+from understudy.algorithm import Algorithm
 from understudy.files import write_atomic
 from understudy.registry import algorithms
 from understudy.spec.choices import choices_of
@@ -36,24 +36,29 @@ def method_page(kind: type[Algorithm]) -> str:
     """Return one algorithm's page: what, papers, command, result, options."""
     module = inspect.getdoc(inspect.getmodule(kind)) or ""
     text = module.split("Shape suffixes:")[0].rstrip()
-    shared = AlgorithmConfig.model_fields
-    own = {name: field for name, field in kind.Config.model_fields.items() if name not in shared}
-    rest = {name: field for name, field in kind.Config.model_fields.items() if name in shared}
-    changed = {name: field for name, field in rest.items() if field.default != shared[name].default}
-    parts = [f"# {kind.name}", inspect.cleandoc(kind.__doc__ or ""), text]
+    own, parts = kind.Config.groups()
+    sections = [f"# {kind.name}", inspect.cleandoc(kind.__doc__ or ""), text]
     if kind.example:
-        parts += ["## Command", f"    {kind.example}"]
+        sections += ["## Command", f"    {kind.example}"]
     if kind.expected:
-        parts += ["## Result", kind.expected]
-    parts += ["## Options of its own", _table(own) if own else "None."]
+        sections += ["## Result", kind.expected]
+    sections += ["## Options of its own", _table(own) if own else "None."]
+    changed = {name: field for fields in parts.values() for name, field in fields.items() if _differs(kind, name)}
     if changed:
-        parts += ["## Defaults that differ", _table(changed)]
-    others = {name: field for name, field in rest.items() if name not in changed}
-    parts += ["## Options that all methods have", _table(others)]
+        sections += ["## Defaults that differ", _table(changed)]
+    for title, fields in parts.items():
+        others = {name: field for name, field in fields.items() if name not in changed}
+        sections += [f"## Options of {title}", _table(others)] if others else []
     if kind.evaluation_parameters:
         names = ", ".join(f"`{name}`" for name in kind.evaluation_parameters)
-        parts.append(f"A trained policy takes other values of {names} without training anew.")
-    return "\n\n".join(parts) + "\n"
+        sections.append(f"A trained policy takes other values of {names} without training anew.")
+    return "\n\n".join(sections) + "\n"
+
+
+def _differs(kind: type[Algorithm], name: str) -> bool:
+    """Return whether a setting has another default here than in the part that it is from."""
+    first = next(base for base in reversed(kind.Config.__mro__) if name in getattr(base, "model_fields", {}))
+    return kind.Config.model_fields[name].default != first.model_fields[name].default
 
 
 def _index(kinds: dict[str, type[Algorithm]]) -> str:

@@ -53,9 +53,9 @@ def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) 
     from understudy.tracking.client import download, tracking_errors
 
     if tracking_uri is None:
-        from understudy.spec.keys import build_run
+        from understudy.spec.placement import Placement
 
-        tracking_uri = build_run({}).tracking()
+        tracking_uri = Placement().tracking()
     tracking_uri = absolute(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is not None and not path.is_file():  # asking mlflow would make an empty one

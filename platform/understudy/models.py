@@ -100,12 +100,12 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
         TensorSpec(np.dtype(dtype_of(name)), (-1, *part), name if isinstance(shape, dict) else None)
         for name, part in parts_of(shape).items()
     ]
-    chunk = document["config"]["horizon_length"] if document["config"]["action_chunking"] else 1
-    width = document["action_dim"] if algorithms.get(document["algorithm"]).acts else 1
-    actions = TensorSpec(np.dtype(np.float32), (-1, chunk, width))
-    temperature = algorithms.get(document["algorithm"]).Config(**document["config"]).default_temperature
+    kind = algorithms.get(document["algorithm"])
+    config = kind.Config.recorded(document["config"])
+    width = document["action_dim"] if kind.acts else 1
+    actions = TensorSpec(np.dtype(np.float32), (-1, config.chunks.chunk_length, width))
     params = [
-        ParamSpec("temperature", "double", temperature),
+        ParamSpec("temperature", "double", config.default_temperature),
         ParamSpec("seed", "long", 0),
         ParamSpec("member", "long", 0),
     ]

@@ -43,12 +43,11 @@ def policy_document(
 
     `environment` is what the dataset said about its environment, so that a policy can be evaluated without its data.
     """
-    flat = spec.flat()
     return {
         **_description(algorithm, normaliser),
         "env_name": spec.env_name,
         "environment": dict(environment or {}),
-        "spec": {key: value for key, value in flat.items() if key not in {*spec.WHERE, "encoder_weights"}},
+        "spec": spec.shared(),
     }
 
 
@@ -135,7 +134,7 @@ class Policy:
         """Return [A] (or the chunk [H, A]) for one observation, [B, A] (or [B, H, A]) for several."""
         observations_BO, single = batched(observations, self.algorithm.observation_shape, "this policy")
         actions = self.act(observations_BO, temperature, seed=seed)
-        actions = actions if self.algorithm.config.action_chunking else actions[:, 0]
+        actions = actions if self.algorithm.config.chunks.action_chunking else actions[:, 0]
         return actions[0] if single else actions
 
     @torch.inference_mode()
@@ -221,7 +220,7 @@ class Policy:
     ) -> Policy:
         kind = algorithms.get(document["algorithm"])
         shape = as_shape(document["observation_shape"])
-        algorithm = kind(shape, document["action_dim"], kind.Config(**document["config"]))
+        algorithm = kind(shape, document["action_dim"], kind.Config.recorded(document["config"]))
         normaliser = Normaliser.from_dict(document["normaliser"])
         facts = {name: document[name] for name in ("env_name", "environment", "spec") if name in document}
         try:
@@ -255,11 +254,10 @@ def content_hash(folder: Path) -> str:
 
 
 def _description(algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]:
-    config = algorithm.config.model_dump(mode="json")
     return {
         "format_version": FORMAT_VERSION,
         "algorithm": algorithm.name,
-        "config": {key: value for key, value in config.items() if key != "encoder_weights"},  # a path of one machine
+        "config": algorithm.config.shared(),
         "observation_shape": algorithm.observation_shape,
         "action_dim": algorithm.action_dim,
         "normaliser": normaliser.to_dict(),

@@ -35,6 +35,7 @@ from tests.contract.source_examples import copy, one_line, same_episodes
 from understudy.envs.sources.lerobot.video import FrameReader, read_frames
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
+from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.data import environment_of, open_data
 
@@ -267,7 +268,7 @@ def test_names_are_places(tmp_path, monkeypatch) -> None:
 
 
 def spec(root: Path, folder: Path, **more: Any) -> RunSpec:
-    return RunSpec(algo="bc", env_name=f"lerobot:{root}", data_dir=str(folder), **more)
+    return build_run({"algo": "bc", "env_name": f"lerobot:{root}", "data_dir": str(folder), **more})
 
 
 def test_training_by_name_alone_imports_the_dataset_and_again_when_it_has_grown(tmp_path) -> None:

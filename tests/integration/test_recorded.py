@@ -27,6 +27,12 @@ def test_flat_keys_and_fingerprints_are_those_of_an_earlier_version(recorded) ->
     assert build_run(recorded["flags"]).fingerprint() == recorded["fingerprint"]
 
 
+@pytest.mark.parametrize("recorded", SPECS, ids=[f"{i}-{spec['values']['algo']}" for i, spec in enumerate(SPECS)])
+def test_flat_keys_are_written_in_the_order_of_an_earlier_version(recorded) -> None:
+    written = build_run(recorded["values"]).flat()
+    assert [key for key in written if key in recorded["flags"]] == list(recorded["flags"])
+
+
 @pytest.mark.parametrize("name", ["flow_bc", "bc"])
 def test_a_run_that_an_earlier_version_left_goes_on_to_the_same_end(name, tmp_path) -> None:
     folder = tmp_path / "runs" / name

@@ -43,7 +43,7 @@ def test_a_run_that_could_not_be_tracked_ends_with_its_models_and_exit_code_one(
     monkeypatch.chdir(tmp_path)
     assert say("sync", str(run.path)).code == 0
     assert (run.state()["shipped"], run.state()[TRACKING_ERROR]) == (True, None)
-    (row,) = list_runs(run.spec().tracking())
+    (row,) = list_runs(run.spec().placement.tracking())
     assert row["status"] == "FINISHED"
     assert "train/actor_loss" in row["metrics"]
 

@@ -43,14 +43,14 @@ def test_the_address_of_a_file_leads_back_to_it_whatever_its_path_holds(tmp_path
 
 def test_the_address_of_a_usual_path_is_the_one_that_it_always_was() -> None:
     assert sqlite_address("/data/my runs/mlflow.db") == "sqlite:////data/my runs/mlflow.db"
-    assert build_run({"save_dir": "/data/runs"}).tracking() == "sqlite:////data/runs/mlflow.db"
+    assert build_run({"save_dir": "/data/runs"}).placement.tracking() == "sqlite:////data/runs/mlflow.db"
 
 
 def test_a_store_and_a_study_in_a_folder_of_odd_characters_keep_what_is_there(tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / ODD
     folder.mkdir()
     monkeypatch.chdir(folder)  # mlflow writes the current folder into a new store
-    uri = build_run({"save_dir": "runs"}).tracking()
+    uri = build_run({"save_dir": "runs"}).placement.tracking()
     tracking.prepare(uri)
     run = start_run(uri, "fbc", "one", tags={"a": "b"})
     (folder / "note.txt").write_text("kept")

@@ -568,7 +568,7 @@ def test_a_job_is_told_the_addresses_of_this_shell(monkeypatch: pytest.MonkeyPat
     words = default_words(load_profile("local"), "sweep")
     spec = read_sweep([*words, *SMALL])
     assert spec.options.study_storage == "postgresql+psycopg2://host/study?sslmode=require"
-    assert spec.base.tracking_uri == "http://mlflow:5000"
+    assert spec.base.placement.tracking_uri == "http://mlflow:5000"
     assert not [word for word in default_words(load_profile("local"), "train") if word.startswith("study_storage")]
 
 

@@ -9,7 +9,7 @@ from tests.unit.command_line import Said, understudy
 
 from understudy.errors import SpecError, UserError
 from understudy.spec.compose import flat_values, parse, split_sweeps, to_overrides
-from understudy.spec.keys import build_run
+from understudy.spec.keys import build_run, key_groups
 
 
 def values(*words: str, config_dir: str | None = None) -> dict:
@@ -257,6 +257,8 @@ def test_help_shows_every_key_of_the_chosen_algorithm(say, command) -> None:
     for key in ("env_name", "sampling_steps", "hidden_dims", "save_interval", "none, zscore, bounds"):
         assert key in said.out
     assert "flow_steps" not in said.out.split("keys of algo=")[1]
+    titles = [line for line in said.out.splitlines() if line.startswith("keys of ")]
+    assert len(titles) == len(key_groups("ddpm_bc")) + (command == "sweep")
 
 
 def test_runs_are_listed_newest_first_with_children_below_their_parents() -> None:

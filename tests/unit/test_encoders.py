@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from understudy.algorithm import OF_PICTURES, AlgorithmConfig
 from understudy.errors import SpecError
 from understudy.observations import ObservationShape
 from understudy.randomness import torch_generator
 from understudy.registry import encoders
 from understudy.spec.keys import build_run
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS
 
@@ -24,7 +24,7 @@ def generator(*key: int) -> torch.Generator:
 
 
 def make(shape: ObservationShape, encoder: str | None = "impala_small", **settings: Any) -> ObservationEncoder:
-    return ObservationEncoder(shape, AlgorithmConfig(encoder=encoder, **settings), generator())
+    return ObservationEncoder(shape, Vision(encoder=encoder, **settings), generator())
 
 
 def pictures(*shape: int) -> torch.Tensor:
@@ -205,7 +205,7 @@ def test_a_setting_of_pictures_needs_an_encoder_and_is_part_of_the_fingerprint(s
     with_encoder = build_run({"encoder": "impala", **settings})
     assert with_encoder.fingerprint() != build_run({"encoder": "impala"}).fingerprint()
     assert build_run(with_encoder.flat()) == with_encoder
-    assert with_encoder.flat().keys() - build_run({}).flat().keys() == set(OF_PICTURES)
+    assert with_encoder.flat().keys() - build_run({}).flat().keys() == set(Vision.model_fields) - {"encoder"}
 
 
 def test_an_unknown_pooling_is_refused_with_the_nearest() -> None:
@@ -218,7 +218,7 @@ def test_an_unknown_pooling_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", encoders.names())
 def test_weights_are_of_the_seed_alone(name: str) -> None:
-    config = AlgorithmConfig(encoder=name)
+    config = Vision(encoder=name)
     before = torch.get_rng_state()
     one, two, other = (
         ObservationEncoder((16, 16, 3), config, torch_generator(seed, "weights")).state_dict() for seed in (1, 1, 2)
@@ -236,7 +236,7 @@ def test_weights_are_of_the_seed_alone(name: str) -> None:
     ],
 )
 def test_an_encoder_and_its_gradients_stack_under_vmap(name: str, pooling: Any) -> None:
-    shape, config = {"front": (16, 16, 3), "goal/front": (16, 16, 3)}, AlgorithmConfig(encoder=name, pooling=pooling)
+    shape, config = {"front": (16, 16, 3), "goal/front": (16, 16, 3)}, Vision(encoder=name, pooling=pooling)
     members = [ObservationEncoder(shape, config, torch_generator(seed, "weights")) for seed in range(2)]
     parts = {"front": pictures(2, 2, 16, 16, 3), "goal/front": pictures(2, 2, 16, 16, 3).flip(-2)}
     parameters, buffers = torch.func.stack_module_state([*members])

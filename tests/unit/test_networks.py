@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from understudy.algorithm import AlgorithmConfig
 from understudy.randomness import torch_generator
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.mlp import MLP, FourierFeatures, VectorField, gelu
 from understudy.trainables.networks.observation import ObservationEncoder
 
@@ -102,7 +102,7 @@ def test_time_features_are_cosines_then_sines_at_log_spaced_frequencies() -> Non
 
 @pytest.mark.parametrize("fourier", [False, True])
 def test_euler_with_the_observation_kept_out_of_the_loop_equals_plain_euler(fourier: bool) -> None:
-    encoder = ObservationEncoder((6,), AlgorithmConfig(), generator())
+    encoder = ObservationEncoder((6,), Vision(), generator())
     field = VectorField(encoder, 10, (32, 32), generator(), fourier_features=fourier)
     observations, x = torch.randn(9, 6, generator=generator()), torch.randn(9, 10, generator=generator())
     measured = field.integrate(field.encoder(observations), x, 7)

@@ -49,7 +49,7 @@ def spec(tmp_path: Path) -> RunSpec:
 
 
 def manifest_of(spec: RunSpec) -> Manifest:
-    return Manifest.read(store_path(spec.env_name, spec.datasets))
+    return Manifest.read(store_path(spec.env_name, spec.placement.datasets))
 
 
 def test_older_files_that_are_put_in_the_place_are_imported(spec: RunSpec, tmp_path: Path, imports: list[str]) -> None:
@@ -100,7 +100,7 @@ def test_a_folder_with_a_file_more_is_imported_again(spec: RunSpec, tmp_path: Pa
 
 
 def change_manifest(spec: RunSpec, change: Any) -> None:
-    file = store_path(spec.env_name, spec.datasets) / MANIFEST
+    file = store_path(spec.env_name, spec.placement.datasets) / MANIFEST
     data = json.loads(file.read_text())
     change(data["provenance"])
     file.write_text(json.dumps(data))
@@ -140,7 +140,7 @@ def test_a_store_that_cannot_be_written_is_used_all_the_same(
     spec: RunSpec, tmp_path: Path, imports: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_named(spec)
-    before = (store_path(spec.env_name, spec.datasets) / MANIFEST).read_bytes()
+    before = (store_path(spec.env_name, spec.placement.datasets) / MANIFEST).read_bytes()
     os.utime(tmp_path / "set/meta/info.json")
 
     def refuse(path: Path, write: Any) -> None:
@@ -150,7 +150,7 @@ def test_a_store_that_cannot_be_written_is_used_all_the_same(
         patch.setattr(origins, "write_atomic", refuse)
         open_named(spec)
     assert len(imports) == 1
-    assert (store_path(spec.env_name, spec.datasets) / MANIFEST).read_bytes() == before
+    assert (store_path(spec.env_name, spec.placement.datasets) / MANIFEST).read_bytes() == before
 
 
 def test_files_that_change_while_they_are_imported_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_what_is_imported_again_is_imported_as_before(
     pytest.importorskip("cv2")
     caplog.set_level(logging.INFO)
     ways = {"image_encoding": "jpeg", "jpeg_quality": 70, "reading": {"tolerance_s": 0.01}}
-    import_file("lerobot", tmp_path / "set", spec.env_name, spec.datasets, **ways)
+    import_file("lerobot", tmp_path / "set", spec.env_name, spec.placement.datasets, **ways)
     before = manifest_of(spec)
     written(tmp_path / "set", 1, first=2, pictures="image")
     after = open_named(spec).manifest
@@ -185,5 +185,9 @@ def test_what_is_imported_again_is_imported_as_before(
     assert after.columns == before.columns
     assert after.provenance["jpeg_quality"] == 70
     assert after.provenance["reading"] == {"tolerance_s": 0.01}
-    frames = EpisodeStore.open(store_path(spec.env_name, spec.datasets)).frames("images/front").gather(np.arange(2))
+    frames = (
+        EpisodeStore.open(store_path(spec.env_name, spec.placement.datasets))
+        .frames("images/front")
+        .gather(np.arange(2))
+    )
     assert np.abs(frames.astype(int) - made(0)["images/front"][:2]).mean() < 8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from understudy.algorithm import AlgorithmConfig
 from understudy.randomness import torch_generator
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.encoders.impala import IMPALAS, ImpalaEncoder, ResidualStack
 from understudy.trainables.networks.encoders.resnet import RESNETS, FrozenBatchNorm, ResNet
 from understudy.trainables.networks.observation import picture_encoder
@@ -246,7 +246,7 @@ def test_coordinates_are_rows_and_columns_from_minus_one_to_one() -> None:
 
 @pytest.mark.parametrize("name", ["resnetv1-18-bridge", "resnet10", "impala_small"])
 def test_added_coordinates_are_two_more_channels_that_are_not_scaled(name: str) -> None:
-    config = AlgorithmConfig(encoder=name, add_spatial_coordinates=True)
+    config = Vision(encoder=name, add_spatial_coordinates=True)
     encoder = picture_encoder((16, 20, 3), config, generator())
     first = next(module for module in encoder.modules() if isinstance(module, torch.nn.Conv2d))
     assert first.in_channels == 5

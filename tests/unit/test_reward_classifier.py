@@ -289,7 +289,7 @@ def test_a_classifier_is_no_policy_and_a_policy_no_classifier(trained: Path) -> 
 
 def test_a_sweep_of_classifiers_is_ranked_by_held_out_episodes() -> None:
     values = {"algo": "reward_classifier", "space": "reward_classifier"}
-    assert build_sweep(values, {}).base.validation_fraction == 0.2
+    assert build_sweep(values, {}).base.data.validation_fraction == 0.2
     with pytest.raises(SpecError, match="validation_fraction"):
         build_sweep({**values, "validation_fraction": 0.0}, {})
 

@@ -8,8 +8,7 @@ from tests.unit.test_compose import say as say
 from understudy.errors import SpecError, UnknownName, did_you_mean
 from understudy.registry import algorithms
 from understudy.spec.compose import flat_values, parse, split_sweeps
-from understudy.spec.keys import build_run, resolve_key, run_keys
-from understudy.spec.run import RunSpec
+from understudy.spec.keys import build_run, key_groups, resolve_key, run_fields, with_changes
 from understudy.spec.space import Choice, Interval
 from understudy.spec.words import ADVICE, ALIASES
 from understudy.sweeping.spec import SweepSpec, build_sweep
@@ -35,7 +34,7 @@ def test_another_tools_name_for_a_key_is_taken(alias, value, key) -> None:
 
 
 def test_every_word_of_other_tools_leads_to_keys_that_there_are() -> None:
-    known = {key for algo in algorithms.names() for key in run_keys(algo)}
+    known = {key for algo in algorithms.names() for key in run_fields(algo)}
     assert set(ALIASES.values()) <= known
     assert not set(ALIASES) & known
     words = [word for advice in ADVICE for word in advice.words]
@@ -178,13 +177,78 @@ def test_the_fingerprint_stays_when_only_logging_or_the_place_changes() -> None:
         "download": True,
         **{"checkpoint_storage": "s3://bucket/runs"},
     }
-    assert set(elsewhere) == RunSpec.WHEN | RunSpec.WHERE
+    assert set(elsewhere) == set(build_run({}).flat(("when", "where")))
     assert build_run(elsewhere).fingerprint() == build_run({}).fingerprint()
 
 
 def test_every_key_says_either_what_or_when_or_where() -> None:
     flow_bc = build_run({})
-    assert set(flow_bc.flat()) == set(WHAT) | RunSpec.WHEN | RunSpec.WHERE
+    assert set(flow_bc.flat(("what",))) == set(WHAT)
+
+
+def test_a_key_is_in_one_part_of_a_run_alone() -> None:
+    for algo in algorithms.names():
+        fields = [name for group in key_groups(algo).values() for name in group]
+        assert len(fields) == len(set(fields)), algo
+
+
+@pytest.mark.parametrize(
+    ("algo", "key", "value"),
+    [
+        ("reward_classifier", "horizon_length", 5),
+        ("reward_classifier", "action_chunking", False),
+        ("reward_classifier", "chunk_size", 5),
+        ("reward_classifier", "n_action_steps", 1),
+        ("reward_classifier", "hidden_dims", []),
+        ("reward_classifier", "saliency_weight", 0.1),
+        ("act", "hidden_dims", []),
+        ("bc", "flow_steps", 5),
+    ],
+)
+def test_a_key_of_a_part_that_the_method_does_not_take_is_refused(say, algo, key, value) -> None:
+    for words in (("train",), ("sweep", "lr=1e-4,1e-3")):
+        said = say(*words, "--cfg", f"algo={algo}", f"{key}={value}")
+        assert said.code == 2
+        assert said.err.startswith(f"understudy: unknown key {key!r}")
+        assert len(said.err.splitlines()) == 1
+
+
+def test_what_an_earlier_version_recorded_for_keys_that_are_no_longer_taken_keeps_the_fingerprint() -> None:
+    spec = build_run({"algo": "reward_classifier"})
+    assert spec.flat()["horizon_length"] == 5
+    recorded = {"horizon_length": 7, "action_clip": False, "n_action_steps": 1, "temporal_ensemble_coeff": 0.3}
+    old = build_run({**spec.flat(), **recorded})
+    assert build_run(old.flat()) == old
+    assert old.fingerprint() != spec.fingerprint()
+    moved = with_changes(old, save_dir="/elsewhere", log_interval=7)
+    assert moved.fingerprint() == old.fingerprint()
+    assert {key: moved.flat()[key] for key in recorded} == recorded
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"num_samples": 8}, "num_samples=8 is for actor=best_of_n"),
+        ({"algo": "bc", "pooling": "avg"}, "pooling=avg is for pictures, which need encoder="),
+    ],
+)
+def test_a_value_without_effect_is_refused(values, said) -> None:
+    with pytest.raises(SpecError, match=said):
+        build_run(values)
+
+
+def test_wrong_values_of_several_parts_are_said_together() -> None:
+    with pytest.raises(SpecError, match=r"discount=2: .*; eval_episodes=-1: .*; cpus=0: .*; lr=-1: "):
+        build_run({"lr": -1, "cpus": 0, "discount": 2, "eval_episodes": -1})
+
+
+def test_what_a_policy_keeps_of_its_run_has_no_places_and_no_paths_of_its_machine() -> None:
+    spec = build_run({"encoder": "impala", "encoder_weights": "/weights.pt"})
+    assert spec.shared().keys() == spec.flat(("what", "when")).keys() - {"encoder_weights"}
+    assert spec.paths() == {
+        "save_dir": spec.placement.save_dir,
+        "encoder_weights": "/weights.pt",
+    }
 
 
 def test_one_seed_alone_and_in_a_list_are_the_same_run() -> None:
@@ -193,7 +257,7 @@ def test_one_seed_alone_and_in_a_list_are_the_same_run() -> None:
 
 def test_relative_folders_become_absolute_because_workers_start_elsewhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert build_run({"save_dir": "runs"}).save_dir == str(tmp_path / "runs")
+    assert build_run({"save_dir": "runs"}).placement.save_dir == str(tmp_path / "runs")
 
 
 # ---- sweeps ----

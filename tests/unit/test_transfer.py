@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from understudy import checkpoints
-from understudy.algorithm import Algorithm, AlgorithmConfig
+from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, SpecError
 from understudy.normaliser import Normaliser
 from understudy.observations import ObservationShape
 from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.encoders.resnet import RESNETS, ResNet
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.packs.pack import Pack
@@ -160,7 +161,7 @@ def loaded_from(target: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str
 
 def test_cameras_are_found_by_name_else_the_shared_one_else_the_only_one() -> None:
     def encoder_weights(prefix: str, shape: ObservationShape, **settings: Any) -> dict[str, torch.Tensor]:
-        config = AlgorithmConfig(encoder="impala_small", **settings)
+        config = Vision(encoder="impala_small", **settings)
         tensors = ObservationEncoder(shape, config, torch_generator(3, "test transfer")).state_dict()
         return {prefix + name: value for name, value in tensors.items()}
 

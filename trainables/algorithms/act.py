@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import ClassVar
 
 import torch
-from pydantic import AliasChoices, Field, PositiveInt, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from torch import nn
 
-from understudy.algorithm import LOG, Algorithm, AlgorithmConfig, Batch
+from understudy.algorithm import Algorithm, Batch
 from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
+from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
+from understudy.spec.part import LOG, Part
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import Input, ObservationEncoder
 from understudy.trainables.networks.transformer import (
@@ -35,8 +38,16 @@ MASKS = "keep_"
 """What the names of dropout masks start with."""
 
 
-class ACTConfig(AlgorithmConfig):
+class FormerKeys(Part):
+    """What runs of earlier versions say of dense layers, which act has none of."""
+
+    hidden_dims: tuple[()] = ()
+
+
+class ACTConfig(Chunks, Vision, AlgorithmConfig):
     """Settings of act."""
+
+    former: ClassVar[type[Part]] = FormerKeys
 
     lr: float = Field(default=1e-5, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of AdamW")
     weight_decay: float = Field(default=1e-4, ge=0, json_schema_extra=LOG, description="AdamW's decay")
@@ -48,9 +59,6 @@ class ACTConfig(AlgorithmConfig):
         description="actions in a chunk (chunk_size is the same key)",
     )
     action_chunking: bool = Field(default=True, description="predict horizon_length actions at once")
-    hidden_dims: tuple[PositiveInt, ...] = Field(
-        default=(), max_length=0, description="none: dim_model and dim_feedforward are the widths here"
-    )
     dim_model: int = Field(default=512, ge=4, multiple_of=4, description="width of the transformer's tokens")
     n_heads: int = Field(default=8, ge=1, description="heads of its attention")
     dim_feedforward: int = Field(default=3200, ge=1, description="width of its feed-forward parts")

@@ -19,15 +19,16 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
+from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Vision
 from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
-from understudy.trainables.networks.saliency import SaliencyConfig, with_saliency
+from understudy.trainables.networks.saliency import Saliency, with_saliency
 
 LOG_STD_RANGE = (-20.0, 2.0)
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-class BCConfig(SaliencyConfig):
+class BCConfig(Chunks, Dense, Vision, Saliency, AlgorithmConfig):
     """Settings of bc."""
 
     policy: Literal["gaussian", "mse", "gmm"] = Field(

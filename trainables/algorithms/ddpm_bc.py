@@ -8,7 +8,7 @@ suffixes: B samples, H steps, A action dims, D = H * A, T diffusion steps, W the
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,16 +19,18 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
+from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Vision
+from understudy.spec.part import ActsOnly
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
-from understudy.trainables.networks.saliency import SaliencyConfig, with_saliency
+from understudy.trainables.networks.saliency import Saliency, with_saliency
 
 TIME_FEATURES = 32
 SAMPLE_RANGE = 2.0
 """Every reverse step is clipped to +- this."""
 
 
-class DDPMBCConfig(SaliencyConfig):
+class DDPMBCConfig(Chunks, Dense, Vision, Saliency, AlgorithmConfig):
     """Settings of ddpm_bc."""
 
     hidden_dims: tuple[int, ...] = Field(
@@ -47,13 +49,15 @@ class DDPMBCConfig(SaliencyConfig):
         validation_alias=AliasChoices("ema_rate", "target_update_rate"),
         description="Polyak rate of the averaged weights that act; none: the weights themselves act",
     )
-    sampler: Literal["ddpm", "ddim"] = Field(
+    sampler: Annotated[Literal["ddpm", "ddim"], ActsOnly()] = Field(
         default="ddpm", description="reverse process: stochastic, or deterministic"
     )
-    sampling_steps: int | None = Field(
+    sampling_steps: Annotated[int | None, ActsOnly()] = Field(
         default=None, ge=1, description="reverse steps when acting; none for diffusion_steps"
     )
-    repeat_last_step: int = Field(default=0, ge=0, le=100, description="times the last reverse step is done again")
+    repeat_last_step: Annotated[int, ActsOnly()] = Field(
+        default=0, ge=0, le=100, description="times the last reverse step is done again"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> DDPMBCConfig:
@@ -147,7 +151,6 @@ class DDPMBC(Algorithm):
         " eval_episodes=50"
     )
     expected = "Success 1.00 [0.98, 1.00] over 3 seeds x 50 episodes, on 100 demonstrations of OGBench's oracle."
-    evaluation_parameters = ("sampling_steps", "sampler", "repeat_last_step")
     config: DDPMBCConfig
 
     def __init__(

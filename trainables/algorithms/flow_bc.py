@@ -6,23 +6,27 @@ Shape suffixes: B samples, N chunks drawn for each, H steps of the chunk, A acti
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 
-from understudy.algorithm import RETURNS, Algorithm, AlgorithmConfig, Batch
+from understudy.algorithm import RETURNS, Algorithm, Batch
 from understudy.observations import Observations
 from understudy.registry import algorithms
+from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Vision
+from understudy.spec.part import ActsOnly, OnlyWith
 from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.mlp import MLP, VectorField
 from understudy.trainables.networks.observation import ObservationEncoder
 
 
-class FlowBCConfig(AlgorithmConfig):
+class FlowBCConfig(Chunks, Dense, Vision, AlgorithmConfig):
     """Settings of flow_bc."""
 
-    flow_steps: int = Field(default=10, ge=1, le=1000, description="Euler steps from noise to actions when acting")
+    flow_steps: Annotated[int, ActsOnly()] = Field(
+        default=10, ge=1, le=1000, description="Euler steps from noise to actions when acting"
+    )
     use_fourier_features: bool = Field(
         default=False, description="64 Fourier features of the flow's time instead of the time"
     )
@@ -32,12 +36,9 @@ class FlowBCConfig(AlgorithmConfig):
         " critic of the demonstrations' returns values most",
     )
     alpha: float = Field(default=100.0, gt=0, description="weight of the distillation (actor=one_step)")
-    num_samples: int = Field(default=32, ge=1, description="chunks that are drawn to choose from (actor=best_of_n)")
-
-    @property
-    def idle_settings(self) -> set[str]:
-        """There is nothing to choose from but for the best of n."""
-        return super().idle_settings | ({"num_samples"} if self.actor != "best_of_n" else set())
+    num_samples: Annotated[int, ActsOnly(), OnlyWith("actor", "best_of_n", "is for actor=best_of_n")] = Field(
+        default=32, ge=1, description="chunks that are drawn to choose from (actor=best_of_n)"
+    )
 
     @property
     def default_temperature(self) -> float:
@@ -84,7 +85,6 @@ class FlowBC(Algorithm):
         " hidden_dims=[256,256] lr=1e-3 action_chunking=true horizon_length=5 seeds=[0,1,2] eval_episodes=50"
     )
     expected = "Success 0.99 [0.96, 1.00] over 3 seeds x 50 episodes, on 100 demonstrations of OGBench's oracle."
-    evaluation_parameters = ("flow_steps", "num_samples")
     config: FlowBCConfig
 
     @property

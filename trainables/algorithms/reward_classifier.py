@@ -10,31 +10,44 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from understudy.algorithm import LOG, Algorithm, AlgorithmConfig, Batch
+from understudy.algorithm import Algorithm, Batch
 from understudy.errors import UserError
 from understudy.observations import Arrays, Observations, ObservationShape, parts_of
 from understudy.policy import Policy
 from understudy.registry import algorithms
+from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
+from understudy.spec.part import LOG, Part
 from understudy.trainables.networks.mlp import draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS
 
 
-class RewardClassifierConfig(AlgorithmConfig):
+class FormerKeys(Chunks):
+    """What runs of earlier versions say of actions and dense layers, which a classifier has none of."""
+
+    hidden_dims: tuple[()] = ()
+
+    @model_validator(mode="after")
+    def _no_chunks(self) -> FormerKeys:
+        if self.action_chunking:
+            raise ValueError("action_chunking=true: a classifier predicts no actions")
+        return self
+
+
+class RewardClassifierConfig(Vision, AlgorithmConfig):
     """Settings of reward_classifier."""
 
+    former: ClassVar[type[Part]] = FormerKeys
+
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
-    hidden_dims: tuple[PositiveInt, ...] = Field(
-        default=(), max_length=0, description="none: latent_dim and hidden_dim are the widths here"
-    )
     latent_dim: int = Field(default=256, ge=1, description="features of each camera")
     hidden_dim: int = Field(default=256, ge=1, description="width of the layer over all cameras")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in that layer")
@@ -49,12 +62,6 @@ class RewardClassifierConfig(AlgorithmConfig):
     success_threshold: float = Field(default=0.5, gt=0, lt=1, description="probability above which it says success")
     success_reward: float = Field(default=1.0, description="reward of a success, when the classifier gives rewards")
     terminate_on_success: bool = Field(default=True, description="whether a success then ends the episode")
-
-    @model_validator(mode="after")
-    def _no_chunks(self) -> RewardClassifierConfig:
-        if self.action_chunking:
-            raise ValueError("action_chunking=true: a classifier predicts no actions")
-        return self
 
     @property
     def batch_columns(self) -> tuple[str, ...]:

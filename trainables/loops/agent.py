@@ -78,7 +78,7 @@ class Agent:
             noise = torch.randn(noise.shape, generator=generator) * scale
             self._decisions += 1
         actions_BHA = self.pack.act(each(lambda part: part[None], observations_BO), noise[None])[0]
-        actions = actions_BHA if self.algorithm.config.action_chunking else actions_BHA[:, 0]
+        actions = actions_BHA if self.algorithm.config.chunks.action_chunking else actions_BHA[:, 0]
         return actions[0] if single else actions
 
     def save(self, path: Path | str) -> None:
@@ -127,7 +127,7 @@ class Agent:
             )
         # Without chunking there is no mask: a single action is always inside its episode.
         valid = torch.ones(actions.shape[:2])
-        if self.algorithm.config.action_chunking and "valid" in arrays:
+        if self.algorithm.config.chunks.action_chunking and "valid" in arrays:
             valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : self.algorithm.chunk_length]
         return part_of({**batch, "valid": valid}, (None,))
 

@@ -62,7 +62,7 @@ class Steps(Dataset[Batch]):
             return held_out_batch(self._data.validation, len(self._seeds), -step, spec.config.batch_size)
         batch = self._data.windows(step).sample(self._seeds, step, spec.config.batch_size, **share)
         if spec.augment.augment_where == "workers":
-            batch = augment_batch(batch, spec.augment, self._seeds, step, obs_horizon=spec.obs_horizon, **share)
+            batch = augment_batch(batch, spec.augment, self._seeds, step, obs_horizon=spec.data.obs_horizon, **share)
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,9 +146,9 @@ class Batches:
 
 def loader_workers(spec: RunSpec, data: Data) -> int:
     """Return how many processes prepare batches: as `loader_workers` says, else none for states, some for pictures."""
-    if spec.loader_workers >= 0:
-        return spec.loader_workers
-    return max(1, spec.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0
+    if spec.placement.loader_workers >= 0:
+        return spec.placement.loader_workers
+    return max(1, spec.placement.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0
 
 
 def _start_worker(number: int) -> None:

@@ -20,6 +20,7 @@ from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.registry import algorithms
+from understudy.spec.learning import Chunks
 from understudy.spec.run import RunSpec
 
 logger = logging.getLogger("understudy")
@@ -29,10 +30,9 @@ class Data:
     """The stores of one run as windows. With several files, step s reads file (s - 1) // interval, cyclically."""
 
     def __init__(self, spec: RunSpec, stores: list[EpisodeStore]) -> None:
-        self._interval = spec.dataset_replace_interval
+        self._interval = spec.data.dataset_replace_interval
         self._windows = [_windows(spec, store, "train") for store in stores]
-        held_out = spec.validation_fraction > 0 or spec.validation_filter_key is not None
-        self.validation = _windows(spec, stores[0], "validation") if held_out else None
+        self.validation = _windows(spec, stores[0], "validation") if spec.data.holds_out else None
         """Windows of the held-out episodes (of the first file), if there are any."""
         hashes = "/".join(store.manifest.content_hash for store in stores)
         self.content_hash = hashlib.blake2b(hashes.encode(), digest_size=16).hexdigest()
@@ -50,15 +50,15 @@ class Data:
 
 def open_data(spec: RunSpec) -> Data:
     """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
-    if spec.ogbench_dataset_dir is None:
+    if spec.data.ogbench_dataset_dir is None:
         return Data(spec, [open_named(spec)])
-    folder = Path(spec.ogbench_dataset_dir).expanduser()
+    folder = Path(spec.data.ogbench_dataset_dir)
     files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
     if not files:
         raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
     # One place for each source folder: files of the same name in two folders are two datasets.
     origin = hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
-    target = spec.datasets / f"{store_name(spec.env_name)}.files" / origin
+    target = spec.placement.datasets / f"{store_name(spec.env_name)}.files" / origin
     return Data(spec, [open_imported(file, spec.env_name, target) for file in files])
 
 
@@ -67,14 +67,14 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
 
     `recorded` is what `describe_environment` returned when the policy was trained.
     """
-    folder = store_path(spec.env_name, spec.datasets)
+    folder = store_path(spec.env_name, spec.placement.datasets)
     known = Manifest.read(folder).provenance if (folder / MANIFEST).is_file() else dict(recorded or {})
     name, settings = str(known.get("env_name", spec.env_name)), known.get("environment")
     view = View(
-        obs_horizon=spec.obs_horizon,
+        obs_horizon=spec.data.obs_horizon,
         with_goal=_goals(spec, name) != "none",
-        cameras=spec.cameras,
-        use_proprio=spec.use_proprio,
+        cameras=spec.data.cameras,
+        use_proprio=spec.data.use_proprio,
     )
     return EnvFactory(name, settings=json.dumps(settings, sort_keys=True) if settings else "", view=view)
 
@@ -82,11 +82,11 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
     """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped."""
     config = spec.config
-    bounded = spec.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name)
-    if not bounded or spec.normalize_actions == "zscore":
+    bounded = spec.data.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name)
+    if isinstance(config, Chunks) and (not bounded or spec.data.normalize_actions == "zscore"):
         config = config.model_copy(update={"action_clip": False})
     beyond = actions_beyond(windows.store)
-    if config.action_clip and spec.normalize_actions == "none" and beyond:
+    if config.chunks.action_clip and spec.data.normalize_actions == "none" and beyond:
         logger.warning("%s: %s", windows.store.name, beyond)
     return algorithms.get(spec.algo)(windows.observation_shape, windows.action_dim, config)
 
@@ -100,22 +100,22 @@ def describe_environment(environment: EnvFactory) -> dict[str, Any]:
 def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
     return Windows(
         store,
-        horizon=spec.config.chunk_length,
-        proportion=spec.dataset_proportion if split == "train" else 1.0,
-        proportion_order=spec.proportion_order,
-        sparse=spec.sparse,
+        horizon=spec.config.chunks.chunk_length,
+        proportion=spec.data.dataset_proportion if split == "train" else 1.0,
+        proportion_order=spec.data.proportion_order,
+        sparse=spec.data.sparse,
         split=split,
-        validation_fraction=spec.validation_fraction,
-        filter_key=spec.filter_key,
-        validation_filter_key=spec.validation_filter_key,
-        obs_horizon=spec.obs_horizon,
+        validation_fraction=spec.data.validation_fraction,
+        filter_key=spec.data.filter_key,
+        validation_filter_key=spec.data.validation_filter_key,
+        obs_horizon=spec.data.obs_horizon,
         goals=_goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name))),
-        discount=spec.discount,
-        goal_delta=spec.goal_delta,
-        reached_proportion=spec.reached_proportion,
+        discount=spec.data.discount,
+        goal_delta=spec.data.goal_delta,
+        reached_proportion=spec.data.reached_proportion,
         saliency_alpha=spec.config.learns_saliency,
-        cameras=spec.cameras,
-        use_proprio=spec.use_proprio,
+        cameras=spec.data.cameras,
+        use_proprio=spec.data.use_proprio,
         columns=spec.config.batch_columns,
         balanced_above=spec.config.balanced_above,
         after=spec.config.observes_after,
@@ -123,6 +123,6 @@ def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
 
 
 def _goals(spec: RunSpec, env_name: str) -> str:
-    if spec.goal_relabelling == "auto":
+    if spec.data.goal_relabelling == "auto":
         return "uniform" if is_goal_conditioned(env_name) or algorithms.get(spec.algo).goal_conditioned else "none"
-    return spec.goal_relabelling
+    return spec.data.goal_relabelling

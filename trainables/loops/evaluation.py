@@ -58,8 +58,8 @@ class Evaluator:
 
     def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
         """Make the environment, take one step in it, compare it with the dataset; DatasetError where it is unfit."""
-        command = Command(0, seed=self.spec.eval_seed, check=True)
-        if has_pictures(observation_shape) or self.spec.eval_timeout:
+        command = Command(0, seed=self.spec.evaluation.eval_seed, check=True)
+        if has_pictures(observation_shape) or self.spec.placement.eval_timeout:
             # In the process that will render them: a renderer belongs to the thread that made it.
             first = self._pool().run([command])[0]
         else:
@@ -75,9 +75,9 @@ class Evaluator:
 
     def _pool(self) -> Pool:
         spec = self.spec
-        slots = min(spec.eval_envs, len(spec.all_seeds) * spec.eval_episodes)
-        timeout = spec.eval_timeout or None
-        return pool_for(self.factory, render=False, processes=spec.cpus, slots=slots, timeout=timeout)
+        slots = min(spec.placement.eval_envs, len(spec.all_seeds) * spec.evaluation.eval_episodes)
+        timeout = spec.placement.eval_timeout or None
+        return pool_for(self.factory, render=False, processes=spec.placement.cpus, slots=slots, timeout=timeout)
 
     def evaluate(
         self,
@@ -123,14 +123,14 @@ class Evaluator:
     ) -> Evaluation:
         """Run eval_episodes episodes of every member."""
         spec = self.spec
-        episodes = Episodes(spec.eval_episodes, spec.eval_seed)
-        processes = spec.cpus if self._in_processes(algorithm) else 0
+        episodes = Episodes(spec.evaluation.eval_episodes, spec.evaluation.eval_seed)
+        processes = spec.placement.cpus if self._in_processes(algorithm) else 0
         return evaluate(
             lambda observations, noise, chosen: act(observations, noise, chosen, algorithm),
             self.factory,
             episodes,
-            Execution.of(algorithm, spec.eval_temperature),
-            Stepping(spec.eval_envs, processes, spec.eval_timeout or None),
+            Execution.of(algorithm, spec.evaluation.eval_temperature),
+            Stepping(spec.placement.eval_envs, processes, spec.placement.eval_timeout or None),
             members=members,
             on_step=on_step,
             poll=poll,
@@ -144,26 +144,26 @@ class Evaluator:
         if reason is not None:
             return reason
         spec = self.spec
-        count = spec.video_episodes
+        count = spec.evaluation.video_episodes
         result = evaluate(
             lambda observations, noise, _: act(observations, noise, [member], algorithm),
             self.factory,
-            Episodes(count, spec.eval_seed, filmed=count, frame_skip=spec.video_frame_skip),
-            Execution.of(algorithm, spec.eval_temperature),
+            Episodes(count, spec.evaluation.eval_seed, filmed=count, frame_skip=spec.evaluation.video_frame_skip),
+            Execution.of(algorithm, spec.evaluation.eval_temperature),
             Stepping(1, processes=1),  # of its own: a renderer belongs to the thread that made it
             poll=poll,
         )
-        write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.video_frame_skip))
+        write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.evaluation.video_frame_skip))
         return None
 
     def _in_processes(self, algorithm: Algorithm) -> bool:
         pictures = has_pictures(algorithm.observation_shape)
-        return pictures or self.spec.eval_processes or bool(self.spec.eval_timeout)
+        return pictures or self.spec.placement.eval_processes or bool(self.spec.placement.eval_timeout)
 
 
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
     """Evaluate every member of a saved policy by `spec`'s settings; one without actions, on held-out episodes."""
-    torch.set_num_threads(spec.cpus)
+    torch.set_num_threads(spec.placement.cpus)
     if not policy.algorithm.acts:
         return _judge(policy, spec)
     evaluator = _evaluator(policy, spec)

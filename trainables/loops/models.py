@@ -36,10 +36,10 @@ def save_models(
 
 def drop_old_models(run: RunDir, spec: RunSpec) -> None:
     """Remove all but the newest `save_total_limit` of each seed's kept checkpoints."""
-    if not spec.save_total_limit:
+    if not spec.hooks.save_total_limit:
         return
     for seed in spec.all_seeds:
         files = list(run.member(seed, spec.all_seeds).glob("checkpoint_*.pt"))
         files.sort(key=lambda file: int(file.stem.removeprefix("checkpoint_")))
-        for old in files[: -spec.save_total_limit]:
+        for old in files[: -spec.hooks.save_total_limit]:
             checkpoints.remove(old)

@@ -59,18 +59,18 @@ class OfflineLoop(Loop):
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
-        self.device = resolve_device(spec.device)
+        self.device = resolve_device(spec.placement.device)
         self.data = open_data(spec)
         first = self.data.windows(1)
-        spec.augment.check(first.observation_shape, spec.obs_horizon)
+        spec.augment.check(first.observation_shape, spec.data.obs_horizon)
         self.algorithm: Algorithm = algorithm_for(spec, first)
         network = self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
-        path = spec.config.encoder_weights
+        path = spec.config.vision.encoder_weights
         if path and Path(path).exists():  # of a run that goes on the file may be gone
             load_encoder(network, read_weights(path), path)
         check_precision(spec.config.precision, self.device)
         Schedule.of(spec.config, spec.training_steps)
-        self.evaluator = Evaluator(spec) if spec.eval_episodes and self.algorithm.acts else None
+        self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes and self.algorithm.acts else None
         if self.evaluator:
             self.evaluator.check(first.observation_shape, first.action_dim)
 
@@ -85,7 +85,7 @@ class OfflineLoop(Loop):
         world: int = 1,
     ) -> RunResult:
         """Train to `training_steps`, going on from the newest whole checkpoint in the run directory."""
-        torch.set_num_threads(self.spec.cpus)
+        torch.set_num_threads(self.spec.placement.cpus)
         return _Training(self, RunDir(path), report, progress, dict(grid or {}), rank, world).go()
 
 
@@ -121,8 +121,8 @@ class _Training:
         )
         if saved:
             self._restore(saved)
-        elif self.spec.config.encoder_weights:
-            self._load_encoder(self.spec.config.encoder_weights)
+        elif self.spec.config.vision.encoder_weights:
+            self._load_encoder(self.spec.config.vision.encoder_weights)
         self.logs = Logs(run, self.seeds) if rank == 0 else None
         self.best_parameters: dict[str, Any] = saved["best_parameters"] if saved else {}
         self.best_scores: list[float] = saved["best_scores"] if saved else [-math.inf] * len(self.seeds)
@@ -131,8 +131,8 @@ class _Training:
     def _normaliser(self, saved: dict[str, Any] | None) -> Normaliser:
         if saved:
             return Normaliser.from_dict(saved["normaliser"])
-        actions = self.spec.normalize_actions if self.loop.algorithm.acts else "none"
-        return self.loop.data.normaliser(self.spec.normalize, actions)
+        actions = self.spec.data.normalize_actions if self.loop.algorithm.acts else "none"
+        return self.loop.data.normaliser(self.spec.data.normalize, actions)
 
     def _load_encoder(self, path: str) -> None:
         """Start from another network's encoder; a run that goes on has it in its checkpoint, the file may be gone."""
@@ -187,7 +187,7 @@ class _Training:
             step = self.step + 1
             metrics = self.pack.update(self._augmented(next(self.batches), step), step)
             self.step = step
-            if step % spec.log_interval == 0 or step == spec.training_steps:
+            if step % spec.hooks.log_interval == 0 or step == spec.training_steps:
                 metrics = self.pack.average_over_workers(metrics)  # by every worker, or none
                 if self.rank == 0:
                     self._log(metrics)
@@ -201,7 +201,7 @@ class _Training:
         if spec.augment.augment_where != "device":
             return batch
         share: dict[str, Any] = {"rank": self.rank, "world": self.world, "device": self.pack.device}
-        return augment_batch(batch, spec.augment, self.seeds, step, obs_horizon=spec.obs_horizon, **share)
+        return augment_batch(batch, spec.augment, self.seeds, step, obs_horizon=spec.data.obs_horizon, **share)
 
     def _stop_if_told(self) -> None:
         """End after a checkpoint when the run is told to stop; all workers at the same step."""
@@ -231,10 +231,10 @@ class _Training:
         if evaluated:
             self._evaluate(last)
             self._mark()
-        if spec.save_interval > 0 and step % spec.save_interval == 0:
+        if spec.hooks.save_interval > 0 and step % spec.hooks.save_interval == 0:
             self._keep(f"checkpoint_{step}.pt")
             drop_old_models(self.run, spec)
-        if evaluated or last or now - self._saved_at > spec.checkpoint_seconds:
+        if evaluated or last or now - self._saved_at > spec.hooks.checkpoint_seconds:
             self._checkpoint()
             self._saved_at = time.monotonic()
         if evaluated and self.report:
@@ -243,7 +243,7 @@ class _Training:
     def _evaluation_due(self, step: int) -> bool:
         if self.loop.evaluator is None and self.loop.data.validation is None:
             return False
-        every = self.spec.eval_interval
+        every = self.spec.hooks.eval_interval
         return step == self.spec.training_steps or (every > 0 and step % every == 0)
 
     def _validation_due(self, step: int) -> bool:
@@ -281,7 +281,7 @@ class _Training:
             summary, best = {**outcome.summary, **summary}, {**outcome.best_summary, **summary}
         self.logs.evaluation(self.step, rows, summary, self.metrics.get("steps_per_sec", ""))
         self.metrics = {**self.metrics, **best}
-        if self.spec.save_best and (self.loop.evaluator is not None or not self.loop.algorithm.acts):
+        if self.spec.hooks.save_best and (self.loop.evaluator is not None or not self.loop.algorithm.acts):
             self._save_best(rows)
 
     def _save_best(self, rows: list[dict[str, float]]) -> None:
@@ -300,7 +300,7 @@ class _Training:
         assert self.logs is not None
         algorithm = self.loop.algorithm
         outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, self.grid if final else {})
-        if final and self.spec.video_episodes:
+        if final and self.spec.evaluation.video_episodes:
             acting = algorithm.with_config(**outcome.best_parameters)
             reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4")
             if reason:

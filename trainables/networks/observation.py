@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from understudy.algorithm import AlgorithmConfig
 from understudy.errors import SpecError, UserError
 from understudy.observations import (
     GOAL,
@@ -28,13 +27,14 @@ from understudy.observations import (
     parts_of,
 )
 from understudy.registry import encoders
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.pictures import PictureEncoder
 
 SHARED = "shared"
 """In place of the camera's name, where one encoder serves all."""
 
 
-def picture_encoder(shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator) -> PictureEncoder:
+def picture_encoder(shape: tuple[int, int, int], config: Vision, generator: torch.Generator) -> PictureEncoder:
     """Return the picture encoder that `config` names, for pictures [H, W, C]; UserError for what is none."""
     encoder = encoders.get(str(config.encoder))(shape, config, generator)
     if isinstance(encoder, PictureEncoder) and hasattr(encoder, "map_shape") and hasattr(encoder, "features"):
@@ -58,7 +58,7 @@ class Input:
     """Times the channels of the goal are repeated."""
 
 
-def picture_inputs(shape: ObservationShape, config: AlgorithmConfig) -> list[Input]:
+def picture_inputs(shape: ObservationShape, config: Vision) -> list[Input]:
     """Return the passes through picture encoders, cameras by name and then goals; SpecError where they do not fit."""
     parts = parts_of(shape)
     names = sorted(filter(is_picture, parts))
@@ -87,7 +87,7 @@ def picture_inputs(shape: ObservationShape, config: AlgorithmConfig) -> list[Inp
     return inputs
 
 
-def _repeats(camera: str, parts: Mapping[str, tuple[int, ...]], config: AlgorithmConfig) -> int:
+def _repeats(camera: str, parts: Mapping[str, tuple[int, ...]], config: Vision) -> int:
     """Return how often a goal picture's channels are repeated to fit the camera's frames; SpecError if they do not."""
     *frames, height, width, channels = parts[camera]
     goal = parts[GOAL + camera]
@@ -110,7 +110,7 @@ class ObservationEncoder(nn.Module):
     def __init__(
         self,
         shape: ObservationShape,
-        config: AlgorithmConfig,
+        config: Vision,
         generator: torch.Generator,
         *,
         pooled: bool = True,
@@ -222,7 +222,7 @@ def _pixels(item: Input, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return pixels if item.frames is None else pixels.flatten(0, 1)
 
 
-def _check(shape: ObservationShape, config: AlgorithmConfig) -> None:
+def _check(shape: ObservationShape, config: Vision) -> None:
     """Refuse an encoder without pictures, and pictures without one."""
     pictures = has_pictures(shape)
     if pictures != (config.encoder is not None):

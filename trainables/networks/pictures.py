@@ -15,7 +15,7 @@ from torch.nn import functional
 from understudy.trainables.networks.pooling import coordinates
 
 if TYPE_CHECKING:
-    from understudy.algorithm import AlgorithmConfig
+    from understudy.spec.learning import Vision
 
 
 class PictureEncoder(nn.Module, abc.ABC):
@@ -73,9 +73,7 @@ class PictureEncoder(nn.Module, abc.ABC):
 class EncoderFactory(Protocol):
     """What `encoder=` names: a PictureEncoder's class, or a function that makes one."""
 
-    def __call__(
-        self, shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator, /
-    ) -> PictureEncoder:
+    def __call__(self, shape: tuple[int, int, int], config: Vision, generator: torch.Generator, /) -> PictureEncoder:
         """Return an encoder of pictures [H, W, C] as `config` says, its weights drawn from `generator` alone."""
         ...
 

@@ -8,21 +8,24 @@ the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch.nn import functional
 
-from understudy.algorithm import AlgorithmConfig, Batch
+from understudy.algorithm import Batch
 from understudy.envs.store.store import SALIENCY
+from understudy.spec.part import Part
 
 TINY = 1e-8
 """Added to what a mask is divided by."""
 
 
-class SaliencyConfig(AlgorithmConfig):
-    """Settings of algorithms whose encoder can be regularised by saliency."""
+class Saliency(Part):
+    """Regularisation of the encoder by saliency maps."""
+
+    title: ClassVar[str] = "saliency maps"
 
     saliency_weight: float = Field(default=0.0, ge=0, description="weight of the saliency regularisation; 0: none")
     saliency_mask: Literal["minmax", "softmax"] = Field(
@@ -64,7 +67,7 @@ def with_saliency(
     metrics: dict[str, torch.Tensor],
     maps: Mapping[str, torch.Tensor],
     batch: Batch,
-    config: SaliencyConfig,
+    config: Saliency,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return loss + weight * MSE(mask, saliency), averaged over the cameras that have maps, and the metrics of both."""
     if config.saliency_weight == 0:

@@ -84,8 +84,8 @@ class Optimiser:
         rates = [float(rate) for rate in learning_rates or [config.lr] * count]
         self._rates = torch.tensor(rates, dtype=torch.float64, device=parameters.device)
         self._slices = layout.stretches(self._is_encoders)
-        if config.encoder is not None and config.encoder_lr is not None and not any(dict(self._slices)):
-            raise SpecError(f"encoder_lr={config.encoder_lr}: this network has no parameters under {ENCODER!r}")
+        if config.vision.encoder is not None and config.vision.encoder_lr is not None and not any(dict(self._slices)):
+            raise SpecError(f"encoder_lr={config.vision.encoder_lr}: this network has no parameters under {ENCODER!r}")
         decays = weight_decays or [config.weight_decay] * count
         self._groups = [self._groups_of(parameters[k], k, rates[k], float(decays[k])) for k in range(count)]
         self._scalers = [GradScaler(parameters.device.type) for _ in rates] if config.precision == "fp16" else []
@@ -98,7 +98,7 @@ class Optimiser:
         self._one = torch.ones((), device=parameters.device)
 
     def _is_encoders(self, name: str) -> bool:
-        return self._config.encoder_lr is not None and name.startswith(ENCODER)
+        return self._config.vision.encoder_lr is not None and name.startswith(ENCODER)
 
     def _groups_of(self, row: torch.Tensor, k: int, rate: float, decay: float) -> list[dict[str, Any]]:
         """Return member k's parameter groups: one, or one for each stretch of a learning rate of its own."""
@@ -106,7 +106,7 @@ class Optimiser:
         for of_encoder, place in self._slices:
             part = row[place].detach().requires_grad_()
             part.grad = self._rows[k][place]
-            own = self._config.encoder_lr if of_encoder else rate
+            own = self._config.vision.encoder_lr if of_encoder else rate
             groups.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
         return groups
 

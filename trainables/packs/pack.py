@@ -192,7 +192,7 @@ class Pack:
         }
         moved["observations"] = self._scaling.observations(moved["observations"])
         moved["actions"] = self._scaling.actions(moved["actions"])
-        if self.algorithm.config.action_clip:
+        if self.algorithm.config.chunks.action_clip:
             moved["actions"] = moved["actions"].clamp(-ACTION_LIMIT, ACTION_LIMIT)
         return moved
 

@@ -22,7 +22,7 @@ from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
 from understudy.envs.sources.source import Episode, Settings, Source
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.registry import sources
-from understudy.spec.run import home
+from understudy.spec.placement import home
 
 if TYPE_CHECKING:
     import gymnasium

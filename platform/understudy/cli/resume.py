@@ -61,7 +61,7 @@ def go_on(
     if (path / "sweep.json").is_file():
         sweep = SweepDir.existing(path)
         with sweep.held():  # someone else's sweep: say so before anything is printed
-            prepare(sweep.spec().base.tracking())
+            prepare(sweep.spec().base.placement.tracking())
         extend_sweep(sweep, add_steps, add_trials, retry_failed, change_space)
         drive(sweep)
         return
@@ -71,7 +71,7 @@ def go_on(
     with run.locked():  # someone else's run: say so before anything is printed
         spec = extend.add_steps(run, add_steps) if add_steps else run.spec()
     check_launcher(spec)
-    prepare(spec.tracking())
+    prepare(spec.placement.tracking())
     state = run.state()
     if state.get("status") == "finished":
         console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)

@@ -27,10 +27,11 @@ def add_to(app: typer.Typer) -> None:
 
 def tracking_address(tracking_uri: str, save_dir: str) -> str:
     """Return the store that a run with these keys would be tracked in."""
-    from understudy.spec.run import RunSpec
+    from understudy.spec.keys import validate
+    from understudy.spec.placement import Placement
 
     given = {"tracking_uri": tracking_uri, **({"save_dir": save_dir} if save_dir else {})}
-    return RunSpec.model_validate(given).tracking()
+    return validate(Placement, given).tracking()
 
 
 def existing_address(tracking_uri: str, save_dir: str) -> str:

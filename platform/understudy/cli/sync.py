@@ -52,10 +52,10 @@ def sync(
 def _found(places: list[str]) -> list[Path]:
     """Return the runs and sweeps that are meant, each once; a sweep's trials go with it."""
     from understudy.runs.find import MARKERS, find, folders
-    from understudy.spec.run import RunSpec
+    from understudy.spec.placement import Placement
 
     found: dict[Path, None] = {}
-    for place in places or [str(RunSpec.model_fields["save_dir"].default)]:
+    for place in places or [str(Placement.model_fields["save_dir"].default)]:
         path = Path(place).expanduser()
         whole = path.is_dir() and not any((path / marker).is_file() for marker in MARKERS)
         for folder in folders(path) if whole else [find(place)] if places else []:
@@ -74,13 +74,13 @@ def _sent(path: Path) -> Iterator[tuple[Path, Any]]:
 
     if (path / "sweep.json").is_file():
         sweep = SweepDir(path)
-        tracking.prepare(sweep.spec().base.tracking())
+        tracking.prepare(sweep.spec().base.placement.tracking())
         yield from sync_sweep(sweep)
         return
     run = RunDir(path)
     if run.state().get("shipped"):
         return
-    tracking.prepare(run.spec().tracking())
+    tracking.prepare(run.spec().placement.tracking())
     sent = sync_run(run)
     if sent:
         yield path, sent

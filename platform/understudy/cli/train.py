@@ -9,11 +9,8 @@ import typer
 
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_mapping, show_table
 
-EVALUATION_KEYS = (
-    *("env_name", "eval_episodes", "eval_temperature", "eval_seed", "eval_envs", "eval_processes", "eval_timeout"),
-    *("video_episodes", "video_frame_skip", "data_dir", "device", "cpus"),
-)
-"""Keys that `understudy evaluate` takes, beside the algorithm's own evaluation-time ones."""
+PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
+"""Of the keys that say where a run is done, those that `understudy evaluate` takes."""
 EXAMPLES = """\
 Train one configuration on one or several seeds.
 
@@ -62,9 +59,11 @@ def train(
 
 def read_run(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated run that the words describe."""
-    from understudy.spec.keys import build_run
+    from understudy.spec.keys import algo_of, build_run, check_keys
 
-    return build_run(run_values(words, config_dir))
+    values = run_values(words, config_dir)
+    check_keys(values, algo_of(values))
+    return build_run(values)
 
 
 def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -90,21 +89,23 @@ def start_fork(source: Path, changes: dict[str, Any]) -> None:
 
     run = extend.fork(source, changes)
     spec = run.spec()
-    tracking.prepare(spec.tracking())
+    tracking.prepare(spec.placement.tracking())
     run_training(spec, run)
 
 
 def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
     """Print a run's keys as YAML in three groups; `flat` may lack some of them."""
-    own = type(spec.config).model_fields
+    former = spec.former.model_dump(mode="json")
     groups = {
-        f"what is trained (algo {spec.algo})": [key for key in flat if key not in spec.WHEN | spec.WHERE],
-        "when it is logged, evaluated and kept": [key for key in flat if key in spec.WHEN],
-        "where it runs and what it writes": [key for key in flat if key in spec.WHERE],
+        "what": f"what is trained (algo {spec.algo})",
+        "when": "when it is logged, evaluated and kept",
+        "where": "where it runs and what it writes",
     }
-    for title, keys in groups.items():
-        ordered = sorted(keys, key=lambda key: key in own)  # stable: the run's own keys first
-        show_mapping({key: flat[key] for key in ordered}, title, indent)
+    for role, title in groups.items():
+        show_mapping({key: flat[key] for key in spec.flat((role,)) if key in flat and key not in former}, title, indent)
+    if former:
+        title = f"what earlier versions wrote too, and algo {spec.algo} does not take"
+        show_mapping({key: flat[key] for key in former}, title, indent)
 
 
 def start_training(spec: Any, folder: Path | None = None) -> None:
@@ -116,12 +117,10 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
 
     loop = make_loop(spec)
     check_launcher(spec)
-    tracking.prepare(spec.tracking())
-    if (
-        spec.config.horizon_length != type(spec.config).model_fields["horizon_length"].default
-        and not spec.config.action_chunking
-    ):
-        console.print(f"note: horizon_length={spec.config.horizon_length} has no effect without action_chunking=true")
+    tracking.prepare(spec.placement.tracking())
+    chunks = spec.config.chunks
+    if chunks.horizon_length != type(chunks).model_fields["horizon_length"].default and not chunks.action_chunking:
+        console.print(f"note: horizon_length={chunks.horizon_length} has no effect without action_chunking=true")
     run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
 
 
@@ -150,7 +149,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
         soft_wrap=True,
     )
     if state.get("run_id"):
-        console.print(f"MLflow run {state['run_id']} in {without_secrets(spec.tracking())}", soft_wrap=True)
+        console.print(f"MLflow run {state['run_id']} in {without_secrets(spec.placement.tracking())}", soft_wrap=True)
     if state.get(TRACKING_ERROR):
         raise NotTracked(
             f"trained, but not all of it is tracked: {state[TRACKING_ERROR]}; `understudy sync {run.path}` sends the"
@@ -212,9 +211,11 @@ def evaluate(
 
 def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
     """Raise SpecError for a key that would change nothing, or another policy than the one given."""
+    from understudy.spec.evaluation import EvaluationSpec
     from understudy.spec.words import canonical, unknown_key
 
-    allowed = {*EVALUATION_KEYS, *policy.algorithm.evaluation_parameters}
+    of_the_run = ("env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS)
+    allowed = {*of_the_run, *policy.algorithm.evaluation_parameters}
     for key in changes:
         if canonical(key, allowed) not in allowed:
             raise unknown_key(key, allowed, f"{key} is no key of an evaluation", limit=len(allowed))
@@ -222,22 +223,14 @@ def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
 
 def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
     """Print examples, then every key with its default and meaning."""
-    from understudy.registry import algorithms
-    from understudy.spec.run import RunSpec
+    from understudy.spec.keys import algo_of, key_groups
 
     console.print(f"{examples}\n", markup=False, soft_wrap=True)
-    given = next((word.split("=", 1)[1] for word in words if word.lstrip("-").startswith("algo=")), "flow_bc")
-    sections = [
-        ("keys of a run", RunSpec),
-        (f"keys of algo={given} ({', '.join(algorithms.names())})", algorithms.get(given).Config),
-    ]
-    if extra is not None:
-        sections.insert(0, ("keys of a sweep", extra))
-    for title, model in sections:
-        rows = [
-            (name, _default(field), _meaning(field)) for name, field in model.model_fields.items() if name != "config"
-        ]
-        show_table(("key", "default", "meaning"), rows, title=title)
+    given = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
+    groups = key_groups(algo_of(given))
+    for title, fields in ({"a sweep": extra.model_fields, **groups} if extra else groups).items():
+        rows = [(name, _default(field), _meaning(field)) for name, field in fields.items()]
+        show_table(("key", "default", "meaning"), rows, title=f"keys of {title}")
         console.print()
 
 

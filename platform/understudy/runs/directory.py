@@ -27,7 +27,7 @@ from typing import Any
 from understudy.errors import UnderstudyError, UserError
 from understudy.files import storage_errors, write_json
 from understudy.spec.keys import build_run
-from understudy.spec.run import RunSpec, plain_name
+from understudy.spec.run import RunSpec
 
 TAIL = 1 << 16
 """Bytes from a csv file's end that hold at least one row."""
@@ -176,7 +176,7 @@ class RunDir:
 
 def new_folder(spec: RunSpec, name: str) -> Path:
     """Make and return `<save_dir>/<project>/<run_group>/<env_name>/<name>_<time>`, numbered where that is taken."""
-    parent = Path(spec.save_dir) / spec.project / spec.run_group / plain_name(spec.env_name)
+    parent = spec.folder
     stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
     with storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)

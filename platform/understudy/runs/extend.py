@@ -15,7 +15,7 @@ from understudy.errors import SpecError, UserError
 from understudy.files import write_json
 from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import check_launcher
-from understudy.spec.keys import build_run, with_changes
+from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
 from understudy.spec.run import RunSpec
 
 
@@ -60,6 +60,7 @@ def fork(source: Path, changes: dict[str, Any]) -> RunDir:
     given = {key: value for key, value in changes.items() if key not in ("seed", "seeds")}
     if len(given) != len(changes):
         raise SpecError("a fork keeps its seeds: leave seed and seeds out")
+    check_keys(given, algo_of({**saved["spec"], **given}))
     spec = build_run({**saved["spec"], "seeds": seeds, **given})
     step = int(saved["step"])
     if spec.training_steps <= step:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from understudy.errors import UnknownName, did_you_mean
 from understudy.runs import mirror
-from understudy.spec.run import RunSpec
+from understudy.spec.placement import Placement
 
 MARKERS = ("sweep.json", "flags.json")
 
@@ -19,7 +19,7 @@ def find(name: str, root: Path | None = None) -> Path:
     path = Path(name).expanduser()
     if any((path / marker).is_file() for marker in MARKERS):
         return path
-    root = root or Path(RunSpec.model_fields["save_dir"].default)
+    root = root or Path(Placement.model_fields["save_dir"].default)
     roots = [root, *([root.parent] if root.parent != Path(".") else [])]
     known = {folder.name: folder for place in reversed(roots) for folder in folders(place)}
     if name in known:

@@ -50,7 +50,7 @@ def launch(
         with stop.on_signals(run.path):
             tracked = _begin(spec, run, name, parent_run_id)
             with _ending(run, tracked):
-                if spec.launcher == "ray":
+                if spec.placement.launcher == "ray":
                     result = train_on_ray(spec, run, grid)
                 else:
                     shipped = _after_shipping(tracked, report)

@@ -57,5 +57,5 @@ class Loop(abc.ABC):
 
 def make_loop(spec: RunSpec) -> Loop:
     """Return the spec's training loop; every problem with data, environment, storage or device is raised here."""
-    mirror.check(spec.checkpoint_storage)
+    mirror.check(spec.placement.checkpoint_storage)
     return loops.get(algorithms.get(spec.algo).loop)(spec)

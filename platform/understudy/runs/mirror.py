@@ -40,7 +40,7 @@ def attach(run: RunDir, spec: RunSpec) -> None:
 
     A place that another run has (one with the same name, begun on another machine in the same second) stays its own.
     """
-    if not spec.checkpoint_storage or run.state().get("storage"):
+    if not spec.placement.checkpoint_storage or run.state().get("storage"):
         return
     place = _place(run.path, spec)
     try:
@@ -61,8 +61,8 @@ def bring(url: str) -> Path:
     if flags is None:
         raise UnknownName(f"{url} holds no run: there is no flags.json")
     spec = build_run(flags)
-    below = state.get("storage", url).removeprefix(spec.checkpoint_storage.rstrip("/")).strip("/")
-    run = RunDir(Path(spec.save_dir) / below)
+    below = state.get("storage", url).removeprefix(spec.placement.checkpoint_storage.rstrip("/")).strip("/")
+    run = RunDir(Path(spec.placement.save_dir) / below)
     if run.flags.is_file() and not _has_more(url, state, run):
         log.info("%s is here already, and the storage has no more of it: going on from that", run.path)
     else:
@@ -115,7 +115,7 @@ def fetch(url: str, folder: Path) -> None:
 
 def copy_sweep(sweep: Path, spec: RunSpec) -> None:
     """Copy a sweep's own files beside its trials' copies; what goes wrong is said."""
-    if not spec.checkpoint_storage:
+    if not spec.placement.checkpoint_storage:
         return
     try:
         Copy(sweep, _place(sweep, spec), without="trials").update()
@@ -231,6 +231,6 @@ class Copy:
 
 def _place(path: Path, spec: RunSpec) -> str:
     """Return where a folder's copy is: as it stands below save_dir, by its bare name where it stands elsewhere."""
-    path, root = path.absolute(), Path(spec.save_dir)
+    path, root = path.absolute(), Path(spec.placement.save_dir)
     below = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    return f"{spec.checkpoint_storage.rstrip('/')}/{below}"
+    return f"{spec.placement.checkpoint_storage.rstrip('/')}/{below}"

@@ -21,6 +21,7 @@ from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
 from understudy.runs.results import RunResult
 from understudy.spec.keys import build_run
+from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
 
 CONNECT_SECONDS = 40.0
@@ -173,22 +174,21 @@ def ray_round_trip() -> float:
 
 def check_launcher(spec: RunSpec) -> None:
     """Start or reach Ray where the spec wants it; UserError when its cluster cannot hold the workers."""
-    if spec.launcher != "ray":
+    if spec.placement.launcher != "ray":
         return
     start_ray()
     import ray
 
-    for name, amount in _resources(spec).items():
+    workers = spec.placement.num_workers
+    for name, amount in resources(spec.placement).items():
         held = ray.cluster_resources().get(name, 0)
-        if amount * spec.num_workers > held:
-            raise UserError(
-                f"num_workers={spec.num_workers} x {amount:g} {name} is more than this Ray holds: {held:g} {name}"
-            )
+        if amount * workers > held:
+            raise UserError(f"num_workers={workers} x {amount:g} {name} is more than this Ray holds: {held:g} {name}")
 
 
-def _resources(spec: RunSpec) -> dict[str, float]:
+def resources(place: Placement) -> dict[str, float]:
     """Return what one worker asks Ray for."""
-    return {"CPU": spec.cpus, **({"GPU": spec.gpus} if spec.gpus else {})}
+    return {"CPU": place.cpus, **({"GPU": place.gpus} if place.gpus else {})}
 
 
 def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]] | None) -> RunResult:
@@ -201,7 +201,9 @@ def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]]
         _ray_worker,
         train_loop_config={"spec": spec.flat(), "path": str(run.path.absolute()), "grid": dict(grid or {})},
         scaling_config=ScalingConfig(
-            num_workers=spec.num_workers, use_gpu=spec.gpus > 0, resources_per_worker=_resources(spec)
+            num_workers=spec.placement.num_workers,
+            use_gpu=spec.placement.gpus > 0,
+            resources_per_worker=resources(spec.placement),
         ),
         run_config=RunConfig(
             name="train",

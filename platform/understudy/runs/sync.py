@@ -30,7 +30,7 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
     with run.locked():
         state, spec = run.state(), run.spec()
         status = state.get("status", "running")
-        if spec.tracking() == tracking.OFF or state.get("shipped", status == "finished"):
+        if spec.placement.tracking() == tracking.OFF or state.get("shipped", status == "finished"):
             return None
         tracked = tracking.track_run(
             spec, run.path, name=state.get("name"), run_id=state.get("run_id"), parent_run_id=parent_run_id

@@ -15,12 +15,13 @@ Albumentations and torchvision convention in [0, 1], clipped after each operatio
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from understudy.errors import UserError, did_you_mean
 from understudy.observations import GOAL, ObservationShape, is_picture, parts_of
+from understudy.spec.part import Part
 
 SPATIAL = ("random_resized_crop", "random_shift")
 COLOUR = ("random_brightness", "random_contrast", "random_saturation", "random_hue")
@@ -63,10 +64,10 @@ def _preset(value: Any) -> Any:
 Factors = Annotated[tuple[float, float], BeforeValidator(_factors)]
 
 
-class AugmentationConfig(BaseModel):
+class AugmentationConfig(Part):
     """What is done to training pictures; part of what is trained, and so of the fingerprint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    title: ClassVar[str] = "augmentation"
 
     augmentation: Annotated[Literal["none", "bridge", "drq"], BeforeValidator(_preset)] = Field(
         default="none", description="random changes of training pictures: bridge (crop, colours), drq (shift), none"
@@ -119,6 +120,11 @@ class AugmentationConfig(BaseModel):
             if not lowest <= low <= high <= highest or (low == 0 and name.startswith("random_resized_crop")):
                 raise ValueError(f"{name}=[{low:g}, {high:g}]: must rise, within {lowest:g} to {highest:g}")
         return self
+
+    @property
+    def idle(self) -> set[str]:
+        """Every field, where nothing is done."""
+        return super().idle if self.operations else set(type(self).model_fields)
 
     @property
     def operations(self) -> tuple[str, ...]:

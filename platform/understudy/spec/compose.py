@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from understudy.errors import SpecError, UserError, did_you_mean
-from understudy.spec.run import RunSpec
+from understudy.spec.keys import shared_fields
 from understudy.spec.words import ALIASES
 
-TEXTS = {key for key, field in RunSpec.model_fields.items() if field.annotation in (str, str | None)}
+TEXTS = {key for key, field in shared_fields().items() if field.annotation in (str, str | None)}
 TEXTS |= {word for word, key in ALIASES.items() if key in TEXTS}
 """Keys whose value is a text, even where it looks like a number."""
 CONF = Path(__file__).parents[1] / "conf"

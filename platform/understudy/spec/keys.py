@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms
-from understudy.spec.augmentation import AugmentationConfig
-from understudy.spec.run import RunSpec
+from understudy.spec.part import Secret, mark
+from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical, unknown_key
 
-SECRET = ("tracking_uri", "study_storage", "checkpoint_storage")
-"""Keys whose values may hold a password: refused ones are not shown."""
+
+def shared_groups() -> dict[str, dict[str, FieldInfo]]:
+    """Return the keys that a run of any algorithm takes, with their fields, by the title of their part."""
+    own = {name: field for name, field in RunSpec.model_fields.items() if name not in PARTS}
+    shared = [kind for name, kind in PARTS.items() if name not in ("config", "former")]
+    return {RunSpec.title: own, **{kind.title: kind.model_fields for kind in shared}}
 
 
-def resolve_key(key: str, allowed: set[str]) -> str:
+def key_groups(algo: str) -> dict[str, dict[str, FieldInfo]]:
+    """Return the keys that `understudy train algo=<algo>` takes in the same way; raises UnknownName."""
+    own, parts = algorithms.get(algo).Config.groups()
+    return {**shared_groups(), f"algo={algo} ({', '.join(algorithms.names())})": own, **parts}
+
+
+def shared_fields() -> dict[str, FieldInfo]:
+    """Return every key that a run of any algorithm takes, with its field."""
+    return {name: field for fields in shared_groups().values() for name, field in fields.items()}
+
+
+def run_fields(algo: str) -> dict[str, FieldInfo]:
+    """Return every key that a run of this algorithm takes, with its field; raises UnknownName."""
+    return {name: field for fields in key_groups(algo).values() for name, field in fields.items()}
+
+
+def keys_that_train(algo: str) -> set[str]:
+    """Return the keys that change how a run of this algorithm on its data is trained: those that can be swept."""
+    kinds = [kind for kind in (*PARTS.values(), algorithms.get(algo).Config) if kind.role == "what"]
+    return {key for kind in kinds for key in kind.model_fields}
+
+
+def algo_of(values: Mapping[str, Any]) -> str:
+    """Return the algorithm that flat keys name, the default one where they name none."""
+    return str(values.get("algo", RunSpec.model_fields["algo"].default))
+
+
+def resolve_key(key: str, allowed: Iterable[str]) -> str:
     """Return the canonical name of a key, or raise SpecError with the nearest match."""
-    ours = canonical(key, allowed)
-    if ours not in allowed:
-        raise unknown_key(key, allowed)
-    return ours
+    names = set(allowed)
+    name = canonical(key, names)
+    if name not in names:
+        raise unknown_key(key, names)
+    return name
 
 
-def run_keys(algo: str) -> set[str]:
-    """Return every key that `understudy train algo=<algo>` takes."""
-    nested = set(AugmentationConfig.model_fields) | set(algorithms.get(algo).Config.model_fields)
-    return (set(RunSpec.model_fields) - {"config", "augment"}) | nested
+def check_keys(keys: Iterable[str], algo: str) -> None:
+    """Raise SpecError for a key that a run of this algorithm does not take.
+
+    `build_run` does not ask: it also reads what earlier versions wrote.
+    """
+    allowed = run_fields(algo).keys()
+    for key in keys:
+        resolve_key(key, allowed)
 
 
-def build_run(values: dict[str, Any]) -> RunSpec:
-    """Build a RunSpec from flat keys; raises SpecError (or UnknownName) with one clear line."""
-    algo = str(values.get("algo", RunSpec.model_fields["algo"].default))
-    config_type = algorithms.get(algo).Config
-    allowed = run_keys(algo)
+def build_run(values: Mapping[str, Any]) -> RunSpec:
+    """Build a RunSpec from flat keys, given or recorded; raises SpecError (or UnknownName) with one clear line."""
+    algo = algo_of(values)
+    config = algorithms.get(algo).Config
+    allowed = run_fields(algo).keys() | config.former.model_fields.keys()
     flat = {resolve_key(key, allowed): value for key, value in values.items()}
-    nested = {"config": config_type, "augment": AugmentationConfig}
-    built = {
-        name: validate(kind, {key: value for key, value in flat.items() if key in kind.model_fields})
-        for name, kind in nested.items()
-    }
-    rest = {key: value for key, value in flat.items() if not any(key in kind.model_fields for kind in nested.values())}
-    return validate(RunSpec, {**rest, **built})
+    built: dict[str, Any] = {}
+    wrong = []
+    for name, kind in {**PARTS, "config": config, "former": config.former}.items():
+        try:
+            built[name] = validate(kind, {key: flat.pop(key) for key in list(flat) if key in kind.model_fields})
+        except SpecError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SpecError("; ".join(wrong))
+    return validate(RunSpec, {**flat, **built})
 
 
 def with_changes(spec: RunSpec, **changes: Any) -> RunSpec:
@@ -63,7 +104,8 @@ def validate(model: Any, values: dict[str, Any]) -> Any:
                 continue  # pydantic counts the values that are left
             key = ".".join(str(part) for part in item["loc"])
             message = _explain(item)
-            shown = "***" if key in SECRET else repr(item["input"])
+            field = model.model_fields.get(key)
+            shown = "***" if field is not None and mark(field, Secret) else repr(item["input"])
             parts.append(f"{key}={shown}: {message}" if key else message)
         raise SpecError("; ".join(parts)) from None
 

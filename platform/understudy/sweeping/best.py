@@ -61,14 +61,14 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
     run = RunDir(trial_folder(sweep, trial.number))
     seeds = run_spec.all_seeds
     files = (run.member(seed, seeds) / "final_model.pt" for seed in seeds)
-    trained = Policy.from_checkpoint(*files, device=resolve_device(run_spec.device))
+    trained = Policy.from_checkpoint(*files, device=resolve_device(run_spec.placement.device))
     chosen = trial.user_attrs.get("best_parameters", {})
     policy = trained.with_config(**chosen)
     outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec)
     best = max(range(len(seeds)), key=lambda k: (rank_key(outcome.rows[k]), -seeds[k]))
     policy.member(best).save(folder)
     video = folder / "video.mp4"
-    if run_spec.video_episodes:
+    if run_spec.evaluation.video_episodes:
         loops.get(policy.algorithm.loop).record(policy, run_spec, video, best)
     policy_result = BestPolicy(
         trial=trial.number,
@@ -96,7 +96,7 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
     """Register the policy with alias `best`, load it back through MLflow and evaluate it on the same episodes."""
     if spec.model_name is None or tracked.run_id is None or best.model is not None:
         return best
-    uri = spec.base.tracking()
+    uri = spec.base.placement.tracking()
     version = models.register(
         tracked.run_id,
         Path(best.folder),
@@ -106,7 +106,7 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
         tracking_uri=uri,
     )
     again = final_spec(spec, None)
-    device = resolve_device(again.device)
+    device = resolve_device(again.placement.device)
     loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri, device=device)
     outcome = loops.get(loaded.algorithm.loop).evaluate(loaded, again)
     best = replace(best, model=f"models:/{spec.model_name}/{version}", loaded_metrics=outcome.rows[0])
@@ -117,4 +117,5 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
 def final_spec(spec: SweepSpec, trial: FrozenTrial | None) -> RunSpec:
     """Return the spec of the final evaluation: fresh episodes, final_episodes of each seed."""
     base = with_changes(spec.base, **trial.params) if trial is not None else spec.base
-    return with_changes(base, eval_seed=base.eval_seed + FRESH_EPISODES, eval_episodes=spec.options.final_episodes)
+    first = base.evaluation.eval_seed + FRESH_EPISODES
+    return with_changes(base, eval_seed=first, eval_episodes=spec.options.final_episodes)

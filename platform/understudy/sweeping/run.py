@@ -24,7 +24,7 @@ from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.launch import sent_state
 from understudy.runs.loop import make_loop
 from understudy.runs.mirror import copy_sweep
-from understudy.runs.on_ray import start_ray
+from understudy.runs.on_ray import resources, start_ray
 from understudy.runs.stop import on_signals
 from understudy.spec.keys import with_changes
 from understudy.spec.space import largest
@@ -60,9 +60,9 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
     """Open the sweep's parent run in MLflow."""
     base = spec.base
     return tracking.track(
-        base.tracking(),
+        base.placement.tracking(),
         path,
-        experiment=base.project,
+        experiment=base.placement.project,
         name=path.name,
         sources=[(path / BEST_CSV, "best/")],
         run_id=run_id,
@@ -72,7 +72,7 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
             **{key: str(item) for key, item in spec.dimensions.items()},
             **spec.grid,
         },
-        tags={"kind": "sweep", "algo": base.algo, "env_name": base.env_name, "run_group": base.run_group},
+        tags={"kind": "sweep", "algo": base.algo, "env_name": base.env_name, "run_group": base.placement.run_group},
     )
 
 
@@ -81,7 +81,7 @@ def check_sweep(spec: SweepSpec) -> None:
     base = spec.base
     swept = spec.dimensions.get("horizon_length")
     make_loop(with_changes(base, horizon_length=largest(swept)) if swept else base)
-    tracking.prepare(base.tracking())
+    tracking.prepare(base.placement.tracking())
     check_storage(spec)
     start_tune()
 
@@ -160,7 +160,7 @@ def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:
 
 def registered(spec: SweepSpec, policy: BestPolicy) -> bool:
     """Return whether the best policy is in the model registry, where it is wanted there."""
-    return policy.model is not None or spec.model_name is None or spec.base.tracking() == tracking.OFF
+    return policy.model is not None or spec.model_name is None or spec.base.placement.tracking() == tracking.OFF
 
 
 def _none_is_training(sweep: SweepDir) -> bool:
@@ -193,7 +193,7 @@ def _run_trials(
     from understudy.sweeping.search import SayCrashes, StudyAsha, StudySearch
 
     base, options = spec.base, spec.options
-    grace = options.grace_steps or base.eval_interval or base.training_steps
+    grace = options.grace_steps or base.hooks.eval_interval or base.training_steps
     scheduler = (
         StudyAsha(study, base.training_steps, grace, options.reduction_factor, options.asha_slack)
         if options.scheduler == "asha"
@@ -204,7 +204,7 @@ def _run_trials(
         "folder": str(sweep.path.absolute()),
         "parent_run_id": parent_run_id,
     }
-    trainable = tune.with_resources(_with(config), {"CPU": base.cpus, **({"GPU": base.gpus} if base.gpus else {})})
+    trainable = tune.with_resources(_with(config), resources(base.placement))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

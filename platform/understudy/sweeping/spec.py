@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Sweep
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import SpecError
 from understudy.registry import algorithms, search_spaces
 from understudy.spec.compose import listed
-from understudy.spec.keys import build_run, resolve_key, run_keys, validate, with_changes
-from understudy.spec.run import RunSpec, holds_password, plain_name
+from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_key, run_fields, validate, with_changes
+from understudy.spec.part import Secret
+from understudy.spec.run import RunSpec, plain_name
 from understudy.spec.space import Choice, Dimension, Interval, checked, size
 from understudy.spec.words import canonical
 
@@ -39,19 +40,9 @@ class SweepOptions(BaseModel):
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
     final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
     register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")
-    study_storage: str = Field(
+    study_storage: Annotated[str, Secret("sweep.json", f"set {STORAGE_VARIABLE} in the environment")] = Field(
         "", description="SQLAlchemy address of the study; default $UNDERSTUDY_STUDY_STORAGE, else study.db in the sweep"
     )
-
-    @field_validator("study_storage")
-    @classmethod
-    def _no_password(cls, value: str) -> str:
-        """sweep.json, --cfg and MLflow show every key."""
-        if holds_password(value):
-            raise ValueError(
-                f"holds a password, which sweep.json would keep: set {STORAGE_VARIABLE} in the environment"
-            )
-        return value
 
 
 class SweepSpec(BaseModel):
@@ -89,21 +80,20 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
             raise SpecError(f"space={space_name} is for algo={space.algo}, not algo={values['algo']}")
         dimensions = {key: item for key, item in space.dimensions.items() if key not in values}
         values = {"algo": space.algo, **space.fixed, **values}
-    algo = str(values.get("algo", RunSpec.model_fields["algo"].default))
+    algo = algo_of(values)
     options = {key: values.pop(key) for key in list(values) if key in SweepOptions.model_fields}
-    allowed = run_keys(algo) | set(SweepOptions.model_fields) | {"space"}
+    fields = run_fields(algo)
+    allowed = fields.keys() | SweepOptions.model_fields.keys() | {"space"}
     for key in (*values, *sweeps):
         resolve_key(key, allowed)
-    swept = {resolve_key(key, run_keys(algo)): dimension_of(algo, key, sweep) for key, sweep in sweeps.items()}
+    swept = {resolve_key(key, fields): dimension_of(algo, key, sweep) for key, sweep in sweeps.items()}
     if "seed" in swept:
         values["seeds"] = _choices("seed", swept.pop("seed"))
     dimensions.update(swept)
     if not dimensions:
         known = ", ".join(search_spaces.names())
         raise SpecError(f"nothing to sweep: give space=NAME ({known}) or values like lr=interval(1e-5,1e-3)")
-    not_swept = sorted(
-        set(dimensions) & (RunSpec.WHEN | RunSpec.WHERE | {"algo", "seeds", "env_name", "training_steps"})
-    )
+    not_swept = sorted(dimensions.keys() - keys_that_train(algo))
     if not_swept:
         raise SpecError(f"{not_swept[0]} cannot be swept inside one study: start one sweep for each value")
     if "horizon_length" in dimensions:
@@ -122,13 +112,12 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
     base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
     for values_ in itertools.product(*grid.values()):
         with_changes(base, **dict(zip(grid, values_, strict=True)))
-    held_out = base.validation_fraction > 0 or base.validation_filter_key is not None
-    if not algorithms.get(algo).acts and not held_out:
+    if not algorithms.get(algo).acts and not base.data.holds_out:
         raise SpecError(f"a sweep of {algo} ranks its trials by held-out episodes; give validation_fraction=0.1, say")
-    if algorithms.get(algo).acts and base.eval_episodes < 1:
+    if algorithms.get(algo).acts and base.evaluation.eval_episodes < 1:
         raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
-    if base.num_workers > 1:
-        raise SpecError(f"num_workers={base.num_workers}: a trial of a sweep is one worker; use cpus= or gpus=")
+    if (workers := base.placement.num_workers) > 1:
+        raise SpecError(f"num_workers={workers}: a trial of a sweep is one worker; use cpus= or gpus=")
     most = max(1.0, largest_number(options, training))
     if most < options.num_trials:
         logger.info("the space holds %d configurations: num_trials=%d, not %d", most, most, options.num_trials)
@@ -173,7 +162,7 @@ def dimension_of(algo: str, key: str, sweep: Sweep) -> Dimension:
         return Choice(values=tuple(listed(key, sweep)))
     assert sweep.start is not None
     assert sweep.end is not None
-    fields = {**RunSpec.model_fields, **algorithms.get(algo).Config.model_fields}
+    fields = run_fields(algo)
     item = fields[canonical(key, fields)]
     if item.annotation not in (int, float, float | None):
         raise SpecError(f"{key} is no number: give a list of values instead of interval(...)")

@@ -24,7 +24,7 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
         left = [folder for folder in sorted((sweep.path / "trials").glob("*")) if not _whole(folder)]
         status = state.get("status", "running")
         own = not state.get("shipped", status == "finished")
-        if spec.base.tracking() == tracking.OFF or not (left or own):
+        if spec.base.placement.tracking() == tracking.OFF or not (left or own):
             return
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         if tracked.run_id is None:

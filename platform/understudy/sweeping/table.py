@@ -117,7 +117,7 @@ class SweepTable:
         gained = done - self.done_before
         left = f"about {clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
         ended = sum(trial.state.is_finished() for trial in trials)
-        seeds, episodes = len(self.base.all_seeds), self.base.eval_episodes
+        seeds, episodes = len(self.base.all_seeds), self.base.evaluation.eval_episodes
         text = (
             f"{ended}/{self.spec.options.num_trials} trials x {seeds} seeds x {episodes} episodes,"
             f" {clock(elapsed)} gone, {left}"

@@ -219,9 +219,9 @@ def track_run(
     """Track one run directory: its parameters, and the curves of every seed and of their mean."""
     seeds = spec.all_seeds
     return track(
-        spec.tracking(),
+        spec.placement.tracking(),
         path,
-        experiment=spec.project,
+        experiment=spec.placement.project,
         name=name or path.name,
         sources=metric_sources(path, seeds),
         run_id=run_id,
@@ -230,7 +230,7 @@ def track_run(
         tags={
             "algo": spec.algo,
             "env_name": spec.env_name,
-            "run_group": spec.run_group,
+            "run_group": spec.placement.run_group,
             "seeds": ",".join(map(str, seeds)),
             "fingerprint": spec.fingerprint(),
             "run_dir": path.absolute(),

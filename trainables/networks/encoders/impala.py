@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from understudy.algorithm import AlgorithmConfig
 from understudy.registry import encoders
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.mlp import MLP
 from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
 from understudy.trainables.networks.pooling import POOLINGS
@@ -109,7 +109,7 @@ class ImpalaEncoder(PictureEncoder):
 
 
 def _of(size: ImpalaSize) -> EncoderFactory:
-    def build(shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator) -> ImpalaEncoder:
+    def build(shape: tuple[int, int, int], config: Vision, generator: torch.Generator) -> ImpalaEncoder:
         pooling, coordinates = config.pooling, config.add_spatial_coordinates
         return ImpalaEncoder(shape, size, generator, pooling=pooling, add_spatial_coordinates=coordinates)
 

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from understudy.algorithm import AlgorithmConfig
 from understudy.registry import encoders
+from understudy.spec.learning import Vision
 from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
 from understudy.trainables.networks.pooling import POOLINGS
 
@@ -199,7 +199,7 @@ class ResNet(PictureEncoder):
 
 
 def _of(form: ResNetForm) -> EncoderFactory:
-    def build(shape: tuple[int, int, int], config: AlgorithmConfig, generator: torch.Generator) -> ResNet:
+    def build(shape: tuple[int, int, int], config: Vision, generator: torch.Generator) -> ResNet:
         pooling, coordinates = config.pooling, config.add_spatial_coordinates
         return ResNet(shape, form, generator, pooling=pooling, add_spatial_coordinates=coordinates)
 

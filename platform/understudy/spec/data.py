@@ -1,0 +1,66 @@
+"""What a run trains on: which episodes of its dataset, what the policy is shown of them, and how it is scaled."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from understudy.registry import goal_strategies
+from understudy.spec.choices import OneOf
+from understudy.spec.part import LocalPath, Part
+
+Scaling = Literal["none", "zscore", "bounds"]
+Order = Literal["seeded", "first"]
+
+
+class DataSpec(Part):
+    """The episodes, views and goals of a dataset that `env_name` names."""
+
+    title: ClassVar[str] = "the data"
+
+    normalize: Scaling = Field("zscore", description="scaling of state observations")
+    dataset_proportion: float = Field(1.0, gt=0, le=1, description="share of the episodes to train on")
+    proportion_order: Order = Field("seeded", description="which episodes that share is")
+    dataset_replace_interval: int = Field(
+        0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
+    )
+    ogbench_dataset_dir: LocalPath | None = Field(None, description="folder of OGBench .npz files to rotate through")
+    filter_key: str | None = Field(None, description="train on the episodes of this mask of the file (robomimic's)")
+    validation_fraction: float = Field(0.0, ge=0, lt=1, description="share of the episodes held out; seeded, whole")
+    validation_filter_key: str | None = Field(None, description="hold out the episodes of this mask instead")
+    sparse: bool = Field(False, description="rewards become -1 where they were not 0")
+    obs_horizon: int = Field(1, ge=1, description="observations the policy sees: the newest and those before it")
+    cameras: tuple[str, ...] | None = Field(None, description="cameras the policy sees; none for all there are")
+    use_proprio: bool = Field(True, description="show the state beside pictures")
+    normalize_actions: Scaling = Field(
+        "none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
+    )
+    goal_relabelling: Annotated[str, OneOf(goal_strategies.names, "auto", "none")] = Field(
+        "auto", description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned"
+    )
+    goal_delta: tuple[int, int] = Field(
+        (1, 25), description="delta_goals: steps ahead, from the first to below the second"
+    )
+    reached_proportion: float | None = Field(
+        None, ge=0, le=1, description="share of goals that are the next state; with it goals are drawn as BridgeData's"
+    )
+    discount: float = Field(0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals")
+
+    @field_validator("goal_delta")
+    @classmethod
+    def _rises(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] < value[1]:
+            raise ValueError("the first must be at least 1 and below the second")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_hold_out(self) -> DataSpec:
+        if self.validation_fraction and self.validation_filter_key:
+            raise ValueError("validation_fraction and validation_filter_key both hold episodes out: give one")
+        return self
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some episodes are held out of training."""
+        return self.validation_fraction > 0 or self.validation_filter_key is not None

@@ -1,0 +1,40 @@
+"""When a run is logged, evaluated and kept, and what an evaluation is. None of it changes what is trained."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from understudy.spec.part import Part, Role
+
+
+class HookSpec(Part):
+    """What a run does between its steps, and how often."""
+
+    role: ClassVar[Role] = "when"
+    title: ClassVar[str] = "logs, evaluations and checkpoints on the way"
+
+    log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
+    eval_interval: int = Field(50_000, ge=0, description="steps between evaluations; 0: only at the end")
+    save_interval: int = Field(100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model")
+    save_total_limit: int = Field(0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them")
+    save_best: bool = Field(False, description="keep best_model.pt, of the best evaluation of each seed")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
+    )
+
+
+class EvaluationSpec(Part):
+    """The episodes of one evaluation, and which of them are filmed."""
+
+    role: ClassVar[Role] = "when"
+    title: ClassVar[str] = "an evaluation"
+
+    eval_episodes: int = Field(10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
+    eval_temperature: float | None = Field(
+        None, ge=0, description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n"
+    )
+    eval_seed: int = Field(1_000_000, ge=0, description="seed of the first evaluation episode")
+    video_episodes: int = Field(0, ge=0, description="episodes of the last evaluation to record")
+    video_frame_skip: int = Field(3, ge=1, description="environment steps per video frame")

@@ -1,0 +1,208 @@
+"""How an algorithm learns: the parts that its settings are made of, and what it asks of its batches.
+
+Every algorithm's settings derive from AlgorithmConfig; those that predict chunks of actions also take Chunks, those
+with dense layers take Dense, those that see pictures take Vision:
+
+    class MyConfig(Chunks, Dense, Vision, AlgorithmConfig): ...
+
+A key that belongs to a part which a method does not take is unknown to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from understudy.registry import encoders
+from understudy.spec.choices import OneOf
+from understudy.spec.part import LOG, ActsOnly, LocalPath, OfThisMachine, OnlyWith, Part
+
+OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
+
+
+class Optimisation(Part):
+    """Adam, its schedule, and how a step is computed."""
+
+    title: ClassVar[str] = "optimisation"
+
+    lr: float = Field(default=3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
+    weight_decay: float = Field(default=0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam")
+    batch_size: int = Field(default=256, ge=1, description="samples an update, over all workers")
+    grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
+    adam_eps: float = Field(default=1e-8, gt=0, json_schema_extra=LOG, description="Adam's epsilon")
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rate grows linearly to lr")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="after the warm-up: lr, or half a cosine down to 0"
+    )
+    decay_steps: int | None = Field(
+        default=None, ge=1, description="step at which the cosine reaches 0; none: training_steps"
+    )
+    ema_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        json_schema_extra=LOG,
+        description="rate of the moving average of the weights, which then acts; none: the weights themselves act",
+    )
+    grad_accumulation: int = Field(
+        default=1, ge=1, description="parts that a batch is computed in, one after the other: less memory, same result"
+    )
+    precision: Literal["float32", "bf16", "fp16"] = Field(
+        default="float32", description="of the loss's products: bf16 and fp16 are faster on GPUs; fp16 scales its loss"
+    )
+    compile: bool = Field(default=False, description="compile the loss with torch.compile")
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> Optimisation:
+        if self.decay_steps is not None and self.lr_schedule == "constant":
+            raise ValueError(f"decay_steps={self.decay_steps} is for lr_schedule=cosine")
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            raise ValueError(f"decay_steps={self.decay_steps} must exceed warmup_steps={self.warmup_steps}")
+        if self.grad_accumulation > self.batch_size:
+            raise ValueError(f"grad_accumulation={self.grad_accumulation} exceeds batch_size={self.batch_size}")
+        return self
+
+
+class AlgorithmConfig(Optimisation):
+    """The settings that every algorithm has; a plug-in's config adds its own and the parts below that it takes."""
+
+    former: ClassVar[type[Part]] = Part
+    """Keys that earlier versions wrote for this method and that it no longer takes: recorded runs keep them."""
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings that a policy was saved with, by this or an earlier version."""
+        return cls(**{key: value for key, value in values.items() if key not in cls.former.model_fields})
+
+    @property
+    def chunks(self) -> Chunks:
+        """How actions are predicted and executed: one at a time, where the method says nothing of it."""
+        return self if isinstance(self, Chunks) else Chunks(action_clip=False)
+
+    @property
+    def vision(self) -> Vision:
+        """How pictures become features: there is no encoder, where the method says nothing of it."""
+        return self if isinstance(self, Vision) else Vision()
+
+    @property
+    def default_temperature(self) -> float:
+        """Scale of the noise that a policy acts with where none is asked for; 0 is deterministic."""
+        return 0.0
+
+    @property
+    def batch_columns(self) -> tuple[str, ...]:
+        """Columns of the store that the loss needs beside actions, such as `rewards`, or RETURNS: [B, ...]."""
+        return ()
+
+    @property
+    def balanced_above(self) -> float | None:
+        """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
+        return None
+
+    @property
+    def learns_saliency(self) -> float | None:
+        """Weight of earlier frames in the saliency maps that the loss compares with; None: it compares with none."""
+        return None
+
+    @property
+    def observes_after(self) -> bool:
+        """Whether a sample's observation is what followed its action, not what the action was decided on."""
+        return False
+
+
+class Chunks(Part):
+    """Chunks of actions: how long they are, and how they are executed, which no training depends on."""
+
+    title: ClassVar[str] = "chunks of actions"
+
+    horizon_length: int = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
+    action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
+    n_action_steps: Annotated[int | None, OnlyWith("n_action_steps"), ActsOnly()] = Field(
+        default=None, ge=1, description="actions of a chunk that are executed before the next decision; none: all"
+    )
+    temporal_ensemble_coeff: Annotated[float | None, OnlyWith("temporal_ensemble_coeff"), ActsOnly()] = Field(
+        default=None,
+        description="m of temporal ensembling: the chunks for a step count exp(-m i), i=0 the oldest; 0.01 is ACT's;"
+        " needs n_action_steps=1; none: the newest chunk alone",
+    )
+    action_clip: bool = Field(default=True, description="clip actions to [-1, 1], where the environments span that")
+
+    @model_validator(mode="after")
+    def _chunks_are_executed(self) -> Chunks:
+        steps = self.n_action_steps
+        if steps is not None and steps > self.chunk_length:
+            raise ValueError(f"n_action_steps={steps} exceeds the actions of a chunk, {self.chunk_length}")
+        if self.temporal_ensemble_coeff is not None and steps != 1:
+            raise ValueError(
+                f"temporal_ensemble_coeff={self.temporal_ensemble_coeff} needs a decision each step: n_action_steps=1"
+            )
+        return self
+
+    @property
+    def chunk_length(self) -> int:
+        """Actions predicted per decision: horizon_length with action chunking, else 1."""
+        return self.horizon_length if self.action_chunking else 1
+
+
+class Dense(Part):
+    """Dense layers."""
+
+    title: ClassVar[str] = "dense layers"
+
+    hidden_dims: tuple[PositiveInt, ...] = Field(
+        default=(512, 512, 512, 512), description="widths of the MLP's layers; [] is a linear policy"
+    )
+
+
+class Vision(Part):
+    """How pictures become features."""
+
+    title: ClassVar[str] = "pictures"
+
+    encoder: Annotated[str | None, OneOf(encoders.names)] = Field(
+        default=None, description="picture encoder; none for states"
+    )
+    pooling: Annotated[
+        Literal["avg", "max", "none", "spatial_softmax", "spatial_learned_embeddings"] | None, OF_PICTURES
+    ] = Field(default=None, description="from the encoder's map to features; default avg for ResNets, none for IMPALA")
+    add_spatial_coordinates: Annotated[bool, OF_PICTURES] = Field(
+        default=False, description="give the encoder each pixel's row and column"
+    )
+    history: Annotated[Literal["channels", "sequence"], OF_PICTURES] = Field(
+        default="channels", description="frames of an obs_horizon: joined on the channels, or each encoded alone"
+    )
+    goal_fusion: Annotated[Literal["early", "late"], OF_PICTURES] = Field(
+        default="early", description="join goal pictures on the channels, or encode them apart and join the features"
+    )
+    shared_goal_encoder: Annotated[bool, OF_PICTURES] = Field(
+        default=True,
+        description="late: one encoder for pictures and goals; early: a goal counts as often as there are frames",
+    )
+    shared_camera_encoder: Annotated[bool, OF_PICTURES] = Field(
+        default=False, description="one encoder for all cameras, not one each"
+    )
+    encoder_weights: Annotated[LocalPath | None, OF_PICTURES, OfThisMachine()] = Field(
+        default=None, description="safetensors or .pt file, or policy folder, that the encoder's weights are read from"
+    )
+    encoder_lr: Annotated[float | None, OF_PICTURES] = Field(
+        default=None,
+        ge=0,
+        lt=10,
+        json_schema_extra=LOG,
+        description="learning rate of the encoder; none: lr, 0: frozen",
+    )
+
+
+_FIRST = ("lr", "weight_decay", "batch_size", "horizon_length", "action_chunking", "hidden_dims")
+_PARTS = {**Chunks.model_fields, **Vision.model_fields, **Optimisation.model_fields}
+_WRITTEN = dict.fromkeys((*_FIRST, *(key for key in _PARTS if key != "action_clip"), "action_clip"))
+
+
+def in_written_order(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an algorithm's settings in the order of flags.json, which is older than the parts are."""
+    first = {key: values[key] for key in _WRITTEN if key in values}
+    return first | values

@@ -1,0 +1,155 @@
+"""A part of a run: keys that belong together, as one frozen value that says all that holds for them.
+
+What makes the fingerprint, what may hold a password, what lies on one machine and what has no effect beside the other
+values is declared with the part or with the field itself; there are no lists of keys beside them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+Role = Literal["what", "when", "where"]
+"""What is trained, which makes the fingerprint; when it is logged, evaluated and kept; where that happens."""
+LOG: dict[str, JsonValue] = {"scale": "log"}
+"""`json_schema_extra` of a field whose intervals are searched on a logarithmic scale."""
+M = TypeVar("M")
+
+
+# ---- marks, in the annotation of a field ----
+
+
+@dataclass(frozen=True)
+class OnlyWith:
+    """Mark a field that has an effect only where `field` has `value`, or any value but None where that is None."""
+
+    field: str
+    value: Any = None
+    reason: str = "has no effect"
+    """What an error says of another value than the default where the field has no effect."""
+
+    def holds(self, part: Part) -> bool:
+        """Return whether the marked field of `part` has an effect."""
+        held = getattr(part, self.field)
+        return held is not None if self.value is None else held == self.value
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Mark an address: with a password in it, it is refused, and a refused one is never shown."""
+
+    kept_in: str
+    instead: str
+    """Where the password would be kept, and what to do instead."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate as the annotated type, then refuse a password."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, address: str) -> str:
+        if re.search(r"://[^/@]*:[^/@]*@", address):
+            raise ValueError(f"holds a password, which {self.kept_in} would keep: {self.instead}")
+        return address
+
+
+@dataclass(frozen=True)
+class OfThisMachine:
+    """Mark a path that means nothing elsewhere: policies go without it."""
+
+
+@dataclass(frozen=True)
+class ActsOnly:
+    """Mark a setting of an algorithm that only changes how a trained policy acts: it needs no training of its own."""
+
+
+@dataclass(frozen=True)
+class IsPath:
+    """Mark the path of a file or folder."""
+
+
+def mark(field: FieldInfo, kind: type[M]) -> M | None:
+    """Return a field's mark of this kind, if it has one."""
+    of_choices = (getattr(choice, "__metadata__", ()) for choice in get_args(field.annotation))
+    marks = itertools.chain(field.metadata, *of_choices)
+    return next((item for item in marks if isinstance(item, kind)), None)
+
+
+def _absolute(path: str) -> str:
+    """Return the whole path: workers start in other folders than the command did."""
+    return str(Path(path).expanduser().absolute()) if path else path
+
+
+def _below(name: str) -> str:
+    """Return what can name a folder below another: a name that leads elsewhere would write there."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError("must be a name: not empty, no path that leads elsewhere")
+    return name
+
+
+LocalPath = Annotated[str, AfterValidator(_absolute), IsPath()]
+FolderName = Annotated[str, AfterValidator(_below)]
+
+
+class Part(BaseModel):
+    """Keys of a run that belong together."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    role: ClassVar[Role] = "what"
+    title: ClassVar[str] = ""
+    """Heading of these keys in help texts."""
+
+    @property
+    def idle(self) -> set[str]:
+        """Fields that have no effect beside the others' values; flags and fingerprint go without them."""
+        marks = ((name, mark(field, OnlyWith)) for name, field in type(self).model_fields.items())
+        return {name for name, only in marks if only is not None and not only.holds(self)}
+
+    @classmethod
+    def groups(cls) -> tuple[dict[str, FieldInfo], dict[str, dict[str, FieldInfo]]]:
+        """Return the fields of this class alone, and those of the parts that it is made of by their titles."""
+        parts = [base for base in cls.__mro__[1:] if issubclass(base, Part) and "title" in vars(base) and base.title]
+        taken = {base.title: {name: cls.model_fields[name] for name in base.model_fields} for base in parts}
+        inherited = {name for fields in taken.values() for name in fields}
+        return {name: field for name, field in cls.model_fields.items() if name not in inherited}, taken
+
+    @classmethod
+    def local(cls) -> set[str]:
+        """Return the fields that hold paths of this machine."""
+        return {name for name, field in cls.model_fields.items() if mark(field, OfThisMachine)}
+
+    def shared(self) -> dict[str, Any]:
+        """Return the values as JSON, without paths of this machine."""
+        return self.model_dump(mode="json", exclude=self.local())
+
+    @model_validator(mode="after")
+    def _given_fields_have_an_effect(self) -> Part:
+        for name in sorted(self.idle):
+            field, value = type(self).model_fields[name], getattr(self, name)
+            only = mark(field, OnlyWith)
+            if only is not None and value != field.get_default(call_default_factory=True):
+                raise ValueError(f"{name}={value} {only.reason}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        idle = self.idle
+        return {key: value for key, value in serialise(self).items() if key not in idle}

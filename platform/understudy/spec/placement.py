@@ -1,0 +1,75 @@
+"""Where a run is done and where its files go: machine, workers, folders, addresses. Never part of the fingerprint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from understudy.errors import UserError
+from understudy.spec.part import FolderName, LocalPath, Part, Role, Secret
+
+
+def home() -> Path:
+    """Return the folder of datasets and defaults: $UNDERSTUDY_HOME, else ~/.understudy."""
+    try:
+        return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
+    except RuntimeError:  # neither HOME nor an entry in /etc/passwd: containers run as any number
+        raise UserError("this user has no home folder: set UNDERSTUDY_HOME (or HOME) to one") from None
+
+
+class Placement(Part):
+    """Machine, workers, folders and addresses of a run."""
+
+    role: ClassVar[Role] = "where"
+    title: ClassVar[str] = "the placement"
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
+    launcher: Literal["inline", "ray"] = Field("inline", description="this process, or Ray Train workers")
+    num_workers: int = Field(1, ge=1, description="data-parallel workers (launcher=ray)")
+    cpus: int = Field(1, ge=1, description="CPUs, and so torch threads, of each worker")
+    gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
+    loader_workers: int = Field(
+        -1, ge=-1, description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures"
+    )
+    eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
+    eval_processes: bool = Field(False, description="step them in `cpus` processes of their own")
+    eval_timeout: float = Field(
+        0.0, ge=0, description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes"
+    )
+    save_dir: LocalPath = Field("runs/fbc/", description="root of the run directories")
+    project: FolderName = Field("bc_training", description="MLflow experiment, and folder below save_dir")
+    run_group: FolderName = Field("BC", description="group of runs, and folder below the project")
+    checkpoint_storage: Annotated[str, Secret("flags.json", "fsspec reads them from the environment")] = Field(
+        "", description="fsspec address that resumable copies of runs go to, like s3://bucket/runs; '': none"
+    )
+    data_dir: LocalPath = Field("", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
+    download: bool = Field(default=False, description="fetch and import the dataset first where it is not here")
+    tracking_uri: Annotated[str, Secret("flags.json", "set MLFLOW_TRACKING_URI in the environment")] = Field(
+        "", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
+    )
+
+    @field_validator("checkpoint_storage")
+    @classmethod
+    def _whole_address(cls, value: str) -> str:
+        """Workers start in other folders than the command did."""
+        return value if "://" in value or not value else Path(value).expanduser().absolute().as_uri()
+
+    @model_validator(mode="after")
+    def _workers_have_a_launcher(self) -> Placement:
+        if self.num_workers > 1 and self.launcher != "ray":
+            raise ValueError(f"num_workers={self.num_workers} needs launcher=ray")
+        return self
+
+    @property
+    def datasets(self) -> Path:
+        """The folder that episode stores are looked up in."""
+        return Path(self.data_dir) if self.data_dir else home() / "datasets"
+
+    def tracking(self) -> str:
+        """Return the tracking URI: the key, else the environment, else SQLite beside the runs."""
+        from understudy.tracking.addresses import default_tracking_uri
+
+        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(self.save_dir)
