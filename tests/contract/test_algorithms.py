@@ -256,7 +256,7 @@ def test_an_agent_acts_saves_and_loads(name: str, settings: dict[str, Any], tmp_
     kind = algorithms.get(name)
     agent = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config(name, **settings))
     agent.update({key: value[0].numpy() for key, value in batch(agent.algorithm, 0).items()})
-    chunk = (HORIZON, ACTION) if agent.algorithm.config.action_chunking else (width(agent.algorithm),)
+    chunk = (HORIZON, ACTION) if agent.algorithm.config.chunks.action_chunking else (width(agent.algorithm),)
     one, many = np.zeros(OBSERVATION), np.zeros((6, OBSERVATION))
     assert agent.sample_actions(one).shape == chunk
     assert agent.sample_actions(many, temperature=1.0).shape == (6, *chunk)

@@ -225,18 +225,6 @@ def test_what_an_earlier_version_recorded_for_keys_that_are_no_longer_taken_keep
     assert {key: moved.flat()[key] for key in recorded} == recorded
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"num_samples": 8}, "num_samples=8 is for actor=best_of_n"),
-        ({"algo": "bc", "pooling": "avg"}, "pooling=avg is for pictures, which need encoder="),
-    ],
-)
-def test_a_value_without_effect_is_refused(values, said) -> None:
-    with pytest.raises(SpecError, match=said):
-        build_run(values)
-
-
 def test_wrong_values_of_several_parts_are_said_together() -> None:
     with pytest.raises(SpecError, match=r"discount=2: .*; eval_episodes=-1: .*; cpus=0: .*; lr=-1: "):
         build_run({"lr": -1, "cpus": 0, "discount": 2, "eval_episodes": -1})

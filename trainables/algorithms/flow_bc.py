@@ -36,7 +36,7 @@ class FlowBCConfig(Chunks, Dense, Vision, AlgorithmConfig):
         " critic of the demonstrations' returns values most",
     )
     alpha: float = Field(default=100.0, gt=0, description="weight of the distillation (actor=one_step)")
-    num_samples: Annotated[int, ActsOnly(), OnlyWith("actor", "best_of_n", "is for actor=best_of_n")] = Field(
+    num_samples: Annotated[int, ActsOnly(), OnlyWith("actor", "best_of_n")] = Field(
         default=32, ge=1, description="chunks that are drawn to choose from (actor=best_of_n)"
     )
 

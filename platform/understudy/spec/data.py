@@ -19,33 +19,47 @@ class DataSpec(Part):
 
     title: ClassVar[str] = "the data"
 
-    normalize: Scaling = Field("zscore", description="scaling of state observations")
-    dataset_proportion: float = Field(1.0, gt=0, le=1, description="share of the episodes to train on")
-    proportion_order: Order = Field("seeded", description="which episodes that share is")
+    normalize: Scaling = Field(default="zscore", description="scaling of state observations")
+    dataset_proportion: float = Field(default=1.0, gt=0, le=1, description="share of the episodes to train on")
+    proportion_order: Order = Field(default="seeded", description="which episodes that share is")
     dataset_replace_interval: int = Field(
-        0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
+        default=0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
     )
-    ogbench_dataset_dir: LocalPath | None = Field(None, description="folder of OGBench .npz files to rotate through")
-    filter_key: str | None = Field(None, description="train on the episodes of this mask of the file (robomimic's)")
-    validation_fraction: float = Field(0.0, ge=0, lt=1, description="share of the episodes held out; seeded, whole")
-    validation_filter_key: str | None = Field(None, description="hold out the episodes of this mask instead")
-    sparse: bool = Field(False, description="rewards become -1 where they were not 0")
-    obs_horizon: int = Field(1, ge=1, description="observations the policy sees: the newest and those before it")
-    cameras: tuple[str, ...] | None = Field(None, description="cameras the policy sees; none for all there are")
-    use_proprio: bool = Field(True, description="show the state beside pictures")
+    ogbench_dataset_dir: LocalPath | None = Field(
+        default=None, description="folder of OGBench .npz files to rotate through"
+    )
+    filter_key: str | None = Field(
+        default=None, description="train on the episodes of this mask of the file (robomimic's)"
+    )
+    validation_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the episodes held out; seeded, whole"
+    )
+    validation_filter_key: str | None = Field(default=None, description="hold out the episodes of this mask instead")
+    sparse: bool = Field(default=False, description="rewards become -1 where they were not 0")
+    obs_horizon: int = Field(
+        default=1, ge=1, description="observations the policy sees: the newest and those before it"
+    )
+    cameras: tuple[str, ...] | None = Field(default=None, description="cameras the policy sees; none for all there are")
+    use_proprio: bool = Field(default=True, description="show the state beside pictures")
     normalize_actions: Scaling = Field(
-        "none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
+        default="none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
     )
     goal_relabelling: Annotated[str, OneOf(goal_strategies.names, "auto", "none")] = Field(
-        "auto", description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned"
+        default="auto",
+        description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned",
     )
     goal_delta: tuple[int, int] = Field(
-        (1, 25), description="delta_goals: steps ahead, from the first to below the second"
+        default=(1, 25), description="delta_goals: steps ahead, from the first to below the second"
     )
     reached_proportion: float | None = Field(
-        None, ge=0, le=1, description="share of goals that are the next state; with it goals are drawn as BridgeData's"
+        default=None,
+        ge=0,
+        le=1,
+        description="share of goals that are the next state; with it goals are drawn as BridgeData's",
     )
-    discount: float = Field(0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals")
+    discount: float = Field(
+        default=0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals"
+    )
 
     @field_validator("goal_delta")
     @classmethod

@@ -15,13 +15,15 @@ class HookSpec(Part):
     role: ClassVar[Role] = "when"
     title: ClassVar[str] = "logs, evaluations and checkpoints on the way"
 
-    log_interval: int = Field(1000, ge=1, description="steps between rows of train.csv")
-    eval_interval: int = Field(50_000, ge=0, description="steps between evaluations; 0: only at the end")
-    save_interval: int = Field(100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model")
-    save_total_limit: int = Field(0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them")
-    save_best: bool = Field(False, description="keep best_model.pt, of the best evaluation of each seed")
+    log_interval: int = Field(default=1000, ge=1, description="steps between rows of train.csv")
+    eval_interval: int = Field(default=50_000, ge=0, description="steps between evaluations; 0: only at the end")
+    save_interval: int = Field(
+        default=100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model"
+    )
+    save_total_limit: int = Field(default=0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them")
+    save_best: bool = Field(default=False, description="keep best_model.pt, of the best evaluation of each seed")
     checkpoint_seconds: float = Field(
-        30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
+        default=30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
     )
 
 
@@ -31,10 +33,12 @@ class EvaluationSpec(Part):
     role: ClassVar[Role] = "when"
     title: ClassVar[str] = "an evaluation"
 
-    eval_episodes: int = Field(10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
+    eval_episodes: int = Field(default=10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
     eval_temperature: float | None = Field(
-        None, ge=0, description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n"
+        default=None,
+        ge=0,
+        description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n",
     )
-    eval_seed: int = Field(1_000_000, ge=0, description="seed of the first evaluation episode")
-    video_episodes: int = Field(0, ge=0, description="episodes of the last evaluation to record")
-    video_frame_skip: int = Field(3, ge=1, description="environment steps per video frame")
+    eval_seed: int = Field(default=1_000_000, ge=0, description="seed of the first evaluation episode")
+    video_episodes: int = Field(default=0, ge=0, description="episodes of the last evaluation to record")
+    video_frame_skip: int = Field(default=3, ge=1, description="environment steps per video frame")

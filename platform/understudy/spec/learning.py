@@ -205,4 +205,4 @@ _WRITTEN = dict.fromkeys((*_FIRST, *(key for key in _PARTS if key != "action_cli
 def in_written_order(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return an algorithm's settings in the order of flags.json, which is older than the parts are."""
     first = {key: values[key] for key in _WRITTEN if key in values}
-    return first | values
+    return {**first, **values}

@@ -41,8 +41,8 @@ class OnlyWith:
 
     field: str
     value: Any = None
-    reason: str = "has no effect"
-    """What an error says of another value than the default where the field has no effect."""
+    reason: str = ""
+    """What an error says of another value than the default where the field has no effect; '': that is no error."""
 
     def holds(self, part: Part) -> bool:
         """Return whether the marked field of `part` has an effect."""
@@ -145,7 +145,7 @@ class Part(BaseModel):
         for name in sorted(self.idle):
             field, value = type(self).model_fields[name], getattr(self, name)
             only = mark(field, OnlyWith)
-            if only is not None and value != field.get_default(call_default_factory=True):
+            if only is not None and only.reason and value != field.get_default(call_default_factory=True):
                 raise ValueError(f"{name}={value} {only.reason}")
         return self
 

@@ -26,29 +26,33 @@ class Placement(Part):
     role: ClassVar[Role] = "where"
     title: ClassVar[str] = "the placement"
 
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
-    launcher: Literal["inline", "ray"] = Field("inline", description="this process, or Ray Train workers")
-    num_workers: int = Field(1, ge=1, description="data-parallel workers (launcher=ray)")
-    cpus: int = Field(1, ge=1, description="CPUs, and so torch threads, of each worker")
-    gpus: float = Field(0.0, ge=0, description="GPUs of each worker")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N")
+    launcher: Literal["inline", "ray"] = Field(default="inline", description="this process, or Ray Train workers")
+    num_workers: int = Field(default=1, ge=1, description="data-parallel workers (launcher=ray)")
+    cpus: int = Field(default=1, ge=1, description="CPUs, and so torch threads, of each worker")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs of each worker")
     loader_workers: int = Field(
-        -1, ge=-1, description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures"
+        default=-1,
+        ge=-1,
+        description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures",
     )
-    eval_envs: int = Field(4, ge=1, description="environments stepped side by side in an evaluation")
-    eval_processes: bool = Field(False, description="step them in `cpus` processes of their own")
+    eval_envs: int = Field(default=4, ge=1, description="environments stepped side by side in an evaluation")
+    eval_processes: bool = Field(default=False, description="step them in `cpus` processes of their own")
     eval_timeout: float = Field(
-        0.0, ge=0, description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes"
+        default=0.0,
+        ge=0,
+        description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes",
     )
-    save_dir: LocalPath = Field("runs/fbc/", description="root of the run directories")
-    project: FolderName = Field("bc_training", description="MLflow experiment, and folder below save_dir")
-    run_group: FolderName = Field("BC", description="group of runs, and folder below the project")
+    save_dir: LocalPath = Field(default="runs/fbc/", description="root of the run directories")
+    project: FolderName = Field(default="bc_training", description="MLflow experiment, and folder below save_dir")
+    run_group: FolderName = Field(default="BC", description="group of runs, and folder below the project")
     checkpoint_storage: Annotated[str, Secret("flags.json", "fsspec reads them from the environment")] = Field(
-        "", description="fsspec address that resumable copies of runs go to, like s3://bucket/runs; '': none"
+        default="", description="fsspec address that resumable copies of runs go to, like s3://bucket/runs; '': none"
     )
-    data_dir: LocalPath = Field("", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
+    data_dir: LocalPath = Field(default="", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
     download: bool = Field(default=False, description="fetch and import the dataset first where it is not here")
     tracking_uri: Annotated[str, Secret("flags.json", "set MLFLOW_TRACKING_URI in the environment")] = Field(
-        "", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
+        default="", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
     )
 
     @field_validator("checkpoint_storage")

@@ -33,11 +33,11 @@ class RunSpec(Part):
 
     title: ClassVar[str] = "a run"
 
-    algo: str = Field("flow_bc", description="algorithm, by its registered name")
-    env_name: FolderName = Field("halfcheetah-medium-v2", description="dataset and environment, by name alone")
-    seed: int = Field(0, ge=0, description="random seed of a single run")
-    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="several seeds, trained as one pack")
-    training_steps: int = Field(1_000_000, ge=1, description="gradient updates (offline_steps is the same key)")
+    algo: str = Field(default="flow_bc", description="algorithm, by its registered name")
+    env_name: FolderName = Field(default="halfcheetah-medium-v2", description="dataset and environment, by name alone")
+    seed: int = Field(default=0, ge=0, description="random seed of a single run")
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1, description="several seeds, trained as one pack")
+    training_steps: int = Field(default=1_000_000, ge=1, description="gradient updates (offline_steps is the same key)")
 
     data: DataSpec = Field(default_factory=DataSpec)
     hooks: HookSpec = Field(default_factory=HookSpec)
