@@ -185,9 +185,6 @@ def test_what_is_imported_again_is_imported_as_before(
     assert after.columns == before.columns
     assert after.provenance["jpeg_quality"] == 70
     assert after.provenance["reading"] == {"tolerance_s": 0.01}
-    frames = (
-        EpisodeStore.open(store_path(spec.env_name, spec.placement.datasets))
-        .frames("images/front")
-        .gather(np.arange(2))
-    )
+    store = EpisodeStore.open(store_path(spec.env_name, spec.placement.datasets))
+    frames = store.frames("images/front").gather(np.arange(2))
     assert np.abs(frames.astype(int) - made(0)["images/front"][:2]).mean() < 8
