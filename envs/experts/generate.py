@@ -7,7 +7,6 @@ afterwards; all are removed when the dataset is whole.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -22,7 +21,7 @@ from understudy.envs.experts.attempt_pool import AttemptPool, OnAttempt
 from understudy.envs.experts.attempts import SCRIPTED, Task, read_attempt
 from understudy.envs.sources.source import Source, source_for
 from understudy.errors import UserError, did_you_mean
-from understudy.files import storage_errors, write_json
+from understudy.files import held, storage_errors, write_json
 from understudy.registry import sources
 
 SCRIPTED_NOISE = 0.2
@@ -176,18 +175,12 @@ def _claimed(folder: Path, env_name: str) -> Iterator[None]:
     """Hold the folder against a second process; the system lets go of it when this one dies."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")  # noqa: SIM115  (closed below, whatever the block does)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise UserError(f"{env_name}: another process is generating it ({folder})") from None
-    try:
-        yield
-    finally:
-        lock.close()
-        if not (folder / SETTINGS).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # refused before anything was made
+    with held(folder / LOCK, f"{env_name}: another process is generating it ({{holder}}; {folder})"):
+        try:
+            yield
+        finally:
+            if not (folder / SETTINGS).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # refused before anything was made
 
 
 def _prepared(task: Task, member: int, folder: Path, tracking_uri: str | None) -> tuple[Task, str]:

@@ -7,7 +7,6 @@ server has another one, or cannot send parts.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 
 from understudy import __version__
 from understudy.errors import StorageError, UnderstudyError, UserError
-from understudy.files import sha256, storage_errors, sync_folder, write_json
+from understudy.files import held, sha256, storage_errors, sync_folder, write_json
 
 if TYPE_CHECKING:
     import requests
@@ -229,20 +228,19 @@ class _Transfer:
 
 @contextmanager
 def _claimed(part: Path) -> Iterator[BinaryIO]:
-    """Open the part file for this process alone; the system lets go of it when the process dies."""
-    with storage_errors(part):
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-    with file:
+    """Open the part file for this process alone; an empty one is gone afterwards."""
+    lock = part.with_name(f"{part.name}.lock")
+    with held(lock, f"{part}: another process is fetching it ({{holder}})"):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part}: another process is fetching it") from None
-        try:
-            yield file
+            with storage_errors(part):
+                file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            with file:
+                yield file
         finally:
             if part.exists() and part.stat().st_size == 0:
                 part.unlink()
                 _note(part).unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def _note(part: Path) -> Path:

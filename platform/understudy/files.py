@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from understudy.errors import StorageError
+from filelock import FileLock, Timeout
+
+from understudy.errors import StorageError, UserError
 
 ASIDE = ".old"
 """Suffix of a folder that another one is about to replace."""
@@ -177,6 +179,27 @@ def _is_alive(pid: int) -> bool:
 def _host() -> str:
     """Return this machine's name without dots, which part the names of folders."""
     return socket.gethostname().replace(".", "-")
+
+
+@contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file while the block runs; UserError with `refusal` at once where another process holds it.
+
+    "{holder}" in the refusal becomes that process. The system lets go of the lock when its process dies.
+    """
+    lock = FileLock(path, thread_local=False)
+    with storage_errors(path):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            holder = path.read_text(encoding="utf-8").strip() or "unknown"
+            raise UserError(refusal.replace("{holder}", holder)) from None
+    try:
+        with storage_errors(path):
+            path.write_text(f"{os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:

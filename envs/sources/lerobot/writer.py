@@ -6,10 +6,9 @@ them is not read, and is dropped when the dataset is opened for writing again.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +22,7 @@ from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, S
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import replaced_folder, storage_errors
+from understudy.files import held, replaced_folder, storage_errors
 
 IMAGE = "image"
 """Pictures without loss, as PNGs in the parquet files."""
@@ -65,7 +64,8 @@ class LeRobotWriter:
         self._waiting_frames = self._waiting_bytes = 0
         self._tasks: dict[str, int] = {}
         _check_folder(self.root)
-        self._lock = _claim(self.root)
+        self._lock = ExitStack()
+        self._lock.enter_context(_claimed(self.root))
         try:
             self._progress = RecordingState.new(self.root, fps, robot_type, sizes or Sizes())
             if is_dataset(self.root):
@@ -209,19 +209,15 @@ def _check_folder(root: Path) -> None:
             )
 
 
-def _claim(root: Path) -> Any:
+@contextmanager
+def _claimed(root: Path) -> Iterator[None]:
     """Make the folder and keep others from writing it; what a killed writer left open is removed."""
     with storage_errors(root):
         (root / OPEN).mkdir(parents=True, exist_ok=True)
-        lock = open(root / OPEN / "lock", "w")  # noqa: SIM115  (closed by LeRobotWriter.close)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise DatasetError(f"{root}: another process is writing it") from error
-    for left in (*(root / OPEN).glob("*.mp4"), *root.rglob(".*.tmp")):
-        left.unlink(missing_ok=True)
-    return lock
+    with held(root / OPEN / "lock", f"{root}: another process is writing it ({{holder}})"):
+        for left in (*(root / OPEN).glob("*.mp4"), *root.rglob(".*.tmp")):
+            left.unlink(missing_ok=True)
+        yield
 
 
 def _remove_others(dataset: Dataset) -> None:

@@ -14,18 +14,17 @@ eval.csv at the top holds the mean over seeds and its interval.
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import storage_errors, write_json
+from understudy.files import held, storage_errors, write_json
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
@@ -190,18 +189,6 @@ def new_folder(spec: RunSpec, name: str) -> Path:
     raise UnderstudyError(f"cannot make a new folder in {parent}")
 
 
-@contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold an exclusive lock file while the block runs; the lock dies with its process."""
-    with storage_errors(path):
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (what the block raises is not about this file)
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{what} is in use by process {file.read().strip() or 'unknown'}; stop it first") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
+def hold(path: Path, what: str) -> AbstractContextManager[None]:
+    """Return a context that holds a run's or a sweep's lock file; UserError names the process that has it."""
+    return held(path, f"{what} is in use by process {{holder}}; stop it first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -12,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from understudy.errors import TrackingError
 from understudy.tracking.addresses import sqlite_address
@@ -26,8 +27,7 @@ def migrated(path: Path) -> Iterator[None]:
     MLflow creates missing tables by itself, but two processes that do it at once break each other, and it refuses
     an older schema. The old file is kept beside as `mlflow.db.before-<revision>`.
     """
-    with open(path.with_name(path.name + ".lock"), "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_name(path.name + ".lock")):
         held = revision(path)
         if held is not None and held != _newest_revision():
             _upgrade(path, held)

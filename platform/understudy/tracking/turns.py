@@ -1,12 +1,11 @@
-"""Let the processes that write to one SQLite store take turns. Standard library only."""
+"""Let the processes that write to one SQLite store take turns."""
 
 from __future__ import annotations
 
-import fcntl
-import random
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from filelock import FileLock, Timeout
 
 from understudy.tracking.addresses import sqlite_path
 
@@ -25,12 +24,11 @@ def our_turn(tracking_uri: str) -> Iterator[None]:
     if path is None or not path.parent.is_dir():
         yield
         return
-    deadline = time.monotonic() + TURN_SECONDS
-    with open(path.with_name(f".{path.name}.turn"), "a", encoding="utf-8") as file:
-        while time.monotonic() < deadline:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(random.uniform(0.002, 0.02))
+    lock = FileLock(path.with_name(f".{path.name}.turn"), poll_interval=0.01)
+    with suppress(Timeout):
+        lock.acquire(timeout=TURN_SECONDS)
+    try:
         yield
+    finally:
+        if lock.is_locked:
+            lock.release()
