@@ -49,7 +49,7 @@ def test_a_killed_rollout_process_has_its_evaluation_played_again(undisturbed: P
 
     def workers() -> list[psutil.Process]:
         children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in children if "spawn_main" in named(child)]
 
     wait_for(process, workers)
     workers()[0].kill()
