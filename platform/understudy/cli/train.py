@@ -10,7 +10,7 @@ import typer
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_mapping, show_table
 
 PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
-"""Of the keys that say where a run is done, those that `understudy evaluate` takes."""
+"""The keys about where a run is done that `understudy evaluate` takes."""
 EXAMPLES = """\
 Train one configuration on one or several seeds.
 
