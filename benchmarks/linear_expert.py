@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from understudy.envs.files.processes import available_cpus
 from understudy.envs.rollouts.factory import EnvFactory
-from understudy.envs.rollouts.pools import available_cpus
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy
 from understudy.randomness import numpy_generator

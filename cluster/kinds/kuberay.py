@@ -24,7 +24,7 @@ import yaml
 from understudy.cluster.code import pack
 from understudy.cluster.job import LABEL, Job, known_job
 from understudy.cluster.jobs import Cluster, JobState, pick
-from understudy.cluster.profile import Nodes, Profile
+from understudy.cluster.profile import Nodes
 from understudy.cluster.tools import call, check_secrets, need, stream
 from understudy.errors import UserError
 from understudy.registry import cluster_kinds
@@ -42,9 +42,6 @@ GPU = "nvidia.com/gpu"
 @cluster_kinds.register("kuberay")
 class KubeRayCluster(Cluster):
     """The manifests of one profile, and kubectl."""
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
 
     # ---- manifests ----
 

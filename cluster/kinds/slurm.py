@@ -12,7 +12,6 @@ from pathlib import Path
 
 from understudy.cluster.job import FILE, Job, read_job
 from understudy.cluster.jobs import GOING, Cluster, JobState, pick
-from understudy.cluster.profile import Profile
 from understudy.cluster.slurm_script import LOG, script
 from understudy.cluster.tools import call, check_secrets, need
 from understudy.errors import Preempted, UnderstudyError, UserError
@@ -39,9 +38,6 @@ PREEMPTED = (f"{Preempted.exit_code}:0", "0:15")
 @cluster_kinds.register("slurm")
 class SlurmCluster(Cluster):
     """The jobs of one profile; their files are on the shared storage."""
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
 
     @property
     def folder(self) -> Path:

@@ -68,9 +68,10 @@ def generate(
     A killed command goes on where it was when it is given again. The file in the environment's own format, and those
     of the other formats, are kept in the data folder's raw/ sub-folder.
     """
-    from understudy.envs.experts.generate import POLICY, made_name, remove_attempts
     from understudy.envs.experts.generate import generate as make
-    from understudy.envs.rollouts.pools import available_cpus
+    from understudy.envs.experts.generate import remove_attempts
+    from understudy.envs.files.processes import available_cpus
+    from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
     from understudy.envs.sources.source import source_for
     from understudy.envs.store.store import store_path
     from understudy.envs.store.transfer import import_file
@@ -80,7 +81,7 @@ def generate(
     folder = data_folder(data_dir)
     source = source_for(env)
     check_image_encoding(image_encoding, jpeg_quality)
-    env_name = made_name(env, "scripted" if policy == "scripted" else POLICY)
+    env_name = made_name(env, SCRIPTED if policy == SCRIPTED else POLICY)
     if not name and env_name == env and policy != "scripted" and source.is_published(env):
         raise UserError(f"{env} is the name of published data; give --name for what is made here")
     name = name or env_name

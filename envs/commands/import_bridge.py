@@ -46,7 +46,7 @@ def bridge_raw(
 
     Trajectories that cannot be used are left out and named. A killed import goes on when it is given again.
     """
-    from understudy.envs.rollouts.pools import available_cpus
+    from understudy.envs.files.processes import available_cpus
     from understudy.envs.sources.bridge.raw import RawImport, import_raw
     from understudy.envs.sources.bridge.trajectory import Reading
     from understudy.envs.store.store import find_store

@@ -23,12 +23,12 @@ import numpy as np
 from understudy.envs.files.reading import read_npz
 from understudy.envs.rollouts.collecting import Recording, Step, final_columns, observation_columns
 from understudy.envs.simulators.deterministic import global_numpy_seed
+from understudy.envs.sources.names import SCRIPTED
 from understudy.envs.sources.source import Expert, source_for
 from understudy.errors import DatasetError, UserError
 from understudy.files import write_atomic
 from understudy.randomness import numpy_generator, stream_key
 
-SCRIPTED = "scripted"
 LAST = "last/"
 """Before the names of an attempt's simulator state after the last action, which the episode does not keep."""
 SUCCESSES = 10

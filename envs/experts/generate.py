@@ -18,14 +18,15 @@ from typing import Any, Literal
 
 from understudy import __version__
 from understudy.envs.experts.attempt_pool import AttemptPool, OnAttempt
-from understudy.envs.experts.attempts import SCRIPTED, Task, read_attempt
+from understudy.envs.experts.attempts import Task, read_attempt
+from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
 from understudy.envs.sources.source import Source, source_for
 from understudy.errors import UserError, did_you_mean
 from understudy.files import held, storage_errors, write_json
 from understudy.registry import sources
 
 SCRIPTED_NOISE = 0.2
-POLICY, SETTINGS, LOCK, REHEARSAL = "policy", "settings.json", "lock", "rehearsal"
+SETTINGS, LOCK, REHEARSAL = "settings.json", "lock", "rehearsal"
 Keep = Literal["successful", "all"]
 Outputs = Mapping[Path, Source]
 
@@ -52,23 +53,6 @@ def supported_names() -> list[str]:
     """Return the dataset names that a scripted expert can make."""
     known = [name for _, source in sources.items() for name in source.known_names()]
     return [name for name in known if SCRIPTED in re.split(r"[-/]", name)]
-
-
-def made_name(env_name: str, kind: str) -> str:
-    """Return the name of this task's dataset that is made here: `kind` (scripted, policy) for the published type.
-
-    >>> made_name("cube-single-play-singletask-task1-v0", "scripted")
-    'cube-single-scripted-singletask-task1-v0'
-    """
-    source = source_for(env_name)
-    words = re.split(r"([-/])", env_name)  # words at even places, what separates them at odd ones
-    added = [[*words[:end], "-", kind, *words[end:]] for end in range(1, len(words) + 1, 2)]
-    spans = [(begin, end) for end in range(1, len(words) + 1, 2) for begin in range(0, end, 2)]
-    spans.sort(key=lambda span: span[1] - span[0])
-    for candidate in map("".join, [*added, *([*words[:begin], kind, *words[end:]] for begin, end in spans)]):
-        if source.matches(candidate) and source.env_id(candidate) in (source.env_id(env_name), candidate):
-            return candidate
-    return env_name
 
 
 def generate(

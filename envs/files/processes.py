@@ -1,4 +1,4 @@
-"""Worker processes that end when the process that started them does."""
+"""How many processes to start, and worker processes that end when the one that started them does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+
+
+def available_cpus() -> int:
+    """Return the CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

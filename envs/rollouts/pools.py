@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import math
 import multiprocessing
-import os
 import pickle
 import signal
 import time
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from understudy.envs.files.processes import available_cpus
 from understudy.envs.rollouts.slots import Command, Outcome, Poll, Slot, one_line
 from understudy.errors import UnderstudyError, UserError
 
@@ -213,11 +213,6 @@ def close_pools() -> None:
     """Close every kept pool."""
     while _pools:
         _pools.popitem()[1].close()
-
-
-def available_cpus() -> int:
-    """Return the CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _name(make_env: MakeEnv) -> str:

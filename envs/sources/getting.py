@@ -6,7 +6,7 @@ import difflib
 import shlex
 from pathlib import Path
 
-from understudy.envs.experts.generate import POLICY, SCRIPTED, made_name
+from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
 from understudy.envs.sources.source import Source, source_for
 from understudy.envs.store.store import MANIFEST, EpisodeStore, find_store, list_stores, store_path
 from understudy.errors import DatasetError, UnknownName, UserError, nearest

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from understudy.envs.files.downloads import OnBytes, Remote, Unreachable, fetch, place
-from understudy.envs.sources.source import Source
 from understudy.errors import UserError
+
+if TYPE_CHECKING:
+    from understudy.envs.sources.source import Source
 
 
 def fetch_published(

@@ -209,11 +209,6 @@ def source_for(env_name: str) -> Source:
     raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6)}")
 
 
-def has_unit_actions(env_name: str) -> bool:
-    """Return whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
-    return all(source.unit_actions for _, source in sources.items() if source.matches(env_name))
-
-
 def is_goal_conditioned(env_name: str) -> bool:
     """Return whether the dataset's source calls its task goal-conditioned; no, for names of no source."""
     return any(source.matches(env_name) and source.is_goal_conditioned(env_name) for _, source in sources.items())

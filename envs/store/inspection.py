@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from understudy.envs.sources.source import has_unit_actions
 from understudy.envs.store.picture_checks import scan_pictures
 from understudy.envs.store.store import (
     EPISODES,
@@ -21,6 +20,7 @@ from understudy.envs.store.store import (
     digest,
 )
 from understudy.files import sha256
+from understudy.registry import sources
 
 BARS = " ▁▂▃▄▅▆▇█"
 CHUNK_ROWS = 65536
@@ -162,6 +162,11 @@ def _single_steps(lengths: np.ndarray) -> str:
     if short * 2 <= len(lengths) or len(lengths) < 3:
         return ""
     return f"{short} of {len(lengths)} episodes have one step: were they cut at the wrong rows?"
+
+
+def has_unit_actions(env_name: str) -> bool:
+    """Return whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
+    return all(source.unit_actions for _, source in sources.items() if source.matches(env_name))
 
 
 def actions_beyond(store: EpisodeStore) -> str:

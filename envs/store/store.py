@@ -186,12 +186,6 @@ class EpisodeStore:
         """Transitions of each episode, int64 [E]."""
         return _numpy(self._tables[EPISODES].column("length"), "int64")
 
-    def verify(self) -> list[str]:
-        """Rehash everything and look for damage and oddities; return findings, empty when all is well."""
-        from understudy.envs.store.inspection import verify_store
-
-        return verify_store(self)
-
     def _home(self, name: str) -> tuple[str, dict[str, Column]]:
         """Return the table and the columns that a name belongs to."""
         for table, columns in ((TRANSITIONS, self.manifest.columns), (EPISODES, self.manifest.episode_columns)):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from understudy.envs.files.reading import damage
-from understudy.envs.sources.source import Episode, Source
 from understudy.envs.store.origins import check_unchanged, record
 from understudy.envs.store.store import JPEG, RAW, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import restore_folder
 from understudy.registry import sources
+
+if TYPE_CHECKING:
+    from understudy.envs.sources.source import Episode, Source
 
 OnEpisode = Callable[[int, int], None]
 """Called with (episodes so far, transitions so far)."""

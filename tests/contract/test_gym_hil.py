@@ -15,9 +15,10 @@ from tests.contract.pick_cube import NAME, STATE, actions_of, can_render, digest
 from tests.contract.source_examples import one_line
 
 from understudy.envs.experts.attempts import Task, play
-from understudy.envs.experts.generate import made_name, supported_names
+from understudy.envs.experts.generate import supported_names
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.gym_hil.env import MAX_STEPS
+from understudy.envs.sources.names import made_name
 from understudy.envs.sources.source import source_for
 from understudy.errors import UserError
 from understudy.randomness import stream_key

@@ -16,14 +16,16 @@ from tests.unit.command_line import understudy
 
 from understudy.envs.experts import attempt_pool
 from understudy.envs.experts.attempts import Task, attempt_file, play, was_kept
-from understudy.envs.experts.generate import _claimed, generate, made_name, supported_names
+from understudy.envs.experts.generate import _claimed, generate, supported_names
 from understudy.envs.experts.policy_expert import PolicyExpert
 from understudy.envs.rollouts.acting import ROWS, Execution
 from understudy.envs.rollouts.evaluation import Episodes, Stepping, evaluate
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.video import rendering_available, write_mp4
+from understudy.envs.sources.names import made_name
 from understudy.envs.sources.ogbench.experts import lights_out
 from understudy.envs.sources.source import source_for
+from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UnderstudyError, UserError
@@ -74,7 +76,7 @@ def test_the_expert_solves_the_task_and_the_store_says_how_it_was_made(store) ->
     ends = store.starts + store.lengths
     assert (store.column("rewards")[ends - 1] == 0).all()
     assert (np.abs(store.column("actions")) <= 1).all()
-    assert store.verify() == []
+    assert verify_store(store) == []
     assert "clean actions recorded" in store.manifest.provenance["made_by"]
     assert store.manifest.env_id == "cube-single-singletask-task1-v0"
 

@@ -13,8 +13,8 @@ from understudy.algorithm import Algorithm
 from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_imported, open_named
-from understudy.envs.sources.source import has_unit_actions, is_goal_conditioned
-from understudy.envs.store.inspection import actions_beyond
+from understudy.envs.sources.source import is_goal_conditioned
+from understudy.envs.store.inspection import actions_beyond, has_unit_actions
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_name, store_path
 from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError

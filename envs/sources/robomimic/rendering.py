@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.envs.files.processes import end_with_parent
+from understudy.envs.files.processes import available_cpus, end_with_parent
 from understudy.envs.files.reading import damage, open_hdf5, read_dataset
-from understudy.envs.rollouts.pools import available_cpus
 from understudy.envs.sources.source import Episode, Settings, source_for
 from understudy.envs.store.store import FINAL, IMAGES
 from understudy.errors import DatasetError, UnderstudyError
