@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -41,6 +42,7 @@ class Remote:
         return self.url.split("?")[0].rstrip("/").rpartition("/")[2]
 
 
+log = logging.getLogger("understudy")
 CHUNK = 1 << 15
 WORTH_ASKING_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -100,6 +102,7 @@ def fetch(
     """
     wanted = remote.sha256.lower() if remote.sha256 else None
     if target.is_file() and not overwrite and wanted in (None, sha256(target)):
+        log.info("%s was fetched before and is used; --overwrite fetches it again", target)
         return target
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> No
     with unfailing(file) as sink, _writing(file), av.open(sink, "w", format="mp4") as output:
         stream: Any = None
         for path, count in parts:
-            with _reading(path), av.open(str(path), format="mp4") as part:
+            with _reading(path), _open(path) as part:
                 source = _video_in(part)
                 stream = stream or output.add_stream_from_template(source, opaque=True)
                 tick = 1 / (exact_rate(fps) * Fraction(source.time_base or 1))
@@ -121,9 +121,7 @@ def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> No
 
 def video_info(file: Path) -> dict[str, Any]:
     """Return what `info.json` says of a video feature, as LeRobot names it."""
-    import av
-
-    with _reading(file), av.open(str(file), format="mp4") as container:
+    with _reading(file), _open(file) as container:
         stream = _video_in(container)
         rate = stream.average_rate or Fraction(0)
         return {
@@ -146,11 +144,9 @@ class FrameReader:
     """
 
     def __init__(self, file: Path, shape: tuple[int, int] | None = None, *, ahead: bool = False) -> None:
-        import av
-
         self.file = file
         with _reading(file), ExitStack() as failing:
-            self._container = failing.enter_context(av.open(str(file), format="mp4"))
+            self._container = failing.enter_context(_open(file))
             self._stream = _video_in(self._container)
             self._stream.thread_type = "AUTO" if ahead else "SLICE"
             found = (self._stream.height, self._stream.width)
@@ -256,6 +252,13 @@ def _available(encoder: Encoder) -> bool:
         return False
 
 
+def _open(file: Path) -> Any:
+    """Open an mp4, after a check that the system lets it be read: PyAV's own errors would not tell."""
+    import av
+
+    return av.open(str(check_readable(file, "mp4")), format="mp4")
+
+
 def _video_in(container: Any) -> Any:
     """Return the first video stream of an open file."""
     if not container.streams.video:
@@ -265,13 +268,9 @@ def _video_in(container: Any) -> Any:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turn PyAV's errors into one DatasetError. Some are Python's own too: a seek in a damaged file is "not permitted".
-
-    So whether the system lets the file be read is tried before.
-    """
+    """Turn PyAV's errors into one DatasetError. Some are Python's own too: damaged files "do not permit" a seek."""
     from av.error import FFmpegError
 
-    check_readable(file, "mp4")
     with damage(file, "mp4"):
         try:
             yield
