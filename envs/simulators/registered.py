@@ -17,7 +17,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from understudy.envs.simulators.video import choose_renderer
-from understudy.errors import UserError, did_you_mean
+from understudy.errors import UserError, did_you_mean, to_install
 
 
 class ToldSuccess(gymnasium.Wrapper):
@@ -41,7 +41,7 @@ def registered_spec(env_name: str, env_id: str) -> EnvSpec:
         gymnasium.register_envs(gymnasium_robotics)
     if env_id not in gymnasium.registry:
         hint = did_you_mean(env_id, gymnasium.registry, limit=3)
-        more = "; gymnasium-robotics' come with `pip install 'understudy[envs]'`"
+        more = f"; for gymnasium-robotics' {to_install('envs')}"
         raise UserError(f"{env_name}: no environment {env_id!r} is registered here{hint}{more}")
     return gymnasium.registry[env_id]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from understudy.envs.files.downloads import Remote
-from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.errors import UnknownName, UserError, did_you_mean, to_install
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -216,4 +216,4 @@ def is_goal_conditioned(env_name: str) -> bool:
 
 def missing_package(env_name: str, package: str, extra: str) -> UserError:
     """Return the error for a simulator that is not installed."""
-    return UserError(f"{env_name}: its simulator needs {package!r}; run `pip install 'understudy[{extra}]'`")
+    return UserError(f"{env_name}: its simulator needs {package!r}; {to_install(extra)}")

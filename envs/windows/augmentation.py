@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from understudy.envs.store.store import SALIENCY
-from understudy.errors import UserError
+from understudy.errors import UserError, to_install
 from understudy.observations import GOAL, PIXELS, is_picture
 from understudy.randomness import numpy_generator
 from understudy.spec.augmentation import COLOUR, AugmentationConfig, frames_of
@@ -206,7 +206,6 @@ def _albumentations() -> Any:
         import albumentations
     except ImportError as error:
         raise UserError(
-            "augment_where=workers needs 'albumentations': run `pip install 'understudy[vision]'`,"
-            " or leave it at augment_where=device"
+            f"augment_where=workers needs 'albumentations': {to_install('vision')}, or leave it at augment_where=device"
         ) from error
     return albumentations

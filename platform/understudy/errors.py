@@ -105,3 +105,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return str(name).lower().replace("-", "_")
+
+
+def to_install(extra: str) -> str:
+    """Return how to get the packages of an extra, for messages: from the checkout, for no package index has them."""
+    return f"run `make simulators`, or `pip install -e '.[{extra}]'`, in understudy's own folder"

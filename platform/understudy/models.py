@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy import __version__
 from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.loading import load_policy
 from understudy.observations import as_shape, dtype_of, parts_of
@@ -32,7 +33,8 @@ VERSIONS_TAG = "mlflow.modelVersions"
 MODEL_NAME = "model"
 """Artifact name of a run's model: runs:/<run id>/model."""
 _REGISTERED = re.compile(r"[^/:.%\"']+", re.ASCII)
-_RUNTIME = ("understudy", "mlflow", "numpy", "safetensors", "torch")
+_RUNTIME = ("mlflow", "numpy", "safetensors", "torch")
+"""What understudy needs to act; it is not named itself, for on the package index the name is another project's."""
 
 
 # ---- the pyfunc: what mlflow calls ----
@@ -114,7 +116,11 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
         model_uuid=logged.model_id,
         run_id=run_id,
         model_id=logged.model_id,
-        metadata={"env_name": document["env_name"], "seeds": [member["seed"] for member in document["members"]]},
+        metadata={
+            "understudy": __version__,
+            "env_name": document["env_name"],
+            "seeds": [member["seed"] for member in document["members"]],
+        },
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*An input example")  # the signature is complete without one
@@ -129,14 +135,8 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
 
 
 def requirements() -> list[str]:
-    """Return what a process needs to load a model, pinned to the versions here (local suffixes like +cpu cut off)."""
-    pins = []
-    for name in _RUNTIME:
-        try:
-            pins.append(f"{name}=={importlib.metadata.version(name).split('+')[0]}")
-        except importlib.metadata.PackageNotFoundError:  # understudy on the path, not installed
-            pins.append(name)
-    return pins
+    """Return what a process needs to load a model beside understudy, pinned to the versions here (no +cpu suffix)."""
+    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in _RUNTIME]
 
 
 def register(

@@ -25,7 +25,7 @@ from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.robomimic.robosuite import OSC_POSE, RobosuiteEnv, published_settings
 from understudy.envs.sources.source import Episode, source_for
 from understudy.envs.store.transfer import import_file
-from understudy.errors import DatasetError, UserError
+from understudy.errors import DatasetError, UserError, to_install
 from understudy.registry import sources
 
 File: Any = h5py.File  # whose types say little about what is in a file
@@ -466,7 +466,7 @@ def test_without_robosuite_one_line_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "robosuite", None)  # as if it were not installed
     with pytest.raises(UserError) as error:
         SOURCE.make_env(LIFT)
-    assert str(error.value) == f"{LIFT}: its simulator needs 'robosuite'; run `pip install 'understudy[robosuite]'`"
+    assert str(error.value) == f"{LIFT}: its simulator needs 'robosuite'; {to_install('robosuite')}"
 
 
 def test_pictures_show_the_table_below_and_the_wall_above(lift) -> None:

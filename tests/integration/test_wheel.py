@@ -37,7 +37,7 @@ def wheel(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=work)
     assert result.returncode == 0, result.stderr[-2000:]
-    (path,) = work.glob("understudy-*.whl")
+    (path,) = work.glob("understudy_learn-*.whl")
     return path
 
 
@@ -121,9 +121,7 @@ def test_the_console_script_of_the_wheel_runs_outside_the_repository(installed: 
 
 
 def test_the_version_of_the_wheel_is_the_one_in_the_package(installed: Path, tmp_path: Path) -> None:
-    code = (
-        "import importlib.metadata, understudy; print(importlib.metadata.version('understudy'), understudy.__version__)"
-    )
+    code = "import importlib.metadata as m, understudy; print(m.version('understudy-learn'), understudy.__version__)"
     result = run(installed, tmp_path, "-c", code)
     assert result.returncode == 0, result.stderr
     assert len(set(result.stdout.split())) == 1

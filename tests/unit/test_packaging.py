@@ -61,7 +61,7 @@ def test_every_folder_with_modules_is_a_regular_package_so_that_wheels_hold_it(r
 
 def test_every_requirement_is_pinned(repo_root: Path, pyproject: dict[str, Any]) -> None:
     names = {normalised(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements(pyproject)}
-    assert names - set(pins(repo_root)) == {"understudy"}  # an extra that is made of others
+    assert names - set(pins(repo_root)) == {"understudy-learn"}  # an extra that is made of others
 
 
 def test_torch_is_pinned_without_a_build_and_torchvision_is_not_needed(repo_root: Path) -> None:
@@ -130,3 +130,14 @@ def test_another_python_is_refused_in_one_line_that_says_which_will_do(repo_root
     assert result.returncode == 2
     assert result.stderr == f"error: PYTHON={old} is 3.9.18; understudy needs Python 3.11 to 3.13\n"
     assert not (tmp_path / ".venv").exists()
+
+
+def test_nothing_names_the_package_that_another_project_has_on_the_index(repo_root: Path) -> None:
+    from understudy.models import requirements as needed
+
+    assert not [line for line in needed() if line.startswith("understudy")]
+    texts = [*repo_root.glob("*.md"), *repo_root.glob("docs/**/*.md"), *repo_root.glob("Dockerfile")]
+    for folder in ("platform/understudy", *FOLDERS):
+        texts += [path for path in (repo_root / folder).rglob("*.py") if not path.is_symlink()]
+    named = re.compile(r"pip install [^\n`]*['\" ]understudy(\[|==|['\" \n`]|$)")
+    assert [str(path) for path in texts if named.search(path.read_text())] == []

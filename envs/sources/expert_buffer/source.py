@@ -27,7 +27,7 @@ from understudy.envs.sources.episode_ends import breaks_in, episode_ends
 from understudy.envs.sources.expert_buffer.unpickling import load_tensors
 from understudy.envs.sources.source import Episode, Settings, Source, source_for
 from understudy.envs.store.episode import check_alike, prepare_episode
-from understudy.errors import DatasetError, UnknownName, UserError, did_you_mean
+from understudy.errors import DatasetError, UnknownName, UserError, did_you_mean, to_install
 from understudy.files import replaced_folder, write_atomic
 from understudy.registry import sources
 
@@ -126,7 +126,7 @@ class ExpertBuffer(Source):
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write `expert_buffer.pt`, `metadata.pt` and `README.txt` into a folder, or beside the .pt file `path`."""
         if importlib.util.find_spec("tensordict") is None:
-            raise UserError("writing expert buffers needs 'tensordict'; run `pip install 'understudy[buffers]'`")
+            raise UserError(f"writing expert buffers needs 'tensordict'; {to_install('buffers')}")
         import torch
         from tensordict import TensorDict
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from understudy.envs.files.hdf5 import unfailing
 from understudy.envs.files.reading import WrongContent, check_readable, damage
-from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.errors import DatasetError, UserError, did_you_mean, to_install
 
 TOLERANCE = 1e-4
 """Seconds that a frame may be from the time it is asked for: LeRobot's own."""
@@ -53,7 +53,7 @@ def require_vision(what: str) -> None:
     """Raise UserError where the packages that pictures need are not installed."""
     for package in ("av", "cv2"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{what}: its pictures need {package!r}; run `pip install 'understudy[vision]'`")
+            raise UserError(f"{what}: its pictures need {package!r}; {to_install('vision')}")
 
 
 def find_encoder(codec: str, height: int, width: int) -> Encoder:

@@ -23,7 +23,7 @@ import numpy as np
 from understudy.envs.sources.minari import files as minari_files
 from understudy.envs.sources.minari.envs import describe_registered, recover
 from understudy.envs.sources.source import Episode, Expert, Settings, Source
-from understudy.errors import DatasetError, UserError
+from understudy.errors import DatasetError, UserError, to_install
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _task(env_name: str) -> str | None:
 
 def _need_minari(env_name: str) -> None:
     if importlib.util.find_spec("minari") is None:
-        raise UserError(f"{env_name}: needs 'minari'; run `pip install 'understudy[envs]'`")
+        raise UserError(f"{env_name}: needs 'minari'; {to_install('envs')}")
 
 
 sources.register("minari")(Minari())
