@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from tests.integration.commands import SMALL
-from tests.integration.test_bad_input import refused, say
+from tests.integration.test_bad_input import refused
 from tests.integration.test_run_directory import only_run
 
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.tracking import client, list_runs
 
-__all__ = ["say"]
 WORDS = ("train", *SMALL, "training_steps=6", "log_interval=3", "eval_episodes=0", "save_dir=runs")
 
 
