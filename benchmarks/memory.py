@@ -30,6 +30,8 @@ from pictures import EPISODE, add_film, film
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
+from understudy.spec.data import DataSpec
+from understudy.spec.learning import Sampling
 
 BATCH, HORIZON, MB = 256, 5, 1e6
 SIZE = 64
@@ -40,7 +42,7 @@ ROW_BYTES = 101
 
 def use_store(path: Path) -> object:
     """Open a store and sample as many chunks as it has transitions; return what must stay alive."""
-    windows = Windows(EpisodeStore.open(path), horizon=HORIZON)
+    windows = Windows(EpisodeStore.open(path), sampling=Sampling(horizon=HORIZON))
     for step in range(windows.num_transitions // BATCH + 1):
         windows.sample([0], step, BATCH)
     return windows
@@ -74,7 +76,7 @@ def write_pictures(path: Path, megabytes: int, encoding: str) -> object:
 
 def use_pictures(path: Path) -> object:
     """Open a store of pictures and sample as many windows of two frames; return what must stay alive."""
-    windows = Windows(EpisodeStore.open(path), horizon=1, obs_horizon=2)
+    windows = Windows(EpisodeStore.open(path), DataSpec(obs_horizon=2))
     for step in range(windows.num_transitions // BATCH + 1):
         windows.sample([0], step, BATCH)
     return windows

@@ -28,6 +28,7 @@ from understudy.envs.sources.lerobot.video import encode_video, read_frames
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
+from understudy.spec.data import DataSpec
 
 EPISODE, FPS, HISTORY, CAMERA = 100, 10.0, 2, "front"
 
@@ -76,7 +77,7 @@ class Contenders:
             batch,
         )
         self._windows = {
-            name: Windows(EpisodeStore.open(folder / name), horizon=1, obs_horizon=HISTORY) for name in ("raw", "jpeg")
+            name: Windows(EpisodeStore.open(folder / name), DataSpec(obs_horizon=HISTORY)) for name in ("raw", "jpeg")
         }
         self._hdf5 = h5py.File(folder / "images.hdf5", "r")
         self._step = 0

@@ -22,6 +22,7 @@ import numpy as np
 from measuring import machine, make_hdf5, make_store, ratio, read_hdf5, spread, take_turns
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.windows.windows import Windows
+from understudy.spec.learning import Sampling
 
 BATCH, HORIZON, DISCOUNT = 256, 5, 0.99
 
@@ -82,7 +83,7 @@ def rate(sample: Callable[[int], object], batches: int, members: int) -> float:
 
 def contenders(store: EpisodeStore, data: dict[str, np.ndarray], members: int) -> dict[str, Callable[[int], object]]:
     """Return the samplers, each a function of the step."""
-    windows, rng = Windows(store, horizon=HORIZON), np.random.default_rng(0)
+    windows, rng = Windows(store, sampling=Sampling(horizon=HORIZON)), np.random.default_rng(0)
     last = np.repeat(store.starts + store.lengths - 1, store.lengths)
     seeds = list(range(members))
     return {

@@ -24,13 +24,14 @@ import torch  # noqa: F401  (neither side's time holds these imports)
 from measuring import NAME, machine, make_hdf5, make_store, ratio, read_hdf5, spread, take_turns
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.windows.windows import Windows
+from understudy.spec.learning import Sampling
 
 BATCH, HORIZON = 256, 5
 
 
 def first_batch_of_store(path: Path) -> None:
     """Open a store and sample one batch of chunks."""
-    Windows(EpisodeStore.open(path), horizon=HORIZON).sample([0], 0, BATCH)
+    Windows(EpisodeStore.open(path), sampling=Sampling(horizon=HORIZON)).sample([0], 0, BATCH)
 
 
 def first_batch_of_hdf5(path: Path) -> None:

@@ -9,33 +9,26 @@ import numpy as np
 from understudy.envs.store.store import MASK, EpisodeStore
 from understudy.errors import DatasetError, did_you_mean
 from understudy.randomness import numpy_generator
+from understudy.spec.data import DataSpec, Order
 
 Split = Literal["train", "validation", "all"]
-Order = Literal["seeded", "first"]
+SEED = 0
+"""Decides splits and shares: they are the same for all seeds of a run, and for all runs."""
 
 
-def chosen_episodes(
-    store: EpisodeStore,
-    split: Split,
-    *,
-    proportion: float = 1.0,
-    order: Order = "seeded",
-    seed: int = 0,
-    validation_fraction: float = 0.0,
-    filter_key: str | None = None,
-    validation_filter_key: str | None = None,
-) -> np.ndarray:
+def chosen_episodes(store: EpisodeStore, data: DataSpec, split: Split) -> np.ndarray:
     """Return the sorted numbers of a split's episodes.
 
     First the filter key selects, then the split (seeded, or by a filter key of its own, so that a validation episode
-    is never trained on), then the share `proportion` of the split's transitions, in a seeded order or, with `first`,
-    the file's. A larger share holds every episode of a smaller one.
+    is never trained on), then, of what is trained on, the share `dataset_proportion` of its transitions, in a seeded
+    order or, with `first`, the file's. A larger share holds every episode of a smaller one.
     """
-    by_key = split == "validation" and validation_filter_key is not None
-    candidates = filtered_episodes(store, validation_filter_key if by_key else filter_key)
+    by_key = split == "validation" and data.validation_filter_key is not None
+    candidates = filtered_episodes(store, data.validation_filter_key if by_key else data.filter_key)
     lengths = store.lengths[candidates]
     within = "all" if by_key else split
-    return candidates[select_episodes(lengths, proportion, order, seed, within, validation_fraction)]
+    share = data.dataset_proportion if split != "validation" else 1.0
+    return candidates[select_episodes(lengths, share, data.proportion_order, SEED, within, data.validation_fraction)]
 
 
 def filtered_episodes(store: EpisodeStore, filter_key: str | None) -> np.ndarray:

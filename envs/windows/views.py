@@ -18,6 +18,7 @@ from understudy.envs.windows.saliency import aggregate_saliency
 from understudy.errors import DatasetError, did_you_mean
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import GOAL, PIXELS, STATE, Arrays, ObservationShape, is_picture
+from understudy.spec.data import DataSpec
 
 GOAL_COLUMN = "achieved_goals"
 """What a state is as a goal, in stores where that is not the observation itself."""
@@ -38,23 +39,13 @@ class _Part:
 class View:
     """The parts of a store's observations that a policy is shown.
 
-    `cameras` names those that it sees (None: all); `use_proprio` says whether it sees the state beside them.
+    `data.cameras` names those that it sees (None: all); `data.use_proprio` says whether it sees the state beside them.
     `with_goal` adds a goal: a state's is a state, and where there are pictures, goals are pictures.
     """
 
-    def __init__(
-        self,
-        store: EpisodeStore,
-        *,
-        obs_horizon: int = 1,
-        with_goal: bool = False,
-        cameras: Sequence[str] | None = None,
-        use_proprio: bool = True,
-    ) -> None:
-        if obs_horizon < 1:
-            raise DatasetError(f"obs_horizon {obs_horizon}: must be at least 1")
-        self._store, self._length, self._with_goal = store, obs_horizon, with_goal
-        self.parts = _parts(store, cameras, use_proprio)
+    def __init__(self, store: EpisodeStore, data: DataSpec, *, with_goal: bool) -> None:
+        self._store, self._length, self._with_goal = store, data.obs_horizon, with_goal
+        self.parts = _parts(store, data.cameras, data.use_proprio)
         names = [part.name for part in self.parts]
         self._single = len(names) == 1 and not (with_goal and is_picture(names[0]))
 

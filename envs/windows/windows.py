@@ -4,78 +4,52 @@ Shape suffixes: K seeds (members of a pack), b samples of this worker, H steps o
 observation dims. Indices come from counter-based generators and data from vectorised gathers on the mapped
 columns: the store is never copied and there is no Python loop over samples.
 
-What the policy sees at a row (history, goal, cameras) is `views.py`'s; which episodes there are, `selecting.py`'s.
+What the policy sees at a row (history, goal, cameras) is `views.py`'s; which episodes there are, `episodes.py`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from understudy.algorithm import RETURNS, Batch
 from understudy.envs.store.store import EpisodeStore
-from understudy.envs.windows.episodes import Order, Split, chosen_episodes
+from understudy.envs.windows.episodes import Split, chosen_episodes
 from understudy.envs.windows.relabelling import goal_offsets
 from understudy.envs.windows.views import View, opaque
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import ObservationShape, each
 from understudy.randomness import numpy_generator
+from understudy.spec.data import DataSpec
+from understudy.spec.learning import Sampling
 
 STEPS_DRAWN = 64
 """Steps whose draws are made at once: a generator for each would take a quarter of a batch's time."""
 
 
 class Windows:
-    """The chunks of a store's selected episodes."""
+    """The chunks of a store's selected episodes.
+
+    Goals are drawn by `data.goal_relabelling`; auto, which task and algorithm decide, is none here.
+    """
 
     def __init__(
         self,
         store: EpisodeStore,
+        data: DataSpec = DataSpec(),
+        sampling: Sampling = Sampling(),
         *,
-        horizon: int,
-        proportion: float = 1.0,
-        proportion_order: Order = "seeded",
-        proportion_seed: int = 0,
-        sparse: bool = False,
         split: Split = "train",
-        validation_fraction: float = 0.0,
-        filter_key: str | None = None,
-        validation_filter_key: str | None = None,
-        obs_horizon: int = 1,
-        goals: str = "none",
-        discount: float = 0.99,
-        goal_delta: tuple[int, int] = (1, 25),
-        reached_proportion: float | None = None,
-        saliency_alpha: float | None = None,
-        cameras: Sequence[str] | None = None,
-        use_proprio: bool = True,
-        columns: Sequence[str] = (),
-        balanced_above: float | None = None,
-        after: bool = False,
     ) -> None:
-        self.store, self.horizon, self.sparse = store, int(horizon), sparse
-        self.obs_horizon, self.goals, self.after = int(obs_horizon), goals, after
-        self._goal_settings: dict[str, Any] = {
-            "discount": discount,
-            "delta": goal_delta,
-            "reached_proportion": reached_proportion,
-        }
+        self.store, self.horizon, self.sparse = store, sampling.horizon, data.sparse
+        self.obs_horizon, self.after, self._data = data.obs_horizon, sampling.after, data
+        self.goals = "none" if data.goal_relabelling == "auto" else data.goal_relabelling
         if self.horizon < 1:
             raise DatasetError(f"horizon {self.horizon}: must be at least 1")
-        self.episodes = chosen_episodes(
-            store,
-            split,
-            proportion=proportion,
-            order=proportion_order,
-            seed=proportion_seed,
-            validation_fraction=validation_fraction,
-            filter_key=filter_key,
-            validation_filter_key=validation_filter_key,
-        )
+        self.episodes = chosen_episodes(store, data, split)
         lengths, starts = store.lengths[self.episodes], store.starts[self.episodes]
         if self.horizon > lengths.max():
             raise DatasetError(
@@ -84,19 +58,14 @@ class Windows:
             )
         self.num_episodes, self.num_transitions = len(lengths), int(lengths.sum())
         self._rows = None if len(lengths) == len(store.lengths) else _ranges(starts, lengths)
-        self._view = View(
-            store,
-            obs_horizon=self.obs_horizon,
-            with_goal=goals != "none",
-            cameras=cameras,
-            use_proprio=use_proprio,
-        )
-        self._saliency_alpha = saliency_alpha
-        if saliency_alpha is not None and not self._view.saliency_columns():
+        self._view = View(store, data, with_goal=self.goals != "none")
+        self._saliency_alpha = sampling.saliency_alpha
+        if self._saliency_alpha is not None and not self._view.saliency_columns():
             raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")
-        self._columns = {name: self._column(name) for name in columns}
+        self._columns = {name: self._column(name) for name in sampling.columns}
         """What batches hold beside actions, by selected transition."""
-        self._sides = None if balanced_above is None else _sides(self.rewards(), balanced_above, store.name, split)
+        above = sampling.balanced_above
+        self._sides = None if above is None else _sides(self.rewards(), above, store.name, split)
         self._actions = store.column("actions")
         self._chunks = opaque(self._actions, rows=self.horizon)
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
@@ -204,14 +173,23 @@ class Windows:
     def returns(self) -> np.ndarray:
         """Return what each transition and the rest of its episode earned, discounted [num_transitions]."""
         lengths = self.store.lengths[self.episodes]
-        return returns_to_go(self.rewards(), lengths, self._goal_settings["discount"])
+        return returns_to_go(self.rewards(), lengths, self._data.discount)
 
     def _goal_rows(self, rows: np.ndarray, episodes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
         """Return for each row one of its episode's future; the row after the last means the final observation."""
         if places is None:
             raise DatasetError(f"goals={self.goals} need a place in [0, 1) for each sample")
         index, length = rows - self.store.starts[episodes], self.store.lengths[episodes]
-        offsets = goal_offsets(self.goals, index, length, places[0], reached_places=places[1], **self._goal_settings)
+        offsets = goal_offsets(
+            self.goals,
+            index,
+            length,
+            places[0],
+            discount=self._data.discount,
+            delta=self._data.goal_delta,
+            reached_proportion=self._data.reached_proportion,
+            reached_places=places[1],
+        )
         return rows + offsets
 
     def _selected(self, values: np.ndarray) -> np.ndarray:

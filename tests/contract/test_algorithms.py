@@ -72,7 +72,7 @@ def width(algorithm: Algorithm) -> int:
 def columns(algorithm: Algorithm, size: int) -> dict[str, np.ndarray]:
     """Return what the algorithm learns from beside actions, [B]."""
     random = numpy_generator(7, "test columns")
-    return {name: random.normal(size=size).astype(np.float32) for name in algorithm.config.batch_columns}
+    return {name: random.normal(size=size).astype(np.float32) for name in algorithm.config.sampling.columns}
 
 
 def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:

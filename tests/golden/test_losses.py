@@ -63,7 +63,7 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
     rows = []
     for step in range(STEPS):
         arrays = {"observations": observations, "actions": actions[:, :, :chunk], "valid": valid[:, :, :chunk]}
-        arrays |= {name: rewards for name in algorithm.config.batch_columns}
+        arrays |= {name: rewards for name in algorithm.config.sampling.columns}
         batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
         rows.append(pack.update(batch, step + 1)["actor_loss"].item())
     return rows

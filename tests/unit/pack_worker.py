@@ -44,7 +44,7 @@ def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
         "observations": torch.randn(2, SAMPLES, 5, generator=random),
         "actions": torch.rand(2, SAMPLES, chunk, 3, generator=random) * 2 - 1,
         "valid": (torch.rand(2, SAMPLES, chunk, generator=random) < 0.8).float(),
-        **{name: torch.randn(2, SAMPLES, generator=random) for name in of.config.batch_columns},
+        **{name: torch.randn(2, SAMPLES, generator=random) for name in of.config.sampling.columns},
     }
     if of.name in MEAN_OVER_ENTRIES:
         drawn["valid"] = torch.ones_like(drawn["valid"])

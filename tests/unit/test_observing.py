@@ -15,6 +15,8 @@ from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Normaliser
+from understudy.spec.data import DataSpec
+from understudy.spec.learning import Sampling
 
 LENGTHS = [7, 1, 12, 3, 30, 5]
 
@@ -64,13 +66,13 @@ def test_a_history_in_the_data_is_the_history_that_the_environment_gives(tmp_pat
                     rows[name].append(value)
                 observation = following
             writer.add_episode({name: np.asarray(values) for name, values in rows.items()})
-    windows = Windows(EpisodeStore.open(tmp_path / "hopper"), horizon=1, obs_horizon=4)
+    windows = Windows(EpisodeStore.open(tmp_path / "hopper"), DataSpec(obs_horizon=4))
     assert windows.observation_shape == (44,)
     np.testing.assert_array_equal(everything(windows), np.asarray(seen, np.float32))
 
 
 def test_a_history_of_pictures_is_a_sequence_of_frames(tmp_path) -> None:
-    windows = Windows(write_store(tmp_path / "pixels", pixels=True), horizon=1, obs_horizon=3)
+    windows = Windows(write_store(tmp_path / "pixels", pixels=True), DataSpec(obs_horizon=3))
     assert windows.observation_shape == (3, 4, 4, 2)
     assert everything(windows)[10, :, 2, 2].tolist() == [[2, 0], [2, 1], [2, 2]]  # episode 2, steps 0 to 2
     assert everything(windows)[8, :, 0, 0].tolist() == [[2, 0]] * 3  # its first step
@@ -80,7 +82,7 @@ def test_a_history_of_pictures_is_a_sequence_of_frames(tmp_path) -> None:
 @given(st.sampled_from(["uniform", "geometric", "final"]), st.floats(0, 1, exclude_max=True), st.booleans())
 def test_a_goal_is_a_later_state_of_the_same_episode(tmp_path_factory, goals, place, final) -> None:
     store = write_store(tmp_path_factory.mktemp("goals") / "store", final=final)
-    windows = Windows(store, horizon=1, goals=goals)
+    windows = Windows(store, DataSpec(goal_relabelling=goals))
     seen = everything(windows, place)
     episode, step, goal_episode, goal_step = seen.T
     last = np.repeat(LENGTHS, LENGTHS) - (0 if final else 1)
@@ -95,10 +97,11 @@ def test_uniform_goals_cover_the_future_evenly_and_geometric_ones_follow_their_l
     store = write_store(tmp_path / "long", lengths=[400])
     places = np.random.default_rng(0).random((2, 200_000))
     starts = np.full(places.shape[1], 300)  # 100 states are left
-    uniform = Windows(store, horizon=1, goals="uniform").gather(starts, (len(starts),), places)["observations"][:, 3]
+    windows = Windows(store, DataSpec(goal_relabelling="uniform"))
+    uniform = windows.gather(starts, (len(starts),), places)["observations"][:, 3]
     counts = np.bincount(uniform.numpy().astype(int) - 300, minlength=101)[1:]
     assert ((counts - 2000) ** 2 / 2000).sum() < 160  # chi-square, 99 degrees of freedom: beyond it once in 10,000
-    windows = Windows(store, horizon=1, goals="geometric", discount=0.9)
+    windows = Windows(store, DataSpec(goal_relabelling="geometric", discount=0.9))
     steps = windows.gather(starts, (len(starts),), places)["observations"][:, 3].numpy() - 300
     for ahead in (1, 2, 5, 20):
         probability = 0.1 * 0.9 ** (ahead - 1)
@@ -106,7 +109,8 @@ def test_uniform_goals_cover_the_future_evenly_and_geometric_ones_follow_their_l
 
 
 def test_goals_are_a_pure_function_of_seed_and_step_and_workers_share_them(tmp_path) -> None:
-    windows = Windows(write_store(tmp_path / "store"), horizon=2, goals="uniform", obs_horizon=2)
+    data = DataSpec(goal_relabelling="uniform", obs_horizon=2)
+    windows = Windows(write_store(tmp_path / "store"), data, Sampling(horizon=2))
     whole = windows.sample([1, 2], 7, 12)
     parts = [windows.sample([1, 2], 7, 12, rank, 3) for rank in range(3)]
     for name, value in whole.items():
@@ -115,7 +119,7 @@ def test_goals_are_a_pure_function_of_seed_and_step_and_workers_share_them(tmp_p
 
 
 def test_goals_come_from_the_achieved_goals_where_a_store_has_them(tmp_path) -> None:
-    windows = Windows(write_store(tmp_path / "store", achieved=True), horizon=1, goals="final")
+    windows = Windows(write_store(tmp_path / "store", achieved=True), DataSpec(goal_relabelling="final"))
     assert windows.observation_shape == (3,)
     assert everything(windows)[8].tolist() == [2, 0, -11]  # the last stored state of an episode of 12 steps
 
@@ -124,10 +128,10 @@ def test_the_normaliser_repeats_for_the_history_and_fits_goals_on_their_own(tmp_
     store = write_store(tmp_path / "store", achieved=True)
     one = Normaliser.fit(store.column("observations"), "zscore")
     goal = Normaliser.fit(store.column("achieved_goals"), "zscore")
-    joined = Windows(store, horizon=1, obs_horizon=2, goals="uniform").normaliser("zscore")
+    joined = Windows(store, DataSpec(obs_horizon=2, goal_relabelling="uniform")).normaliser("zscore")
     np.testing.assert_array_equal(joined.shift, [*one.shift, *one.shift, *goal.shift])
     np.testing.assert_array_equal(joined.scale, [*one.scale, *one.scale, *goal.scale])
-    assert Windows(store, horizon=1, obs_horizon=3).normaliser("none").shift.shape == (6,)
+    assert Windows(store, DataSpec(obs_horizon=3)).normaliser("none").shift.shape == (6,)
 
 
 def test_a_dimension_that_never_changes_is_not_blown_up_by_normalising() -> None:
@@ -153,19 +157,19 @@ def test_an_environment_without_goals_cannot_show_one() -> None:
 
 def test_filter_keys_choose_episodes_and_hold_others_out(tmp_path) -> None:
     store = write_store(tmp_path / "masked", masks={"train": {0, 2, 4}, "valid": {1, 5}})
-    train = Windows(store, horizon=1, filter_key="train", validation_filter_key="valid")
-    held = Windows(store, horizon=1, filter_key="train", validation_filter_key="valid", split="validation")
+    train = Windows(store, DataSpec(filter_key="train", validation_filter_key="valid"))
+    held = Windows(store, DataSpec(filter_key="train", validation_filter_key="valid"), split="validation")
     assert (train.episodes.tolist(), held.episodes.tolist()) == ([0, 2, 4], [1, 5])
-    half = Windows(store, horizon=1, filter_key="train", proportion=0.5, proportion_order="first")
+    half = Windows(store, DataSpec(filter_key="train", dataset_proportion=0.5, proportion_order="first"))
     assert half.episodes.tolist() == [0, 2, 4]  # 7 + 12 are less than half of 49
     with pytest.raises(DatasetError, match=r"no filter key 'trian'.*train"):
-        Windows(store, horizon=1, filter_key="trian")
+        Windows(store, DataSpec(filter_key="trian"))
 
 
 def test_training_and_validation_share_no_episode(tmp_path) -> None:
     store = write_store(tmp_path / "store")
-    train = Windows(store, horizon=1, validation_fraction=0.4)
-    held = Windows(store, horizon=1, validation_fraction=0.4, split="validation")
+    train = Windows(store, DataSpec(validation_fraction=0.4))
+    held = Windows(store, DataSpec(validation_fraction=0.4), split="validation")
     assert sorted([*train.episodes, *held.episodes]) == list(range(len(LENGTHS)))
     with pytest.raises(DatasetError, match="empty split"):
-        Windows(write_store(tmp_path / "one", lengths=[5]), horizon=1, validation_fraction=0.5)
+        Windows(write_store(tmp_path / "one", lengths=[5]), DataSpec(validation_fraction=0.5))

@@ -25,6 +25,7 @@ from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, UserError
 from understudy.observations import batched, has_pictures, shape_of
+from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run, with_changes
 from understudy.trainables.loops.batches import HELD_OUT, Batches, LoaderDied, Order, Steps, loader_workers
 from understudy.trainables.loops.data import open_data
@@ -161,16 +162,16 @@ SIGHTS: list[dict[str, Any]] = [
     {"obs_horizon": 3},
     {"cameras": ["wrist"], "use_proprio": False},
     {"cameras": ["wrist"], "use_proprio": False, "obs_horizon": 2},
-    {"cameras": ["front"], "use_proprio": False, "goals": "final"},
-    {"goals": "final", "obs_horizon": 2},
+    {"cameras": ["front"], "use_proprio": False, "goal_relabelling": "final"},
+    {"goal_relabelling": "final", "obs_horizon": 2},
     {"cameras": []},
 ]
 
 
 @pytest.mark.parametrize("sight", SIGHTS, ids=str)
 def test_what_is_seen_in_the_data_is_what_the_environment_shows(tmp_path, sight) -> None:
-    windows = Windows(write(tmp_path / "store"), horizon=1, **sight)
-    goals, length = "goals" in sight, sight.get("obs_horizon", 1)
+    windows = Windows(write(tmp_path / "store"), DataSpec(**sight))
+    goals, length = "goal_relabelling" in sight, sight.get("obs_horizon", 1)
     env, view = Filmed(), View(length, goals, sight.get("cameras"), sight.get("use_proprio", True))
     seen = []
     for number in range(len(LENGTHS)):
@@ -192,7 +193,7 @@ def test_what_is_seen_in_the_data_is_what_the_environment_shows(tmp_path, sight)
 
 
 def test_only_states_are_scaled_and_each_of_a_history_alike(tmp_path) -> None:
-    windows = Windows(write(tmp_path / "store"), horizon=1, obs_horizon=2)
+    windows = Windows(write(tmp_path / "store"), DataSpec(obs_horizon=2))
     normaliser = windows.normaliser("zscore", "bounds")
     on = normaliser.on("cpu")
     count = windows.num_transitions
@@ -212,7 +213,7 @@ def test_only_states_are_scaled_and_each_of_a_history_alike(tmp_path) -> None:
 
 def test_an_unknown_camera_gets_the_nearest_known_one(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"no camera 'frnt'.*front"):
-        Windows(write(tmp_path / "store"), horizon=1, cameras=["frnt"])
+        Windows(write(tmp_path / "store"), DataSpec(cameras=["frnt"]))
 
 
 def test_observations_of_a_wrong_shape_are_told_which_part() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from understudy.envs.experts.policy_expert import PolicyExpert
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.episodes import Split
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, SpecError, UserError
 from understudy.normaliser import Normaliser
@@ -20,7 +21,9 @@ from understudy.policy import Policy
 from understudy.randomness import numpy_generator, torch_generator
 from understudy.registry import loops
 from understudy.runs.directory import read_csv
+from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run, with_changes
+from understudy.spec.learning import Sampling
 from understudy.sweeping.spec import build_sweep
 from understudy.trainables.algorithms.bc import BC
 from understudy.trainables.algorithms.reward_classifier import RewardClassifier, RewardClassifierConfig, SuccessDetector
@@ -70,8 +73,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 # ---- batches ----
 
 
-def balanced(store: EpisodeStore, **settings: Any) -> Windows:
-    return Windows(store, horizon=1, columns=("rewards",), balanced_above=0.0, **settings)
+def balanced(store: EpisodeStore, *, after: bool = False, split: Split = "train", **data: Any) -> Windows:
+    sampling = Sampling(columns=("rewards",), balanced_above=0.0, after=after)
+    return Windows(store, DataSpec(**data), sampling, split=split)
 
 
 def test_half_of_each_batch_are_successes_and_rewards_are_those_of_the_frames(store: EpisodeStore) -> None:
@@ -130,12 +134,12 @@ def test_balanced_batches_of_a_split_hold_its_episodes_alone(store: EpisodeStore
 
 def test_data_without_successes_or_rewards_are_refused_in_one_line(store: EpisodeStore) -> None:
     with pytest.raises(DatasetError, match=r"no reward .* reward_threshold=3; they are from 0 to 1") as caught:
-        Windows(store, horizon=1, balanced_above=3.0)
+        Windows(store, sampling=Sampling(balanced_above=3.0))
     assert "\n" not in str(caught.value)
     with pytest.raises(DatasetError, match="every reward"):
-        Windows(store, horizon=1, balanced_above=-1.0)
+        Windows(store, sampling=Sampling(balanced_above=-1.0))
     with pytest.raises(DatasetError, match="no column 'prices'"):
-        Windows(store, horizon=1, columns=("prices",))
+        Windows(store, sampling=Sampling(columns=("prices",)))
 
 
 # ---- the network and its loss ----

@@ -13,6 +13,8 @@ from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.episodes import select_episodes
 from understudy.envs.windows.windows import Windows, returns_to_go
 from understudy.errors import DatasetError
+from understudy.spec.data import DataSpec
+from understudy.spec.learning import Sampling
 
 LENGTHS = [7, 1, 12, 3, 30, 5]
 
@@ -62,7 +64,8 @@ def reference(store: EpisodeStore, windows: Windows, indices: np.ndarray) -> dic
 )
 def test_a_batch_is_what_its_definition_says(store, horizon, proportion, order, seed, step) -> None:
     try:
-        windows = Windows(store, horizon=horizon, proportion=proportion, proportion_order=order)
+        data = DataSpec(dataset_proportion=proportion, proportion_order=order)
+        windows = Windows(store, data, Sampling(horizon=horizon))
     except DatasetError as error:
         assert "longer than every episode" in str(error)
         return
@@ -73,7 +76,7 @@ def test_a_batch_is_what_its_definition_says(store, horizon, proportion, order, 
 
 
 def test_shapes_and_types_are_those_of_a_batch(store) -> None:
-    batch = Windows(store, horizon=4).sample([3, 4], 0, 10)
+    batch = Windows(store, sampling=Sampling(horizon=4)).sample([3, 4], 0, 10)
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
         "observations": ((2, 10, 2), torch.float32),
         "actions": ((2, 10, 4, 3), torch.float32),
@@ -82,13 +85,13 @@ def test_shapes_and_types_are_those_of_a_batch(store) -> None:
 
 
 def test_no_window_crosses_into_the_next_episode(store) -> None:
-    batch = Windows(store, horizon=6).sample([0], 0, 2000)
+    batch = Windows(store, sampling=Sampling(horizon=6)).sample([0], 0, 2000)
     episodes = batch["actions"][0, :, :, 0]
     assert (episodes == batch["observations"][0, :, :1]).all()
 
 
 def test_every_transition_is_drawn_about_equally_often(store) -> None:
-    windows = Windows(store, horizon=1)
+    windows = Windows(store)
     drawn = np.concatenate([windows.indices(0, step, 580) for step in range(100)])
     counts = np.bincount(drawn, minlength=windows.num_transitions)
     assert len(counts) == sum(LENGTHS)
@@ -98,7 +101,7 @@ def test_every_transition_is_drawn_about_equally_often(store) -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone(store) -> None:
-    windows, again = Windows(store, horizon=3), Windows(store, horizon=3)
+    windows, again = Windows(store, sampling=Sampling(horizon=3)), Windows(store, sampling=Sampling(horizon=3))
     windows.sample([9], 4, 8)  # an earlier draw must not matter
     for name, value in windows.sample([1, 2], 5, 8).items():
         assert torch.equal(value, again.sample([1, 2], 5, 8)[name])
@@ -108,7 +111,7 @@ def test_a_batch_depends_on_seed_and_step_alone(store) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_workers_parts_put_together_are_the_global_batch(store, world) -> None:
-    windows = Windows(store, horizon=3)
+    windows = Windows(store, sampling=Sampling(horizon=3))
     whole = windows.sample([1, 2], 7, 12)
     parts = [windows.sample([1, 2], 7, 12, rank, world) for rank in range(world)]
     for name, value in whole.items():
@@ -117,13 +120,13 @@ def test_the_workers_parts_put_together_are_the_global_batch(store, world) -> No
 
 def test_a_batch_that_workers_cannot_share_is_refused(store) -> None:
     with pytest.raises(DatasetError, match="cannot be shared by 3 workers"):
-        Windows(store, horizon=1).sample([0], 0, 8, 0, 3)
+        Windows(store).sample([0], 0, 8, 0, 3)
 
 
 def test_a_horizon_longer_than_every_episode_is_refused_with_both_numbers(store) -> None:
-    Windows(store, horizon=30)
+    Windows(store, sampling=Sampling(horizon=30))
     with pytest.raises(DatasetError) as error:
-        Windows(store, horizon=31)
+        Windows(store, sampling=Sampling(horizon=31))
     assert "horizon 31" in str(error.value)
     assert "30 steps" in str(error.value)
     assert "\n" not in str(error.value)
@@ -162,15 +165,15 @@ def test_training_and_validation_share_no_episode_and_leave_none_out(count, frac
 
 
 def test_a_share_is_taken_from_the_training_split_only(store) -> None:
-    validation = Windows(store, horizon=1, split="validation", validation_fraction=0.4)
-    train = Windows(store, horizon=1, proportion=0.5, validation_fraction=0.4)
+    validation = Windows(store, DataSpec(validation_fraction=0.4), split="validation")
+    train = Windows(store, DataSpec(dataset_proportion=0.5, validation_fraction=0.4))
     assert not set(train.episodes) & set(validation.episodes)
     assert len(train.rewards()) == train.num_transitions
 
 
 def test_sparse_rewards_are_minus_one_wherever_they_were_not_zero(store) -> None:
-    rewards = Windows(store, horizon=1, sparse=True).rewards()
-    plain = Windows(store, horizon=1).rewards()
+    rewards = Windows(store, DataSpec(sparse=True)).rewards()
+    plain = Windows(store).rewards()
     assert set(plain.tolist()) == {-2.0, 0.0}
     np.testing.assert_array_equal(rewards, np.where(plain == 0, 0, -1))
 
@@ -185,17 +188,17 @@ def test_returns_are_the_discounted_sums_to_each_episodes_end(lengths, discount)
 
 
 def test_a_batch_has_the_returns_of_the_rewards_that_training_sees(store) -> None:
-    windows = Windows(store, horizon=2, sparse=True, columns=("returns_to_go",), discount=0.9)
+    windows = Windows(store, DataSpec(sparse=True, discount=0.9), Sampling(horizon=2, columns=("returns_to_go",)))
     last = windows.num_transitions - 1
     batch = windows.gather(np.array([last - 1, last]), (2,))
     before, at = windows.rewards()[-2:]
     np.testing.assert_allclose(batch["returns_to_go"], [before + 0.9 * at, at], rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"proportion": 0.0}, {"proportion": 1.5}, {"validation_fraction": 1.0}])
-def test_a_share_outside_its_bounds_is_refused(store, options) -> None:
+@pytest.mark.parametrize(("proportion", "validation_fraction"), [(0.0, 0.0), (1.5, 0.0), (1.0, 1.0)])
+def test_a_share_outside_its_bounds_is_refused(proportion, validation_fraction) -> None:
     with pytest.raises(DatasetError, match="must be"):
-        Windows(store, horizon=1, **options)
+        select_episodes(np.asarray(LENGTHS), proportion, "seeded", 0, "train", validation_fraction)
 
 
 def test_pixels_stay_bytes(tmp_path) -> None:
@@ -210,7 +213,7 @@ def test_pixels_stay_bytes(tmp_path) -> None:
                 "terminals": np.zeros(9),
             }
         )
-    windows = Windows(EpisodeStore.open(tmp_path / "x"), horizon=2)
+    windows = Windows(EpisodeStore.open(tmp_path / "x"), sampling=Sampling(horizon=2))
     batch = windows.sample([0], 0, 16)
     assert batch["observations"].dtype == torch.uint8
     np.testing.assert_array_equal(batch["observations"][0].numpy(), pictures[windows.indices(0, 0, 16)])

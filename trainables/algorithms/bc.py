@@ -19,7 +19,7 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Vision
+from understudy.spec.learning import Chunks, Dense, Vision
 from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.saliency import Saliency, with_saliency
@@ -28,7 +28,7 @@ LOG_STD_RANGE = (-20.0, 2.0)
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-class BCConfig(Chunks, Dense, Vision, Saliency, AlgorithmConfig):
+class BCConfig(Chunks, Dense, Vision, Saliency):
     """Settings of bc."""
 
     policy: Literal["gaussian", "mse", "gmm"] = Field(

@@ -19,7 +19,7 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Vision
+from understudy.spec.learning import Chunks, Dense, Vision
 from understudy.spec.part import ActsOnly
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -30,7 +30,7 @@ SAMPLE_RANGE = 2.0
 """Every reverse step is clipped to +- this."""
 
 
-class DDPMBCConfig(Chunks, Dense, Vision, Saliency, AlgorithmConfig):
+class DDPMBCConfig(Chunks, Dense, Vision, Saliency):
     """Settings of ddpm_bc."""
 
     hidden_dims: tuple[int, ...] = Field(

@@ -6,6 +6,7 @@ Shape suffixes: B samples, N chunks drawn for each, H steps of the chunk, A acti
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field
 from understudy.algorithm import RETURNS, Algorithm, Batch
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Sampling, Vision
 from understudy.spec.part import ActsOnly, OnlyWith
 from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.mlp import MLP, VectorField
@@ -46,9 +47,9 @@ class FlowBCConfig(Chunks, Dense, Vision, AlgorithmConfig):
         return 1.0 if self.actor == "best_of_n" else 0.0
 
     @property
-    def batch_columns(self) -> tuple[str, ...]:
-        """The critic learns from returns."""
-        return (RETURNS,) if self.actor == "best_of_n" else ()
+    def sampling(self) -> Sampling:
+        """A critic learns from returns."""
+        return replace(super().sampling, columns=(RETURNS,) if self.actor == "best_of_n" else ())
 
 
 class FlowPolicy(VectorField):

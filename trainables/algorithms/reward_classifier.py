@@ -9,6 +9,7 @@ run's `augmentation=drq`. Shape suffixes: B samples, F features; a map is [c, h,
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,7 @@ from understudy.errors import UserError
 from understudy.observations import Arrays, Observations, ObservationShape, parts_of
 from understudy.policy import Policy
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Sampling, Vision
 from understudy.spec.part import LOG, Part
 from understudy.trainables.networks.mlp import draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -64,19 +65,10 @@ class RewardClassifierConfig(Vision, AlgorithmConfig):
     terminate_on_success: bool = Field(default=True, description="whether a success then ends the episode")
 
     @property
-    def batch_columns(self) -> tuple[str, ...]:
-        """Labels are made of rewards."""
-        return ("rewards",)
-
-    @property
-    def balanced_above(self) -> float:
-        """Half of each batch are successes."""
-        return self.reward_threshold
-
-    @property
-    def observes_after(self) -> bool:
-        """By `frame`."""
-        return self.frame == "after"
+    def sampling(self) -> Sampling:
+        """Labels are made of rewards; half of each batch are successes."""
+        after = self.frame == "after"
+        return replace(super().sampling, columns=("rewards",), balanced_above=self.reward_threshold, after=after)
 
 
 class Branch(nn.Module):

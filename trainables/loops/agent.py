@@ -109,13 +109,13 @@ class Agent:
 
     def _batch(self, arrays: Arrays) -> Batch:
         """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
-        needed = ["observations", "actions", *self.algorithm.config.batch_columns]
+        needed = ["observations", "actions", *self.algorithm.config.sampling.columns]
         missing = [name for name in needed if name not in arrays]
         if missing:
             raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
         actions = torch.as_tensor(arrays["actions"]).to(torch.float32)
         actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : self.algorithm.chunk_length]
-        extra = [*self.algorithm.config.batch_columns, *(name for name in arrays if name.startswith(SALIENCY))]
+        extra = [*self.algorithm.config.sampling.columns, *(name for name in arrays if name.startswith(SALIENCY))]
         batch: Batch = {"observations": self._seen(arrays["observations"]), "actions": actions}
         batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
         chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)

@@ -98,28 +98,9 @@ def describe_environment(environment: EnvFactory) -> dict[str, Any]:
 
 
 def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
-    return Windows(
-        store,
-        horizon=spec.config.chunks.chunk_length,
-        proportion=spec.data.dataset_proportion if split == "train" else 1.0,
-        proportion_order=spec.data.proportion_order,
-        sparse=spec.data.sparse,
-        split=split,
-        validation_fraction=spec.data.validation_fraction,
-        filter_key=spec.data.filter_key,
-        validation_filter_key=spec.data.validation_filter_key,
-        obs_horizon=spec.data.obs_horizon,
-        goals=_goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name))),
-        discount=spec.data.discount,
-        goal_delta=spec.data.goal_delta,
-        reached_proportion=spec.data.reached_proportion,
-        saliency_alpha=spec.config.learns_saliency,
-        cameras=spec.data.cameras,
-        use_proprio=spec.data.use_proprio,
-        columns=spec.config.batch_columns,
-        balanced_above=spec.config.balanced_above,
-        after=spec.config.observes_after,
-    )
+    goals = _goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name)))
+    data = spec.data.model_copy(update={"goal_relabelling": goals})
+    return Windows(store, data, spec.config.sampling, split=split)
 
 
 def _goals(spec: RunSpec, env_name: str) -> str:

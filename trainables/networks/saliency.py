@@ -8,6 +8,7 @@ the picture.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,13 +17,13 @@ from torch.nn import functional
 
 from understudy.algorithm import Batch
 from understudy.envs.store.store import SALIENCY
-from understudy.spec.part import Part
+from understudy.spec.learning import AlgorithmConfig, Sampling
 
 TINY = 1e-8
 """Added to what a mask is divided by."""
 
 
-class Saliency(Part):
+class Saliency(AlgorithmConfig):
     """Regularisation of the encoder by saliency maps."""
 
     title: ClassVar[str] = "saliency maps"
@@ -37,9 +38,9 @@ class Saliency(Part):
     )
 
     @property
-    def learns_saliency(self) -> float | None:
-        """`saliency_alpha`, where the regularisation has a weight."""
-        return self.saliency_alpha if self.saliency_weight else None
+    def sampling(self) -> Sampling:
+        """Maps are needed where the regularisation has a weight."""
+        return replace(super().sampling, saliency_alpha=self.saliency_alpha if self.saliency_weight else None)
 
 
 def minmax_mask(map_BCHW: torch.Tensor, beta: float, size: tuple[int, int]) -> torch.Tensor:

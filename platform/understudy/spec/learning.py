@@ -11,6 +11,7 @@ A key that belongs to a part which a method does not take is unknown to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -20,6 +21,22 @@ from understudy.spec.choices import OneOf
 from understudy.spec.part import LOG, ActsOnly, LocalPath, OfThisMachine, OnlyWith, Part
 
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What an algorithm asks of its batches beside observations and actions."""
+
+    horizon: int = 1
+    """Actions of a sample, from the step of its observation on."""
+    columns: tuple[str, ...] = ()
+    """Columns of the store, such as `rewards`, or RETURNS: [B, ...]."""
+    balanced_above: float | None = None
+    """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
+    after: bool = False
+    """Whether a sample's observation is what followed its action, not what the action was decided on."""
+    saliency_alpha: float | None = None
+    """Weight of earlier frames in the saliency maps that a batch holds; None: it holds none."""
 
 
 class Optimisation(Part):
@@ -94,24 +111,9 @@ class AlgorithmConfig(Optimisation):
         return 0.0
 
     @property
-    def batch_columns(self) -> tuple[str, ...]:
-        """Columns of the store that the loss needs beside actions, such as `rewards`, or RETURNS: [B, ...]."""
-        return ()
-
-    @property
-    def balanced_above(self) -> float | None:
-        """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
-        return None
-
-    @property
-    def learns_saliency(self) -> float | None:
-        """Weight of earlier frames in the saliency maps that the loss compares with; None: it compares with none."""
-        return None
-
-    @property
-    def observes_after(self) -> bool:
-        """Whether a sample's observation is what followed its action, not what the action was decided on."""
-        return False
+    def sampling(self) -> Sampling:
+        """What the loss asks of its batches."""
+        return Sampling(horizon=self.chunks.chunk_length)
 
 
 class Chunks(Part):

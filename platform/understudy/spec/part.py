@@ -127,7 +127,11 @@ class Part(BaseModel):
     def groups(cls) -> tuple[dict[str, FieldInfo], dict[str, dict[str, FieldInfo]]]:
         """Return the fields of this class alone, and those of the parts that it is made of by their titles."""
         parts = [base for base in cls.__mro__[1:] if issubclass(base, Part) and "title" in vars(base) and base.title]
-        taken = {base.title: {name: cls.model_fields[name] for name in base.model_fields} for base in parts}
+        taken: dict[str, dict[str, FieldInfo]] = {}
+        for base in parts:
+            above = (part for part in parts if part is not base and issubclass(base, part))
+            deeper = {name for part in above for name in part.model_fields}
+            taken[base.title] = {name: cls.model_fields[name] for name in base.model_fields if name not in deeper}
         inherited = {name for fields in taken.values() for name in fields}
         return {name: field for name, field in cls.model_fields.items() if name not in inherited}, taken
 
