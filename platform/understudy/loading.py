@@ -14,7 +14,7 @@ from understudy.policy import POLICY_FILE, Policy
 from understudy.tracking.addresses import absolute, check_reachable, sqlite_path
 
 FINAL_MODEL = "final_model.pt"
-_VERSION = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_VERSION = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
 _RUN = re.compile(r"runs:/(?P<run_id>\w+)/(?P<name>.+)")
 _MODEL_ID = re.compile(r"models:/(?P<model_id>m-\w+)")
 
@@ -94,6 +94,11 @@ def _version(store: Any, name: str, alias: str | None, number: str | None) -> An
     models = {model.name: model for model in store.search_registered_models(max_results=1000)}
     if name not in models:
         raise UnknownName(f"unknown model {name!r}{did_you_mean(name, models)}")
+    if alias == "latest" or number == "latest":  # MLflow keeps the word for itself, and resolves it in addresses only
+        found = store.search_model_versions(f"name = '{name}'")
+        if not found:
+            raise UnknownName(f"model {name!r} has no version")
+        return max(found, key=lambda item: int(item.version))
     if alias:
         if alias not in models[name].aliases:
             raise UnknownName(f"model {name!r} has no alias {alias!r}{did_you_mean(alias, models[name].aliases)}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -18,21 +17,25 @@ from typing import Any
 import numpy as np
 
 from understudy import __version__
-from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.errors import UnknownName, did_you_mean
 from understudy.loading import load_policy
 from understudy.observations import as_shape, dtype_of, parts_of
 from understudy.policy import Policy, content_hash, read_document
 from understudy.registry import algorithms
+from understudy.scores import Score, judge
+from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute, check_reachable
 from understudy.tracking.client import client, tracking_errors
+from understudy.tracking.turns import our_turn
 
-__all__ = ["list_models", "load_policy", "log_model", "register", "show_model"]
+__all__ = ["list_models", "load_policy", "log_model", "offer_best", "register", "set_best", "show_model", "tag_version"]
 
 HASH_TAG = "understudy.content_hash"
 VERSIONS_TAG = "mlflow.modelVersions"
+BEST = "best"
+"""The alias of the version that is best by the evaluation in its tags."""
 MODEL_NAME = "model"
 """Artifact name of a run's model: runs:/<run id>/model."""
-_REGISTERED = re.compile(r"[^/:.%\"']+", re.ASCII)
 _RUNTIME = ("mlflow", "numpy", "safetensors", "torch")
 """What understudy needs to act; it is not named itself, for on the package index the name is another project's."""
 
@@ -152,8 +155,7 @@ def register(
 
     Content that is a version already is not registered again, so a resumed sweep may call this as often as it likes.
     """
-    if not _REGISTERED.fullmatch(name):
-        raise UserError(f"model name {name!r}: the characters / : . % and quotes are not allowed")
+    check_model_name(name)
     tracking_uri = absolute(tracking_uri)
     digest = content_hash(Path(folder))
     check_reachable(tracking_uri)
@@ -186,23 +188,58 @@ def _create_version(tracking_uri: str, name: str, run_id: str, model_id: str, ta
     return int(made.version)
 
 
+def tag_version(tracking_uri: str, name: str, version: int, tags: Mapping[str, Any]) -> None:
+    """Set tags of a registered version."""
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
+        for key, value in tags.items():
+            client(absolute(tracking_uri)).set_model_version_tag(name, str(version), key, str(value))
+
+
+def set_best(tracking_uri: str, name: str, version: int) -> None:
+    """Point the alias `best` at a version, whatever it reached; UnknownName for one that is not there."""
+    held = [item["version"] for item in show_model(tracking_uri, name)["versions"]]
+    if version not in held:
+        raise UnknownName(f"model {name!r} has no version {version}{did_you_mean(str(version), map(str, held))}")
+    with tracking_errors(tracking_uri):
+        client(absolute(tracking_uri)).set_registered_model_alias(name, BEST, str(version))
+
+
+def offer_best(tracking_uri: str, name: str, version: int, score: Score | None) -> tuple[bool, str]:
+    """Point the alias `best` at a version that is better by the same evaluation; return (whether it is there, why)."""
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
+        store = client(absolute(tracking_uri))
+        number = store.get_registered_model(name).aliases.get(BEST)
+        if number is not None and int(number) == version:
+            return True, "it was before"
+        held = Score.from_tags(store.get_model_version(name, number).tags) if number is not None else None
+        better, why = judge(score, held, int(number) if number else None)
+        if better:
+            store.set_registered_model_alias(name, BEST, str(version))
+    return better, why
+
+
 # ---- look ----
 
 
 def list_models(tracking_uri: str) -> list[dict[str, Any]]:
-    """Return the registered models: name, newest version, aliases {alias: version}, updated (unix seconds)."""
+    """Return the registered models: name, newest version, aliases {alias: version}, updated (unix seconds).
+
+    The alias `latest`, the newest, is MLflow's own: nobody sets it.
+    """
     tracking_uri = absolute(tracking_uri)
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri):
         rows = []
         for model in client(tracking_uri).search_registered_models(max_results=1000):
             versions = client(tracking_uri).search_model_versions(f"name = '{model.name}'")
+            numbers = [int(item.version) for item in versions]
+            newest = {"latest": max(numbers)} if numbers else {}
             rows.append(
                 {
                     "name": model.name,
                     "versions": len(versions),
-                    "newest": max((int(item.version) for item in versions), default=None),
-                    "aliases": {alias: int(version) for alias, version in model.aliases.items()},
+                    "newest": newest.get("latest"),
+                    "aliases": {alias: int(version) for alias, version in model.aliases.items()} | newest,
                     "updated": (model.last_updated_timestamp or 0) / 1000,
                 }
             )

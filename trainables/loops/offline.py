@@ -152,6 +152,7 @@ class _Training:
     def go(self) -> RunResult:
         """Do the remaining steps; the last evaluation and the final model belong to the last step."""
         if self.rank == 0:
+            self.run.update_state(dataset_hash=self.loop.data.content_hash)
             if self.step:
                 before = self.run.state().get("resumed_at", [])
                 self.run.update_state(resumed_at=[*before, self.step])

@@ -1,13 +1,16 @@
-"""`understudy models`: the registered models."""
+"""`understudy models`: the registered models, and how a run or a sweep becomes one."""
 
 from __future__ import annotations
 
+import shlex
+from typing import Any
+
 import typer
 
-from understudy.cli.output import console, show_mapping, show_table
-from understudy.cli.runs import SAVE_DIR, TRACKING_URI, clock_time, existing_address
+from understudy.cli.output import console, examples, show_mapping, show_table
+from understudy.cli.runs import SAVE_DIR, TRACKING_URI, clock_time, existing_address, tracking_address
 
-models = typer.Typer(help="Registered models: list, show.", no_args_is_help=True)
+models = typer.Typer(help="Registered models: list, show, register, best.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,3 +45,92 @@ def show(
     model = show_model(existing_address(tracking_uri, save_dir), name)
     versions = [{**version, "created": clock_time(version["created"])} for version in model["versions"]]
     show_mapping({**model, "updated": clock_time(model["updated"]), "versions": versions})
+
+
+@models.command(
+    epilog=examples(
+        "understudy models register sweep_20260101_120000 --as lift",
+        "understudy models register runs/fbc/.../sd000_20260101_120000 --as lift --episodes 100",
+    )
+)
+def register(
+    run_or_sweep: str = typer.Argument(..., help="a finished one: its folder, its folder's name, or its MLflow run id"),
+    name: str = typer.Option("", "--as", help="the model's name; default <algo>-<env_name>, a sweep's register_as"),
+    seed: int | None = typer.Option(
+        None, "--seed", help="a run: this seed's policy; default the best on fresh episodes"
+    ),
+    episodes: int = typer.Option(50, "--episodes", min=1, help="a run: fresh episodes of its evaluation"),
+    tracking_uri: str = typer.Option(
+        "", "--tracking_uri", help="where to, for what was trained with tracking_uri=none"
+    ),
+) -> None:
+    """Register the policy of a finished run or sweep: a new version, loaded back and evaluated.
+
+    The alias `best` moves to it when it is better by the same evaluation (environment, episodes, objective) than the
+    version it points at; `latest` is always the newest.
+    """
+    from understudy.errors import UserError
+    from understudy.runs.directory import RunDir
+    from understudy.runs.find import find
+    from understudy.runs.registering import register_run, store_of
+    from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.syncing import register_sweep
+
+    path = find(run_or_sweep)
+    if (path / "sweep.json").is_file():
+        if seed is not None or episodes != 50:
+            raise UserError("--seed and --episodes are for runs: a sweep's best was evaluated when it ended")
+        best = register_sweep(SweepDir.existing(path), name or None, tracking_uri=tracking_uri)
+        spec = store_of(SweepDir.existing(path).spec().base, tracking_uri, path)
+        show_registered(best.model, best.seed, best.loaded_metrics, best.is_best, best.why, spec)
+        return
+    run = RunDir.existing(path)
+    made, chosen = register_run(run, name or None, tracking_uri=tracking_uri, seed=seed, episodes=episodes)
+    show_registered(made.uri, chosen, made.metrics, made.best, made.why, store_of(run.spec(), tracking_uri, path))
+
+
+@models.command()
+def best(
+    name: str = typer.Argument(..., help="the model's name, as `understudy models list` shows it"),
+    version: int = typer.Argument(..., help="one of its versions"),
+    tracking_uri: str = TRACKING_URI,
+    save_dir: str = SAVE_DIR,
+) -> None:
+    """Point the alias `best` at a version, whatever it was compared with."""
+    from understudy.models import set_best
+
+    set_best(existing_address(tracking_uri, save_dir), name, version)
+    console.print(f"models:/{name}@best is version {version}", soft_wrap=True)
+
+
+def show_registered(uri: str | None, seed: int, metrics: Any, best: bool, why: str, spec: Any) -> None:
+    """Print a registered version, what it reached when it was loaded back, and whether `best` points at it."""
+    from understudy.runs.results import objective_name
+
+    if uri is None:
+        return
+    objective = objective_name(metrics)
+    reached = f": {objective} {metrics[objective]:.3f}, loaded back through MLflow" if objective else ""
+    console.print(f"registered {uri} ({'alias best, ' if best else ''}seed {seed}){reached}", soft_wrap=True)
+    show_alias(uri, best, why, spec)
+
+
+def show_alias(uri: str, best: bool, why: str, spec: Any) -> None:
+    """Print whether the alias `best` points at a version now, and why."""
+    name, version = uri.removeprefix("models:/").rsplit("/", 1)
+    if why and best:
+        console.print(f"@best is version {version}: {why}", soft_wrap=True)
+    elif why:
+        command = shlex.join(["understudy", "models", "best", name, version, *store_words(spec)])
+        console.print(f"@best stays as it is: {why} (`{command}` moves it)", soft_wrap=True)
+
+
+def store_words(spec: Any) -> list[str]:
+    """Return the options that name a run's store to a command; none where that is the default."""
+    from understudy.tracking import without_secrets
+
+    place = spec.placement
+    address = place.tracking()
+    if address == tracking_address("", ""):
+        return []
+    return ["--tracking_uri", without_secrets(address)] if place.tracking_uri else ["--save_dir", place.save_dir]

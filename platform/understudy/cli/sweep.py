@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from understudy.cli.models import show_alias
 from understudy.cli.output import OVERRIDES, console, show_mapping
 from understudy.cli.train import show_keys, show_result, show_run
 
@@ -132,6 +133,9 @@ def show_live(table: Any) -> Iterator[None]:
 
 def show_best(result: Any) -> None:
     """Print the best configuration, its evaluation on fresh episodes, and the registered model's."""
+    from understudy.runs.results import objective_name
+    from understudy.sweeping.directory import SweepDir
+
     best = result.best
     counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
     console.print(f"\n{result.trials} configurations: {counts}")
@@ -142,11 +146,14 @@ def show_best(result: Any) -> None:
     console.print("its seeds, as trained, on episodes that no trial was ranked by:")
     show_result(best.metrics)
     if best.model:
-        name = "success" if "success" in best.seed_metrics else "return"
+        name = objective_name(best.seed_metrics) or "return"
+        loaded = best.loaded_metrics
+        again = f"; loaded back through MLflow and evaluated again: {loaded[name]:.3f}" if loaded else ""
         console.print(
-            f"registered {best.model} (alias best, seed {best.seed}): {name} {best.seed_metrics[name]:.3f};"
-            f" loaded back through MLflow and evaluated again: {best.loaded_metrics[name]:.3f}",
+            f"registered {best.model} ({'alias best, ' if best.is_best else ''}seed {best.seed}):"
+            f" {name} {best.seed_metrics[name]:.3f}{again}",
             soft_wrap=True,
         )
+        show_alias(best.model, best.is_best, best.why, SweepDir(result.folder).spec().base)
     if best.video:
         console.print(f"video: {best.video}", soft_wrap=True)

@@ -14,13 +14,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from understudy import models
 from understudy.devices import resolve_device
 from understudy.files import write_json
 from understudy.policy import Policy
 from understudy.registry import loops
-from understudy.runs.directory import CsvLog, RunDir
-from understudy.runs.results import rank_key
+from understudy.runs.directory import CsvLog, RunDir, read_csv
+from understudy.runs.registering import best_seed, final_evaluation, register_policy, version_tags
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.sweeping.spec import SweepSpec
@@ -28,8 +27,6 @@ from understudy.sweeping.trial import trial_folder
 from understudy.tracking import Tracked
 
 BEST_CSV, RECORD = "best_eval.csv", "best.json"
-FRESH_EPISODES = 1_000_000
-"""Added to eval_seed, so that the final evaluation plays episodes that no trial was ranked by."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,9 @@ class BestPolicy:
     """models:/NAME/VERSION of the registered model."""
     loaded_metrics: dict[str, float] = field(default_factory=dict)
     """The registered model's, loaded back through MLflow and evaluated on the same episodes."""
+    is_best: bool = True
+    """Whether the alias `best` points at it; it always did before it was compared."""
+    why: str = ""
 
 
 def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolicy:
@@ -65,7 +65,7 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
     chosen = trial.user_attrs.get("best_parameters", {})
     policy = trained.with_config(**chosen)
     outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec)
-    best = max(range(len(seeds)), key=lambda k: (rank_key(outcome.rows[k]), -seeds[k]))
+    best = best_seed(outcome.rows, seeds)
     policy.member(best).save(folder)
     video = folder / "video.mp4"
     if run_spec.evaluation.video_episodes:
@@ -80,8 +80,7 @@ def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolic
         folder=str(folder),
         video=str(video) if video.is_file() else None,
     )
-    # By the steps that all trials may take: given more trials or more steps, a sweep has a further row.
-    CsvLog(sweep / BEST_CSV).append(spec.options.num_trials * run_spec.training_steps, outcome.summary)
+    append_best(sweep / BEST_CSV, spec.options.num_trials * run_spec.training_steps, outcome.summary)
     write_json(sweep / RECORD, asdict(policy_result))
     return policy_result
 
@@ -92,24 +91,28 @@ def read_best(sweep: Path) -> BestPolicy | None:
     return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None
 
 
-def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Tracked) -> BestPolicy:
-    """Register the policy with alias `best`, load it back through MLflow and evaluate it on the same episodes."""
-    if spec.model_name is None or tracked.run_id is None or best.model is not None:
+def append_best(path: Path, steps: int, metrics: dict[str, float]) -> None:
+    """Append the best's row, at the steps that all trials may take; a changed best has a row of its own at any rate."""
+    log = CsvLog(path)
+    rows = read_csv(path) if path.is_file() else []
+    if not rows or any(rows[-1].get(key) != value for key, value in metrics.items()):
+        log.append(max(steps, log.last_step + 1), metrics)
+
+
+def register_best(
+    sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Tracked, *, name: str | None = None
+) -> BestPolicy:
+    """Register the policy, load it back through MLflow, evaluate it on the same episodes, offer it as the best one.
+
+    `name` is another name than the sweep's, under which it is registered though it may be registered already.
+    """
+    wanted = name or (spec.model_name if best.model is None else None)
+    if wanted is None or tracked.run_id is None:
         return best
-    uri = spec.base.placement.tracking()
-    version = models.register(
-        tracked.run_id,
-        Path(best.folder),
-        spec.model_name,
-        alias="best",
-        tags={"sweep": sweep.name, "trial": best.trial, "seed": best.seed},
-        tracking_uri=uri,
-    )
-    again = final_spec(spec, None)
-    device = resolve_device(again.placement.device)
-    loaded = models.load_policy(f"models:/{spec.model_name}@best", tracking_uri=uri, device=device)
-    outcome = loops.get(loaded.algorithm.loop).evaluate(loaded, again)
-    best = replace(best, model=f"models:/{spec.model_name}/{version}", loaded_metrics=outcome.rows[0])
+    run = RunDir(trial_folder(sweep, best.trial))
+    tags = {"sweep": sweep.name, "trial": best.trial, "seed": best.seed, **version_tags(run, run.spec())}
+    made = register_policy(Path(best.folder), final_spec(spec, None), wanted, tracked.run_id, tags)
+    best = replace(best, model=made.uri, loaded_metrics=made.metrics, is_best=made.best, why=made.why)
     write_json(sweep / RECORD, asdict(best))
     return best
 
@@ -117,5 +120,4 @@ def register_best(sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Track
 def final_spec(spec: SweepSpec, trial: FrozenTrial | None) -> RunSpec:
     """Return the spec of the final evaluation: fresh episodes, final_episodes of each seed."""
     base = with_changes(spec.base, **trial.params) if trial is not None else spec.base
-    first = base.evaluation.eval_seed + FRESH_EPISODES
-    return with_changes(base, eval_seed=first, eval_episodes=spec.options.final_episodes)
+    return final_evaluation(base, spec.options.final_episodes)

@@ -14,8 +14,9 @@ from understudy.errors import SpecError
 from understudy.registry import algorithms, search_spaces
 from understudy.spec.compose import listed
 from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_key, run_fields, validate, with_changes
+from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.part import Secret
-from understudy.spec.run import RunSpec, plain_name
+from understudy.spec.run import RunSpec
 from understudy.spec.space import Choice, Dimension, Interval, checked, size
 from understudy.spec.words import canonical
 
@@ -67,7 +68,7 @@ class SweepSpec(BaseModel):
     def model_name(self) -> str | None:
         """Name of the registered model, or None."""
         name = self.options.register_as
-        return None if name == "none" else name or f"{self.run['algo']}-{plain_name(self.run['env_name'])}"
+        return None if name == "none" else name or default_model_name(self.run["algo"], self.run["env_name"])
 
 
 def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpec:
@@ -116,6 +117,12 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
         raise SpecError(f"a sweep of {algo} ranks its trials by held-out episodes; give validation_fraction=0.1, say")
     if algorithms.get(algo).acts and base.evaluation.eval_episodes < 1:
         raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
+    if options.register_as not in (None, "none"):
+        check_model_name(options.register_as, "register_as")
+        if base.placement.tracking() == "none":
+            raise SpecError(
+                f"register_as={options.register_as}: tracking_uri=none keeps no models; give one of the two"
+            )
     if (workers := base.placement.num_workers) > 1:
         raise SpecError(f"num_workers={workers}: a trial of a sweep is one worker; use cpus= or gpus=")
     most = max(1.0, largest_number(options, training))

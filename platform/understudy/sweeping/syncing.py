@@ -1,4 +1,4 @@
-"""Send what MLflow has not got of a sweep: its parent run, its trials, its best policy."""
+"""Send what MLflow has not got of a sweep: its parent run, its trials, its best policy; register that by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from understudy import tracking
-from understudy.errors import StoreAway
+from understudy.errors import StoreAway, UserError
 from understudy.runs.directory import RunDir
+from understudy.runs.launch import sent_state
+from understudy.runs.registering import store_of
 from understudy.runs.sync import Shipped, check_sent, sync
-from understudy.sweeping.best import read_best, register_best
+from understudy.spec.model_names import check_model_name, default_model_name
+from understudy.sweeping.best import BestPolicy, read_best, register_best
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import registered, send_best, track_sweep
 
@@ -49,3 +52,29 @@ def _whole(folder: Path) -> bool:
     """Return whether a trial has nothing to send: all is sent, or it was never begun."""
     state = RunDir(folder).state()
     return not RunDir(folder).flags.is_file() or state.get("shipped", state.get("status") in ("finished", "stopped"))
+
+
+def register_sweep(sweep: SweepDir, name: str | None, *, tracking_uri: str) -> BestPolicy:
+    """Register the best policy of a finished sweep, under the sweep's own name for it unless another is given.
+
+    Raises UserError, before anything is registered, for a sweep that has not finished and for a name that cannot be.
+    """
+    spec, state = sweep.spec(), sweep.state()
+    name = name or spec.model_name or default_model_name(spec.base.algo, spec.base.env_name)
+    check_model_name(name, "--as")
+    best = read_best(sweep.path)
+    if best is None or state.get("status") != "finished":
+        raise UserError(f"{sweep.path} has not finished: `understudy resume {sweep.path}` goes on with it")
+    base = store_of(spec.base, tracking_uri, sweep.path)
+    tracking.prepare(base.placement.tracking())
+    spec = spec.model_copy(update={"run": {**spec.run, "tracking_uri": base.placement.tracking_uri}})
+    with sweep.held():
+        tracked = track_sweep(spec, sweep.path, state.get("run_id"))
+        if tracked.run_id is None:
+            raise StoreAway(f"MLflow went away while {sweep.path} was registered: try again once it is back")
+        send_best(sweep.path, best, tracked)
+        best = register_best(sweep.path, spec, best, tracked, name=name)
+        whole = tracked.close("FINISHED")
+        sweep.update_state(**sent_state(RunDir(sweep.path), tracked, whole))
+        check_sent(sweep.path, tracked, whole)
+    return best

@@ -6,11 +6,17 @@ import hashlib
 import re
 
 from understudy.errors import SpecError
+from understudy.spec.run import plain_name
 
 LONGEST = 200
 """Characters of a model's name; databases hold 256."""
 _REFUSED = re.compile(r"[/:.%\"'@?#\\\x00-\x1f\x7f]")
 """MLflow refuses some of these, the others cut a models:/ address short."""
+
+
+def default_model_name(algo: str, env_name: str) -> str:
+    """Return the name that models of an algorithm and a dataset have unless another is given."""
+    return valid_model_name(f"{algo}-{plain_name(env_name)}")
 
 
 def check_model_name(name: str, given: str = "model name") -> None:
