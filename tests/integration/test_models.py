@@ -17,6 +17,7 @@ from understudy.normaliser import Normaliser
 from understudy.policy import Policy, content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
+from understudy.scores import Score
 from understudy.tracking.client import client
 
 OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
@@ -202,9 +203,35 @@ def test_registering_the_same_content_again_makes_no_second_version(store: str, 
     assert other == first + 1
     shown = models.show_model(store, "once")
     assert [item["version"] for item in shown["versions"]] == [other, first]
-    assert shown["aliases"] == {"best": other}
+    assert shown["aliases"] == {"best": other, "latest": other}
     assert shown["versions"][1]["tags"]["trial"] == "4"
     assert logged_models(store, run_id) == logged + 1
+
+
+def test_best_is_moved_by_a_better_score_only_and_latest_is_the_newest(store: str, run_id: str, tmp_path: Path) -> None:
+    def offered(seed: int, success: float, episodes: int = 50) -> tuple[bool, str]:
+        folder = make_policy((seed,)).save(tmp_path / str(seed))
+        version = models.register(run_id, folder, "judged", tracking_uri=store, alias=None)
+        score = Score.of({"success": success, "return": 1.0}, {"env_name": "cube"}, episodes, 7)
+        assert score is not None
+        models.tag_version(store, "judged", version, score.tags())
+        return models.offer_best(store, "judged", version, score)
+
+    assert offered(31, 0.0) == (False, "success 0.000 is nothing to recommend")
+    assert offered(32, 0.5)[0]
+    assert not offered(33, 0.01)[0]
+    assert "do not compare" in offered(34, 1.0, episodes=1)[1]
+    assert offered(35, 0.9) == (True, "success 0.900 against 0.500 of version 2 on the same 50 episodes")
+    assert not offered(36, 0.9)[0]
+    shown = models.show_model(store, "judged")
+    assert shown["aliases"] == {"best": 5, "latest": 6}
+    assert shown["versions"][1]["tags"]["success"] == "0.9"
+    for address in ("models:/judged@latest", "models:/judged/latest"):
+        assert models.load_policy(address, tracking_uri=store).seeds == [36]
+    with pytest.raises(UnknownName, match="has no version 9"):
+        models.set_best(store, "judged", 9)
+    models.set_best(store, "judged", 1)
+    assert models.load_policy("models:/judged@best", tracking_uri=store).seeds == [31]
 
 
 def test_a_registration_cut_off_after_logging_logs_no_second_model(store: str, run_id: str, tmp_path: Path) -> None:
