@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from understudy.loading import load_policy
 from understudy.observations import as_shape, dtype_of, parts_of
 from understudy.policy import Policy, content_hash, read_document
 from understudy.registry import algorithms
-from understudy.scores import Score, judge
 from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute, check_reachable
 from understudy.tracking.client import client, tracking_errors
@@ -31,6 +30,8 @@ from understudy.tracking.turns import our_turn
 __all__ = ["list_models", "load_policy", "log_model", "offer_best", "register", "set_best", "show_model", "tag_version"]
 
 HASH_TAG = "understudy.content_hash"
+Judge = Callable[[Mapping[str, str], int | None], tuple[bool, str]]
+"""judge(tags of the version that is the best so far, its number or None) -> (whether the new one is better, why)."""
 VERSIONS_TAG = "mlflow.modelVersions"
 BEST = "best"
 """The alias of the version that is best by the evaluation in its tags."""
@@ -204,15 +205,17 @@ def set_best(tracking_uri: str, name: str, version: int) -> None:
         client(absolute(tracking_uri)).set_registered_model_alias(name, BEST, str(version))
 
 
-def offer_best(tracking_uri: str, name: str, version: int, score: Score | None) -> tuple[bool, str]:
-    """Point the alias `best` at a version that is better by the same evaluation; return (whether it is there, why)."""
+def offer_best(tracking_uri: str, name: str, version: int, judge: Judge) -> tuple[bool, str]:
+    """Point the alias `best` at a version if `judge` says so; return (whether it is there, why)."""
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
         store = client(absolute(tracking_uri))
         number = store.get_registered_model(name).aliases.get(BEST)
         if number is not None and int(number) == version:
             return True, "it was before"
-        held = Score.from_tags(store.get_model_version(name, number).tags) if number is not None else None
-        better, why = judge(score, held, int(number) if number else None)
+        if number is None:
+            better, why = judge({}, None)
+        else:
+            better, why = judge(store.get_model_version(name, number).tags, int(number))
         if better:
             store.set_registered_model_alias(name, BEST, str(version))
     return better, why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickletools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from understudy.normaliser import Normaliser
 from understudy.policy import Policy, content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.scores import Score
+from understudy.runs.scores import Score, judge
 from understudy.tracking.client import client
 
 OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
@@ -215,7 +216,7 @@ def test_best_is_moved_by_a_better_score_only_and_latest_is_the_newest(store: st
         score = Score.of({"success": success, "return": 1.0}, {"env_name": "cube"}, episodes, 7)
         assert score is not None
         models.tag_version(store, "judged", version, score.tags())
-        return models.offer_best(store, "judged", version, score)
+        return models.offer_best(store, "judged", version, partial(judge, score))
 
     assert offered(31, 0.0) == (False, "success 0.000 is nothing to recommend")
     assert offered(32, 0.5)[0]

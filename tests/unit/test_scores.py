@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from understudy.errors import SpecError
-from understudy.scores import Score, judge
+from understudy.runs.scores import Score, judge
 from understudy.spec.model_names import LONGEST, check_model_name, default_model_name, valid_model_name
 
 HOPPER = {"env_name": "Hopper-v4", "environment": None}
@@ -53,13 +53,13 @@ def test_a_score_is_in_the_tags_of_a_version_and_comes_back_from_them() -> None:
     ],
 )
 def test_the_best_is_what_is_better_by_the_same_evaluation(new, held, best, why) -> None:
-    moved, said = judge(new, held, None if held is None else 4)
+    moved, said = judge(new, held.tags() if held else {}, 4 if held else None)
     assert moved == best
     assert why in said
 
 
 def test_what_was_registered_without_an_evaluation_is_not_replaced_without_a_word() -> None:
-    assert judge(score(1.0), None, 3) == (False, "how version 3 was evaluated is not known")
+    assert judge(score(1.0), {"trial": "0"}, 3) == (False, "how version 3 was evaluated is not known")
 
 
 def test_a_number_that_is_none_makes_no_score() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
 from understudy.runs.results import rank_key
+from understudy.runs.scores import Score, judge
 from understudy.runs.sync import check_sent, sync
-from understudy.scores import Score
 from understudy.spec.keys import with_changes
 from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.run import RunSpec
@@ -65,7 +66,7 @@ def register_policy(folder: Path, spec: RunSpec, name: str, run_id: str, tags: M
     score, metrics, why_not = _evaluated(policy, spec)
     if score is not None:
         models.tag_version(uri, name, version, score.tags())
-    best, why = models.offer_best(uri, name, version, score)
+    best, why = models.offer_best(uri, name, version, partial(judge, score))
     return Registered(name, version, best, why_not or why, metrics)
 
 

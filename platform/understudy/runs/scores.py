@@ -98,8 +98,8 @@ def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items()}
 
 
-def judge(new: Score | None, held: Score | None, version: int | None) -> tuple[bool, str]:
-    """Return (whether the new version is the best, why) against the one that the alias `best` points at, if any."""
+def judge(new: Score | None, tags: Mapping[str, str], version: int | None) -> tuple[bool, str]:
+    """Return (whether a new version is the best, why) against the tags of the one that is so far, if there is one."""
     if new is None:
         return False, "it was not evaluated"
     shown = f"{new.objective} {new.value:.3f}"
@@ -107,6 +107,7 @@ def judge(new: Score | None, held: Score | None, version: int | None) -> tuple[b
         return False, f"{shown} is nothing to recommend"
     if version is None:
         return True, f"{shown} on {new.episodes} episodes, the first"
+    held = Score.from_tags(tags)
     if held is None:
         return False, f"how version {version} was evaluated is not known"
     difference = new.difference(held)
