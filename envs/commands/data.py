@@ -12,7 +12,7 @@ from understudy.cli.output import console, examples, progress_bar, show_table
 from understudy.envs.commands.download import download
 from understudy.envs.commands.generate import generate
 from understudy.envs.commands.import_bridge import RAW_TREES, bridge_raw_command
-from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, show_store
+from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, pairs, show_store
 from understudy.registry import commands
 
 data = typer.Typer(help="Datasets: list, look into, import, export, download, generate, verify.", no_args_is_help=True)
@@ -112,6 +112,13 @@ def import_(
     tolerance_s: float | None = typer.Option(
         None, "--tolerance-s", "--tolerance_s", help="LeRobot: seconds a frame may be off its time; default 0.0001"
     ),
+    as_: list[str] | None = typer.Option(
+        None,
+        "--as",
+        metavar="COLUMN=WORDS",
+        help="what a column is, where the file does not tell (repeatable): images/front=chw, observations=hwc,0..1,"
+        " images/depth=0..4000, pixels=64x64x3, observations=state, extra=out",
+    ),
 ) -> None:
     """Import a file into the episode store."""
     from understudy.envs.sources.bridge.relabelling import relabelled
@@ -135,6 +142,7 @@ def import_(
             progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
             change=relabelled if relabel_actions else None,
             notes={"relabel_actions": True} if relabel_actions else {},
+            asked=pairs("--as", as_ or [], "images/front=chw"),
             image_encoding=image_encoding,
             jpeg_quality=jpeg_quality,
             reading={} if tolerance_s is None else {"tolerance_s": tolerance_s},

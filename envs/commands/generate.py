@@ -7,17 +7,15 @@ from typing import Annotated
 import typer
 
 from understudy.cli.output import console, progress_bar
-from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    """Return OPTION=VALUE words as a dictionary."""
-    from understudy.errors import UserError
-
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"--rendering {word}: must be OPTION=VALUE, such as shadows=true")
-    return {name: value for name, _, value in (word.partition("=") for word in words)}
+from understudy.envs.commands.options import (
+    DataDir,
+    ImageEncoding,
+    JpegQuality,
+    data_folder,
+    interruptible,
+    pairs,
+    show_store,
+)
 
 
 def generate(
@@ -102,7 +100,7 @@ def generate(
             keep=keep or None,  # type: ignore[arg-type]  (checked there)
             workers=workers or available_cpus(),
             formats=formats or (),
-            rendering=_pairs(rendering or []),
+            rendering=pairs("--rendering", rendering or [], "shadows=true"),
             attempts_dir=attempts_dir,
             overwrite=overwrite,
             tracking_uri=tracking_uri or None,

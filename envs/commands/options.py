@@ -34,6 +34,16 @@ def data_folder(data_dir: str) -> Path:
     return Path(data_dir).expanduser() if data_dir else home() / "datasets"
 
 
+def pairs(option: str, words: list[str], example: str) -> dict[str, str]:
+    """Return the OPTION=VALUE words of an option that is given once for each as a dictionary."""
+    from understudy.errors import UserError
+
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"{option} {word}: must be OPTION=VALUE, such as {example}")
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
 def show_store(store: EpisodeStore) -> None:
     """Print what there is to know of how a store came to be, and then its counts and place."""
     from understudy.envs.store.inspection import notes_of

@@ -22,6 +22,7 @@ import numpy as np
 
 from understudy.envs.files.reading import read_npz
 from understudy.envs.rollouts.collecting import Recording, Step, final_columns, observation_columns
+from understudy.envs.rollouts.forms import in_stored_form
 from understudy.envs.simulators.deterministic import global_numpy_seed
 from understudy.envs.sources.names import SCRIPTED
 from understudy.envs.sources.source import Expert, source_for
@@ -170,7 +171,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=1)
 def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
     source = source_for(env_name)
-    env = source.make_env(env_name, settings=json.loads(settings) if settings else None)
+    env = in_stored_form(source.make_env(env_name, settings=json.loads(settings) if settings else None), env_name)
     if policy == SCRIPTED:
         expert = source.expert(env_name)
         if expert is None:
@@ -183,4 +184,5 @@ def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
 
 @functools.lru_cache(maxsize=1)
 def _pictured(env_name: str, settings: str) -> Any:
-    return source_for(env_name).make_env(env_name, settings=json.loads(settings) if settings else None)
+    env = source_for(env_name).make_env(env_name, settings=json.loads(settings) if settings else None)
+    return in_stored_form(env, env_name)

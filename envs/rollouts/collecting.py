@@ -143,9 +143,12 @@ def goal_of(info: Mapping[str, Any]) -> Any:
 
 
 def stored(observation: Any) -> np.ndarray:
-    """Return a copy as stores and policies have it: uint8 or float32; environments may write into the same array."""
+    """Return a copy as stores and policies have it: pictures uint8, states float32.
+
+    Environments may write into the same array.
+    """
     array = np.asarray(observation)
-    return array.copy() if array.dtype == np.uint8 else array.astype(np.float32)
+    return array.copy() if array.dtype == np.uint8 and array.ndim > 2 else array.astype(np.float32)
 
 
 def _stacked(rows: list[Row], after: Row) -> Row:

@@ -25,6 +25,8 @@ class EnvFactory:
     """The file's own settings as JSON, which is hashable; empty for the published ones."""
     view: View = field(default_factory=View)
     """What the policy is shown of what the environment gives."""
+    forms: str = ""
+    """What was done to the columns of the data when they came in, as JSON; empty where nothing was."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
         """Return a new environment; DatasetError when a policy cannot act in its spaces."""

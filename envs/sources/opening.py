@@ -98,6 +98,8 @@ def _ways_of(manifest: Manifest) -> dict[str, Any]:
         options |= {"image_encoding": JPEG, "jpeg_quality": int(known.get("jpeg_quality", 95))}
     if known.get("relabel_actions"):
         options |= {"change": relabelled, "notes": {"relabel_actions": True}}
+    if isinstance(known.get("asked"), dict):
+        options |= {"asked": known["asked"]}
     if known.get("reading"):
         options |= {"reading": known["reading"]}
     return options

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from understudy.envs.files.downloads import Remote
+from understudy.envs.store.kinds import Declared
 from understudy.errors import UnknownName, UserError, did_you_mean, to_install
 from understudy.registry import sources
 
@@ -196,7 +197,14 @@ class Source(abc.ABC):
         return [path]
 
     def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return what the manifest should say about how these data were made; `environment` is for `make_env`."""
+        """Return what the manifest should say about how these data were made; `environment` is for `make_env`.
+
+        `notes` are lines for people, on what of the file was found odd or is not as it seems.
+        """
+        return {}
+
+    def declared(self, path: Path, env_name: str) -> Mapping[str, Declared]:
+        """Return what the file says of its pictures, by column: the order of their axes, the bounds of their values."""
         return {}
 
 

@@ -72,7 +72,7 @@ def picture_columns(store: EpisodeStore) -> dict[str, str]:
     """Return the column of each camera; a lone picture column, `observations`, is the camera `pixels`."""
     cameras = {camera: IMAGES + camera for camera in store.cameras()}
     observations = store.manifest.columns.get("observations")
-    if not cameras and observations is not None and observations.dtype == "uint8" and len(observations.shape) == 3:
+    if not cameras and observations is not None and observations.holds_pictures:
         return {PIXELS: "observations"}
     return cameras
 

@@ -57,6 +57,11 @@ class Column:
         return cls(tuple(int(n) for n in data["shape"]), name, encoding)
 
     @property
+    def holds_pictures(self) -> bool:
+        """Whether rows are pictures [H, W, C] of 8 bits, however they are kept."""
+        return self.dtype == "uint8" and len(self.shape) == 3
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.envs.files.reading import damage
+from understudy.envs.store.incoming import Incoming
 from understudy.envs.store.origins import check_unchanged, record
 from understudy.envs.store.store import JPEG, RAW, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
@@ -39,12 +40,14 @@ def import_file(
     change: Callable[[Episode], Episode] | None = None,
     notes: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
+    asked: Mapping[str, str] | None = None,
 ) -> EpisodeStore:
     """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
 
     `env_name` says which task the data are of; `name` is the store's, when it should be another. `made_by` is for
     files that do not say themselves how they were made. `change` is done to every episode; `notes` say so in the
-    provenance. `reading` are options of the source's own `read`, such as LeRobot's `tolerance_s`.
+    provenance. `reading` are options of the source's own `read`, such as LeRobot's `tolerance_s`. `asked` says of
+    columns what they are, where that cannot be told (`data import --as NAME=WORDS`).
     """
     name = env_name if name is None else name
     source: Source = sources.get(source_name)
@@ -66,6 +69,7 @@ def import_file(
         overwrite=overwrite,
         image_encoding=image_encoding,
         jpeg_quality=jpeg_quality,
+        incoming=Incoming(source.declared(path, env_name), asked),
     )
     transitions = 0
     with writer:

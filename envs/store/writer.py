@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from understudy.envs.store.columns import ColumnFile, column_file
 from understudy.envs.store.episode import is_episode_column, prepare_episode
+from understudy.envs.store.incoming import Incoming
 from understudy.envs.store.store import (
     EPISODES,
     JPEG,
@@ -51,13 +52,14 @@ class StoreWriter:
         overwrite: bool = False,
         image_encoding: str = RAW,
         jpeg_quality: int = 95,
+        incoming: Incoming | None = None,
     ) -> None:
         check_image_encoding(image_encoding, jpeg_quality)
         self._encoding, self._quality = image_encoding, jpeg_quality
         self.path = Path(path).expanduser()
         self.name, self.source, self.env_id = name, source, env_id
         self.provenance = dict(provenance or {})
-        self._overwrite = overwrite
+        self._overwrite, self._incoming = overwrite, incoming or Incoming()
         self._placing = ExitStack()
         self._temporary: Path
         self._columns: dict[str, ColumnFile] = {}
@@ -80,11 +82,12 @@ class StoreWriter:
         """Append one episode of T steps: arrays [T, *shape], and optionally what there is one of in an episode.
 
         That is `final_observation` [*O], `final_images/<camera>` [H, W, C], `mask/<name>` [], `language` (a text).
-        Observations become float32 unless they are uint8; actions and rewards float32; terminals and masks uint8.
+        Pictures come to the store's form (see `Incoming`); other observations become float32 unless they are uint8,
+        actions and rewards float32, terminals and masks uint8.
         Raises DatasetError, naming the episode and the column, for NaN, infinities and wrong shapes.
         """
         number = len(self._lengths)
-        rows = prepare_episode(episode, number)
+        rows = prepare_episode(self._incoming.bring(episode, number), number)
         if self._columns and set(rows) != set(self._columns):
             odd = sorted(set(rows) ^ set(self._columns))
             raise DatasetError(f"episode {number}: column {odd[0]!r} is not in every episode")
@@ -110,6 +113,15 @@ class StoreWriter:
         for column in self._columns.values():
             column.discard()
 
+    def _described(self) -> dict[str, Any]:
+        """Return the provenance with what was done to the columns, and without cameras that are not kept."""
+        incoming, found = self._incoming, dict(self.provenance)
+        found["notes"] = [*found.get("notes", []), *incoming.notes]
+        found |= {"forms": incoming.record(), "asked": incoming.asked}
+        if isinstance(found.get("cameras"), dict):
+            found["cameras"] = {name: how for name, how in found["cameras"].items() if name not in incoming.left_out}
+        return {key: value for key, value in found.items() if value or key not in ("notes", "forms", "asked")}
+
     def _finish(self) -> None:
         if not self._lengths:
             raise DatasetError(f"{self.name}: no episodes, nothing to write")
@@ -132,7 +144,7 @@ class StoreWriter:
             columns={name: column.schema for name, column in steps.items()},
             episode_columns={name: column.schema for name, column in ends.items()},
             statistics={name: column.statistics() for name, column in self._columns.items()},
-            provenance={**self.provenance, "imported_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+            provenance={**self._described(), "imported_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
             content_hash=combine_digests(digests, digest(starts, lengths)),
             files={name: _file_record(self._temporary / name) for name in (TRANSITIONS, EPISODES)},
         )

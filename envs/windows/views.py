@@ -191,8 +191,7 @@ def _parts(store: EpisodeStore, cameras: Sequence[str] | None, use_proprio: bool
             hint = did_you_mean(camera, present) if present else "; it has none"
             raise DatasetError(f"{store.name!r} has no camera {camera!r}{hint}")
     if not present:
-        columns = store.manifest.columns["observations"]
-        picture = columns.dtype == "uint8" and len(columns.shape) == 3
+        picture = store.manifest.columns["observations"].holds_pictures
         return [_part(store, PIXELS if picture else STATE, "observations", "final_observations")]
     wanted = present if cameras is None else list(cameras)
     parts = [_part(store, camera, IMAGES + camera, FINAL + IMAGES + camera) for camera in wanted]
@@ -204,13 +203,20 @@ def _parts(store: EpisodeStore, cameras: Sequence[str] | None, use_proprio: bool
 
 
 def _part(store: EpisodeStore, name: str, column: str, final: str) -> _Part:
-    shape = store.manifest.columns[column].shape
+    schema = store.manifest.columns[column]
+    shape = schema.shape
+    if not schema.holds_pictures and (is_picture(name) or len(shape) > 2):
+        raise DatasetError(
+            f"{store.path}: {column!r} holds {schema.dtype} rows of shape {list(shape)}, neither pictures nor a"
+            " state: an older version imported it so; import the dataset again"
+        )
     if is_picture(name):
         return _Part(name, column, final, shape, store.frames(column).gather)
     values = store.column(column)
     rows = opaque(values, rows=1)
 
     def gather(wanted: np.ndarray) -> np.ndarray:
-        return rows.take(wanted).view(values.dtype).reshape(len(wanted), *shape)
+        found = rows.take(wanted).view(values.dtype).reshape(len(wanted), *shape)
+        return found.astype(np.float32, copy=False)
 
     return _Part(name, column, final, shape, gather)

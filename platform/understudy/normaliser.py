@@ -50,7 +50,7 @@ class Normaliser:
     @classmethod
     def fit(cls, values: np.ndarray, mode: Mode) -> Normaliser:
         """Fit to `values` [N, *shape]: zscore gives mean 0 and std 1, bounds maps [min, max] to [-1, 1]."""
-        if mode == "none" or values.dtype == np.uint8:
+        if mode == "none":
             return cls.identity(values.shape[1:])
         if mode == "zscore":
             shift = values.mean(axis=0, dtype=np.float64)

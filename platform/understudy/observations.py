@@ -87,6 +87,20 @@ def dtype_of(name: str) -> type[np.generic]:
     return np.uint8 if is_picture(name) else np.float32
 
 
+def as_levels(pictures: Any, what: str) -> np.ndarray:
+    """Return pictures as uint8: whole numbers are 0 to 255, floats 0 to 1; UserError for values out of these."""
+    array = np.asarray(pictures)
+    if array.dtype == np.uint8 or array.dtype.kind not in "biuf" or array.size == 0:
+        return array
+    most = 1.0 if array.dtype.kind in "bf" else 255.0
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= most):
+        raise UserError(
+            f"{what}: pictures of {array.dtype} hold {low:g} to {high:g}; give uint8, 0 to 255, or floats, 0 to 1"
+        )
+    return np.rint(array.astype(np.float32) * np.float32(255 / most)).astype(np.uint8)
+
+
 def batched(observations: Any, shape: ObservationShape, what: str) -> tuple[Arrays, bool]:
     """Return observations [B, *shape] in the policy's dtypes, and whether a single one was given (then B is 1).
 
@@ -102,7 +116,8 @@ def batched(observations: Any, shape: ObservationShape, what: str) -> tuple[Arra
         given = dict.fromkeys(parts, observations)
     arrays, singles = {}, set()
     for name, wanted in parts.items():
-        array = np.ascontiguousarray(given[name], dtype_of(name))
+        given_part = as_levels(given[name], f"{name} of {what}") if is_picture(name) else given[name]
+        array = np.ascontiguousarray(given_part, dtype_of(name))
         singles.add(array.shape == wanted)
         array = array[None] if array.shape == wanted else array
         if array.ndim != len(wanted) + 1 or array.shape[1:] != wanted:

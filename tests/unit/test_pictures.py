@@ -116,8 +116,8 @@ def test_a_damaged_picture_is_named(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"images/front": np.zeros((4, 8, 8, 3), np.float32)}, "pictures are uint8"),
-        ({"images/front": np.zeros((4, 8, 8), np.uint8)}, "pictures are uint8"),
+        ({"images/front": np.zeros((4, 8, 8, 3), np.float32)}, "not shaped like the others"),
+        ({"images/front": np.zeros((4, 8, 8), np.uint8)}, "not shaped like the others"),
         ({"saliency/front": np.full((4, 8, 8, 1), 2.0)}, r"must hold values in \[0, 1\]"),
         ({"final_images/front": np.zeros((8, 9, 3), np.uint8)}, "not shaped like the others"),
         ({"language": np.zeros(3)}, "not text"),

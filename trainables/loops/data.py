@@ -76,7 +76,13 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
         cameras=spec.data.cameras,
         use_proprio=spec.data.use_proprio,
     )
-    return EnvFactory(name, settings=json.dumps(settings, sort_keys=True) if settings else "", view=view)
+    forms = known.get("forms")
+    return EnvFactory(
+        name,
+        settings=json.dumps(settings, sort_keys=True) if settings else "",
+        view=view,
+        forms=json.dumps(forms, sort_keys=True) if forms else "",
+    )
 
 
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
@@ -94,7 +100,8 @@ def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
 def describe_environment(environment: EnvFactory) -> dict[str, Any]:
     """Return what a policy must keep to be evaluated where its dataset is not."""
     settings = json.loads(environment.settings) if environment.settings else None
-    return {"env_name": environment.env_name, "environment": settings}
+    forms = {"forms": json.loads(environment.forms)} if environment.forms else {}
+    return {"env_name": environment.env_name, "environment": settings, **forms}
 
 
 def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
