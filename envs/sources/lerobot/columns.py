@@ -139,7 +139,7 @@ def note_of(features: Mapping[str, Feature]) -> dict[str, Any]:
 
 
 def _column_of(key: str, dtype: str) -> str:
-    if dtype in PICTURES:
+    if dtype in PICTURES or key.startswith(CAMERA):  # a camera's pictures may be kept as plain numbers
         for prefix in (CAMERA, "observation."):
             if key.startswith(prefix):
                 return IMAGES + key.removeprefix(prefix)

@@ -28,6 +28,7 @@ from understudy.envs.sources.lerobot.meta import (
 )
 from understudy.envs.sources.lerobot.video import TOLERANCE, FrameReader, require_vision, tolerance_advice
 from understudy.envs.sources.source import Episode
+from understudy.envs.store.kinds import Declared
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError
 
@@ -54,10 +55,23 @@ def provenance(path: Path) -> dict[str, Any]:
         "cameras": {feature.column: _how_kept(feature, dataset) for feature in pictures},
         "tasks": len(dataset.tasks),
         "rewards": "as in the dataset" if has_rewards(dataset) else "0 everywhere: the dataset has none",
-        "left_out": dataset.left_out,
+        "left_out": [*dataset.left_out, *_later_tasks(dataset)],
         **{key: dataset.note[key] for key in KEPT if dataset.note.get(key)},
     }
     return {key: value for key, value in found.items() if value not in (None, {}, [])}
+
+
+def declared(path: Path) -> dict[str, Declared]:
+    """Return what info.json says of the axes of pictures that are kept as plain numbers."""
+    dataset = open_dataset(path)
+    found: dict[str, Declared] = {}
+    for feature in dataset.features:
+        names = dataset.info["features"][feature.key].get("names")
+        if not feature.is_picture and isinstance(names, list) and len(names) == len(feature.shape) == 3:
+            layout = "".join(str(name).lower()[:1] for name in names).replace("r", "c")  # rgb, channels
+            if layout in ("hwc", "chw"):
+                found[feature.column] = Declared(layout)
+    return found
 
 
 def read_episodes(path: Path, tolerance_s: float = TOLERANCE) -> Iterator[Episode]:
@@ -88,6 +102,23 @@ def read_episodes(path: Path, tolerance_s: float = TOLERANCE) -> Iterator[Episod
             episode |= {name: mask[record.number] for name, mask in masks.items()}
             episode |= finals.read(record)
             yield episode
+
+
+def _later_tasks(dataset: Dataset) -> list[str]:
+    """Return a line for each task text that an episode changes to: an episode's first text is the one that is kept."""
+    later: dict[int, int] = {}
+    for file in dict.fromkeys(record.data for record in dataset.records):
+        table = read_table(file, ["episode_index", "task_index"])
+        with damage(file, "LeRobot"):
+            episodes, tasks = (table[name].to_numpy() for name in ("episode_index", "task_index"))
+        for number in np.unique(episodes):
+            found = tasks[episodes == number]
+            for task in np.unique(found[found != found[0]]).tolist():
+                later[task] = later.get(task, 0) + 1
+    return [
+        f"the text {dataset.tasks.get(task, task)!r}: in {count} episodes the task changes to it, their first is kept"
+        for task, count in sorted(later.items())
+    ]
 
 
 def _how_kept(feature: Feature, dataset: Dataset) -> str:
@@ -145,18 +176,22 @@ def _decode_images(column: Any, feature: Feature) -> np.ndarray:
     array = column.combine_chunks()
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
     encoded = array.field("bytes") if pa.types.is_struct(array.type) else array
-    frames = np.empty((len(encoded), *feature.picture_size, 3), np.uint8)
+    size, frames = feature.picture_size, np.empty(0)
     for number, item in enumerate(encoded):
         data = item.as_py()
         if not data:
             raise WrongContent(f"{feature.key}: picture {number} is not in the file")
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if frame is None or frame.shape != frames.shape[1:]:
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+        if frame is None or frame.shape[:2] != size:
             found = "cannot be decoded" if frame is None else f"is {frame.shape[1]} x {frame.shape[0]}"
-            wanted = f"{frames.shape[2]} x {frames.shape[1]}"
-            raise WrongContent(f"{feature.key}: picture {number} {found}, info.json says {wanted}")
+            raise WrongContent(f"{feature.key}: picture {number} {found}, info.json says {size[1]} x {size[0]}")
+        if number == 0:
+            frames = np.empty((len(encoded), *frame.shape), frame.dtype)
+        if frame.dtype != frames.dtype:
+            raise WrongContent(f"{feature.key}: picture {number} is of {frame.dtype}, those before of {frames.dtype}")
         frames[number] = frame
-    return frames
+    grey = frames.dtype != np.uint8 and bool((frames == frames[..., :1]).all())
+    return frames[..., :1] if grey else frames  # 16 bits of one channel are a depth camera's
 
 
 class _Rows:

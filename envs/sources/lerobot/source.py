@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.envs.sources.lerobot.meta import is_dataset
-from understudy.envs.sources.lerobot.reader import data_files, provenance, read_episodes
+from understudy.envs.sources.lerobot.reader import data_files, declared, provenance, read_episodes
 from understudy.envs.sources.lerobot.video import TOLERANCE
 from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
 from understudy.envs.sources.source import Episode, Settings, Source
+from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.registry import sources
 from understudy.spec.placement import home
@@ -109,6 +110,10 @@ class LeRobot(Source):
         if not any(source.matches(str(found.get("env_name", ""))) for _, source in sources.items()):
             found.pop("env_name", None)
         return found
+
+    def declared(self, path: Path, env_name: str) -> Mapping[str, Declared]:
+        """Return the order of the axes of pictures that are kept as plain numbers, where info.json names the axes."""
+        return declared(path)
 
     def read(self, path: Path, env_name: str, *, tolerance_s: float = TOLERANCE) -> Iterator[Episode]:
         """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw.

@@ -17,6 +17,7 @@ from understudy.envs.files.reading import DAMAGE, WrongContent, check_readable, 
 from understudy.envs.sources.minari.envs import is_flat
 from understudy.envs.sources.source import Episode, Settings
 from understudy.envs.store.episode import prepare_episode
+from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, StorageError, UserError
 from understudy.files import replaced_folder, restore_folder, storage_errors
 
@@ -52,7 +53,21 @@ def provenance(path: Path) -> dict[str, Any]:
     note: dict[str, Any] = {key: metadata[key] for key in NOTED if key in metadata}
     if isinstance(space, spaces.Dict):
         note["observation"] = [f"{key} [{spaces.flatdim(part)}]" for key, part in space.spaces.items()]
+        note["notes"] = [
+            f"observations: {key!r}, {list(part.shape or ())} of {part.dtype}, is flattened into the state: no camera"
+            for key, part in space.spaces.items()
+            if isinstance(part, spaces.Box) and len(part.shape) > 1
+        ]
     return {**note, "environment": {key: metadata[key] for key in KEPT if metadata.get(key) is not None}}
+
+
+def declared(path: Path) -> dict[str, Declared]:
+    """Return the bounds that the observations' space gives to pictures."""
+    space = _spaces(_metadata(data_folder(path)), data_folder(path)).get("observation_space")
+    if not isinstance(space, spaces.Box) or len(space.shape) < 2:
+        return {}
+    low, high = float(space.low.min()), float(space.high.max())
+    return {"observations": Declared(bounds=(low, high))} if np.isfinite([low, high]).all() else {}
 
 
 def read_episodes(path: Path, make_env: Callable[[Settings], Any]) -> Iterator[Episode]:

@@ -23,6 +23,7 @@ import numpy as np
 from understudy.envs.sources.minari import files as minari_files
 from understudy.envs.sources.minari.envs import describe_registered, recover
 from understudy.envs.sources.source import Episode, Expert, Settings, Source
+from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, UserError, to_install
 from understudy.registry import sources
 
@@ -103,6 +104,11 @@ class Minari(Source):
         """Return what the metadata say: the environment with its spaces, and who made the data."""
         _need_minari(env_name)
         return minari_files.provenance(path)
+
+    def declared(self, path: Path, env_name: str) -> Mapping[str, Declared]:
+        """Return the bounds of pictures, which the observations' space gives."""
+        _need_minari(env_name)
+        return minari_files.declared(path)
 
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the episodes of a dataset's folder, or of the folder of datasets that it is in."""

@@ -1,0 +1,98 @@
+"""LeRobot datasets of other converters: depth in 16-bit PNGs, pictures kept as plain numbers, tasks that change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from understudy.envs.store.inspection import notes_of
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.transfer import import_file
+
+STEPS = 6
+RNG = np.random.default_rng(0)
+PICTURES = RNG.integers(0, 256, (STEPS, 16, 24, 3)).astype(np.uint8)
+
+
+def imported(tmp_path: Path, feature: dict[str, Any] | None = None, values: list[Any] | None = None) -> EpisodeStore:
+    """Import a dataset of one episode, with a further feature, whose task changes after two steps."""
+    root = tmp_path / "set"
+    for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
+        (root / folder).mkdir(parents=True)
+    numbers = {
+        "timestamp": "float32",
+        **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64"),
+    }
+    features: dict[str, Any] = {key: {"dtype": kind, "shape": [1], "names": None} for key, kind in numbers.items()}
+    features["observation.state"] = {"dtype": "float32", "shape": [4], "names": None}
+    features["action"] = {"dtype": "float32", "shape": [2], "names": None}
+    steps = np.arange(STEPS)
+    columns: dict[str, Any] = {
+        **{"timestamp": pa.array((steps / 10).astype(np.float32)), "frame_index": pa.array(steps)},
+        **{"episode_index": pa.array(steps * 0), "index": pa.array(steps), "task_index": pa.array((steps > 1) * 1)},
+        "observation.state": pa.array(RNG.normal(size=(STEPS, 4)).astype(np.float32).tolist(), pa.list_(pa.float32())),
+        "action": pa.array(RNG.uniform(-1, 1, (STEPS, 2)).astype(np.float32).tolist(), pa.list_(pa.float32())),
+    }
+    if feature is not None:
+        features["observation.images.front"], columns["observation.images.front"] = feature, pa.array(values)
+    pq.write_table(pa.table(columns), root / "data/chunk-000/file-000.parquet")
+    episode = {
+        **{"episode_index": 0, "tasks": ["pick the cup up"], "length": STEPS, "data/chunk_index": 0},
+        **{"data/file_index": 0, "dataset_from_index": 0, "dataset_to_index": STEPS},
+    }
+    pq.write_table(pa.Table.from_pylist([episode]), root / "meta/episodes/chunk-000/file-000.parquet")
+    texts = {"task_index": [0, 1], "task": ["pick the cup up", "put the cup down"]}
+    pq.write_table(pa.table(texts), root / "meta/tasks.parquet")
+    place = "chunk-{chunk_index:03d}/file-{file_index:03d}"
+    info = {
+        **{"codebase_version": "v3.0", "robot_type": "arm", "total_episodes": 1, "total_frames": STEPS, "fps": 10},
+        **{"total_tasks": 2, "chunks_size": 1000, "splits": {"train": "0:1"}, "features": features},
+        **{"data_path": f"data/{place}.parquet", "video_path": "videos/{video_key}/" + place + ".mp4"},
+    }
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (root / "meta/stats.json").write_text("{}")
+    return import_file("lerobot", root, f"lerobot:{root}", tmp_path / "data")
+
+
+def png(picture: np.ndarray) -> dict[str, Any]:
+    """Return a picture as LeRobot embeds it."""
+    return {"bytes": cv2.imencode(".png", picture)[1].tobytes(), "path": None}
+
+
+def image(channels: int) -> dict[str, Any]:
+    """Return a feature of embedded pictures."""
+    return {"dtype": "image", "shape": [16, 24, channels], "names": ["height", "width", "channels"]}
+
+
+def test_depth_in_16_bit_pngs_is_left_out_and_said(tmp_path) -> None:
+    store = imported(tmp_path, image(1), [png(RNG.integers(300, 4000, (16, 24)).astype(np.uint16))] * STEPS)
+    assert "images/front" not in store.manifest.columns
+    assert any("images/front" in note and "left out" in note for note in notes_of(store))
+
+
+def test_light_in_16_bit_pngs_becomes_8_bits(tmp_path) -> None:
+    store = imported(tmp_path, image(3), [png(one[..., ::-1].astype(np.uint16) * 257) for one in PICTURES])
+    np.testing.assert_array_equal(store.frames("images/front").gather(np.arange(STEPS)), PICTURES)
+    assert any("images/front" in note and "uint16" in note for note in notes_of(store))
+
+
+@pytest.mark.parametrize("names", [None, ["channel", "height", "width"], ["height", "width", "rgb"]])
+def test_pictures_that_a_converter_kept_as_numbers_are_a_camera(tmp_path, names) -> None:
+    first = names is not None and names[0] == "channel"
+    rows = np.moveaxis(PICTURES, -1, 1) if first else PICTURES
+    feature = {"dtype": "uint8", "shape": list(rows.shape[1:]), "names": names}
+    store = imported(tmp_path, feature, rows.tolist())
+    np.testing.assert_array_equal(store.frames("images/front").gather(np.arange(STEPS)), PICTURES)
+
+
+def test_tasks_that_an_episode_changes_to_are_said_to_be_left_out(tmp_path) -> None:
+    store = imported(tmp_path)
+    assert store.texts("language") == ["pick the cup up"]
+    assert any("'put the cup down'" in note and "left out" in note for note in notes_of(store))
