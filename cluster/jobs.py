@@ -12,6 +12,7 @@ from understudy.cluster.job import Job
 from understudy.cluster.profile import Profile
 from understudy.errors import UnknownName, did_you_mean
 from understudy.registry import cluster_kinds
+from understudy.runs.directory import RunDir
 
 T = TypeVar("T")
 GOING = ("PENDING", "RUNNING", "SUSPENDED")
@@ -33,6 +34,13 @@ class JobState:
     def going(self) -> bool:
         """Whether it has not ended yet."""
         return self.status in GOING
+
+
+def lost_job(job: Job) -> JobState:
+    """Return what is known of a job that its cluster does not tell of: how its folder says that it stands."""
+    state = RunDir(job.folder).state()
+    ended = {"finished": "FINISHED", "failed": "FAILED"}
+    return JobState(job.id, ended.get(state.get("status", ""), "UNKNOWN"), job=job)
 
 
 def pick(held: Mapping[str, T], job_id: str, where: str) -> T:

@@ -115,10 +115,22 @@ def _follow(cluster: Any, job_id: str) -> None:
 
 @jobs.command("list")
 def list_jobs(profile: str = ON) -> None:
-    """List a cluster's jobs, oldest first."""
+    """List a cluster's jobs, oldest first, and those submitted from here that it does not know."""
+    from understudy.cluster.job import remembered
+    from understudy.cluster.jobs import lost_job
+
     loaded, cluster = open_profile(profile)
+    noted = remembered(loaded)
+    try:
+        held = cluster.jobs()
+    except UserError as error:
+        if not noted:
+            raise
+        console.print(f"{error}; this is what was submitted from here:", soft_wrap=True)
+        held = []
+    known = {item.id for item in held}
     rows = []
-    for item in cluster.jobs():
+    for item in [*(lost_job(job) for name, job in noted.items() if name not in known), *held]:
         ended = item.ended or time.time()
         minutes = f"{(ended - item.started) / 60:.1f} min" if item.started else "-"
         started = clock_time(item.started) if item.started else "-"

@@ -23,7 +23,8 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
     """Return the policy at a model address or a path.
 
     `source` is models:/name@alias, models:/name/3, runs:/<run id>/model, a policy folder, an MLflow model folder, a
-    run directory (all of its seeds), or a .pt file. `tracking_uri` is for the first three; default as in RunSpec.
+    run directory (all of its seeds), a sweep's folder (its best policy), or a .pt file. `tracking_uri` is for the first
+    three; default as in RunSpec.
     """
     text = str(source)
     if re.match(r"(models|runs):/", text):
@@ -41,12 +42,25 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
     inside = sorted(path.glob(f"data/*/{POLICY_FILE}")) if (path / "MLmodel").is_file() else []
     if inside:
         return Policy.load(inside[0].parent, device)
+    if (path / "sweep.json").is_file():
+        return _best_of_sweep(path, device)
     models = [path / FINAL_MODEL] if (path / FINAL_MODEL).is_file() else sorted(path.glob(f"sd*/{FINAL_MODEL}"))
     if not models:
         kept = sorted(path.rglob("checkpoint_*.pt"), key=lambda file: int(file.stem.split("_")[1]))
         hint = f"; it kept {kept[-1]}" if kept else ""
         raise UserError(f"{path} holds no {FINAL_MODEL}, {POLICY_FILE} or MLmodel: has the run finished?{hint}")
     return Policy.from_checkpoint(*models, device=device)
+
+
+def _best_of_sweep(sweep: Path, device: torch.device | str) -> Policy:
+    """Return the policy that a sweep found to be its best; UserError, with its trials, before it has found one."""
+    if (sweep / "best" / POLICY_FILE).is_file():
+        return Policy.load(sweep / "best", device)
+    done = [trial for trial in sorted(sweep.glob("trials/*")) if any(trial.rglob(FINAL_MODEL))]
+    hint = f"; a trial that has finished: {done[0]}" if done else ""
+    raise UserError(
+        f"{sweep} is a sweep that has no best policy yet: `understudy resume {sweep}` goes on with it{hint}"
+    )
 
 
 def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) -> Policy:
@@ -70,7 +84,7 @@ def _location(uri: str, tracking_uri: str) -> str:
 
     mlflow would resolve aliases in its process-wide registry, whatever store is asked for: so it is done here.
     """
-    from understudy.tracking.client import client
+    from understudy.tracking.client import artifact_names, client
 
     store: Any = client(tracking_uri)
     if match := _MODEL_ID.fullmatch(uri):
@@ -85,7 +99,16 @@ def _location(uri: str, tracking_uri: str) -> str:
         outputs = run.outputs.model_outputs if run.outputs else []
         models = [store.get_logged_model(output.model_id) for output in outputs]
         named = [model for model in models if model.name == match["name"]]
-        return named[-1].artifact_location if named else f"{run.info.artifact_uri}/{match['name']}"
+        if named:
+            return named[-1].artifact_location
+        held = artifact_names(tracking_uri, run)
+        if match["name"].split("/")[0] not in held:
+            names = {*held, *(model.name for model in models)}
+            raise UnknownName(
+                f"{uri}: the run has no {match['name']!r}{did_you_mean(match['name'], names)};"
+                f" `understudy models register {match['run_id']}` makes a model of a finished run"
+            )
+        return f"{run.info.artifact_uri}/{match['name']}"
     raise UserError(f"{uri!r} is none of models:/NAME@ALIAS, models:/NAME/VERSION and runs:/RUN_ID/model")
 
 

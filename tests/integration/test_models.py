@@ -19,7 +19,7 @@ from understudy.policy import Policy, content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.runs.scores import Score, judge
-from understudy.tracking.client import client
+from understudy.tracking.client import client, log_artifacts, start_run
 
 OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
 
@@ -287,3 +287,26 @@ def test_a_path_with_no_policy_says_what_was_looked_for(tmp_path: Path) -> None:
     checkpoints.save(tmp_path / "step_3.pt", {"step": 3})
     with pytest.raises(CheckpointError, match="holds no policy"):
         models.load_policy(tmp_path / "step_3.pt")
+
+
+def test_a_model_that_a_run_has_not_is_one_whole_line_with_what_it_has(store: str, tmp_path: Path) -> None:
+    run = start_run(store, "fbc", "bare")
+    (tmp_path / "final_model.pt").write_bytes(b"x")
+    log_artifacts(store, run.run_id, tmp_path / "final_model.pt")
+    with pytest.raises(UnknownName, match=r"the run has no 'model'.*final_model\.pt.*models register") as refused:
+        models.load_policy(f"runs:/{run.run_id}/model", tracking_uri=store)
+    assert "\n" not in str(refused.value)
+    assert not str(refused.value).endswith(":")
+
+
+def test_a_sweeps_folder_is_its_best_policy_or_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match=f"no best policy yet: `understudy resume {tmp_path}` goes on with it$"):
+        models.load_policy(tmp_path)
+    trial = tmp_path / "trials" / "0003" / "sd000"
+    trial.mkdir(parents=True)
+    (trial / "final_model.pt").write_bytes(b"x")
+    with pytest.raises(UserError, match=rf"a trial that has finished: {trial.parent}$"):
+        models.load_policy(tmp_path)
+    make_policy((41,)).save(tmp_path / "best")
+    assert models.load_policy(tmp_path).seeds == [41]

@@ -25,13 +25,14 @@ from tests.unit.kuberay_schema import check_manifest, pod_templates
 
 from understudy.cli.sweep import read_sweep
 from understudy.cluster.code import check_code, content_hash, find_plugin, stage
-from understudy.cluster.job import Job, More, default_words
+from understudy.cluster.job import Job, More, default_words, remember
 from understudy.cluster.jobs import open_cluster
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.cluster.resuming import still_to_add
 from understudy.cluster.storage import fetch_dataset
 from understudy.cluster.tokens import find_token, make_token
 from understudy.errors import UserError
+from understudy.runs.directory import RunDir
 
 SECRET = "s3cret-value-that-nobody-may-see"
 NEEDED = {
@@ -627,3 +628,23 @@ def test_the_image_is_built_from_the_pins_and_from_what_is_in_the_repository(rep
 def test_docker_builds_see_what_the_image_copies_and_not_what_runs_made(repo_root: Path) -> None:
     ignored = (repo_root / ".dockerignore").read_text().splitlines()
     assert {".git", ".venv", "runs", "**/__pycache__"} <= set(ignored)
+
+
+def test_jobs_submitted_from_here_are_listed_when_their_head_is_gone(run: Any, home: Path, tmp_path: Path) -> None:
+    said = run("jobs", "list")
+    assert (said.code, "local is down" in said.err) == (2, True), "nothing is known, so there is nothing to list"
+    folder = tmp_path / "done"
+    RunDir(folder).update_state(status="finished")
+    for name, place in (("monday", folder), ("tuesday", tmp_path / "not-begun")):
+        job = Job(id=name, kind="sweep", folder=str(place), spec={"run": {"env_name": "hopper"}}, code="0" * 16)
+        remember(load_profile("local"), job)
+    said = run("jobs", "list")
+    assert said.code == 0, said.err
+    assert (
+        "local is down: start it with `understudy cluster up local`; this is what was submitted from here:" in said.out
+    )
+    lines = {line.split()[0]: line for line in said.out.splitlines() if line.strip()}
+    monday, tuesday = lines["monday"], lines["tuesday"]
+    assert "finished" in monday
+    assert "sweep hopper" in monday
+    assert "unknown" in tuesday

@@ -175,7 +175,7 @@ def show_result(metrics: Any) -> None:
 
 def evaluate(
     context: typer.Context,
-    model: str = typer.Argument(..., help="run directory, policy folder, models:/NAME@ALIAS or runs:/ID/model"),
+    model: str = typer.Argument(..., help="run, sweep (its best), policy folder, models:/NAME@ALIAS or runs:/ID/model"),
     video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
 ) -> None:

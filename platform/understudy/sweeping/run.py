@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from understudy.runs.launch import sent_state
 from understudy.runs.loop import make_loop
 from understudy.runs.mirror import copy_sweep
 from understudy.runs.on_ray import resources, start_ray
-from understudy.runs.stop import on_signals
+from understudy.runs.stop import on_signals, stopped_by
 from understudy.spec.keys import with_changes
 from understudy.spec.space import largest
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
@@ -133,6 +134,8 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             failed = isinstance(error, UnderstudyError) and not isinstance(error, Stopped)
             sweep.update_state(status="failed" if failed else "interrupted")
             sweep.update_state(shipped=tracked.close("FAILED" if failed else "KILLED"))
+            if isinstance(error, KeyboardInterrupt):  # in what comes after the trials
+                raise stopped_by(signal.SIGINT.name, sweep.path) from None
             raise
         sent = tracked.close("FINISHED") and registered(spec, policy)
         sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))

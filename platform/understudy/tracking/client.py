@@ -92,6 +92,8 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
     except Exception as error:  # MlflowException, requests', sqlalchemy's: mlflow lets all of them through
         lines = (line for line in str(error).splitlines() if line.strip())
         reason = next((line for line in lines if not line.startswith("(raised as a result of")), "")
+        if reason.endswith(":"):  # what it announces is on the next line
+            reason = f"{reason} {next(lines, '').strip()}"
         if not _is_mlflows(error):
             reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
         kind = StoreAway if is_away(error, served=tracking_uri.startswith("http")) else TrackingError

@@ -1,0 +1,87 @@
+"""Ctrl-C in a sweep: checkpoints, exit 130, a line that names it, no registration; a changed best has its own row."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from tests.integration.commands import SMALL, run, start
+from tests.integration.test_preemption import press_ctrl_c, wait_until
+
+from understudy import models, tracking
+from understudy.errors import Interrupted
+from understudy.runs.directory import RunDir, read_csv
+from understudy.spec.compose import flat_values, parse, split_sweeps
+from understudy.sweeping import run as driving
+from understudy.sweeping.best import BEST_CSV, RECORD, append_best
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.spec import SweepSpec, build_sweep
+from understudy.sweeping.study import Study
+from understudy.tracking.shipping import CURSOR_FILE, Point, Shipper
+
+
+def sweep(*words: str) -> SweepSpec:
+    plain, sweeps = split_sweeps(parse(("env_name=hopper-medium-v2", "lr=interval(1e-5,1e-3)", *words)))
+    return build_sweep(flat_values(plain), sweeps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the group", "the driver"])
+def test_an_interrupted_sweep_registers_nothing_and_goes_on_to_its_end(hopper_data, tmp_path, whom) -> None:
+    trials = ("lr=1e-3,1e-4", "num_trials=2", "max_concurrent=1", "scheduler=none", "final_episodes=2", "save_dir=runs")
+    process = start("sweep", *SMALL, *trials, "training_steps=1500", "log_interval=25", "eval_interval=0", cwd=tmp_path)
+    wait_until(lambda: any((tmp_path / "runs").rglob("trials/0001/train.csv")), process)
+    if whom == "the group":
+        press_ctrl_c(process)
+    else:
+        os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=600)
+    folder = next((tmp_path / "runs").rglob("sweep.json")).parent
+    assert process.returncode == 130, said
+    assert f"understudy: interrupted; `understudy resume {folder}` goes on" in said
+    assert "Traceback" not in said
+    assert RunDir(folder).state()["status"] == "interrupted"
+    states = [RunDir(folder / "trials" / name).state() for name in ("0000", "0001")]
+    assert [state["status"] for state in states] == ["finished", "interrupted"]
+    assert not (folder / RECORD).exists()
+    uri = RunDir(folder / "trials" / "0000").spec().placement.tracking()
+    assert models.list_models(uri) == []
+
+    run("resume", str(folder), cwd=tmp_path)
+    assert RunDir(folder).state()["status"] == "finished"
+    assert len(read_csv(folder / BEST_CSV)) == 1
+    assert [model["name"] for model in models.list_models(uri)] == ["flow_bc-hopper-medium-v2"]
+    assert {row["status"] for row in tracking.list_runs(uri)} == {"FINISHED"}
+
+
+def test_ctrl_c_after_the_trials_names_the_sweep_too(tmp_path, monkeypatch) -> None:
+    folder = SweepDir.at(tmp_path / "sweep", sweep("num_trials=1", "tracking_uri=none"))
+    study = Study(folder.path, folder.spec())
+    number, _ = study.ask()
+    study.finish(number, TrialState.COMPLETE, 0.5, metrics={"success": 0.5}, best_parameters={})
+
+    def pressed(*_words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driving, "evaluate_best", pressed)
+    with pytest.raises(Interrupted, match=f"`understudy resume {folder.path}` goes on") as raised:
+        driving.run_sweep(folder)
+    assert raised.value.exit_code == 130
+    assert folder.state()["status"] == "interrupted"
+
+
+def test_a_changed_best_has_a_row_of_its_own_in_the_file_and_in_mlflow(tmp_path: Path) -> None:
+    path = tmp_path / BEST_CSV
+    append_best(path, 100, {"success": 0.5, "return": 1.0})
+    append_best(path, 100, {"success": 0.5, "return": 1.0})  # written before a crash, and once more after it
+    append_best(path, 100, {"success": 0.75, "return": 1.0})
+    append_best(path, 100, {"success": 0.75, "return": 2.0})
+    append_best(path, 300, {"success": 1.0, "return": 2.0})
+    rows = [(row["step"], row["success"]) for row in read_csv(path)]
+    assert rows == [(100, 0.5), (101, 0.75), (102, 0.75), (300, 1.0)]
+    sent: list[Point] = []
+    assert Shipper([(path, "best/")], sent.extend, tmp_path / CURSOR_FILE).close(60)
+    assert [(point.step, point.value) for point in sent if point.key == "best/success"] == rows
