@@ -23,16 +23,16 @@ def download(
     """Fetch a published dataset and import it. A broken or killed download goes on when the command is given again."""
     from understudy.envs.files.downloads import Remote
     from understudy.envs.sources.published import fetch_published
-    from understudy.envs.sources.source import source_for
+    from understudy.envs.sources.source import task_of
     from understudy.envs.store.store import store_path
     from understudy.envs.store.transfer import import_file
 
     folder = data_folder(data_dir)
-    source = source_for(name)
+    task = task_of(name)
     if store_path(name, folder).exists() and not overwrite:
         console.print(f"{name} is in {folder} already; --overwrite fetches it again", soft_wrap=True)
         return
-    published = source.remote(name)  # None where a source has a client of its own
+    published = task.remote  # None where a source has a client of its own
     given = url or (published.url if published and (sha256 or overwrite) else "")
     with interruptible("what has arrived"), progress_bar("download", "bytes") as show:
 
@@ -41,12 +41,17 @@ def download(
 
         if given:
             remote = Remote(given, sha256 or (published.sha256 if published and not url else None))
-            path = fetch_published(source, name, folder / "raw", progress, remote=remote, overwrite=overwrite)
+            path = fetch_published(task, folder / "raw", progress, remote=remote, overwrite=overwrite)
         else:
-            path = source.download(name, folder / "raw", progress)
+            path = task.download(folder / "raw", progress)
     with progress_bar("import", "episodes") as bar:
         store = import_file(
-            source.name, path, name, folder, overwrite=overwrite, progress=lambda n, m: bar(n, n, f"{m} transitions")
+            task.source.name,
+            path,
+            name,
+            folder,
+            overwrite=overwrite,
+            progress=lambda n, m: bar(n, n, f"{m} transitions"),
         )
     if not keep_file:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

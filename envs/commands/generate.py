@@ -70,17 +70,18 @@ def generate(
     from understudy.envs.experts.generate import remove_attempts
     from understudy.envs.files.processes import available_cpus
     from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
-    from understudy.envs.sources.source import source_for
+    from understudy.envs.sources.source import task_of
     from understudy.envs.store.store import store_path
     from understudy.envs.store.transfer import import_file
     from understudy.envs.store.writer import check_image_encoding
     from understudy.errors import UserError
 
     folder = data_folder(data_dir)
-    source = source_for(env)
+    task = task_of(env)
+    source = task.source
     check_image_encoding(image_encoding, jpeg_quality)
     env_name = made_name(env, SCRIPTED if policy == SCRIPTED else POLICY)
-    if not name and env_name == env and policy != "scripted" and source.is_published(env):
+    if not name and env_name == env and policy != "scripted" and task.is_published:
         raise UserError(f"{env} is the name of published data; give --name for what is made here")
     name = name or env_name
     target = store_path(name, folder)

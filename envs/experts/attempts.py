@@ -1,7 +1,7 @@
 """Play one episode with an expert, then render its pictures: pure functions of the task and the attempt's number.
 
 Scripted experts need no pictures, which take most of the time: they play without, and what the cameras saw of the
-recorded simulator states is rendered afterwards (`Source.without_pictures`). Policies that see pictures play with them.
+recorded simulator states is rendered afterwards (`Task.without_pictures`). Policies that see pictures play with them.
 
 With noise, what is added moves the environment and the expert's own action is recorded (DART, Laskey et al. 2017,
 arXiv 1703.09327): the data show how to come back from mistakes. `actions` are then labels to imitate, and what was
@@ -25,7 +25,8 @@ from understudy.envs.rollouts.collecting import Recording, Step, final_columns, 
 from understudy.envs.rollouts.forms import in_stored_form
 from understudy.envs.simulators.deterministic import global_numpy_seed
 from understudy.envs.sources.names import SCRIPTED
-from understudy.envs.sources.source import Expert, source_for
+from understudy.envs.sources.source import task_of
+from understudy.envs.sources.task import Expert
 from understudy.errors import DatasetError, UserError
 from understudy.files import write_atomic
 from understudy.randomness import numpy_generator, stream_key
@@ -58,7 +59,7 @@ class Task:
     def without_pictures(self) -> tuple[str, str] | None:
         """Return name and settings of the environment that a scripted expert plays; None without pictures to render."""
         settings = json.loads(self.settings) if self.settings else None
-        found = source_for(self.env_name).without_pictures(self.env_name, settings)
+        found = task_of(self.env_name).without_pictures(settings)
         if found is None or self.policy != SCRIPTED:
             return None
         return found[0], json.dumps(found[1], sort_keys=True) if found[1] else ""
@@ -72,18 +73,18 @@ def play(task: Task, number: int) -> tuple[dict[str, np.ndarray], bool]:
     played = task.without_pictures()
     env_name, settings = played or (task.env_name, task.settings)
     env, expert = _actors(env_name, task.policy, settings)
-    source = source_for(task.env_name)
+    of = task_of(task.env_name)
     key = stream_key(task.seed, "expert", number)
     noise = numpy_generator(task.seed, "expert noise", number)
     low, high = env.action_space.low, env.action_space.high
     observation, info = env.reset(seed=task.reset_seed(number))
-    recording = Recording(observation, stored_reward=functools.partial(source.stored_reward, task.env_name))
+    recording = Recording(observation, stored_reward=of.stored_reward)
     solved: list[bool] = []
     with global_numpy_seed(key):  # experts of other packages draw from the global np.random
         expert.reset(env, observation, info, numpy_generator(task.seed, "expert choices", number))
-        for _ in range(source.max_episode_steps(task.env_name)):
+        for _ in range(of.max_episode_steps):
             action = np.clip(expert.act(env, observation, info), low, high)
-            executed, extra = action, dict(source.simulator_state(env))
+            executed, extra = action, dict(of.simulator_state(env))
             if task.noise:
                 executed = np.clip(action + noise.normal(0.0, task.noise, action.shape), low, high)
                 extra["executed_actions"] = executed
@@ -96,18 +97,18 @@ def play(task: Task, number: int) -> tuple[dict[str, np.ndarray], bool]:
                 break
     episode = recording.columns()
     if played is not None:
-        episode |= {LAST + name: np.asarray(value) for name, value in source.simulator_state(env).items()}
+        episode |= {LAST + name: np.asarray(value) for name, value in of.simulator_state(env).items()}
     return episode, solved[-1]
 
 
 def render(task: Task, number: int, episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the columns of an attempt's pictures, rendered from the simulator states in its episode."""
     env = _pictured(task.env_name, task.settings)
-    source = source_for(task.env_name)
+    of = task_of(task.env_name)
     last = {name.removeprefix(LAST): value for name, value in episode.items() if name.startswith(LAST)}
     env.reset(seed=task.reset_seed(number))  # some tasks draw their model with the episode
     states = [{name: episode[name][step] for name in last} for step in range(len(episode["actions"]))]
-    seen = [observation_columns(source.observed(env, state)) for state in (*states, last)]
+    seen = [observation_columns(of.observed(env, state)) for state in (*states, last)]
     return {name: np.stack([row[name] for row in seen[:-1]]) for name in seen[0]} | final_columns(seen[-1])
 
 
@@ -170,10 +171,10 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
-    source = source_for(env_name)
-    env = in_stored_form(source.make_env(env_name, settings=json.loads(settings) if settings else None), env_name)
+    task = task_of(env_name)
+    env = in_stored_form(task.make_env(settings=json.loads(settings) if settings else None), env_name)
     if policy == SCRIPTED:
-        expert = source.expert(env_name)
+        expert = task.expert()
         if expert is None:
             raise UserError(f"{env_name}: has no scripted expert")
         return env, expert
@@ -184,5 +185,5 @@ def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
 
 @functools.lru_cache(maxsize=1)
 def _pictured(env_name: str, settings: str) -> Any:
-    env = source_for(env_name).make_env(env_name, settings=json.loads(settings) if settings else None)
+    env = task_of(env_name).make_env(settings=json.loads(settings) if settings else None)
     return in_stored_form(env, env_name)

@@ -20,7 +20,8 @@ from understudy import __version__
 from understudy.envs.experts.attempt_pool import AttemptPool, OnAttempt
 from understudy.envs.experts.attempts import Task, read_attempt
 from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
-from understudy.envs.sources.source import Source, source_for
+from understudy.envs.sources.source import Source, task_of
+from understudy.envs.sources.task import Task as SourceTask
 from understudy.errors import UserError, did_you_mean
 from understudy.files import held, storage_errors, write_json
 from understudy.registry import sources
@@ -84,13 +85,13 @@ def generate(
     settings.
     `progress` is told (episodes kept, attempts made), `on_pictures` (episodes with pictures, episodes).
     """
-    source = source_for(env_name)
     env_name = made_name(env_name, SCRIPTED if policy == SCRIPTED else POLICY)
+    of = task_of(env_name)
     noise = (SCRIPTED_NOISE if policy == SCRIPTED else 0.0) if noise is None else noise
-    keep = _checked_keep(source, env_name, keep)
-    _check({"episodes": (episodes, 1), "workers": (workers, 1), "noise": (noise, 0)}, source, env_name, policy)
-    settings = _settings(source, env_name, policy, rendering or {})
-    outputs = _outputs(source, Path(out_path).expanduser(), formats)
+    keep = _checked_keep(of, keep)
+    _check({"episodes": (episodes, 1), "workers": (workers, 1), "noise": (noise, 0)}, of, policy)
+    settings = _settings(of, policy, rendering or {})
+    outputs = _outputs(of.source, Path(out_path).expanduser(), formats)
     target = next(iter(outputs))
     folder = Path(attempts_dir) if attempts_dir else target.parent / ".generating" / target.stem
     with _claimed(folder, env_name):
@@ -122,27 +123,27 @@ def remove_attempts(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def _check(numbers: Mapping[str, tuple[float, int]], source: Source, env_name: str, policy: str) -> None:
+def _check(numbers: Mapping[str, tuple[float, int]], task: SourceTask, policy: str) -> None:
     """Refuse numbers (value, least) that are too small, and tasks without an expert."""
     for name, (value, least) in numbers.items():
         if value < least:
             raise UserError(f"{name}={value}: must be at least {least}")
-    if policy == SCRIPTED and source.expert(env_name) is None:
-        known = did_you_mean(env_name, supported_names(), limit=6)
-        raise UserError(f"no scripted expert for {env_name!r}: give --policy a model{known}")
+    if policy == SCRIPTED and task.expert() is None:
+        known = did_you_mean(task.env_name, supported_names(), limit=6)
+        raise UserError(f"no scripted expert for {task.env_name!r}: give --policy a model{known}")
 
 
-def _checked_keep(source: Source, env_name: str, keep: Keep | None) -> Keep:
+def _checked_keep(task: SourceTask, keep: Keep | None) -> Keep:
     if keep not in (None, "successful", "all"):
         raise UserError(f"keep={keep!r}: allowed are successful and all")
-    if keep == "successful" and not source.has_success(env_name):
-        raise UserError(f"{env_name}: its environment tells no success; use --keep all")
-    return keep or ("successful" if source.has_success(env_name) else "all")
+    if keep == "successful" and not task.has_success:
+        raise UserError(f"{task.env_name}: its environment tells no success; use --keep all")
+    return keep or ("successful" if task.has_success else "all")
 
 
-def _settings(source: Source, env_name: str, policy: str, rendering: Mapping[str, str]) -> str:
+def _settings(task: SourceTask, policy: str, rendering: Mapping[str, str]) -> str:
     """Return the environment's settings as JSON, empty where it takes none; a policy brings its own."""
-    settings = source.rendering(env_name, rendering)
+    settings = task.rendering(rendering)
     if policy != SCRIPTED and rendering:
         raise UserError("a policy sees pictures like those that it was trained on: leave the rendering options out")
     return json.dumps(settings, sort_keys=True) if settings and policy == SCRIPTED else ""
@@ -222,7 +223,7 @@ def _episodes(folder: Path, numbers: Sequence[int], count: list[int] | None = No
 
 def _provenance(task: Task, made_by: str) -> dict[str, Any]:
     environment = json.loads(task.settings) if task.settings else None
-    rate = source_for(task.env_name).control_hz(task.env_name)
+    rate = task_of(task.env_name).control_hz
     known = {"fps": rate} if rate else {}
     return {"made_by": made_by, "environment": environment, "env_name": task.env_name, **known}
 

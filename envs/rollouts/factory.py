@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from understudy.envs.rollouts.acting import View
-from understudy.envs.sources.source import Settings, Source, source_for
+from understudy.envs.sources.source import task_of
+from understudy.envs.sources.task import Settings, Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -32,27 +34,27 @@ class EnvFactory:
         """Return a new environment; DatasetError when a policy cannot act in its spaces."""
         from understudy.envs.rollouts.checks import check_spaces
 
-        env = self.source.make_env(self.env_name, render=render, size=self.size, settings=self._settings())
+        env = self.task.make_env(render=render, size=self.size, settings=self._settings())
         check_spaces(env, self.env_name)
         return env
 
     def _settings(self) -> Settings | None:
         return json.loads(self.settings) if self.settings else None
 
-    @property
-    def source(self) -> Source:
-        """The dataset's source."""
-        return source_for(self.env_name)
+    @cached_property
+    def task(self) -> Task:
+        """The dataset's task."""
+        return task_of(self.env_name)
 
     @property
     def has_success(self) -> bool:
         """Whether the task tells success."""
-        return self.source.has_success(self.env_name)
+        return self.task.has_success
 
     def stored_reward(self, reward: float) -> float:
         """Return a reward of the environment as the source's stores have it."""
-        return self.source.stored_reward(self.env_name, reward)
+        return self.task.stored_reward(reward)
 
     def normalized_score(self, returns: np.ndarray) -> np.ndarray | None:
         """Return normalised scores x 100, if they are published for this task."""
-        return self.source.normalized_score(self.env_name, returns, self._settings())
+        return self.task.normalized_score(returns, self._settings())

@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
-from understudy.envs.sources.source import Source, source_for
+from understudy.envs.sources.source import Source, task_of
+from understudy.envs.sources.task import Task
 from understudy.envs.store.store import MANIFEST, EpisodeStore, find_store, list_stores, store_path
 from understudy.errors import DatasetError, UnknownName, UserError, nearest
 from understudy.registry import sources
@@ -22,17 +23,18 @@ def find_dataset(name: str, data_dir: str | Path) -> EpisodeStore:
     if (store_path(name, data_dir) / MANIFEST).is_file():
         return find_store(name, data_dir)
     try:
-        source = source_for(name)
+        task = task_of(name)
     except UnknownName:
         raise unknown_dataset(name, data_dir, "no dataset") from None
-    raise missing_dataset(source, name, data_dir)
+    raise missing_dataset(task, data_dir)
 
 
-def missing_dataset(source: Source, name: str, data_dir: str | Path, also: str = "") -> DatasetError:
+def missing_dataset(task: Task, data_dir: str | Path, also: str = "") -> DatasetError:
     """Return the error of a dataset whose name is known and that is not here; `also` is one more way to get it."""
+    name = task.env_name
     own = nearest(name, _own_names(data_dir))
     hint = f" (did you mean {own!r}?)" if own else ""
-    ways = [*ways_to_get(source, name, data_dir), *([also] if also else [])]
+    ways = [*ways_to_get(task, data_dir), *([also] if also else [])]
     return DatasetError(f"no dataset {name!r} in {Path(data_dir).expanduser()}{hint}; get it with {', or '.join(ways)}")
 
 
@@ -55,30 +57,31 @@ def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown enviro
     return UnknownName(f"{what} {name!r}{hint}{here}{names}{'' if close else files}")
 
 
-def ways_to_get(source: Source, name: str, data_dir: str | Path) -> list[str]:
+def ways_to_get(task: Task, data_dir: str | Path) -> list[str]:
     """Return commands that bring or make a dataset of that name, the nearest at hand first."""
-    ways, quoted, file = [], shlex.quote(name), source.found(name)
+    name, source = task.env_name, task.source
+    ways, quoted, file = [], shlex.quote(name), task.found()
     usual = Path(data_dir).expanduser().absolute() == (home() / "datasets").absolute()
     end = "`" if usual else f" --data_dir {shlex.quote(str(Path(data_dir).expanduser()))}`"
     if file is not None:
         ways.append(f"`understudy data import {source.name} {shlex.quote(str(file))} --name {quoted}{end}")
-    if source.downloadable(name):
+    if task.downloadable:
         ways.append(f"`understudy data download {quoted}{end}")
-    made = _made_by_expert(source, name)
-    if source.simulated and not source.downloadable(name) and made != name == made_name(name, POLICY):
+    made = _made_by_expert(task)
+    if source.simulated and not task.downloadable and made != name == made_name(name, POLICY):
         ways.append(f"`understudy data generate {quoted} --policy MODEL{end}")
     elif made:
         what = "" if made == name else f" (an expert's demonstrations of its task, called {made})"
         ways.append(f"`understudy data generate {quoted}{end}{what}")
-    if file is None and not source.downloadable(name):
-        ways += [f"`{command}{end}" for command in source.import_commands(name)]
+    if file is None and not task.downloadable:
+        ways += [f"`{command}{end}" for command in task.import_commands()]
     return ways
 
 
-def _made_by_expert(source: Source, name: str) -> str:
+def _made_by_expert(task: Task) -> str:
     """Return what `understudy data generate NAME` calls its dataset; '' where it has no expert."""
     try:
-        return made_name(name, SCRIPTED) if source.expert(name) is not None else ""
+        return made_name(task.env_name, SCRIPTED) if task.expert() is not None else ""
     except UserError:  # the simulator that would tell is not installed
         return ""
 

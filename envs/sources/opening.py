@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from understudy.envs.sources.getting import missing_dataset, unknown_dataset
-from understudy.envs.sources.source import Source, source_for
+from understudy.envs.sources.source import task_of
+from understudy.envs.sources.task import Task
 from understudy.envs.store.origins import is_of
 from understudy.envs.store.store import JPEG, MANIFEST, EpisodeStore, Manifest, find_store, store_path
 from understudy.envs.store.transfer import import_file
@@ -27,8 +28,8 @@ def open_named(spec: RunSpec) -> EpisodeStore:
     name, target = spec.env_name, store_path(spec.env_name, spec.placement.datasets)
     here = (target / MANIFEST).is_file()
     try:
-        source = source_for(name)
-        folder = source.local(name)
+        task = task_of(name)
+        folder = task.local()
     except UnknownName:
         if not here:
             raise unknown_dataset(name, spec.placement.datasets) from None
@@ -37,23 +38,23 @@ def open_named(spec: RunSpec) -> EpisodeStore:
         if not here:
             raise
         return find_store(name, spec.placement.datasets)  # whose files lie elsewhere
-    if folder is not None and not is_of(target, source.files(folder)):
-        _import_as_before(source, folder, name, spec.placement.datasets)
+    if folder is not None and not is_of(target, task.source.files(folder)):
+        _import_as_before(task, folder, spec.placement.datasets)
     elif not here:
-        _get(source, name, spec)
+        _get(task, spec)
     return find_store(name, spec.placement.datasets)
 
 
-def _get(source: Source, name: str, spec: RunSpec) -> None:
+def _get(task: Task, spec: RunSpec) -> None:
     """Import a dataset that is not here yet from where its files are, or fetch it first; else say how to get it."""
-    path = source.found(name)
-    if path is None and spec.placement.download and source.downloadable(name):
+    name, path = task.env_name, task.found()
+    if path is None and spec.placement.download and task.downloadable:
         log.info("%s: fetching it", name)
-        path = source.download(name, spec.placement.datasets / "raw", _told(name))
+        path = task.download(spec.placement.datasets / "raw", _told(name))
     if path is None:
-        also = "download=true" if source.downloadable(name) else ""
-        raise missing_dataset(source, name, spec.placement.datasets, also)
-    _import_as_before(source, path, name, spec.placement.datasets)
+        also = "download=true" if task.downloadable else ""
+        raise missing_dataset(task, spec.placement.datasets, also)
+    _import_as_before(task, path, spec.placement.datasets)
 
 
 def _told(name: str) -> Callable[[int, int], None]:
@@ -78,15 +79,16 @@ def open_imported(file: Path, env_name: str, target: Path) -> EpisodeStore:
     return import_file("ogbench", file, env_name, target, name=file.stem, overwrite=True)
 
 
-def _import_as_before(source: Source, path: Path, env_name: str, data_dir: Path) -> None:
+def _import_as_before(task: Task, path: Path, data_dir: Path) -> None:
     """Import files in the way that the store that is there was made: its encoding of pictures, options, changes."""
+    env_name = task.env_name
     folder, options = store_path(env_name, data_dir), {}
     if (folder / MANIFEST).is_file():
         options = _ways_of(Manifest.read(folder))
         log.warning("%s: its files have changed; importing them again", env_name)
     else:
         log.info("%s: importing %s", env_name, path)
-    import_file(source.name, path, env_name, data_dir, overwrite=True, **options)
+    import_file(task.source.name, path, env_name, data_dir, overwrite=True, **options)
 
 
 def _ways_of(manifest: Manifest) -> dict[str, Any]:

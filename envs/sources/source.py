@@ -10,38 +10,18 @@ import abc
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from understudy.envs.files.downloads import Remote
+from understudy.envs.sources.task import Episode, Expert, Settings, Task
 from understudy.envs.store.kinds import Declared
 from understudy.errors import UnknownName, UserError, did_you_mean, to_install
 from understudy.registry import sources
 
 if TYPE_CHECKING:
     import gymnasium
-
-Episode = Mapping[str, Any]
-"""observations [T, *O], actions [T, A], rewards [T], terminals [T], optionally final_observation [*O] and more.
-
-Pictures are `images/<camera>` [T, H, W, C] uint8, the ones after the last action `final_images/<camera>` [H, W, C];
-`language` is text.
-"""
-Settings = Mapping[str, Any]
-"""What a file says about its environment (robomimic's env_args, Minari's env_spec): JSON-able."""
-
-
-class Expert(Protocol):
-    """Something that solves a task: a scripted controller or a trained policy."""
-
-    def reset(self, env: Any, observation: Any, info: dict[str, Any], rng: np.random.Generator) -> None:
-        """Start an episode; whatever is random in it comes from `rng`."""
-        ...
-
-    def act(self, env: Any, observation: Any, info: dict[str, Any]) -> np.ndarray:
-        """Return the action [A] for the state that `env` is in."""
-        ...
 
 
 class Source(abc.ABC):
@@ -64,11 +44,14 @@ class Source(abc.ABC):
     def known_names(self) -> list[str]:
         """Return the dataset names that are published, for error messages."""
 
-    @abc.abstractmethod
+    def task(self, env_name: str) -> Task:
+        """Return the dataset and environment that a name of this source stands for; DatasetError for another name."""
+        return _NamedTask(self, env_name)
+
     def env_id(self, env_name: str) -> str:
         """Return the environment's own name (a gymnasium id where there is one)."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def make_env(
         self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
     ) -> gymnasium.Env:
@@ -80,18 +63,19 @@ class Source(abc.ABC):
         `reset` as "goal", and observations without it. With cameras an observation is a dict of pictures [H, W, C]
         uint8 and `state` [O], or, where the picture of one camera is all there is, that picture.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def read(self, path: Path, env_name: str) -> Iterator[Episode]:
         """Yield the episodes of a file of this source's format; a damaged one raises DatasetError."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def max_episode_steps(self, env_name: str) -> int:
         """Return the time limit of an episode."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def has_success(self, env_name: str) -> bool:
         """Return whether the task tells success (in `info["success"]`)."""
+        raise NotImplementedError
 
     def normalized_score(
         self, env_name: str, returns: np.ndarray, settings: Settings | None = None
@@ -153,7 +137,7 @@ class Source(abc.ABC):
         """
         from understudy.envs.sources.published import fetch_published
 
-        return fetch_published(self, env_name, folder, progress)
+        return fetch_published(self.task(env_name), folder, progress)
 
     def expert(self, env_name: str) -> Expert | None:
         """Return a new scripted expert for the task, if there is one."""
@@ -208,6 +192,87 @@ class Source(abc.ABC):
         return {}
 
 
+class _NamedTask(Task):
+    """A task of a source that reads the name in every method."""
+
+    @property
+    def env_id(self) -> str:
+        return self.source.env_id(self.env_name)
+
+    @property
+    def max_episode_steps(self) -> int:
+        return self.source.max_episode_steps(self.env_name)
+
+    @property
+    def has_success(self) -> bool:
+        return self.source.has_success(self.env_name)
+
+    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
+        return self.source.make_env(self.env_name, render=render, size=size, settings=settings)
+
+    @property
+    def goal_conditioned(self) -> bool:
+        return self.source.is_goal_conditioned(self.env_name)
+
+    @property
+    def control_hz(self) -> float | None:
+        return self.source.control_hz(self.env_name)
+
+    def normalized_score(self, returns: np.ndarray, settings: Settings | None = None) -> np.ndarray | None:
+        return self.source.normalized_score(self.env_name, returns, settings)
+
+    def stored_reward(self, reward: float) -> float:
+        return self.source.stored_reward(self.env_name, reward)
+
+    def read(self, path: Path) -> Iterator[Episode]:
+        return self.source.read(path, self.env_name)
+
+    def provenance(self, path: Path) -> dict[str, Any]:
+        return self.source.provenance(path, self.env_name)
+
+    def declared(self, path: Path) -> Mapping[str, Declared]:
+        return self.source.declared(path, self.env_name)
+
+    @property
+    def remote(self) -> Remote | None:
+        return self.source.remote(self.env_name)
+
+    @property
+    def downloadable(self) -> bool:
+        return self.source.downloadable(self.env_name)
+
+    @property
+    def is_published(self) -> bool:
+        return self.source.is_published(self.env_name)
+
+    def local(self) -> Path | None:
+        return self.source.local(self.env_name)
+
+    def found(self) -> Path | None:
+        return self.source.found(self.env_name)
+
+    def import_commands(self) -> list[str]:
+        return self.source.import_commands(self.env_name)
+
+    def download(self, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+        return self.source.download(self.env_name, folder, progress)
+
+    def expert(self) -> Expert | None:
+        return self.source.expert(self.env_name)
+
+    def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
+        return self.source.simulator_state(env)
+
+    def rendering(self, options: Mapping[str, str]) -> Settings | None:
+        return self.source.rendering(self.env_name, options)
+
+    def without_pictures(self, settings: Settings | None) -> tuple[str, Settings | None] | None:
+        return self.source.without_pictures(self.env_name, settings)
+
+    def observed(self, env: gymnasium.Env, state: Mapping[str, np.ndarray]) -> Any:
+        return self.source.observed(env, state)
+
+
 def source_for(env_name: str) -> Source:
     """Return the source that a dataset's name belongs to, or raise UnknownName with the nearest known name."""
     for _, source in sources.items():
@@ -217,9 +282,14 @@ def source_for(env_name: str) -> Source:
     raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6)}")
 
 
+def task_of(env_name: str) -> Task:
+    """Return the task that a dataset's name stands for, or raise UnknownName with the nearest known name."""
+    return source_for(env_name).task(env_name)
+
+
 def is_goal_conditioned(env_name: str) -> bool:
-    """Return whether the dataset's source calls its task goal-conditioned; no, for names of no source."""
-    return any(source.matches(env_name) and source.is_goal_conditioned(env_name) for _, source in sources.items())
+    """Return whether a policy for the dataset's task must be told a goal; no, for names of no source."""
+    return any(source.matches(env_name) and source.task(env_name).goal_conditioned for _, source in sources.items())
 
 
 def missing_package(env_name: str, package: str, extra: str) -> UserError:

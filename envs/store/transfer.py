@@ -19,7 +19,8 @@ from understudy.files import restore_folder
 from understudy.registry import sources
 
 if TYPE_CHECKING:
-    from understudy.envs.sources.source import Episode, Source
+    from understudy.envs.sources.source import Source
+    from understudy.envs.sources.task import Episode, Task
 
 OnEpisode = Callable[[int, int], None]
 """Called with (episodes so far, transitions so far)."""
@@ -51,7 +52,8 @@ def import_file(
     """
     name = env_name if name is None else name
     source: Source = sources.get(source_name)
-    reading = _checked_reading(source, reading or {})
+    task = source.task(env_name)
+    reading = _checked_reading(task, reading or {})
     path = restore_folder(Path(path).expanduser())
     with damage(path, "data"):
         there = path.exists()
@@ -64,12 +66,12 @@ def import_file(
         target,
         name=name,
         source=source_name,
-        env_id=source.env_id(env_name),
+        env_id=task.env_id,
         provenance={},
         overwrite=overwrite,
         image_encoding=image_encoding,
         jpeg_quality=jpeg_quality,
-        incoming=Incoming(source.declared(path, env_name), asked),
+        incoming=Incoming(task.declared(path), asked),
     )
     transitions = 0
     with writer:
@@ -79,12 +81,12 @@ def import_file(
             **({"made_by": made_by} if made_by else {}),
             "env_name": env_name,
             "files": records,
-            **source.provenance(path, env_name),
+            **task.provenance(path),
             **(notes or {}),
             **({"reading": reading} if reading else {}),
             **({"jpeg_quality": jpeg_quality} if image_encoding == JPEG else {}),
         }
-        for episode in source.read(path, env_name, **reading):
+        for episode in task.read(path, **reading):
             writer.add_episode(episode if change is None else change(episode))
             transitions += len(episode["actions"])
             if progress is not None:
@@ -93,13 +95,13 @@ def import_file(
     return EpisodeStore.open(target)
 
 
-def _checked_reading(source: Source, reading: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_reading(task: Task, reading: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a source reads with, after a check that it takes them."""
-    options = [item for item in inspect.signature(source.read).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    options = [item for item in inspect.signature(task.read).parameters.values() if item.kind is item.KEYWORD_ONLY]
     for name in reading:
         if name not in [item.name for item in options]:
             known = did_you_mean(name, [item.name for item in options]) or "; it takes none"
-            raise UserError(f"{source.name} is read without an option {name!r}{known}")
+            raise UserError(f"{task.source.name} is read without an option {name!r}{known}")
     return dict(reading)
 
 

@@ -66,7 +66,7 @@ def written(root: Path, count: int, first: int = 0, **options: Any) -> Path:
 
 
 def read(root: Path) -> list[dict[str, Any]]:
-    return [dict(episode) for episode in SOURCE.read(root, "lerobot:any/thing")]
+    return [dict(episode) for episode in SOURCE.task("lerobot:any/thing").read(root)]
 
 
 def check(found: list[dict[str, Any]], numbers: list[int], tolerance: float) -> None:

@@ -163,7 +163,7 @@ def flip_and_read(kind: str, folder: str, cases: int) -> None:
             data[rng.randrange(min(512, len(data)))] = rng.randrange(256)
         file.write_bytes(bytes(data))
         try:
-            said = f"read {len(list(source.read(path, example.env_name)))} episodes"
+            said = f"read {len(list(source.task(example.env_name).read(path)))} episodes"
         except UnderstudyError as error:
             said = "refused " + one_line(error)
         except Exception as error:  # noqa: BLE001  (which one it was is the finding)

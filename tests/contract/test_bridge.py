@@ -541,7 +541,7 @@ def test_episodes_with_pictures_are_read_back_bit_for_bit(
         ]
     for target in (folder / "data", *([] if split else [folder / "single.npy"])):
         Bridge().write(target, iter(episodes), "bridge:x", {})
-        same_episodes(Bridge().read(target, "bridge:x"), episodes)
+        same_episodes(Bridge().task("bridge:x").read(target), episodes)
 
 
 @pytest.mark.parametrize(
@@ -606,7 +606,7 @@ def test_there_is_no_environment_and_the_error_says_what_to_do() -> None:
 
 def test_what_is_published_is_a_raw_tree_and_the_error_says_how_to_import_it(tmp_path) -> None:
     with pytest.raises(UserError) as error:
-        Bridge().download("bridge:lift_carrot_100", tmp_path)
+        Bridge().task("bridge:lift_carrot_100").download(tmp_path)
     one_line(error, "bridge_release", "data import bridge-raw")
 
 

@@ -54,7 +54,7 @@ def save(path: Path, arrays: dict[str, np.ndarray], **options) -> Path:
 
 
 def episodes_of(path: Path, name: str) -> list[dict[str, np.ndarray]]:
-    return [dict(episode) for episode in SOURCE.read(path, name)]
+    return [dict(episode) for episode in SOURCE.task(name).read(path)]
 
 
 def same(first: list, second: list) -> bool:
@@ -68,13 +68,13 @@ def same(first: list, second: list) -> bool:
 def test_published_names_have_d4rls_scores_address_and_time_limit(name) -> None:
     facts = PUBLISHED[name]
     assert source_for(name).name == "d4rl"
-    remote = SOURCE.remote(name)
+    remote = SOURCE.task(name).remote
     assert remote is not None
     assert (remote.url, remote.sha256) == (facts["url"], None)
     np.testing.assert_allclose(
-        SOURCE.normalized_score(name, np.array([facts["random"], facts["expert"]])), [0, 100], atol=1e-9
+        SOURCE.task(name).normalized_score(np.array([facts["random"], facts["expert"]])), [0, 100], atol=1e-9
     )
-    assert SOURCE.max_episode_steps(name) == facts["steps"]
+    assert SOURCE.task(name).max_episode_steps == facts["steps"]
 
 
 def test_every_known_name_is_published() -> None:
@@ -85,8 +85,8 @@ def test_every_known_name_is_published() -> None:
 def test_names_of_data_made_here_match_and_are_published_nowhere(kind) -> None:
     for form in ("hopper-{}-v2", "pen-{}-v1", "antmaze-large-{}-v2", "kitchen-{}-v0", "kitchen-mixed-{}-v0"):
         assert SOURCE.matches(form.format(kind))
-        assert SOURCE.remote(form.format(kind)) is None
-        assert SOURCE.max_episode_steps(form.format(kind)) > 0
+        assert SOURCE.task(form.format(kind)).remote is None
+        assert SOURCE.task(form.format(kind)).max_episode_steps > 0
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_names_of_data_made_here_match_and_are_published_nowhere(kind) -> None:
 def test_names_that_d4rl_does_not_have_are_refused_with_the_nearest(name) -> None:
     assert not SOURCE.matches(name)
     with pytest.raises(DatasetError) as error:
-        SOURCE.max_episode_steps(name)
+        print(SOURCE.task(name).max_episode_steps)
     assert "did you mean" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -163,7 +163,7 @@ def test_reading_and_writing_hold_a_small_part_of_a_large_file(tmp_path) -> None
     rows = {key: rows_of("halfcheetah", (1000,))[key] for key in ("observations", "actions", "rewards", "terminals")}
     tracemalloc.start()
     SOURCE.write(tmp_path / "x.hdf5", many(), "halfcheetah-policy-v2", {})
-    assert sum(1 for _ in SOURCE.read(tmp_path / "x.hdf5", "halfcheetah-policy-v2")) == 500
+    assert sum(1 for _ in SOURCE.task("halfcheetah-policy-v2").read(tmp_path / "x.hdf5")) == 500
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < (tmp_path / "x.hdf5").stat().st_size / 2
@@ -198,7 +198,7 @@ def test_a_written_file_gives_the_same_episodes_back(tmp_path_factory, episodes)
     path = tmp_path_factory.mktemp("d4rl") / "x.hdf5"
     SOURCE.write(path, episodes, "antmaze-umaze-policy-v2", {"made_by": "a test"})
     assert same(episodes, episodes_of(path, "antmaze-umaze-policy-v2"))
-    assert SOURCE.provenance(path, "antmaze-umaze-policy-v2")["made_by"] == "a test"
+    assert SOURCE.task("antmaze-umaze-policy-v2").provenance(path)["made_by"] == "a test"
     d4rl_files.write_episodes(path, episodes, reward_shift=0.0, loose=False, made_by="")
     assert same(episodes, list(d4rl_files.read_episodes(path)))  # terminals inside an episode, in any other task
 

@@ -306,7 +306,7 @@ def test_simulator_states_are_mujocos() -> None:
         factory = EnvFactory(name)
         env = factory()
         env.reset(seed=0)
-        state = factory.source.simulator_state(env)
+        state = factory.task.simulator_state(env)
         assert sorted(state) == ["qpos", "qvel"]
         np.testing.assert_array_equal(state["qpos"], data_of(env).qpos)
         env.step(np.ones(env.action_space.shape or ()))

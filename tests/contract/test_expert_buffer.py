@@ -83,7 +83,7 @@ def assert_same(first, second) -> None:
 
 def test_a_torchrl_buffer_is_read_with_its_episodes_and_finals(tmp_path) -> None:
     episodes = make_episodes()
-    assert_same(episodes, SOURCE.read(save(tmp_path / BUFFER, as_torchrl(episodes)), NAME))
+    assert_same(episodes, SOURCE.task(NAME).read(save(tmp_path / BUFFER, as_torchrl(episodes))))
 
 
 def test_flat_spellings_and_plain_dicts_are_read_too(tmp_path) -> None:
@@ -99,20 +99,20 @@ def test_flat_spellings_and_plain_dicts_are_read_too(tmp_path) -> None:
     }
     for name, rows in (("flat.pt", flat), ("nested.pt", nested)):
         torch.save(rows, tmp_path / name)
-        assert_same(episodes, SOURCE.read(tmp_path / name, NAME))
+        assert_same(episodes, SOURCE.task(NAME).read(tmp_path / name))
 
 
 def test_without_any_flag_episodes_end_where_the_next_observation_does_not_follow(tmp_path) -> None:
     episodes = make_episodes(terminated=())
     rows = as_torchrl(episodes, done=None, next={"done": None, "terminated": None, "truncated": None})
-    assert_same(episodes, SOURCE.read(save(tmp_path / BUFFER, rows), NAME))
+    assert_same(episodes, SOURCE.task(NAME).read(save(tmp_path / BUFFER, rows)))
 
 
 def test_what_is_written_comes_back_and_is_a_tensordict_of_torchrls_keys(tmp_path) -> None:
     episodes = make_episodes()
     SOURCE.write(tmp_path / "out", episodes, NAME, {"metadata": {"seed": 42}})
-    assert_same(episodes, SOURCE.read(tmp_path / "out", NAME))
-    assert_same(episodes, SOURCE.read(tmp_path / "out" / BUFFER, NAME))
+    assert_same(episodes, SOURCE.task(NAME).read(tmp_path / "out"))
+    assert_same(episodes, SOURCE.task(NAME).read(tmp_path / "out" / BUFFER))
     data = torch.load(tmp_path / "out" / BUFFER, weights_only=False)
     assert isinstance(data, TensorDict)
     assert data.batch_size == torch.Size([14])
@@ -124,7 +124,7 @@ def test_what_is_written_comes_back_and_is_a_tensordict_of_torchrls_keys(tmp_pat
     said = [metadata[key] for key in ("env_name", "num_transitions", "num_expert_episodes")]
     assert said == ["Pendulum-v1", 14, 3]
     assert "Pendulum-v1" in (tmp_path / "out" / README).read_text()
-    assert SOURCE.provenance(tmp_path / "out", NAME)["metadata"]["expert_avg_length"] == pytest.approx(14 / 3)
+    assert SOURCE.task(NAME).provenance(tmp_path / "out")["metadata"]["expert_avg_length"] == pytest.approx(14 / 3)
 
 
 def test_data_of_another_source_become_a_buffer_of_their_environment(tmp_path) -> None:
@@ -137,7 +137,7 @@ def test_it_is_read_where_tensordict_is_not_installed_and_written_with_one_line(
     save(tmp_path / BUFFER, as_torchrl(make_episodes()))
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensordict"]:
         monkeypatch.setitem(sys.modules, name, None)
-    assert_same(make_episodes(), SOURCE.read(tmp_path, NAME))
+    assert_same(make_episodes(), SOURCE.task(NAME).read(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"understudy\[buffers\]"):
         SOURCE.write(tmp_path / "out", make_episodes(), NAME, {})
@@ -148,27 +148,27 @@ def test_a_buffer_whose_next_observations_repeat_is_read_by_its_done_flags_and_s
     rows = as_torchrl(episodes)
     rows["next"]["observation"] = rows["observation"].clone()
     save(tmp_path / BUFFER, rows)
-    read = list(SOURCE.read(tmp_path, NAME))
+    read = list(SOURCE.task(NAME).read(tmp_path))
     assert [len(e["actions"]) for e in read] == [5, 1, 8]
     assert all("final_observation" not in e for e in read)
-    assert "repeats its own" in SOURCE.provenance(tmp_path, NAME)["next_observations"]
+    assert "repeats its own" in SOURCE.task(NAME).provenance(tmp_path)["next_observations"]
     store = import_file("expert_buffer", tmp_path, NAME, tmp_path / "stores")
     assert "final_observations" not in store.manifest.episode_columns
     rows["step_count"] = torch.cat([torch.arange(n) for n in (5, 1, 8)])[:, None]
     rows["next"]["done"][:] = False
     save(tmp_path / BUFFER, rows)
-    assert [len(e["actions"]) for e in SOURCE.read(tmp_path, NAME)] == [5, 1, 8]
+    assert [len(e["actions"]) for e in SOURCE.task(NAME).read(tmp_path)] == [5, 1, 8]
     del rows["step_count"]
     save(tmp_path / BUFFER, rows)
     with pytest.raises(DatasetError, match="where episodes end cannot be told"):
-        list(SOURCE.read(tmp_path, NAME))
+        list(SOURCE.task(NAME).read(tmp_path))
 
 
 def test_constant_observations_are_no_defect(tmp_path) -> None:
     episodes = [{**e, "observations": e["observations"] * 0, "final_observation": e["final_observation"] * 0}
                 for e in make_episodes()]  # fmt: skip
     SOURCE.write(tmp_path / "out", episodes, NAME, {})
-    assert_same(episodes, SOURCE.read(tmp_path / "out", NAME))
+    assert_same(episodes, SOURCE.task(NAME).read(tmp_path / "out"))
 
 
 class Hostile:
@@ -225,13 +225,13 @@ def test_files_of_other_things_are_refused(tmp_path) -> None:
     for name, said in (("tensor.pt", "holds a Tensor"), ("batch.pt", "flat rows"), ("text.pt", "not a readable"),
                        ("none.pt", "no such file")):  # fmt: skip
         with pytest.raises(DatasetError, match=said):
-            list(SOURCE.read(tmp_path / name, NAME))
+            list(SOURCE.task(NAME).read(tmp_path / name))
 
 
 def test_the_environment_is_the_registered_one_and_repeats_by_seed() -> None:
     factory = EnvFactory(NAME)
     assert source_for(NAME) is SOURCE
-    assert SOURCE.max_episode_steps(NAME) == 200
+    assert SOURCE.task(NAME).max_episode_steps == 200
     env, other = factory(), factory()
     actions = np.random.default_rng(0).uniform(-2, 2, (20, 1)).astype(np.float32)
 
@@ -267,4 +267,4 @@ def test_round_trips_are_exact(tmp_path_factory, lengths, dims, scale, seed) -> 
         for key in ("observations", "rewards", "final_observation"):
             episode[key] = (episode[key] * np.float32(scale)).astype(np.float32)
     SOURCE.write(folder, episodes, NAME, {})
-    assert_same(episodes, SOURCE.read(folder, NAME))
+    assert_same(episodes, SOURCE.task(NAME).read(folder))

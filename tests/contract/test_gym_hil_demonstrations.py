@@ -201,10 +201,11 @@ def test_every_column_of_an_episode_with_pictures_survives_a_file(tmp_path) -> N
         )  # fmt: skip
     source, path = sources.get("gym_hil"), tmp_path / "x.hdf5"
     source.write(path, iter(episodes), NAME, {"environment": Pictures().settings(), "made_by": "a test"})
-    found = list(source.read(path, NAME))
+    found = list(source.task(NAME).read(path))
     same_episodes(found, episodes)
     np.testing.assert_array_equal(found[2]["qpos"], episodes[2]["qpos"])  # in float64
-    assert source.provenance(path, NAME) == {"environment": Pictures().settings(), "made_by": "a test", "fps": 10.0}
+    note = {"environment": Pictures().settings(), "made_by": "a test", "fps": 10.0}
+    assert source.task(NAME).provenance(path) == note
     stored = import_file("gym_hil", path, NAME, tmp_path / "stores")
     same_episodes(episodes_of(stored), episodes)
 

@@ -75,7 +75,7 @@ def test_a_dataset_of_lerobots_is_read_with_its_frames_in_their_places(tmp_path,
 
 
 def test_what_is_left_out_is_said(tmp_path) -> None:
-    found = SOURCE.provenance(foreign(tmp_path / "set"), "lerobot:any/thing")
+    found = SOURCE.task("lerobot:any/thing").provenance(foreign(tmp_path / "set"))
     assert found == {
         "codebase_version": "v3.0", "fps": FPS, "robot_type": "so101", "cameras": {"images/top": "48 x 32, video"},
         "tasks": 2, "rewards": "as in the dataset",
@@ -253,16 +253,16 @@ def test_names_are_places(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path / "hub"))
     first, second = written(tmp_path / "home/lerobot/me/pick", 1), written(tmp_path / "hub/you/place", 1)
-    assert SOURCE.local("lerobot:me/pick") == first
-    assert SOURCE.local("lerobot:you/place") == second
-    assert SOURCE.local(f"lerobot:{first}") == first
+    assert SOURCE.task("lerobot:me/pick").local() == first
+    assert SOURCE.task("lerobot:you/place").local() == second
+    assert SOURCE.task(f"lerobot:{first}").local() == first
     monkeypatch.setenv("HOME", str(tmp_path / "hub"))
-    assert SOURCE.local("lerobot:~/you/place") == second
+    assert SOURCE.task("lerobot:~/you/place").local() == second
     with pytest.raises(DatasetError) as error:
-        SOURCE.local("lerobot:me/pck")
+        SOURCE.task("lerobot:me/pck").local()
     one_line(error, "did you mean 'lerobot:me/pick'?")
     with pytest.raises(DatasetError) as error:
-        SOURCE.local(f"lerobot:{tmp_path}")
+        SOURCE.task(f"lerobot:{tmp_path}").local()
     one_line(error, "is no LeRobot dataset")
     assert not any(SOURCE.matches(name) for name in ("lerobot:", "lerobot:pick", "lerobot:a/b/c", "LeRobot:a/b", "a/b"))
 

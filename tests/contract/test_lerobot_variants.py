@@ -34,7 +34,7 @@ def root(whole, tmp_path) -> Path:
 
 
 def read(root: Path, **options: Any) -> list[dict[str, Any]]:
-    return [dict(episode) for episode in SOURCE.read(root, NAME, **options)]
+    return [dict(episode) for episode in SOURCE.task(NAME).read(root, **options)]
 
 
 def refused(root: Path, *parts: str, **options: Any) -> str:

@@ -70,7 +70,7 @@ def folder_of(name: str, root: Path) -> Path:
 def test_episodes_are_minaris_own_in_every_format(collected, kind) -> None:
     name = f"minari:pendulum/{kind}-v0"
     dataset = minari.MinariDataset(folder_of(name, collected) / "data")
-    read = list(SOURCE.read(folder_of(name, collected), name))
+    read = list(SOURCE.task(name).read(folder_of(name, collected)))
     assert len(read) == dataset.total_episodes == 2
     for ours, theirs in zip(read, dataset.iterate_episodes(), strict=True):
         np.testing.assert_array_equal(ours["observations"], theirs.observations[:-1])
@@ -108,7 +108,7 @@ def test_a_goal_dict_is_one_vector_with_the_goal_in_it_and_the_environment_gives
 @pytest.mark.parametrize("name", [PENDULUM, MAZE])
 def test_minari_reads_what_is_written_here_with_spaces_and_environment(collected, tmp_path, monkeypatch, name) -> None:
     source = folder_of(name, collected)
-    SOURCE.write(folder_of(name, tmp_path), SOURCE.read(source, name), name, SOURCE.provenance(source, name))
+    SOURCE.write(folder_of(name, tmp_path), SOURCE.task(name).read(source), name, SOURCE.task(name).provenance(source))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     ours, theirs = minari.load_dataset(name.removeprefix("minari:")), minari.MinariDataset(source / "data")
     assert (ours.observation_space, ours.action_space) == (theirs.observation_space, theirs.action_space)
@@ -132,7 +132,7 @@ def test_arrays_of_any_task_become_a_dataset(tmp_path, name) -> None:
     dataset = minari.MinariDataset(tmp_path / "out" / "data")
     assert dataset.observation_space.shape == (3,)
     assert (dataset.env_spec is not None) == ("pendulum" in name)
-    assert_same(episodes, SOURCE.read(tmp_path / "out", name))
+    assert_same(episodes, SOURCE.task(name).read(tmp_path / "out"))
 
 
 def make_episode(steps: int, dims: int, actions: int, seed: int = 0, scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -164,7 +164,7 @@ def test_round_trips_are_exact(tmp_path_factory, lengths, dims, scale) -> None:
     folder = tmp_path_factory.mktemp("round") / "données é"
     episodes = [make_episode(length, dims, 2, number, scale) for number, length in enumerate(lengths)]
     SOURCE.write(folder, episodes, "minari:x/y-v0", {})
-    assert_same(episodes, SOURCE.read(folder, "minari:x/y-v0"))
+    assert_same(episodes, SOURCE.task("minari:x/y-v0").read(folder))
 
 
 def test_rows_are_flattened_as_gymnasium_does_and_back() -> None:
@@ -186,9 +186,9 @@ def test_rows_are_flattened_as_gymnasium_does_and_back() -> None:
 
 
 def test_scores_are_between_the_files_reference_scores(collected) -> None:
-    environment = SOURCE.provenance(folder_of(PENDULUM, collected), PENDULUM)["environment"]
-    np.testing.assert_allclose(SOURCE.normalized_score(PENDULUM, [-1200, -700, -200], environment), [0, 50, 100])
-    assert SOURCE.normalized_score(PENDULUM, np.zeros(2)) is None
+    environment = SOURCE.task(PENDULUM).provenance(folder_of(PENDULUM, collected))["environment"]
+    np.testing.assert_allclose(SOURCE.task(PENDULUM).normalized_score([-1200, -700, -200], environment), [0, 50, 100])
+    assert SOURCE.task(PENDULUM).normalized_score(np.zeros(2)) is None
 
 
 HOSTILE = [
@@ -208,14 +208,14 @@ HOSTILE = [
 @pytest.mark.parametrize(("changes", "said"), HOSTILE)
 def test_a_hostile_env_spec_runs_nothing_but_what_is_registered_here(collected, monkeypatch, changes, said) -> None:
     monkeypatch.setattr("os.system", lambda *_, **__: pytest.fail("ran"))
-    environment = dict(SOURCE.provenance(folder_of(PENDULUM, collected), PENDULUM)["environment"])
+    environment = dict(SOURCE.task(PENDULUM).provenance(folder_of(PENDULUM, collected))["environment"])
     environment["env_spec"] = json.dumps({**json.loads(environment["env_spec"]), **changes})
     if said is None:
-        env = SOURCE.make_env(PENDULUM, settings=environment)
+        env = SOURCE.task(PENDULUM).make_env(settings=environment)
         assert type(env.unwrapped).__module__.startswith("gymnasium.")
         return
     with pytest.raises(UserError) as error:
-        SOURCE.make_env(PENDULUM, settings=environment)
+        SOURCE.task(PENDULUM).make_env(settings=environment)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -224,16 +224,16 @@ def test_a_file_without_spaces_is_read_by_the_registered_environments_and_not_by
     collected, tmp_path
 ) -> None:
     folder = copied(collected, tmp_path, observation_space=None, action_space=None)
-    assert len(list(SOURCE.read(folder, PENDULUM))) == 2
+    assert len(list(SOURCE.task(PENDULUM).read(folder))) == 2
     spec = json.dumps({"id": "Evil-v0", "entry_point": "os:system", "kwargs": {}})
     folder = copied(collected, tmp_path / "evil", observation_space=None, env_spec=spec)
     with pytest.raises(UserError, match="registered here"):
-        list(SOURCE.read(folder, PENDULUM))
+        list(SOURCE.task(PENDULUM).read(folder))
 
 
 def test_environments_of_another_shape_or_of_no_spec_are_one_line(collected) -> None:
-    environment = dict(SOURCE.provenance(folder_of(MAZE, collected), MAZE)["environment"])
-    pendulum = SOURCE.provenance(folder_of(PENDULUM, collected), PENDULUM)["environment"]
+    environment = dict(SOURCE.task(MAZE).provenance(folder_of(MAZE, collected))["environment"])
+    pendulum = SOURCE.task(PENDULUM).provenance(folder_of(PENDULUM, collected))["environment"]
     cases = [
         ({**environment, "eval_env_spec": pendulum["env_spec"]}, "the data are of"),
         ({"observation_space": environment["observation_space"]}, "names no environment"),
@@ -241,7 +241,7 @@ def test_environments_of_another_shape_or_of_no_spec_are_one_line(collected) -> 
     ]
     for settings_, said in cases:
         with pytest.raises(UserError, match=said) as error:
-            SOURCE.make_env(MAZE, settings=settings_)
+            SOURCE.task(MAZE).make_env(settings=settings_)
         assert "\n" not in str(error.value)
 
 
@@ -331,13 +331,13 @@ def test_a_failed_write_leaves_nothing_and_a_second_one_replaces_the_first(tmp_p
     assert list(tmp_path.iterdir()) == []
     for seed in (1, 2):
         SOURCE.write(tmp_path / "x", [make_episode(3, 2, 1, seed)], "minari:x/y-v0", {})
-    assert_same([make_episode(3, 2, 1, 2)], SOURCE.read(tmp_path / "x", "minari:x/y-v0"))
+    assert_same([make_episode(3, 2, 1, 2)], SOURCE.task("minari:x/y-v0").read(tmp_path / "x"))
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_dataset_that_cannot_be_fetched_is_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UnderstudyError) as error:
-        SOURCE.download("minari:nowhere/none-v0", tmp_path)
+        SOURCE.task("minari:nowhere/none-v0").download(tmp_path)
     assert "minari:nowhere/none-v0" in str(error.value)
     assert "\n" not in str(error.value)

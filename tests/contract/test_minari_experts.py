@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from understudy.envs.rollouts.factory import EnvFactory
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_pendulum_expert_swings_up() -> None:
 
 
 def play(name: str, episodes: int) -> tuple[np.ndarray, int]:
-    env, expert = EnvFactory(name)(), source_for(name).expert(name)
+    env, expert = EnvFactory(name)(), task_of(name).expert()
     assert expert is not None
     rng = np.random.default_rng(0)
     returns, solved = np.zeros(episodes), 0

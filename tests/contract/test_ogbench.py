@@ -53,7 +53,7 @@ def write(path: Path, episodes, env_name: str = SINGLE, **provenance) -> Path:
 
 def load_with_ogbench(name: str, file: Path, compact: bool = False) -> dict[str, np.ndarray]:
     """Return the training data of OGBench's own function, which wants a validation file beside it."""
-    env: Any = SOURCE.make_env(name)
+    env: Any = SOURCE.task(name).make_env()
     load = ogbench.utils.make_env_and_datasets
     made: Any = load(name, dataset_path=str(file), compact_dataset=compact, dataset_only=True, cur_env=env)
     return made[0]
@@ -67,13 +67,13 @@ def assert_same(first, second) -> None:
 
 
 def test_the_three_variants_share_an_environment_family_and_a_file() -> None:
-    assert [SOURCE.env_id(name) for name in (SINGLE, GOAL, ORACLE)] == [
+    assert [SOURCE.task(name).env_id for name in (SINGLE, GOAL, ORACLE)] == [
         "cube-single-singletask-task1-v0",
         "cube-single-v0",
         "cube-single-v0",
     ]
-    assert [SOURCE.is_goal_conditioned(name) for name in (SINGLE, GOAL, ORACLE)] == [False, True, True]
-    assert {SOURCE.remote(name) for name in (SINGLE, GOAL, ORACLE)} == {
+    assert [SOURCE.task(name).goal_conditioned for name in (SINGLE, GOAL, ORACLE)] == [False, True, True]
+    assert {SOURCE.task(name).remote for name in (SINGLE, GOAL, ORACLE)} == {
         Remote(f"{ogbench.utils.DATASET_URL}/cube-single-play-v0.npz")
     }
 
@@ -84,7 +84,7 @@ def test_the_three_variants_share_an_environment_family_and_a_file() -> None:
 )
 def test_what_is_made_here_or_not_published_has_no_address(name) -> None:
     assert source_for(name) is SOURCE
-    assert SOURCE.remote(name) is None
+    assert SOURCE.task(name).remote is None
 
 
 @pytest.mark.parametrize("name", ["cube-sixfold-play-v0", "cube-single-v0", "cube-single-play-oraclerep-task1-v0"])
@@ -99,7 +99,7 @@ def test_ogbenchs_own_loader_gives_the_same_transitions(tmp_path, family, compac
     file = write(tmp_path / "x.npz", make_episodes(family=family), name)
     write(tmp_path / "x-val.npz", make_episodes(family=family), name)
     theirs = load_with_ogbench(name, file, compact)
-    ours = list(SOURCE.read(file, name))
+    ours = list(SOURCE.task(name).read(file))
     valid = theirs["valids"] > 0 if compact else np.ones(len(theirs["actions"]), bool)
     for key, other in (("observations", "observations"), ("actions", "actions"), ("rewards", "rewards")):
         np.testing.assert_array_equal(np.concatenate([e[key] for e in ours]), theirs[other][valid])
@@ -125,12 +125,12 @@ def test_oracle_goals_are_ogbenchs_own_and_of_the_environments_shape(tmp_path, f
     file = write(tmp_path / "x.npz", make_episodes(family=family), name)
     write(tmp_path / "x-val.npz", make_episodes(family=family), name)
     theirs = load_with_ogbench(name, file)
-    read = list(SOURCE.read(file, name))
+    read = list(SOURCE.task(name).read(file))
     goals = np.concatenate([episode["achieved_goals"] for episode in read])
     np.testing.assert_array_equal(goals, theirs["oracle_reps"])
-    _, info = SOURCE.make_env(name).reset(seed=0)
+    _, info = SOURCE.task(name).make_env().reset(seed=0)
     assert info["goal"].shape == goals.shape[1:]
-    assert "achieved_goals" not in next(iter(SOURCE.read(file, name.replace("-oraclerep", ""))))
+    assert "achieved_goals" not in next(iter(SOURCE.task(name.replace("-oraclerep", "")).read(file)))
 
 
 def test_goal_conditioned_data_have_rewards_of_minus_one_and_no_terminals(tmp_path) -> None:
@@ -145,7 +145,7 @@ def test_goal_conditioned_data_have_rewards_of_minus_one_and_no_terminals(tmp_pa
 def test_oracle_goals_need_the_simulators_states(tmp_path) -> None:
     file = write(tmp_path / "x.npz", make_episodes(states=False), ORACLE)
     with pytest.raises(DatasetError, match="has no 'qpos'"):
-        list(SOURCE.read(file, ORACLE))
+        list(SOURCE.task(ORACLE).read(file))
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -163,8 +163,8 @@ def test_round_trips_are_exact(tmp_path_factory, lengths, scale, states) -> None
             if name == SINGLE and not states:
                 episode["rewards"] = np.full(len(episode["rewards"]), number - scale, np.float32)
                 episode["terminals"] = np.arange(len(episode["rewards"])) % 2 == 0
-        assert_same(episodes, SOURCE.read(write(file, episodes, name, made_by="ünï"), name))
-        assert SOURCE.provenance(file, name)["made_by"] == "ünï"
+        assert_same(episodes, SOURCE.task(name).read(write(file, episodes, name, made_by="ünï")))
+        assert SOURCE.task(name).provenance(file)["made_by"] == "ünï"
 
 
 def test_a_store_of_float64_states_comes_back_the_same(tmp_path) -> None:

@@ -21,7 +21,7 @@ from understudy.envs.experts.attempts import Task, play
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.rendering import FAST, PUBLISHED
 from understudy.envs.simulators.video import rendering_available
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
@@ -73,20 +73,20 @@ def can_render() -> bool:
 def test_visual_names_are_those_that_have_an_environment() -> None:
     names = [name for name in SOURCE.known_names() if name.startswith("visual-")]
     assert {CUBE, SCRIPTED, GOAL, MAZE, "visual-scene-noisy-v0", "visual-puzzle-4x6-play-singletask-v0"} <= set(names)
-    assert all(SOURCE.env_id(name) in gymnasium.registry for name in names if "octuple" not in name)
+    assert all(SOURCE.task(name).env_id in gymnasium.registry for name in names if "octuple" not in name)
     assert not SOURCE.matches("visual-pointmaze-medium-navigate-v0")
-    assert source_for(SCRIPTED).expert(SCRIPTED) is not None
-    remote = SOURCE.remote(GOAL)
+    assert task_of(SCRIPTED).expert() is not None
+    remote = SOURCE.task(GOAL).remote
     assert remote is not None
     assert remote.file_name == "visual-cube-single-play-v0.npz"
 
 
 def test_published_pictures_have_everything_and_those_made_here_are_drawn_quickly() -> None:
-    assert SOURCE.rendering(SCRIPTED, {}) == {"rendering": FAST.settings()}
-    assert SOURCE.rendering(SCRIPTED, {"shadows": "true", "offsamples": "4", "reflections": "true"}) == {
+    assert SOURCE.task(SCRIPTED).rendering({}) == {"rendering": FAST.settings()}
+    assert SOURCE.task(SCRIPTED).rendering({"shadows": "true", "offsamples": "4", "reflections": "true"}) == {
         "rendering": PUBLISHED.settings()
     }
-    assert SOURCE.rendering("cube-single-play-v0", {}) is None
+    assert SOURCE.task("cube-single-play-v0").rendering({}) is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,10 @@ def test_published_pictures_have_everything_and_those_made_here_are_drawn_quickl
     ],
 )
 def test_options_that_make_no_sense_are_one_line(name, options, said) -> None:
-    for attempt in (lambda: SOURCE.rendering(name, options), lambda: SOURCE.make_env(name, settings=table(options))):
+    for attempt in (
+        lambda: SOURCE.task(name).rendering(options),
+        lambda: SOURCE.task(name).make_env(settings=table(options)),
+    ):
         with pytest.raises(UserError) as error:
             attempt()
         assert said in str(error.value)
@@ -116,7 +119,7 @@ def table(options: dict[str, str]) -> dict[str, Any]:
 def test_pictures_are_read_as_they_were_written_and_stored_and_exported(tmp_path) -> None:
     episodes = [episode(5), episode(1, 1), episode(3, 2)]
     path = write(tmp_path / "x.npz", episodes)
-    for found, expected in zip(SOURCE.read(path, CUBE), episodes, strict=True):
+    for found, expected in zip(SOURCE.task(CUBE).read(path), episodes, strict=True):
         assert set(found) == set(expected)
         for name in expected:
             if name not in ("rewards", "terminals"):  # those are computed anew
@@ -134,10 +137,10 @@ def test_ogbenchs_own_loader_reads_the_same_pictures(tmp_path) -> None:
     episodes = [episode(4), episode(2, 1)]
     write(tmp_path / "x.npz", episodes)
     write(tmp_path / "x-val.npz", episodes)
-    env = SOURCE.make_env(CUBE.removeprefix("visual-"))  # all it needs of one is the task
+    env = SOURCE.task(CUBE.removeprefix("visual-")).make_env()  # all it needs of one is the task
     load: Any = ogbench.utils.make_env_and_datasets
     theirs = load(CUBE, dataset_path=str(tmp_path / "x.npz"), dataset_only=True, cur_env=env)[0]
-    ours = list(SOURCE.read(tmp_path / "x.npz", CUBE))
+    ours = list(SOURCE.task(CUBE).read(tmp_path / "x.npz"))
     assert theirs["observations"].dtype == np.uint8
     for name in ("observations", "actions", "rewards"):
         np.testing.assert_array_equal(np.concatenate([e[name] for e in ours]), theirs[name])
@@ -152,11 +155,11 @@ def test_files_of_ogbenchs_own_script_are_read(tmp_path) -> None:
     terminals = (np.arange(10) == 9).astype(np.float32)
     rows["qpos"] = rows["qpos"].astype(np.float64)
     np.savez_compressed(tmp_path / "x.npz", allow_pickle=False, observations=seen, terminals=terminals, **rows)
-    (found,) = SOURCE.read(tmp_path / "x.npz", CUBE)
+    (found,) = SOURCE.task(CUBE).read(tmp_path / "x.npz")
     np.testing.assert_array_equal(found["observations"], made["observations"])
     np.testing.assert_array_equal(found["final_observation"], made["final_observation"])
     np.savez(tmp_path / "y.npz", allow_pickle=False, observations=np.asfortranarray(seen), terminals=terminals, **rows)
-    (found,) = SOURCE.read(tmp_path / "y.npz", CUBE)
+    (found,) = SOURCE.task(CUBE).read(tmp_path / "y.npz")
     np.testing.assert_array_equal(found["observations"], made["observations"])
 
 
@@ -167,13 +170,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path) -> None:
 
     pictures = 30 * 50 * 64 * 64 * 3
     SOURCE.write(tmp_path / "warm.npz", [episode(2)], GOAL, {})
-    list(SOURCE.read(tmp_path / "warm.npz", GOAL))
+    list(SOURCE.task(GOAL).read(tmp_path / "warm.npz"))
     tracemalloc.start()
     try:
         SOURCE.write(tmp_path / "x.npz", many(), GOAL, {})
         assert tracemalloc.get_traced_memory()[1] < pictures / 2
         tracemalloc.reset_peak()
-        assert sum(len(found["actions"]) for found in SOURCE.read(tmp_path / "x.npz", GOAL)) == 1500
+        assert sum(len(found["actions"]) for found in SOURCE.task(GOAL).read(tmp_path / "x.npz")) == 1500
         assert tracemalloc.get_traced_memory()[1] < pictures / 2
     finally:
         tracemalloc.stop()
@@ -306,9 +309,9 @@ def test_a_goal_is_a_picture_of_another_place() -> None:
 def test_pictures_are_ogbenchs_own_and_others_when_the_settings_say_so(name) -> None:
     if not can_render():
         return
-    published = SOURCE.make_env(name)
-    quick = SOURCE.make_env(name, settings={"rendering": FAST.settings()})
-    theirs: Any = gymnasium.make(SOURCE.env_id(name), disable_env_checker=True).unwrapped
+    published = SOURCE.task(name).make_env()
+    quick = SOURCE.task(name).make_env(settings={"rendering": FAST.settings()})
+    theirs: Any = gymnasium.make(SOURCE.task(name).env_id, disable_env_checker=True).unwrapped
     theirs.reset(seed=0)
     pictures = [env.reset(seed=0)[0] for env in (published, quick)]
     ours: Any = published.unwrapped
@@ -324,7 +327,7 @@ def test_pictures_are_ogbenchs_own_and_others_when_the_settings_say_so(name) -> 
 def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_path) -> None:
     if not can_render():
         return
-    env = SOURCE.make_env(SCRIPTED, settings=json.loads(QUICK))
+    env = SOURCE.task(SCRIPTED).make_env(settings=json.loads(QUICK))
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 5)).astype(np.float32)
     seen = np.stack([env.reset(seed=4)[0], *[env.step(action)[0] for action in actions]])
     played = {**episode(6), "actions": actions, "observations": seen[:-1], "final_observation": seen[-1]}

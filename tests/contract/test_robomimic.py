@@ -23,7 +23,8 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.rollouts.pools import Command, discard_pool, pool_for
 from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.robomimic.robosuite import OSC_POSE, RobosuiteEnv, published_settings
-from understudy.envs.sources.source import Episode, source_for
+from understudy.envs.sources.source import source_for
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError, to_install
 from understudy.registry import sources
@@ -76,7 +77,7 @@ def demos(played, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def lift() -> Iterator[Any]:
-    env = SOURCE.make_env(SCRIPTED)
+    env = SOURCE.task(SCRIPTED).make_env()
     yield env
     env.close()
 
@@ -90,10 +91,10 @@ def test_names_are_published_types_of_five_tasks_and_two_that_are_made_here() ->
     assert len(SOURCE.known_names()) == 20
     for name in ("can-policy-low_dim", "tool_hang-policy-low_dim", SCRIPTED):
         assert source_for(name) is SOURCE
-        assert SOURCE.remote(name) is None
+        assert SOURCE.task(name).remote is None
     for name in ("can-scripted-low_dim", "lift-xx-low_dim", "lift-mh-pictures", "lift-mh"):
         assert not SOURCE.matches(name)
-    assert [name for name in names if SOURCE.expert(name)] == [
+    assert [name for name in names if SOURCE.task(name).expert()] == [
         "lift-mh-low_dim",
         "lift-ph-low_dim",
         SCRIPTED,
@@ -101,10 +102,10 @@ def test_names_are_published_types_of_five_tasks_and_two_that_are_made_here() ->
 
 
 def test_published_files_have_an_address_of_a_fixed_revision() -> None:
-    published = [name for name in SOURCE.known_names() if SOURCE.remote(name)]
+    published = [name for name in SOURCE.known_names() if SOURCE.task(name).remote]
     assert len(published) == 18
     for name in published:
-        remote = SOURCE.remote(name)
+        remote = SOURCE.task(name).remote
         assert remote is not None
         task, kind, _ = name.split("-")
         assert remote.url.startswith("https://huggingface.co/datasets/robomimic/robomimic_datasets/resolve/")
@@ -113,7 +114,7 @@ def test_published_files_have_an_address_of_a_fixed_revision() -> None:
 
 
 def test_horizons_are_those_of_the_reference() -> None:
-    limits = [SOURCE.max_episode_steps(f"{task}-ph-low_dim") for task in DIMS]
+    limits = [SOURCE.task(f"{task}-ph-low_dim").max_episode_steps for task in DIMS]
     assert limits == [300, 300, 400, 800, 1000]
 
 
@@ -141,7 +142,7 @@ def test_what_is_written_is_read_back_unchanged(tmp_path, data, lengths) -> None
             del episode["final_observation"]
         episodes.append(episode)
     SOURCE.write(tmp_path / "x.hdf5", episodes, LIFT, {})
-    assert_equal_episodes(list(SOURCE.read(tmp_path / "x.hdf5", LIFT)), episodes)
+    assert_equal_episodes(list(SOURCE.task(LIFT).read(tmp_path / "x.hdf5")), episodes)
     assert [path.name for path in tmp_path.iterdir()] == ["x.hdf5"]
 
 
@@ -191,7 +192,7 @@ def test_an_arms_observation_comes_before_the_next_arms_and_the_objects_last(tmp
     with File(path, "a") as file:
         for place, key in enumerate(keys):
             file[f"data/demo_0/obs/{key}"][...] = place
-    (episode,) = SOURCE.read(path, "transport-ph-low_dim")
+    (episode,) = SOURCE.task("transport-ph-low_dim").read(path)
     sizes = [3, 4, 2, 3, 4, 2, 41]
     assert episode["observations"][0].tolist() == np.repeat(range(7), sizes).tolist()
 
@@ -199,16 +200,16 @@ def test_an_arms_observation_comes_before_the_next_arms_and_the_objects_last(tmp
 def test_states_are_left_out_where_demonstrations_differ_in_them(tmp_path) -> None:
     path = tmp_path / "x.hdf5"
     SOURCE.write(path, [random_episode(3, states=np.zeros((3, n))) for n in (5, 6)], LIFT, {})
-    assert all("states" not in episode for episode in SOURCE.read(path, LIFT))
+    assert all("states" not in episode for episode in SOURCE.task(LIFT).read(path))
     with File(write(tmp_path / "y.hdf5"), "a") as file:
         file["data/demo_1/states"] = np.zeros((8, 5))
-    assert all("states" not in episode for episode in SOURCE.read(tmp_path / "y.hdf5", LIFT))
+    assert all("states" not in episode for episode in SOURCE.task(LIFT).read(tmp_path / "y.hdf5"))
 
 
 def test_a_filter_key_may_name_demonstrations_that_were_left_out(tmp_path) -> None:
     with File(write(tmp_path / "x.hdf5"), "a") as file:
         file["mask/valid"] = np.array([b"demo_1", b"demo_77"])
-    assert [int(episode["mask/valid"]) for episode in SOURCE.read(tmp_path / "x.hdf5", LIFT)] == [0, 1]
+    assert [int(episode["mask/valid"]) for episode in SOURCE.task(LIFT).read(tmp_path / "x.hdf5")] == [0, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
@@ -313,7 +314,7 @@ def test_episodes_that_do_not_fit_the_format_are_refused_and_leave_nothing(tmp_p
 
 @pytest.mark.parametrize("task", DIMS)
 def test_a_task_has_the_datasets_dims(task) -> None:
-    env = SOURCE.make_env(f"{task}-ph-low_dim")
+    env = SOURCE.task(f"{task}-ph-low_dim").make_env()
     observation, info = env.reset(seed=0)
     assert (observation.shape, env.action_space.shape) == ((DIMS[task][0],), (DIMS[task][1],))
     assert env.observation_space.contains(observation)
@@ -329,7 +330,7 @@ def test_an_episode_repeats_by_seed_whatever_ran_before(lift) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["can", "square", "transport", "tool_hang"])
 def test_other_tasks_repeat_by_seed_whatever_ran_before(task) -> None:
-    assert repeats(SOURCE.make_env(f"{task}-ph-low_dim"), 20)
+    assert repeats(SOURCE.task(f"{task}-ph-low_dim").make_env(), 20)
 
 
 def repeats(env: Any, steps: int) -> bool:
@@ -373,7 +374,7 @@ def test_a_fresh_process_plays_the_same_says_nothing_and_leaves_no_file_in_the_h
 def test_the_states_of_a_file_give_its_observations_bit_for_bit(lift, demos) -> None:
     with File(demos) as file:
         states = [file[f"data/demo_{number}/states"][()] for number in range(3)]
-    for episode, rows in zip(SOURCE.read(demos, SCRIPTED), states, strict=True):
+    for episode, rows in zip(SOURCE.task(SCRIPTED).read(demos), states, strict=True):
         seen = np.stack([lift.set_state(row) for row in rows])
         np.testing.assert_array_equal(seen, episode["observations"])
 
@@ -407,14 +408,14 @@ def old_settings(task: str) -> dict[str, Any]:
 
 
 def test_a_file_of_robosuite_1_4_plays_like_one_of_1_5(lift) -> None:
-    assert_plays_alike(lift, SOURCE.make_env(LIFT, settings=old_settings("Lift")), 8)
+    assert_plays_alike(lift, SOURCE.task(LIFT).make_env(settings=old_settings("Lift")), 8)
 
 
 @pytest.mark.slow
 def test_a_two_armed_file_of_robosuite_1_4_plays_like_one_of_1_5() -> None:
     name = "transport-ph-low_dim"
-    old = SOURCE.make_env(name, settings=old_settings("TwoArmTransport"))
-    assert_plays_alike(SOURCE.make_env(name), old, 8)
+    old = SOURCE.task(name).make_env(settings=old_settings("TwoArmTransport"))
+    assert_plays_alike(SOURCE.task(name).make_env(), old, 8)
 
 
 def assert_plays_alike(first: Any, second: Any, steps: int) -> None:
@@ -434,7 +435,7 @@ def test_the_environment_is_made_from_the_files_own_settings(tmp_path) -> None:
     store = import_file("robomimic", tmp_path / "x.hdf5", LIFT, tmp_path / "stores")
 
     def moved(settings: Any) -> float:
-        env = SOURCE.make_env(LIFT, settings=settings)
+        env = SOURCE.task(LIFT).make_env(settings=settings)
         before = env.reset(seed=0)[0]
         after = [env.step(np.array([1.0, 0, 0, 0, 0, 0, -1]))[0] for _ in range(5)][-1]
         env.close()
@@ -456,7 +457,7 @@ def test_settings_that_robosuite_does_not_take_are_one_line(change, said) -> Non
     wrong = published_settings("Lift")
     wrong["env_kwargs"] |= change
     with pytest.raises(UserError) as error:
-        SOURCE.make_env(LIFT, settings=wrong)
+        SOURCE.task(LIFT).make_env(settings=wrong)
     assert said in str(error.value)
     assert "Lift" in str(error.value)
     assert "\n" not in str(error.value)
@@ -465,7 +466,7 @@ def test_settings_that_robosuite_does_not_take_are_one_line(change, said) -> Non
 def test_without_robosuite_one_line_says_how_to_get_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "robosuite", None)  # as if it were not installed
     with pytest.raises(UserError) as error:
-        SOURCE.make_env(LIFT)
+        SOURCE.task(LIFT).make_env()
     assert str(error.value) == f"{LIFT}: its simulator needs 'robosuite'; {to_install('robosuite')}"
 
 
@@ -572,7 +573,7 @@ def test_a_file_that_robomimics_own_scripts_made_is_read_the_same(theirs_importa
 
     raw = tmp_path / "demo.hdf5"
     raw.write_bytes(demos.read_bytes())
-    env = SOURCE.make_env(SCRIPTED)
+    env = SOURCE.task(SCRIPTED).make_env()
     env.reset(seed=0)
     inner: Any = env.unwrapped
     with File(raw, "a") as file:

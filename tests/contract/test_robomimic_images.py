@@ -21,7 +21,7 @@ from understudy.envs.simulators.rendering import FAST, PUBLISHED
 from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.robomimic.cameras import Cameras
 from understudy.envs.sources.robomimic.robosuite import RobosuiteEnv, published_settings
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
@@ -75,7 +75,7 @@ def can_render() -> bool:
 @pytest.fixture(scope="module")
 def wrist() -> Iterator[Any]:
     """Lift with one small camera, quickly drawn."""
-    env = SOURCE.make_env(SCRIPTED, settings=SOURCE.rendering(SCRIPTED, WRIST))
+    env = SOURCE.task(SCRIPTED).make_env(settings=SOURCE.task(SCRIPTED).rendering(WRIST))
     yield env
     env.close()
 
@@ -90,7 +90,7 @@ def test_picture_names_have_robomimics_cameras() -> None:
     assert not SOURCE.matches("can-scripted-image")
 
     def cameras(name: str) -> tuple[list[str], int]:
-        kwargs = (SOURCE.rendering(name, {}) or {})["env_kwargs"]
+        kwargs = (SOURCE.task(name).rendering({}) or {})["env_kwargs"]
         assert kwargs["use_camera_obs"]
         assert kwargs["camera_widths"] == kwargs["camera_heights"]
         return kwargs["camera_names"], kwargs["camera_heights"]
@@ -102,11 +102,13 @@ def test_picture_names_have_robomimics_cameras() -> None:
 
 
 def test_data_made_here_are_drawn_quickly_unless_told_otherwise() -> None:
-    assert (SOURCE.rendering(SCRIPTED, {}) or {})["rendering"] == FAST.settings()
-    chosen = SOURCE.rendering(SCRIPTED, {"shadows": "true", "offsamples": "4", "reflections": "true", "height": "96"})
+    assert (SOURCE.task(SCRIPTED).rendering({}) or {})["rendering"] == FAST.settings()
+    chosen = SOURCE.task(SCRIPTED).rendering(
+        {"shadows": "true", "offsamples": "4", "reflections": "true", "height": "96"}
+    )
     assert (chosen or {})["rendering"] == PUBLISHED.settings()
     assert (chosen or {})["env_kwargs"]["camera_heights"] == 96
-    assert SOURCE.rendering("lift-ph-low_dim", {}) is None
+    assert SOURCE.task("lift-ph-low_dim").rendering({}) is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_data_made_here_are_drawn_quickly_unless_told_otherwise() -> None:
 )
 def test_options_that_make_no_sense_are_one_line(name, options, said) -> None:
     with pytest.raises(UserError) as error:
-        SOURCE.rendering(name, options)
+        SOURCE.task(name).rendering(options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -141,7 +143,7 @@ def test_cameras_that_robosuite_does_not_have_are_one_line(change, said) -> None
     wrong = published_settings("Lift")
     wrong["env_kwargs"] |= {"camera_heights": 84, "camera_widths": 84, **change}
     with pytest.raises(UserError) as error:
-        SOURCE.make_env(LIFT, settings=wrong)
+        SOURCE.task(LIFT).make_env(settings=wrong)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -152,7 +154,7 @@ def test_cameras_that_robosuite_does_not_have_are_one_line(change, said) -> None
 @pytest.mark.parametrize("final", [True, False])
 def test_pictures_are_read_as_they_were_written_and_stored_and_exported(tmp_path, final) -> None:
     episodes = [episode(5, final=final), episode(1, 1, final=final), episode(4, 2, final=final)]
-    assert_same(list(SOURCE.read(write(tmp_path / "x.hdf5", episodes), LIFT)), episodes)
+    assert_same(list(SOURCE.task(LIFT).read(write(tmp_path / "x.hdf5", episodes))), episodes)
     store = import_file("robomimic", tmp_path / "x.hdf5", LIFT, tmp_path / "stores")
     assert store.manifest.columns["images/agentview"].shape == (12, 10, 3)
     environment = store.manifest.provenance["environment"]
@@ -171,10 +173,12 @@ def test_a_files_own_cameras_are_read_whatever_its_env_args_say(tmp_path) -> Non
     path = write(tmp_path / "x.hdf5", [episode(3, frontview=(10, 10))], environment=env_args)
     with File(path, "a") as file:
         file["data"].attrs["env_args"] = json.dumps(env_args)
-    found = SOURCE.provenance(path, LIFT)["environment"]
+    found = SOURCE.task(LIFT).provenance(path)["environment"]
     assert (found["env_kwargs"]["camera_names"], found["env_kwargs"]["camera_heights"]) == (["frontview"], 10)
     assert found["rendering"] == FAST.settings()
-    assert [name for name in next(iter(SOURCE.read(path, LIFT))) if name.startswith("images/")] == ["images/frontview"]
+    assert [name for name in next(iter(SOURCE.task(LIFT).read(path))) if name.startswith("images/")] == [
+        "images/frontview"
+    ]
 
 
 def test_the_same_file_is_read_for_its_states_alone(tmp_path) -> None:
@@ -183,7 +187,7 @@ def test_the_same_file_is_read_for_its_states_alone(tmp_path) -> None:
         for demo in file["data"].values():
             for group in ("obs", "next_obs"):
                 demo[f"{group}/object"] = np.zeros((len(demo["actions"]), 10))
-    found = next(iter(SOURCE.read(path, "lift-mh-low_dim")))
+    found = next(iter(SOURCE.task("lift-mh-low_dim").read(path)))
     assert found["observations"].shape == (5, 19)
     assert not [name for name in found if "images" in name]
 
@@ -242,7 +246,7 @@ def test_one_wrong_byte_in_a_picture_is_noticed(tmp_path) -> None:
     data[place + 50] = 78
     (tmp_path / "x.hdf5").write_bytes(bytes(data))
     with pytest.raises(DatasetError, match="not a readable HDF5 file"):
-        list(SOURCE.read(tmp_path / "x.hdf5", LIFT))
+        list(SOURCE.task(LIFT).read(tmp_path / "x.hdf5"))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
@@ -326,7 +330,7 @@ print(*[hashlib.sha256(value.tobytes()).hexdigest() for row in seen for value in
 def test_a_fresh_process_draws_the_same_pictures_and_says_nothing(wrist) -> None:
     if not can_render():
         return
-    settings = json.dumps(SOURCE.rendering(SCRIPTED, WRIST))
+    settings = json.dumps(SOURCE.task(SCRIPTED).rendering(WRIST))
     run = [sys.executable, "-c", PLAY, SCRIPTED, settings]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -340,7 +344,7 @@ def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_pat
     """Play, render afterwards, write, import; then evaluate as a policy would be, with the store's own settings."""
     if not can_render():
         return
-    settings = SOURCE.rendering(SCRIPTED, WRIST)
+    settings = SOURCE.task(SCRIPTED).rendering(WRIST)
     task = Task(SCRIPTED, settings=json.dumps(settings), seed=3)
     played, solved = play(task, 0)
     assert solved
@@ -418,7 +422,7 @@ def test_pictures_are_robomimics_own_bit_for_bit(theirs_importable) -> None:
         return
     sizes = {"agentview": (84, 84), "robot0_eye_in_hand": (84, 84)}
     settings = Cameras(sizes, PUBLISHED).settings(published_settings("Lift"))
-    ours = SOURCE.make_env(LIFT, settings=settings)
+    ours = SOURCE.task(LIFT).make_env(settings=settings)
     theirs = robomimics_environment(settings)
     np.random.seed(11)
     theirs.reset()
@@ -431,7 +435,7 @@ def test_pictures_are_robomimics_own_bit_for_bit(theirs_importable) -> None:
             np.testing.assert_array_equal(shown[name], expected[f"{name}_image"])
             assert shown[name].std() > 10
         np.testing.assert_array_equal(shown["state"], np.concatenate([expected[k] for k in KEYS], dtype=np.float32))
-    quick = SOURCE.make_env(LIFT, settings=Cameras({"agentview": (84, 84)}, FAST).settings(settings))
+    quick = SOURCE.task(LIFT).make_env(settings=Cameras({"agentview": (84, 84)}, FAST).settings(settings))
     quick.reset(seed=11)
     drawn = SOURCE.observed(quick, SOURCE.simulator_state(ours))["agentview"]
     assert 0.5 < np.abs(drawn.astype(int) - shown["agentview"]).mean() < 30  # another picture, as its settings say
@@ -441,7 +445,7 @@ def test_pictures_are_robomimics_own_bit_for_bit(theirs_importable) -> None:
 
 def states_file(path: Path, rendering: Any, steps: int = 3) -> tuple[list[np.ndarray], str]:
     """Write a low_dim file as robomimic publishes them, with states and models; return its states and a model."""
-    env: Any = SOURCE.make_env("lift-mh-low_dim").unwrapped
+    env: Any = SOURCE.task("lift-mh-low_dim").make_env().unwrapped
     seen, states, actions = [env.reset(seed=2)[0]], [env.state()], np.random.default_rng(0).uniform(-1, 1, (steps, 7))
     xml = env.robosuite.sim.model.get_xml()
     for action in actions:
@@ -493,7 +497,7 @@ def test_several_processes_draw_the_same_pictures_in_order(tmp_path, monkeypatch
 
 def read_with(cpus: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Episode]:
     monkeypatch.setattr("understudy.envs.sources.robomimic.rendering.available_cpus", lambda: cpus)
-    return list(SOURCE.read(path, LIFT))
+    return list(SOURCE.task(LIFT).read(path))
 
 
 @pytest.mark.slow
@@ -504,12 +508,12 @@ def test_states_without_a_model_are_one_line(tmp_path) -> None:
     with File(tmp_path / "low_dim.hdf5", "a") as file:
         file["data/demo_0"].attrs["model_file"] = "<mujoco><no such thing/></mujoco>"
     with pytest.raises(DatasetError, match="model_file of data/demo_0 cannot be used") as error:
-        list(SOURCE.read(tmp_path / "low_dim.hdf5", LIFT))
+        list(SOURCE.task(LIFT).read(tmp_path / "low_dim.hdf5"))
     assert "\n" not in str(error.value)
     with File(tmp_path / "low_dim.hdf5", "a") as file:
         del file["data/demo_0"].attrs["model_file"]
     with pytest.raises(DatasetError, match="data/demo_0 has no model_file"):
-        list(SOURCE.read(tmp_path / "low_dim.hdf5", LIFT))
+        list(SOURCE.task(LIFT).read(tmp_path / "low_dim.hdf5"))
 
 
 @pytest.mark.slow
@@ -518,7 +522,7 @@ def test_other_tasks_show_their_usual_cameras(task) -> None:
     if not can_render():
         return
     name = f"{task}-ph-image"
-    env = SOURCE.make_env(name, settings=SOURCE.rendering(name, {}))
+    env = SOURCE.task(name).make_env(settings=SOURCE.task(name).rendering({}))
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     assert all(value.std() > 5 for key, value in observation.items() if key != "state")

@@ -54,7 +54,7 @@ def test_a_name_belongs_to_one_source(kind, source, example) -> None:
 def check_round_trip(kind: str, folder: Path, episodes: list) -> None:
     source, example = sources.get(kind), EXAMPLES[kind]
     path = written(source, place(source, folder), episodes, example)
-    same_episodes(source.read(path, example.env_name), episodes)
+    same_episodes(source.task(example.env_name).read(path), episodes)
     store = import_file(kind, path, example.env_name, folder / "stores")
     same_episodes(episodes_of(store), episodes)
     assert [p for p in folder.iterdir() if p not in (path, folder / "stores")] == []
@@ -102,7 +102,9 @@ def test_rewards_that_a_convention_would_round_are_kept_or_refused(source, examp
         one_line(error, "episode 0", "reward")
         assert list(tmp_path.iterdir()) == []
         return
-    found = np.concatenate([np.asarray(item["rewards"], np.float32) for item in source.read(path, example.env_name)])
+    found = np.concatenate(
+        [np.asarray(item["rewards"], np.float32) for item in source.task(example.env_name).read(path)]
+    )
     if not example.shift:
         assert found.tobytes() == episodes[0]["rewards"].tobytes()
     np.testing.assert_allclose(found, episodes[0]["rewards"], rtol=1e-7, atol=1e-15)
@@ -152,7 +154,7 @@ def test_writing_twice_leaves_the_second(source, example, tmp_path) -> None:
     written(source, path, made_up(example, [5]), example)
     second = made_up(example, [2, 3], seed=1)
     written(source, path, second, example)
-    same_episodes(source.read(path, example.env_name), second)
+    same_episodes(source.task(example.env_name).read(path), second)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -254,7 +256,7 @@ def test_the_environment_has_the_datas_dims_and_tells_success_if_the_source_says
     rows = np.stack(play(env, 0, 5))
     assert rows.shape[1] == example.observation_dim + 4
     assert np.isfinite(rows[:, :-1]).all()
-    assert np.isfinite(rows[1:, -1]).all() == source.has_success(example.env_name)
+    assert np.isfinite(rows[1:, -1]).all() == source.task(example.env_name).has_success
 
 
 def test_an_episode_is_a_function_of_its_seed_and_actions_whatever_ran_before(example) -> None:
@@ -273,7 +275,7 @@ def test_no_episode_is_longer_than_the_sources_limit(source, example) -> None:
     env = environment(example)
     if env is None:
         return
-    limit = source.max_episode_steps(example.env_name)
+    limit = source.task(example.env_name).max_episode_steps
     rows = play(env, 0, limit + 5)
     ended, late = rows[-1][-3:-1]
     assert ended or late

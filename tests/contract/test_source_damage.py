@@ -66,8 +66,8 @@ def test_any_file_of_a_folder_that_is_empty_is_refused_or_not_needed(kind, sourc
         data = file.read_bytes()
         file.write_bytes(b"")
         try:
-            same_episodes(source.read(made, example.env_name), EPISODES[kind])
-            source.provenance(made, example.env_name)
+            same_episodes(source.task(example.env_name).read(made), EPISODES[kind])
+            source.task(example.env_name).provenance(made)
         except DatasetError as error:
             one_line(error, str(made))
         file.write_bytes(data)
@@ -201,7 +201,7 @@ def test_a_killed_writer_leaves_nothing_in_the_files_place_and_does_not_hinder_t
     path = place(source, troubled[0] / "killed" / kind)
     assert not path.exists()
     source.write(path, iter(EPISODES[kind]), example.env_name, {})
-    same_episodes(source.read(path, example.env_name), EPISODES[kind])
+    same_episodes(source.task(example.env_name).read(path), EPISODES[kind])
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(kind, troubled) -> None:
@@ -219,7 +219,7 @@ def test_episodes_that_break_off_leave_the_file_that_was_there(kind, source, exa
 
     with pytest.raises(RuntimeError, match="the simulator died"):
         source.write(made, broken(), example.env_name, {})
-    same_episodes(source.read(made, example.env_name), EPISODES[kind])
+    same_episodes(source.task(example.env_name).read(made), EPISODES[kind])
     assert list(made.parent.iterdir()) == [made]
     fresh = place(source, made.parent, "fresh")
     with pytest.raises(RuntimeError, match="the simulator died"):

@@ -54,9 +54,9 @@ def test_the_old_dataset_is_whole_whichever_rename_fails(source, example, tmp_pa
                 one_line(error, "Input/output error")
             else:
                 break
-        same_episodes(source.read(path, example.env_name), first)
+        same_episodes(source.task(example.env_name).read(path), first)
         assert list(tmp_path.iterdir()) == [path]
-    same_episodes(source.read(path, example.env_name), second)
+    same_episodes(source.task(example.env_name).read(path), second)
 
 
 def test_a_dataset_that_a_killed_writer_had_set_aside_is_read(source, example, tmp_path) -> None:
@@ -66,7 +66,7 @@ def test_a_dataset_that_a_killed_writer_had_set_aside_is_read(source, example, t
         pytest.skip("a file takes another's place in one step")
     set_aside(path / "data" if source.name == "minari" else path)
     import_file(source.name, path, example.env_name, tmp_path / "stores")
-    same_episodes(source.read(path, example.env_name), made_up(example, [5]))
+    same_episodes(source.task(example.env_name).read(path), made_up(example, [5]))
 
 
 def test_a_store_that_a_killed_import_had_set_aside_is_found_listed_and_not_overwritten(
@@ -116,7 +116,7 @@ def test_a_dataset_is_exported_wherever_a_path_leads(source, example, tmp_path, 
         expected = expected / f"{store.path.name}{source.suffix}"
     assert Path(os.path.abspath(written)) == expected
     assert expected.exists()
-    same_episodes(source.read(written, example.env_name), made_up(example, [3, 2]))
+    same_episodes(source.task(example.env_name).read(written), made_up(example, [3, 2]))
 
 
 def test_an_existing_folder_of_other_things_is_left_alone(source, example, tmp_path) -> None:

@@ -115,8 +115,8 @@ def test_every_source_is_registered_and_recognises_its_names_and_no_others(kind)
     for name in source.known_names():
         assert source.matches(name), name
         assert source_for(name) is source
-        assert source.max_episode_steps(name) > 0
-        assert source.env_id(name)
+        assert source.task(name).max_episode_steps > 0
+        assert source.task(name).env_id
     for other in set(NAMES) - {kind}:
         assert not source.matches(NAMES[other])
 
@@ -248,9 +248,9 @@ def test_antmaze_terminals_end_nothing_and_rewards_are_minus_one(tmp_path) -> No
 def test_d4rl_scores_are_0_for_the_random_policy_and_100_for_the_expert() -> None:
     source = sources.get("d4rl")
     for task, name in {"hopper": "hopper-expert-v2", "pen": "pen-human-v1", "antmaze": "antmaze-large-play-v2"}.items():
-        np.testing.assert_allclose(source.normalized_score(name, np.array(REFERENCE_SCORES[task])), [0, 100])
+        np.testing.assert_allclose(source.task(name).normalized_score(np.array(REFERENCE_SCORES[task])), [0, 100])
     # Fu et al. 2020: SAC's 12,135 on HalfCheetah is 100
-    assert source.normalized_score("halfcheetah-random-v0", np.array([12135.0]))[0] == pytest.approx(100)
+    assert source.task("halfcheetah-random-v0").normalized_score(np.array([12135.0]))[0] == pytest.approx(100)
 
 
 def test_robomimic_demonstrations_are_in_numeric_order_and_rewards_minus_one(tmp_path) -> None:

@@ -24,7 +24,7 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.envs.sources.names import made_name
 from understudy.envs.sources.ogbench.experts import lights_out
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of, import_file
@@ -97,7 +97,7 @@ def test_fewer_episodes_are_the_first_of_more_and_another_seed_gives_others(stor
     rows = fewer.manifest.num_transitions
     np.testing.assert_array_equal(fewer.column("observations"), store.column("observations")[:rows])
     other = generate(NAME, 1, out_path=folder / "three.npz", seed=1, noise=0.0)
-    episode = next(sources.get("ogbench").read(other.path, NAME))
+    episode = next(sources.get("ogbench").task(NAME).read(other.path))
     assert not np.array_equal(episode["observations"][:20], store.column("observations")[:20])
     assert "executed_actions" not in episode
 
@@ -213,7 +213,7 @@ def test_a_policy_executes_its_chunks_in_full_and_every_episode_is_kept(folder, 
     made = generate("hopper-medium-v2", 3, out_path=folder / "hopper.hdf5", policy=str(policy), member=1)
     assert (made.env_name, made.attempts) == (HOPPER, 3)
     expert = Policy.load(policy)
-    for episode in source_for(HOPPER).read(made.path, HOPPER):
+    for episode in task_of(HOPPER).read(made.path):
         assert "executed_actions" not in episode
         length = len(episode["actions"])
         for begin in range(0, length, 4):
@@ -251,8 +251,8 @@ def test_the_same_episodes_are_written_in_every_format_that_was_asked_for(folder
         HOPPER, 2, out_path=folder / "many.hdf5", policy=str(policy), formats=["minari", "ogbench", "d4rl", "minari"]
     )
     assert [path.name for path in made.extra] == ["many.minari", "many.ogbench.npz"]
-    own = list(source_for(HOPPER).read(made.path, HOPPER))
-    other = list(sources.get("minari").read(made.extra[0], "minari:hopper/policy-v2"))
+    own = list(task_of(HOPPER).read(made.path))
+    other = list(sources.get("minari").task("minari:hopper/policy-v2").read(made.extra[0]))
     for ours, theirs in zip(own, other, strict=True):
         for name in ("observations", "actions", "rewards", "terminals", "final_observation"):
             np.testing.assert_array_equal(np.asarray(ours[name], np.float32), np.asarray(theirs[name], np.float32))
@@ -284,7 +284,7 @@ def test_a_dataset_is_exported_and_imported_again_unchanged(store, folder, tmp_p
         monkeypatch, capsys, "data", "export", NAME, str(file), "--overwrite", "--format", "d4rl", *data_dir
     )
     assert replaced.code == 0, replaced.err
-    kept = sources.get("d4rl").read(file, "hopper-medium-v2")
+    kept = sources.get("d4rl").task("hopper-medium-v2").read(file)
     with pytest.raises(DatasetError, match="28"):  # the task is another, the file is whole
         next(kept)
     unknown = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), "--format", "d4l", *data_dir)

@@ -127,7 +127,7 @@ def test_minaris_and_d4rls_own_variables_are_followed(
         example, file = EXAMPLES[kind], tmp_path / place
         file.parent.mkdir(parents=True)
         sources.get(kind).write(file, iter(made_up(example, [4])), example.env_name, {})
-        assert sources.get(kind).found(name) == file
+        assert sources.get(kind).task(name).found() == file
 
 
 def test_a_lerobot_dataset_that_is_nowhere_is_one_line_with_the_command_that_fetches_it(data: Path) -> None:
@@ -149,19 +149,20 @@ def test_a_run_fetches_its_dataset_where_it_is_told_to(
     source, fetched = sources.get("d4rl"), tmp_path / "published.hdf5"
     source.write(fetched, iter(made_up(HOPPER, [3, 2])), HOPPER.env_name, {})
 
-    def download(env_name: str, folder: Path, progress: Any = None) -> Path:
-        assert folder == data / "raw"
+    def download(self: Any, folder: Path, progress: Any = None) -> Path:
+        assert (self.env_name, folder) == (HOPPER.env_name, data / "raw")
         for tenth in range(1, 11):
             progress(tenth * 10**6, 10**7)
         return fetched
 
-    monkeypatch.setattr(source, "download", download)
+    kind = type(source.task(HOPPER.env_name))
+    monkeypatch.setattr(kind, "download", download)
     with pytest.raises(DatasetError, match="or download=true"):
         open_named(build_run({"env_name": HOPPER.env_name}))
     run = build_run({"env_name": HOPPER.env_name, "download": True})
     assert open_named(run).manifest.num_episodes == 2
     assert "hopper-medium-v2: 5 MB of 10" in caplog.text
-    monkeypatch.setattr(source, "download", lambda *arguments: pytest.fail("it is here"))
+    monkeypatch.setattr(kind, "download", lambda *arguments: pytest.fail("it is here"))
     open_named(run)
     assert run.fingerprint() == build_run({"env_name": HOPPER.env_name}).fingerprint()
 

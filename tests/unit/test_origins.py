@@ -157,13 +157,14 @@ def test_files_that_change_while_they_are_imported_are_refused(tmp_path: Path, m
     source = sources.get("ogbench")
     file = tmp_path / "cubes.npz"
     source.write(file, iter(made_up(CUBES, [5])), CUBES.env_name, {})
-    read = type(source).read
+    kind = type(source.task(CUBES.env_name))
+    read = kind.read
 
-    def reading(self: Any, path: Path, env_name: str) -> Iterator[Any]:
-        yield from read(self, path, env_name)
+    def reading(self: Any, path: Path) -> Iterator[Any]:
+        yield from read(self, path)
         write_atomic(path, lambda stream: stream.write(b"a newer one"))
 
-    monkeypatch.setattr(type(source), "read", reading)
+    monkeypatch.setattr(kind, "read", reading)
     with pytest.raises(DatasetError) as error:
         import_file("ogbench", file, CUBES.env_name, tmp_path / "stores")
     one_line(error, str(file), "was written to while it was imported")

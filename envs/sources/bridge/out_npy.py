@@ -18,7 +18,7 @@ import numpy as np
 
 from understudy.envs.files.reading import damage
 from understudy.envs.sources.bridge.unpickling import map_file, unpickle_buffer
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.episode import check_alike, prepare_episode, steps_of_final
 from understudy.envs.store.store import FINAL, IMAGES, MASK, SALIENCY
 from understudy.errors import DatasetError

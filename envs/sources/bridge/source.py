@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from understudy.envs.sources.bridge.out_npy import NumpyWriter, read_trajectories
-from understudy.envs.sources.source import Episode, Settings, Source
+from understudy.envs.sources.source import Source
+from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError
 from understudy.files import replaced_folder, storage_errors, write_atomic

@@ -24,7 +24,7 @@ from understudy import __version__
 from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5
 from understudy.envs.sources.episode_ends import breaks_in, episode_ends
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, did_you_mean
 

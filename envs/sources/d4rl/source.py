@@ -25,7 +25,8 @@ import numpy as np
 from understudy.envs.files.downloads import Remote
 from understudy.envs.sources.d4rl import envs as d4rl_envs
 from understudy.envs.sources.d4rl.files import Layout, described, read_episodes, write_episodes
-from understudy.envs.sources.source import Episode, Settings, Source
+from understudy.envs.sources.source import Source
+from understudy.envs.sources.task import Episode, Settings
 from understudy.errors import DatasetError, did_you_mean
 from understudy.registry import sources
 

@@ -25,7 +25,8 @@ from understudy.envs.files.hdf5 import UnfailingFile
 from understudy.envs.simulators.registered import make_registered, registered_spec
 from understudy.envs.sources.episode_ends import breaks_in, episode_ends
 from understudy.envs.sources.expert_buffer.unpickling import load_tensors
-from understudy.envs.sources.source import Episode, Settings, Source, source_for
+from understudy.envs.sources.source import Source, task_of
+from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, UnknownName, UserError, did_you_mean, to_install
 from understudy.files import replaced_folder, write_atomic
@@ -159,7 +160,7 @@ class ExpertBuffer(Source):
 def _environment(env_name: str) -> str:
     """Return the environment's own name for a dataset's name of any source."""
     try:
-        return source_for(env_name).env_id(env_name)
+        return task_of(env_name).env_id
     except UnknownName:
         return env_name
 

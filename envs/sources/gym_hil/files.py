@@ -16,7 +16,7 @@ import numpy as np
 
 from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.episode import check_alike, is_episode_column, prepare_episode
 from understudy.errors import DatasetError
 

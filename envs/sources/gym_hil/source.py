@@ -22,7 +22,8 @@ import numpy as np
 from understudy.envs.simulators.video import choose_renderer
 from understudy.envs.sources.gym_hil.env import CONTROL_HZ, MAX_STEPS, PickCube, Pictures
 from understudy.envs.sources.gym_hil.files import read_columns, read_notes, write_columns
-from understudy.envs.sources.source import Episode, Expert, Settings, Source
+from understudy.envs.sources.source import Source
+from understudy.envs.sources.task import Episode, Expert, Settings
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.registry import sources
 

@@ -27,7 +27,7 @@ from understudy.envs.sources.lerobot.meta import (
     read_table,
 )
 from understudy.envs.sources.lerobot.video import TOLERANCE, FrameReader, require_vision, tolerance_advice
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.kinds import Declared
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError

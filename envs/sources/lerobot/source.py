@@ -19,7 +19,8 @@ from understudy.envs.sources.lerobot.meta import is_dataset
 from understudy.envs.sources.lerobot.reader import data_files, declared, provenance, read_episodes
 from understudy.envs.sources.lerobot.video import TOLERANCE
 from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
-from understudy.envs.sources.source import Episode, Settings, Source
+from understudy.envs.sources.source import Source
+from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.registry import sources
@@ -55,72 +56,16 @@ class LeRobot(Source):
         """Return `lerobot:` with the folder's absolute path."""
         return f"lerobot:{path.absolute()}"
 
-    def local(self, env_name: str) -> Path:
-        """Return the folder that a dataset's name stands for; UserError where there is none."""
-        found = _place(env_name)
-        if found[0] in "/~":
-            folder = Path(found).expanduser()
-            if is_dataset(folder):
-                return folder
-            raise DatasetError(f"{env_name}: {folder} is no LeRobot dataset, it has no meta/info.json")
-        for root in roots():
-            if is_dataset(root / found):
-                return root / found
-        places = " or ".join(str(root) for root in roots())
-        fetch = f"`hf download {found} --repo-type dataset --local-dir {shlex.quote(str(roots()[0] / found))}`"
-        hint = did_you_mean(env_name, _names_here())
-        raise DatasetError(f"{env_name}: no such dataset in {places}{hint}; {fetch} fetches one of the hub")
-
-    def found(self, env_name: str) -> Path | None:
-        """Return the folder that the name stands for, where it is a dataset's."""
-        try:
-            return self.local(env_name)
-        except DatasetError:
-            return None
-
-    def env_id(self, env_name: str) -> str:
-        """Return the dataset's own place: its file names the environment, if one does."""
-        return _place(env_name)
-
-    def make_env(
-        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
-    ) -> gymnasium.Env:
-        """Raise UserError: a dataset that names an environment is evaluated there, under that name."""
-        _place(env_name)
-        raise UserError(
-            f"{env_name}: its files name no simulator, so there is none to evaluate in: give eval_episodes=0, and judge"
-            " policies on held-out episodes (validation_fraction=0.1)"
-        )
-
-    def max_episode_steps(self, env_name: str) -> int:
-        """Return 1000."""
-        return LIMIT
-
-    def has_success(self, env_name: str) -> bool:
-        """Nothing tells success."""
-        return False
+    def task(self, env_name: str) -> LeRobotTask:
+        """Return the dataset's task; DatasetError for a name that is none of LeRobot's."""
+        found = NAME.fullmatch(env_name)
+        if found is None:
+            raise DatasetError(f"{env_name!r} is no LeRobot name, like lerobot:/path/to/dataset or lerobot:user/name")
+        return LeRobotTask(self, env_name, found["place"])
 
     def files(self, path: Path) -> list[Path]:
         """Return the files of the dataset's folder."""
         return data_files(path)
-
-    def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
-        """Return rate, robot and cameras; and which environment the data are of, where that is known here."""
-        found = provenance(path)
-        if not any(source.matches(str(found.get("env_name", ""))) for _, source in sources.items()):
-            found.pop("env_name", None)
-        return found
-
-    def declared(self, path: Path, env_name: str) -> Mapping[str, Declared]:
-        """Return the order of the axes of pictures that are kept as plain numbers, where info.json names the axes."""
-        return declared(path)
-
-    def read(self, path: Path, env_name: str, *, tolerance_s: float = TOLERANCE) -> Iterator[Episode]:
-        """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw.
-
-        `tolerance_s` is LeRobot's: seconds that a frame may be from the time it is looked for at.
-        """
-        yield from read_episodes(path, tolerance_s)
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write a dataset's folder; videos are lossy.
@@ -146,6 +91,77 @@ class LeRobot(Source):
                 raise DatasetError(f"{path}: no episodes, nothing to write")
 
 
+class LeRobotTask(Task):
+    """A dataset at a place: a path, or `user/name` in one of the folders that are looked in."""
+
+    def __init__(self, source: Source, env_name: str, place: str) -> None:
+        super().__init__(source, env_name)
+        self.place = place
+
+    def local(self) -> Path:
+        """Return the folder that a dataset's name stands for; UserError where there is none."""
+        found, env_name = self.place, self.env_name
+        if found[0] in "/~":
+            folder = Path(found).expanduser()
+            if is_dataset(folder):
+                return folder
+            raise DatasetError(f"{env_name}: {folder} is no LeRobot dataset, it has no meta/info.json")
+        for root in roots():
+            if is_dataset(root / found):
+                return root / found
+        places = " or ".join(str(root) for root in roots())
+        fetch = f"`hf download {found} --repo-type dataset --local-dir {shlex.quote(str(roots()[0] / found))}`"
+        hint = did_you_mean(env_name, _names_here())
+        raise DatasetError(f"{env_name}: no such dataset in {places}{hint}; {fetch} fetches one of the hub")
+
+    def found(self) -> Path | None:
+        """Return the folder that the name stands for, where it is a dataset's."""
+        try:
+            return self.local()
+        except DatasetError:
+            return None
+
+    @property
+    def env_id(self) -> str:
+        """The dataset's own place: its file names the environment, if one does."""
+        return self.place
+
+    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
+        """Raise UserError: a dataset that names an environment is evaluated there, under that name."""
+        raise UserError(
+            f"{self.env_name}: its files name no simulator, so there is none to evaluate in: give eval_episodes=0, and"
+            " judge policies on held-out episodes (validation_fraction=0.1)"
+        )
+
+    @property
+    def max_episode_steps(self) -> int:
+        """1000."""
+        return LIMIT
+
+    @property
+    def has_success(self) -> bool:
+        """Nothing tells success."""
+        return False
+
+    def provenance(self, path: Path) -> dict[str, Any]:
+        """Return rate, robot and cameras; and which environment the data are of, where that is known here."""
+        found = provenance(path)
+        if not any(source.matches(str(found.get("env_name", ""))) for _, source in sources.items()):
+            found.pop("env_name", None)
+        return found
+
+    def declared(self, path: Path) -> Mapping[str, Declared]:
+        """Return the order of the axes of pictures that are kept as plain numbers, where info.json names the axes."""
+        return declared(path)
+
+    def read(self, path: Path, *, tolerance_s: float = TOLERANCE) -> Iterator[Episode]:
+        """Yield the dataset's episodes; pictures are those of the videos, which are not what the camera saw.
+
+        `tolerance_s` is LeRobot's: seconds that a frame may be from the time it is looked for at.
+        """
+        yield from read_episodes(path, tolerance_s)
+
+
 def roots() -> list[Path]:
     """Return the folders that datasets called `user/name` are looked for in; the last one is LeRobot's own."""
     cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
@@ -156,13 +172,6 @@ def _names_here() -> list[str]:
     folders = [folder for root in roots() if root.is_dir() for folder in sorted(root.glob("*/*"))]
     names = [f"lerobot:{folder.parent.name}/{folder.name}" for folder in folders if is_dataset(folder)]
     return [name for name in dict.fromkeys(names) if NAME.fullmatch(name)]
-
-
-def _place(env_name: str) -> str:
-    found = NAME.fullmatch(env_name)
-    if found is None:
-        raise DatasetError(f"{env_name!r} is no LeRobot name, like lerobot:/path/to/dataset or lerobot:user/name")
-    return found["place"]
 
 
 sources.register("lerobot")(LeRobot())

@@ -15,7 +15,8 @@ import gymnasium
 from gymnasium import spaces
 
 from understudy.envs.simulators.registered import make_registered, registered_spec
-from understudy.envs.sources.source import Settings, source_for
+from understudy.envs.sources.source import task_of
+from understudy.envs.sources.task import Settings
 from understudy.errors import UnderstudyError, UserError
 
 WRAPPERS = ("FlattenObservation", "FilterObservation", "RescaleAction", "ClipAction", "TimeAwareObservation")
@@ -106,7 +107,7 @@ def describe_registered(env_name: str, known: Settings | None) -> dict[str, Any]
 
 def _env_id(env_name: str) -> str:
     try:
-        return source_for(env_name).env_id(env_name)
+        return task_of(env_name).env_id
     except UnderstudyError:
         return ""
 

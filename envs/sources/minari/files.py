@@ -15,7 +15,7 @@ from gymnasium import spaces
 from understudy.envs.files.hdf5 import unfailing
 from understudy.envs.files.reading import DAMAGE, WrongContent, check_readable, damage, read_json, understood
 from understudy.envs.sources.minari.envs import is_flat
-from understudy.envs.sources.source import Episode, Settings
+from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.episode import prepare_episode
 from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, StorageError, UserError

@@ -22,7 +22,8 @@ import numpy as np
 
 from understudy.envs.sources.minari import files as minari_files
 from understudy.envs.sources.minari.envs import describe_registered, recover
-from understudy.envs.sources.source import Episode, Expert, Settings, Source
+from understudy.envs.sources.source import Source
+from understudy.envs.sources.task import Episode, Expert, Settings
 from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, UserError, to_install
 from understudy.registry import sources

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.envs.sources.source import Expert
+from understudy.envs.sources.task import Expert
 
 FAMILIES = ("cube-single", "cube-double", "cube-triple", "scene", "puzzle-3x3", "puzzle-4x4")
 """Where the expert was measured to solve nearly every episode; docs/data.md has the figures."""

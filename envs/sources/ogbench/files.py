@@ -12,7 +12,7 @@ import numpy as np
 
 from understudy.envs.files.reading import read_npz
 from understudy.envs.sources.ogbench.npz_rows import RowReader, RowWriter, open_rows
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError

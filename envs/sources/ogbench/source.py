@@ -28,7 +28,8 @@ from understudy.envs.simulators.rendering import FAST, PUBLISHED, Rendering
 from understudy.envs.simulators.video import choose_renderer
 from understudy.envs.sources.ogbench.envs import PICTURE, VISUAL, make, registered, states_of
 from understudy.envs.sources.ogbench.files import STATE_KEYS, Trajectories, open_trajectories, write_npz
-from understudy.envs.sources.source import Episode, Expert, Settings, Source, missing_package
+from understudy.envs.sources.source import Source, missing_package
+from understudy.envs.sources.task import Episode, Expert, Settings
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 

@@ -18,7 +18,7 @@ import numpy as np
 from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5, read_dataset
 from understudy.envs.sources.robomimic.images import cameras_of, is_picture_column, read_pictures, write_pictures
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.episode import MASK, check_alike, prepare_episode
 from understudy.envs.store.store import IMAGES, TEXTS
 from understudy.errors import DatasetError

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.files.reading import damage, read_dataset
-from understudy.envs.sources.source import Episode
+from understudy.envs.sources.task import Episode
 from understudy.envs.store.episode import steps_of_final
 from understudy.envs.store.store import FINAL, IMAGES
 from understudy.errors import DatasetError

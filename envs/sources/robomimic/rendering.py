@@ -21,7 +21,8 @@ import numpy as np
 
 from understudy.envs.files.processes import available_cpus, end_with_parent
 from understudy.envs.files.reading import damage, open_hdf5, read_dataset
-from understudy.envs.sources.source import Episode, Settings, source_for
+from understudy.envs.sources.source import task_of
+from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.store import FINAL, IMAGES
 from understudy.errors import DatasetError, UnderstudyError
 
@@ -89,7 +90,7 @@ def _kept(env_name: str, settings: str) -> Any:
 
 
 def _made(env_name: str, settings: str) -> Any:
-    env = source_for(env_name).make_env(env_name, settings=json.loads(settings))
+    env = task_of(env_name).make_env(settings=json.loads(settings))
     env.reset(seed=0)
     return env
 

@@ -32,7 +32,8 @@ from understudy.envs.sources.robomimic.files import (
     write_demonstrations,
 )
 from understudy.envs.sources.robomimic.images import sizes_of
-from understudy.envs.sources.source import Episode, Expert, Settings, Source, missing_package
+from understudy.envs.sources.source import Source, missing_package
+from understudy.envs.sources.task import Episode, Expert, Settings
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 

@@ -1,0 +1,188 @@
+"""What a dataset's name stands for, once it is read: one task, its environment, its files, its scores.
+
+`Source.task(env_name)` makes one; whoever has it asks it and never reads the name again. Simulators are imported
+inside methods, so that reading a store needs none of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from understudy.envs.files.downloads import Remote
+from understudy.envs.store.kinds import Declared
+from understudy.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from understudy.envs.sources.source import Source
+
+Episode = Mapping[str, Any]
+"""observations [T, *O], actions [T, A], rewards [T], terminals [T], optionally final_observation [*O] and more.
+
+Pictures are `images/<camera>` [T, H, W, C] uint8, the ones after the last action `final_images/<camera>` [H, W, C];
+`language` is text.
+"""
+Settings = Mapping[str, Any]
+"""What a file says about its environment (robomimic's env_args, Minari's env_spec): JSON-able."""
+
+
+class Expert(Protocol):
+    """Something that solves a task: a scripted controller or a trained policy."""
+
+    def reset(self, env: Any, observation: Any, info: dict[str, Any], rng: np.random.Generator) -> None:
+        """Start an episode; whatever is random in it comes from `rng`."""
+        ...
+
+    def act(self, env: Any, observation: Any, info: dict[str, Any]) -> np.ndarray:
+        """Return the action [A] for the state that `env` is in."""
+        ...
+
+
+class Task(abc.ABC):
+    """One dataset of a source and its environment. `env_name` is the dataset's name."""
+
+    def __init__(self, source: Source, env_name: str) -> None:
+        self.source, self.env_name = source, env_name
+
+    # ---- the environment ----
+
+    @property
+    @abc.abstractmethod
+    def env_id(self) -> str:
+        """The environment's own name (a gymnasium id where there is one)."""
+
+    @property
+    @abc.abstractmethod
+    def max_episode_steps(self) -> int:
+        """Time limit of an episode."""
+
+    @property
+    @abc.abstractmethod
+    def has_success(self) -> bool:
+        """Whether the task tells success (in `info["success"]`)."""
+
+    @abc.abstractmethod
+    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
+        """Return an environment whose episodes are a pure function of `reset(seed=)` and the actions.
+
+        `render` makes `env.render()` give RGB frames of `size` pixels. `settings` are what the dataset's file said
+        about its environment (`provenance["environment"]` of its store); without them the published ones are used.
+        A missing simulator raises UserError. Goal-conditioned ones give the episode's goal [G] in the `info` of
+        `reset` as "goal", and observations without it. With cameras an observation is a dict of pictures [H, W, C]
+        uint8 and `state` [O], or, where the picture of one camera is all there is, that picture.
+        """
+
+    @property
+    def goal_conditioned(self) -> bool:
+        """Whether a policy for this task must be told a goal."""
+        return False
+
+    @property
+    def control_hz(self) -> float | None:
+        """Actions that the environment takes a second, None where that is not known."""
+        return None
+
+    def normalized_score(self, returns: np.ndarray, settings: Settings | None = None) -> np.ndarray | None:
+        """Return scores where 0 is the published random policy and 100 the published expert, if there are such."""
+        return None
+
+    def stored_reward(self, reward: float) -> float:
+        """Return a reward of `make_env`'s environment as `read` gives it: the same, unless the store shifts rewards."""
+        return reward
+
+    # ---- its files ----
+
+    @abc.abstractmethod
+    def read(self, path: Path) -> Iterator[Episode]:
+        """Yield the episodes of a file of the source's format; a damaged one raises DatasetError."""
+
+    def provenance(self, path: Path) -> dict[str, Any]:
+        """Return what the manifest should say about how these data were made; `environment` is for `make_env`."""
+        return {}
+
+    def declared(self, path: Path) -> Mapping[str, Declared]:
+        """Return what the file says of its pictures, by column: the order of their axes, the bounds of their values."""
+        return {}
+
+    @property
+    def remote(self) -> Remote | None:
+        """Where the dataset is published, None for names that are made here."""
+        return None
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether `download` knows where to fetch the dataset."""
+        return self.remote is not None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the name is, or may be, one of data that others have published."""
+        return self.remote is not None
+
+    def local(self) -> Path | None:
+        """Return where the dataset's files lie if its name says so: training imports them when they are new.
+
+        A place where there is no dataset raises DatasetError.
+        """
+        return None
+
+    def found(self) -> Path | None:
+        """Return where the source's own tools have left the dataset on this machine; None where they have not."""
+        return None
+
+    def import_commands(self) -> list[str]:
+        """Return the commands that import a file of one's own as this dataset."""
+        what = "FILE" if self.source.suffix else "FOLDER"
+        return [f"understudy data import {self.source.name} {what} --name {shlex.quote(self.env_name)}"]
+
+    def download(self, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+        """Fetch the published dataset into `folder` and return what `read` takes; DownloadError in one line.
+
+        `progress` is called with (bytes so far, bytes in all; 0 where the server does not say).
+        """
+        from understudy.envs.sources.published import fetch_published
+
+        return fetch_published(self, folder, progress)
+
+    # ---- demonstrations that are made here ----
+
+    def expert(self) -> Expert | None:
+        """Return a new scripted expert for the task, if there is one."""
+        return None
+
+    def simulator_state(self, env: gymnasium.Env) -> dict[str, np.ndarray]:
+        """Return what the format stores of a simulator's state beside the observation, such as qpos; one row each."""
+        return {}
+
+    def rendering(self, options: Mapping[str, str]) -> Settings | None:
+        """Return the settings of `make_env` for pictures made with these options, defaults included, as JSON values.
+
+        None for tasks without pictures, which take no options. What is unknown or out of range raises UserError.
+        """
+        if options:
+            name = next(iter(options))
+            raise UserError(f"{self.env_name}: has no pictures, so it takes no rendering options ({name})")
+        return None
+
+    def without_pictures(self, settings: Settings | None) -> tuple[str, Settings | None] | None:
+        """Return name and settings of the same simulator without pictures; None where there are none to render.
+
+        Demonstrations are then played there, and what this task's own environment shows of the recorded states is
+        rendered afterwards (`observed`), in parallel and for the episodes that are kept only.
+        """
+        return None
+
+    def observed(self, env: gymnasium.Env, state: Mapping[str, np.ndarray]) -> Any:
+        """Return what `env` shows of a recorded simulator state: an observation, or a dict of the pictures in it.
+
+        `state` is one row of each column of `simulator_state`; `env` was reset with the seed of that row's episode.
+        Must equal, bit for bit, what playing in `env` would have shown.
+        """
+        raise UserError(f"{self.source.name}: pictures of recorded states cannot be rendered")
