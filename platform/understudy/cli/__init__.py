@@ -20,6 +20,7 @@ from understudy.cli import models, resume, runs, sweep, sync, train, ui
 from understudy.cli.output import HELP_WIDTH, console, print_on_any_terminal
 from understudy.errors import UnderstudyError, UserError
 from understudy.registry import commands
+from understudy.runs import torchrun
 
 
 def _show_version(wanted: bool) -> None:
@@ -66,6 +67,10 @@ def _names(app: typer.Typer) -> list[str]:
     return [*alone, *(str(item.name) for item in app.registered_groups)]
 
 
+TOGETHER = ("train", "resume")
+"""Commands that torchrun's workers do together."""
+
+
 def main() -> None:
     """Run the command line; errors of ours are one line and their exit code, never a traceback."""
     print_on_any_terminal()
@@ -74,7 +79,8 @@ def main() -> None:
     # Third parties' deprecation notes are no use to someone who trains a policy.
     warnings.filterwarnings("ignore")
     try:
-        code = _run()
+        worker = torchrun.this_worker()
+        code = _run() if worker is None else _run_as(worker)
     except UnderstudyError as error:
         print(f"understudy: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -89,6 +95,32 @@ def main() -> None:
     if code == 130:
         print("understudy: interrupted", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _run_as(worker: torchrun.Worker) -> int:
+    """Run the command as one of torchrun's workers: one of them prints, and an error is said once."""
+    if worker.rank:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+        logging.getLogger("understudy").setLevel(logging.ERROR)
+    with torchrun.joined(worker) as group:
+        code, error = 0, None
+        try:
+            command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+            if command and command not in TOGETHER:
+                raise UserError(
+                    f"`understudy {command}` is no work to share: start it without torchrun, which is for"
+                    f" {' and '.join(TOGETHER)}"
+                )
+            code = _run()
+        except UnderstudyError as raised:
+            error = raised
+        error, say = group.end(error)
+        if say:
+            print(f"understudy: {error}", file=sys.stderr, flush=True)
+        group.wait()
+        if error is not None:
+            return error.exit_code
+    return code
 
 
 def _run() -> int:

@@ -51,14 +51,16 @@ def go_on(
     """Do what `understudy resume` does."""
     from understudy.cli.sweep import drive
     from understudy.errors import UserError
-    from understudy.runs import extend
+    from understudy.runs import extend, torchrun
     from understudy.runs.directory import RunDir
     from understudy.runs.find import find
     from understudy.runs.on_ray import check_launcher
     from understudy.sweeping.directory import SweepDir
 
-    path = find(run_or_sweep)
+    path, group = find(run_or_sweep), torchrun.group()
     if (path / "sweep.json").is_file():
+        if group is not None:
+            raise UserError(f"{path} is a sweep: resume it without torchrun; its trials are placed by Ray")
         sweep = SweepDir.existing(path)
         with sweep.held():  # someone else's sweep: say so before anything is printed
             prepare(sweep.spec().base.placement.tracking())
@@ -68,20 +70,33 @@ def go_on(
     if add_trials or retry_failed or change_space:
         raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
     run = RunDir.existing(path)
-    with run.locked():  # someone else's run: say so before anything is printed
-        spec = extend.add_steps(run, add_steps) if add_steps else run.spec()
-    check_launcher(spec)
-    prepare(spec.placement.tracking())
-    state = run.state()
-    if state.get("status") == "finished":
-        console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
-    if state.get("status") == "failed":
-        console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
-        console.print(
-            f"going on from step {state.get('step', 0)} with the same settings; for others, train --fork",
-            soft_wrap=True,
-        )
-    run_training(spec, run)
+
+    def make_longer() -> None:
+        with run.locked():  # someone else's run: say so before anything is printed
+            if add_steps:
+                extend.add_steps(run, add_steps)
+
+    make_longer() if group is None else group.from_first(make_longer)
+    spec = run.spec()
+
+    def lead(loop: Any) -> None:
+        check_launcher(spec)
+        prepare(spec.placement.tracking())
+        state = run.state()
+        if state.get("status") == "finished":
+            console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
+        if state.get("status") == "failed":
+            console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
+            console.print(
+                f"going on from step {state.get('step', 0)} with the same settings; for others, train --fork",
+                soft_wrap=True,
+            )
+        run_training(spec, run, loop)
+
+    if group is not None and run.state().get("status") != "finished":
+        group.train(spec, lead)
+    elif group is None or group.rank == 0:
+        lead(None)  # of a run that has finished the data may be gone
 
 
 def prepare(tracking_uri: str) -> None:

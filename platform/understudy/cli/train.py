@@ -85,12 +85,24 @@ def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any
 def start_fork(source: Path, changes: dict[str, Any]) -> None:
     """Train a new run that begins where `source` was saved; its other settings are the parent's."""
     from understudy import tracking
-    from understudy.runs import extend
+    from understudy.runs import extend, torchrun
+    from understudy.runs.directory import RunDir
 
-    run = extend.fork(source, changes)
+    group = torchrun.group()
+    if group is None:
+        run = extend.fork(source, changes)
+    else:
+        run = RunDir(group.from_first(lambda: extend.fork(source, changes).path))
     spec = run.spec()
-    tracking.prepare(spec.placement.tracking())
-    run_training(spec, run)
+
+    def lead(loop: Any) -> None:
+        tracking.prepare(spec.placement.tracking())
+        run_training(spec, run, loop)
+
+    if group is None:
+        lead(None)
+    else:
+        group.train(spec, lead)
 
 
 def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
@@ -111,17 +123,24 @@ def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
 def start_training(spec: Any, folder: Path | None = None) -> None:
     """Check everything, then make the run directory (`folder`, else a new one) and train."""
     from understudy import tracking
+    from understudy.runs import torchrun
     from understudy.runs.directory import RunDir
     from understudy.runs.loop import make_loop
     from understudy.runs.on_ray import check_launcher
 
-    loop = make_loop(spec)
-    check_launcher(spec)
-    tracking.prepare(spec.placement.tracking())
-    chunks = spec.config.chunks
-    if chunks.horizon_length != type(chunks).model_fields["horizon_length"].default and not chunks.action_chunking:
-        console.print(f"note: horizon_length={chunks.horizon_length} has no effect without action_chunking=true")
-    run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
+    def lead(loop: Any) -> None:
+        check_launcher(spec)
+        tracking.prepare(spec.placement.tracking())
+        chunks = spec.config.chunks
+        if chunks.horizon_length != type(chunks).model_fields["horizon_length"].default and not chunks.action_chunking:
+            console.print(f"note: horizon_length={chunks.horizon_length} has no effect without action_chunking=true")
+        run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
+
+    group = torchrun.group()
+    if group is None:
+        lead(make_loop(spec))
+    else:
+        group.train(spec, lead)
 
 
 def run_training(spec: Any, run: Any, loop: Any = None) -> None:

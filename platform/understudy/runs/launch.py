@@ -18,7 +18,7 @@ from understudy.errors import Stopped, StorageError, TrackingError, UnderstudyEr
 from understudy.files import write_atomic
 from understudy.runs import mirror, stop
 from understudy.runs.directory import TRACKING_ERROR, RunDir
-from understudy.runs.loop import Loop, make_loop
+from understudy.runs.loop import Trains, make_loop
 from understudy.runs.on_ray import check_launcher, train_on_ray
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.run import RunSpec
@@ -31,7 +31,7 @@ def launch(
     spec: RunSpec,
     run: RunDir,
     *,
-    loop: Loop | None = None,
+    loop: Trains | None = None,
     name: str | None = None,
     parent_run_id: str | None = None,
     report: OnEvaluation | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from understudy.policy import Policy
     from understudy.trainables.loops.agent import Agent
     from understudy.trainables.loops.evaluation import Outcome
+
+
+class Trains(Protocol):
+    """What is launched: a Loop, or one that workers share."""
+
+    def run(
+        self,
+        path: Path,
+        *,
+        report: OnEvaluation | None = None,
+        progress: OnProgress | None = None,
+        grid: Mapping[str, tuple[Any, ...]] | None = None,
+    ) -> RunResult:
+        """Train in the run directory `path`, going on from its newest checkpoint."""
+        ...
 
 
 class Loop(abc.ABC):

@@ -1,0 +1,152 @@
+"""torchrun's workers train one run together: one directory, one set of rows, an error said once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tests.integration.commands import SMALL, run
+
+from understudy.runs.directory import RunDir, read_csv
+
+RUN = ("train", "algo=bc", *SMALL, "training_steps=60", "log_interval=20", "tracking_uri=none", "save_dir=runs")
+
+
+def torchrun(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start `torchrun --nproc_per_node=2 -m understudy WORDS`."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    return subprocess.Popen(
+        [*command, "-m", "understudy", *words],
+        cwd=cwd,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ours(text: str) -> list[str]:
+    """Return the lines of ours among torchrun's own."""
+    return [line for line in text.splitlines() if line.startswith("understudy: ")]
+
+
+def weights(root: Path) -> torch.Tensor:
+    (file,) = root.rglob("final_model.pt")
+    state = torch.load(file, weights_only=True)
+    return torch.cat([value.flatten() for _, value in sorted(state["weights"].items())])
+
+
+@pytest.mark.slow
+def test_two_workers_of_torchrun_equal_one_within_rounding_and_write_one_run(hopper_data, tmp_path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    run(*RUN, cwd=tmp_path / "one")
+    out, err = (process := torchrun(*RUN, cwd=tmp_path / "two")).communicate(timeout=250)
+    assert process.returncode == 0, err
+    assert out.count("run directory:") == 1
+    assert len(list((tmp_path / "two").rglob("flags.json"))) == 1
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-3, atol=1e-4)
+    assert not torch.equal(weights(tmp_path / "two"), weights(tmp_path / "one"))
+    rows = [len(next((tmp_path / name).rglob("train.csv")).read_text().splitlines()) for name in ("one", "two")]
+    assert rows == [4, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((*RUN, "lrr=1"), "unknown key 'lrr'"),
+        ((*RUN, "batch_size=15"), "batch_size=15 does not divide by the 2 workers of torchrun"),
+        ((*RUN, "launcher=ray"), "launcher=ray starts workers of its own"),
+        ((*RUN, "env_name=walker2d-expert-v2"), "no dataset 'walker2d-expert-v2'"),
+        (("sweep", "algo=bc", "lr=1e-4,1e-3"), "`understudy sweep` is no work to share"),
+        (("evaluate", "nothing"), "`understudy evaluate` is no work to share"),
+    ],
+)
+def test_an_error_is_said_once_and_nothing_is_written(hopper_data, tmp_path, words, part) -> None:
+    _, err = (process := torchrun(*words, cwd=tmp_path)).communicate(timeout=250)
+    assert process.returncode != 0
+    assert len(ours(err)) == 1, err
+    assert part in ours(err)[0]
+    assert list(tmp_path.rglob("flags.json")) == []
+    assert "exitcode  : 2" in err  # in torchrun's own report
+
+
+@pytest.mark.slow
+def test_the_specification_is_printed_once(hopper_data, tmp_path) -> None:
+    out, err = (process := torchrun(*RUN, "--cfg", cwd=tmp_path)).communicate(timeout=250)
+    assert process.returncode == 0, err
+    assert out.count("training_steps: 60") == 1
+
+
+LONG = (*RUN, "training_steps=1000000", "checkpoint_seconds=0", "eval_episodes=0", "log_interval=10")
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """Wait until `ready()`; fails when the process ends before that."""
+    deadline = time.monotonic() + 200
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def stop(process: subprocess.Popen[str]) -> int:
+    """Send SIGTERM to torchrun and return the step that its workers say they stopped at, once."""
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert len(ours(err)) == 1, err
+    assert "stopped by SIGTERM at step" in ours(err)[0]
+    return int(ours(err)[0].split(" at step ")[1].split(";")[0])
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_that_torchrun_goes_on_from(hopper_data, tmp_path) -> None:
+    process = torchrun(*LONG, cwd=tmp_path)
+    wait_for(process, lambda: bool(list(tmp_path.rglob("train.csv"))))
+    stopped = stop(process)
+    (flags,) = tmp_path.rglob("flags.json")
+    state = RunDir(flags.parent).state
+    assert (state()["status"], state()["step"]) == ("interrupted", stopped)
+    process = torchrun("resume", str(flags.parent), cwd=tmp_path)
+    wait_for(process, lambda: state().get("resumed_at") == [stopped] and state()["step"] > stopped)
+    assert stop(process) > stopped
+
+
+@pytest.mark.slow
+def test_a_run_is_made_longer_by_torchrun_and_a_finished_one_is_not_done_again(hopper_data, tmp_path) -> None:
+    run(*RUN, cwd=tmp_path)
+    (flags,) = tmp_path.rglob("flags.json")
+    for words, said in ((("--add-steps", "20"), "run directory:"), ((), "has finished already (80 steps)")):
+        process = torchrun("resume", str(flags.parent), *words, cwd=tmp_path)
+        out, err = process.communicate(timeout=250)
+        assert process.returncode == 0, err
+        assert out.count(said) == 1
+    assert [row["step"] for row in read_csv(flags.parent / "train.csv")] == [20, 40, 60, 80]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_others_with_one_line(hopper_data, tmp_path) -> None:
+    process = torchrun(*LONG, cwd=tmp_path)
+    wait_for(process, lambda: bool(list(tmp_path.rglob("train.csv"))))
+    workers = [item for item in psutil.Process(process.pid).children() if "understudy" in item.cmdline()]
+    victim = next(item for item in workers if item.environ()["RANK"] == "1")
+    victim.kill()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert len(ours(err)) == 1, err
+    assert "another worker of torchrun ended" in ours(err)[0]
+    assert RunDir(next(tmp_path.rglob("flags.json")).parent).state()["status"] == "failed"
