@@ -26,7 +26,7 @@ class Form:
 
     kind: str
     shape: tuple[int, ...]
-    """Of a row, as it comes in."""
+    """Shape of a row, as it comes in."""
     dtype: str
     layout: str = ""
     low: float = 0.0

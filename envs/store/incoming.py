@@ -164,7 +164,7 @@ def _canonical(key: str) -> str:
 
 
 def _is_judged(key: str, value: Any) -> bool:
-    """Say whether what a column is must be decided."""
+    """Return whether what a column is must be decided."""
     if key in OTHERS or key.startswith(SALIENCY) or is_episode_column(_canonical(key)):
         return False
     array = np.asarray(value)

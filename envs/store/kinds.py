@@ -17,7 +17,7 @@ from understudy.errors import DatasetError
 
 CHANNELS = (1, 3, 4)
 MOST_CHANNELS = 32
-"""Of pictures whose frames lie on the channels."""
+"""Most channels of pictures whose frames lie on them."""
 SMALLEST = 16
 """Least sides of a matrix of bytes that is a grey picture: smaller ones are boards and tables."""
 BRIGHT = 32
@@ -187,7 +187,7 @@ def words_for(rows: Rows) -> str:
 
 
 def _may_be_picture(rows: Rows) -> bool:
-    """Say whether rows that nobody calls pictures look like some: bytes do, others by their channels and values."""
+    """Return whether rows that nobody calls pictures look like some: bytes do, others by their channels and values."""
     few = rows.dtype in (np.uint8, np.bool_)
     if len(rows.shape) == 2:
         return (few or rows.dtype == np.uint16) and min(rows.shape) >= SMALLEST

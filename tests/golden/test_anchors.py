@@ -116,7 +116,7 @@ def test_more_sampling_steps_than_diffusion_steps_are_refused() -> None:
 
 
 def test_pixels_without_an_encoder_are_refused_with_the_remedy() -> None:
-    with pytest.raises(SpecError, match="encoder=impala_small"):
+    with pytest.raises(SpecError, match="encoder=impala, or one of impala_large, impala_small"):
         Pack(BC((64, 64, 3), 2), [0])
 
 

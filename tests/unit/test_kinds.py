@@ -17,6 +17,7 @@ from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, UserError
 from understudy.observations import batched
+from understudy.spec.data import DataSpec
 
 T, H, W = 5, 24, 32
 LEVELS = np.random.default_rng(0).integers(0, 256, (T + 1, H, W, 3)).astype(np.uint8)
@@ -95,7 +96,7 @@ def test_pictures_come_to_one_form_and_what_was_done_is_said(tmp_path, kind, col
     np.testing.assert_array_equal(store.episode_column(final)[0], wanted[-1])
     told = [line for line in findings(store)[1] if line.startswith(f"{column}: pictures:")]
     assert len(told) == (looks is not wanted)
-    assert Windows(store, horizon=1).observation_shape in (wanted.shape[1:], {"front": wanted.shape[1:]})
+    assert Windows(store).observation_shape in (wanted.shape[1:], {"front": wanted.shape[1:]})
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -191,7 +192,7 @@ def test_depth_beside_other_things_is_left_out_and_said(tmp_path) -> None:
 def test_pictures_beside_the_observations_become_cameras(tmp_path) -> None:
     store = write(tmp_path / "x", episode(np.zeros((T + 1, 4), np.float32), wrist=LEVELS[:-1].transpose(0, 3, 1, 2)))
     np.testing.assert_array_equal(store.column("images/wrist"), LEVELS[:-1])
-    assert Windows(store, horizon=1).observation_shape == {"state": (4,), "wrist": (H, W, 3)}
+    assert Windows(store).observation_shape == {"state": (4,), "wrist": (H, W, 3)}
 
 
 @pytest.mark.parametrize("later", [LEVELS.astype(np.float32), LEVELS, LEVELS.transpose(0, 3, 1, 2) / 255])
@@ -215,7 +216,7 @@ def test_words_that_say_nothing_or_do_not_fit_are_one_line(tmp_path, words) -> N
 def test_states_of_small_types_are_kept_and_scaled_like_any_state(tmp_path, mode, dtype) -> None:
     looks = np.random.default_rng(0).integers(0, 2 if dtype == np.bool_ else 100, (T + 1, 7)).astype(dtype)
     store = write(tmp_path / "x", episode(looks))
-    windows = Windows(store, horizon=1, obs_horizon=2)
+    windows = Windows(store, DataSpec(obs_horizon=2))
     batch = windows.gather(np.arange(T), (T,))
     assert str(batch["observations"].dtype) == "torch.float32"
     scaled = windows.normaliser(mode).on("cpu").observations(batch["observations"])

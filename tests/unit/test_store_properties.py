@@ -77,7 +77,8 @@ def check_columns(folder: Path, lengths: list[int], columns: dict[str, tuple[str
     finals = np.stack([item["final_observation"] for item in made])
     assert store.episode_column("final_observations").tobytes() == finals.tobytes()
     assert store.starts.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
-    assert not [finding for finding in verify_store(store) if "never changes" not in finding]
+    odd = ("never changes", "have one step", "policies do not see them")
+    assert not [finding for finding in verify_store(store) if not any(word in finding for word in odd)]
     for numbers in store.manifest.statistics.values():
         assert np.isfinite([value for values in numbers.values() for value in values]).all()
 
@@ -99,7 +100,11 @@ def test_a_great_many_odd_columns_keep_their_bits(tmp_path_factory, drawn, seed)
 
 @pytest.mark.parametrize(
     "change",
-    [{"observations": np.zeros(20)}, {"actions": np.zeros((20, 0))}, {"extra": np.zeros((20, 2, 0))}],
+    [
+        {"observations": np.zeros(20), "final_observation": np.zeros(())},
+        {"actions": np.zeros((20, 0))},
+        {"extra": np.zeros((20, 2, 0))},
+    ],
     ids=["observations of one dim", "no actions", "rows of nothing"],
 )
 def test_rows_that_hold_nothing_to_learn_from_are_refused(tmp_path, change) -> None:

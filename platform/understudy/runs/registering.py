@@ -37,7 +37,7 @@ class Registered:
     """Whether the alias `best` points at it now."""
     why: str
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the policy as it was loaded back; empty where it cannot be evaluated here."""
+    """Metrics of the policy as it was loaded back; empty where it cannot be evaluated here."""
 
     @property
     def uri(self) -> str:
