@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from understudy.envs.rollouts.acting import View
+from understudy.envs.rollouts.limits import limited
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Settings, Task
 
@@ -29,6 +30,8 @@ class EnvFactory:
     """What the policy is shown of what the environment gives."""
     forms: str = ""
     """What was done to the columns of the data when they came in, as JSON; empty where nothing was."""
+    max_steps: int = 0
+    """Steps after which an episode ends at the latest; 0: the environment's own limit."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
         """Return a new environment; DatasetError when a policy cannot act in its spaces."""
@@ -36,7 +39,7 @@ class EnvFactory:
 
         env = self.task.make_env(render=render, size=self.size, settings=self._settings())
         check_spaces(env, self.env_name)
-        return env
+        return limited(env, self.max_steps)
 
     def _settings(self) -> Settings | None:
         return json.loads(self.settings) if self.settings else None

@@ -15,6 +15,7 @@ import numpy as np
 
 from understudy.envs.rollouts.checks import check_reset, check_step, finite, one_number
 from understudy.envs.rollouts.collecting import Step, goal_of, stored
+from understudy.envs.rollouts.limits import episode_limit
 from understudy.errors import DatasetError, UnderstudyError
 from understudy.observations import Arrays, each
 
@@ -54,6 +55,8 @@ class Outcome:
     """In the answer to a reset: what the episode is to reach, where the environment tells it."""
     action_dim: int = 0
     """Numbers in one action (in the answer to a reset)."""
+    limit: int | None = None
+    """Most steps of an episode, where the environment sets a limit (in the answer to a reset)."""
 
     @property
     def observation(self) -> Arrays:
@@ -78,7 +81,8 @@ class Slot:
         self._steps, self._seed = 0, command.seed
         frames = [self._call(self.env.render)] if command.frame_skip else []
         size = int(np.prod(self.env.action_space.shape or ()))
-        return Outcome([self._stored(observation)], frames=frames, goal=goal_of(info), action_dim=size)
+        told = {"goal": goal_of(info), "action_dim": size, "limit": episode_limit(self.env)}
+        return Outcome([self._stored(observation)], frames=frames, **told)
 
     def _check(self, seed: int | None) -> None:
         """Reset and take one step in the middle of the action space; DatasetError for what rollouts cannot use."""

@@ -27,10 +27,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` with its checksum; a crash at any moment leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     write_atomic(temporary, lambda file: _write(file, {"format": FORMAT, **state}))
-    digest = sha256(temporary)
-    write_atomic(path.with_name(path.name + ".sha256"), lambda file: file.write(f"{digest}  {path.name}\n".encode()))
+    sidecar, line = path.with_name(path.name + ".sha256"), f"{sha256(temporary)}  {path.name}\n".encode()
+    replaced = sidecar.read_bytes() if path.is_file() and sidecar.is_file() else b""
+    write_atomic(sidecar, lambda file: file.write(line + replaced))  # both are right until the file is there
     with storage_errors(path):
         temporary.replace(path)
+    if replaced:
+        write_atomic(sidecar, lambda file: file.write(line))
 
 
 def _write(file: BinaryIO, document: dict[str, Any]) -> None:
@@ -50,7 +53,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     sidecar = path.with_name(path.name + ".sha256")
-    if sidecar.is_file() and sidecar.read_text().split()[0] != sha256(path):
+    if sidecar.is_file() and sha256(path) not in sidecar.read_text().split():
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}")
     import torch
 

@@ -167,3 +167,51 @@ def test_a_sweep_that_is_told_to_stop_saves_its_trials_and_goes_on(hopper_data, 
     out = run("resume", str(sweep), cwd=tmp_path)
     assert "Traceback" not in out
     assert [RunDir(folder).state()["status"] for folder in sorted((sweep / "trials").iterdir())] == ["finished"] * 2
+
+
+SLOW = HANGING.replace("time.sleep(1000)", "time.sleep(0)").replace(
+    "return np.zeros(3, np.float32), 0.0, False, False, {}",
+    'time.sleep(0.02 if __import__("os").environ.get("SLOWLY") else 0)\n'
+    "        return np.full(3, float(action[0]), np.float32), float(action[0]), False, False, {}",
+)
+
+
+@pytest.mark.parametrize("processes", ["false", "true"])
+def test_an_evaluation_is_stopped_between_its_steps_and_made_again_with_the_same_rows(tmp_path, processes) -> None:
+    (tmp_path / "hanging.py").write_text(SLOW)
+    write_rows(tmp_path / "rows.pt")
+    plugin = {"UNDERSTUDY_PLUGINS": "hanging", "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}"}
+    run("data", "import", "expert_buffer", "rows.pt", "--name", "expert:Hanging-v0", "--data_dir", "datasets",
+        cwd=tmp_path, **plugin)  # fmt: skip
+    words = ("algo=bc", "data_dir=datasets", "env_name=expert:Hanging-v0", "training_steps=20", "eval_interval=10",
+             "log_interval=5", "hidden_dims=[8]", "batch_size=4", "tracking_uri=none", "eval_episodes=200",
+             "validation_fraction=0.4", f"eval_processes={processes}")  # fmt: skip
+    run("train", *words, "save_dir=undisturbed", cwd=tmp_path, **plugin)
+    (tmp_path / "hanging").unlink()
+    process = start("train", *words, "save_dir=stopped", cwd=tmp_path, **plugin, SLOWLY="1")
+    said = terminate_when(process, (tmp_path / "hanging").exists)  # 40 s of playing are before it
+    folder = only_run(tmp_path / "stopped")
+    assert "stopped by SIGTERM at step 10" in said
+    assert RunDir(folder).state()["step"] == 10
+    assert not (folder / "eval.csv").exists() or not read_csv(folder / "eval.csv")
+    run("resume", str(folder), cwd=tmp_path, **plugin)
+    for file in ("train.csv", "eval.csv"):
+        assert (only_run(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
+    assert [row["step"] for row in read_csv(folder / "eval.csv")] == [10, 20]
+
+
+def test_an_environment_without_a_limit_is_refused_before_training_and_a_limit_bounds_it(tmp_path) -> None:
+    (tmp_path / "hanging.py").write_text(SLOW.replace(", max_episode_steps=10", ""))
+    write_rows(tmp_path / "rows.pt")
+    plugin = {"UNDERSTUDY_PLUGINS": "hanging", "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}"}
+    run("data", "import", "expert_buffer", "rows.pt", "--name", "expert:Hanging-v0", "--data_dir", "datasets",
+        cwd=tmp_path, **plugin)  # fmt: skip
+    words = ("algo=bc", "data_dir=datasets", "env_name=expert:Hanging-v0", "training_steps=4", "eval_episodes=2",
+             "hidden_dims=[8]", "batch_size=4", "tracking_uri=none", "save_dir=runs")  # fmt: skip
+    said = run("train", *words, cwd=tmp_path, code=2, **plugin)
+    assert "sets no limit to the steps of an episode" in said
+    assert "eval_max_steps=1000" in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+    run("train", *words, "eval_max_steps=7", cwd=tmp_path, **plugin)
+    assert [row["length"] for row in read_csv(only_run(tmp_path / "runs") / "eval.csv")] == [7]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 
+import gymnasium
 import numpy as np
 import pytest
 from tests.unit.test_rollout import Make, Policy, Walk, run
 
 from understudy.envs.rollouts.acting import Execution, View
 from understudy.envs.rollouts.collecting import collect, episodes
+from understudy.envs.rollouts.limits import check_limit, episode_limit, limited
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
+from understudy.errors import UserError
 
 EXECUTION = Execution(noise_shape=(4,), executed=4)
 
@@ -73,3 +76,16 @@ def test_an_evaluation_hands_out_the_episodes_that_a_collection_makes(processes)
         for name, value in columns.items():
             np.testing.assert_array_equal(kept[0, episode][name], value)
         assert result.returns[0, episode] == pytest.approx(columns["rewards"].sum(), rel=1e-5)
+
+
+def test_a_limit_is_found_wherever_it_is_set() -> None:
+    class Own(Walk):
+        max_episode_steps = 30
+
+    assert episode_limit(Walk()) is None
+    assert episode_limit(limited(Walk(), 12)) == 12
+    assert episode_limit(Own()) == 30
+    assert episode_limit(gymnasium.wrappers.TimeAwareObservation(limited(Own(), 40))) == 30
+    assert limited(Own(), 0).spec is None
+    with pytest.raises(UserError, match="eval_max_steps"):
+        check_limit("mine", None)

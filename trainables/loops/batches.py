@@ -77,9 +77,13 @@ class Order:
     first: int
     last: int
     validated: Callable[[int], bool] = lambda step: False
+    unfinished: bool = False
+    """Whether the evaluation after the step before `first` is still to be made."""
 
     def __iter__(self) -> Iterator[int]:
         """Yield what Steps takes."""
+        if self.unfinished and self.validated(self.first - 1):
+            yield from range(0, -HELD_OUT, -1)
         for step in range(self.first, self.last + 1):
             yield step
             if self.validated(step):

@@ -16,6 +16,7 @@ import torch
 from understudy.algorithm import Algorithm, Batch
 from understudy.envs.rollouts.acting import Acting, Execution
 from understudy.envs.rollouts.evaluation import Episodes, Evaluation, OnStep, Stepping, evaluate
+from understudy.envs.rollouts.limits import check_limit
 from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_for
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import DatasetError, UserError
@@ -65,6 +66,7 @@ class Evaluator:
         else:
             with closing(LocalPool(self.factory, render=False)) as pool:
                 first = pool.run([command])[0]
+        check_limit(self.spec.env_name, first.limit)
         shown = Acting(self.factory.view, Execution(), first.observation, first.goal).shown()
         shapes = shape_of(shown), first.action_dim
         if shapes != (observation_shape, action_dim):
@@ -199,10 +201,12 @@ def _judge(policy: Policy, spec: RunSpec) -> Outcome:
     return Outcome(rows, summary, best_summary=summary)
 
 
-def held_out_losses(pack: Pack, batches: Iterable[Batch]) -> list[dict[str, float]]:
+def held_out_losses(pack: Pack, batches: Iterable[Batch], poll: Poll | None = None) -> list[dict[str, float]]:
     """Return each member's `validation/` losses: the means over the next HELD_OUT batches."""
     sums: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(itertools.islice(batches, HELD_OUT)):
+        if poll is not None:
+            poll()
         for key, value in pack.losses(batch, number).items():
             sums[key] = sums.get(key, torch.zeros(len(pack), dtype=torch.float64)) + value.double().cpu()
     table = {f"validation/{key}": (total / HELD_OUT).tolist() for key, total in sums.items()}

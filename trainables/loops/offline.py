@@ -21,7 +21,7 @@ import torch
 from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
-from understudy.errors import CheckpointError, OutOfMemory, StorageError, TrainingDiverged
+from understudy.errors import CheckpointError, OutOfMemory, Stopped, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
@@ -108,6 +108,7 @@ class _Training:
         self.seeds = self.spec.all_seeds
         self.step = 0
         self._notice = Notice(run.path)
+        self._told: Stopped | None = None
         self._saved_at, self._shown_at = time.monotonic(), 0.0
         saved = checkpoints.load_newest(run.resume)
         self.pack = Pack(
@@ -127,6 +128,9 @@ class _Training:
         self.best_parameters: dict[str, Any] = saved["best_parameters"] if saved else {}
         self.best_scores: list[float] = saved["best_scores"] if saved else [-math.inf] * len(self.seeds)
         self.metrics: dict[str, float] = saved["metrics"] if saved else {}
+        unfinished = bool(saved and saved.get("evaluating")) and self._evaluation_due(self.step)
+        self._unfinished = unfinished
+        """Whether the evaluation of the checkpoint's step is still to be made: it was interrupted."""
 
     def _normaliser(self, saved: dict[str, Any] | None) -> Normaliser:
         if saved:
@@ -176,7 +180,7 @@ class _Training:
     def _train(self) -> None:
         spec, data = self.spec, self.loop.data
         steps = Steps(spec, self.seeds, self.rank, self.world, data)
-        order = Order(self.step + 1, spec.training_steps, self._validation_due)
+        order = Order(self.step + 1, spec.training_steps, self._validation_due, self._unfinished)
         self.batches = Batches(steps, order, loader_workers(spec, data), self.loop.device)
         self._mark()
         with closing(self.batches):
@@ -184,6 +188,10 @@ class _Training:
 
     def _steps(self) -> None:
         spec = self.spec
+        if self._unfinished:
+            if self.rank == 0:
+                self._after_step()
+            self._stop_if_told()
         while self.step < spec.training_steps:
             step = self.step + 1
             metrics = self.pack.update(self._augmented(next(self.batches), step), step)
@@ -206,13 +214,24 @@ class _Training:
 
     def _stop_if_told(self) -> None:
         """End after a checkpoint when the run is told to stop; all workers at the same step."""
-        if self.step == self.spec.training_steps or (self.world > 1 and self.step % AGREE_STEPS):
+        last = self.step == self.spec.training_steps
+        if self._told is not None and (last or self.world == 1):
+            self.writer.flush()
+            raise self._told
+        if last or (self.world > 1 and self.step % AGREE_STEPS and not self._evaluation_due(self.step)):
             return
-        if self.pack.any_worker(self._notice.given()):
+        if self.pack.any_worker(self._told is not None or self._notice.given()):
             if self.rank == 0:
-                self._checkpoint()
+                if self._told is None:
+                    self._checkpoint()
                 self.writer.flush()
-            raise self._notice.error(self.step)
+            raise self._told or self._notice.error(self.step)
+
+    def _poll(self) -> None:
+        """End an evaluation that is under way when the run is told to stop; it is made again when the run goes on."""
+        if self._notice.given():
+            self._told = self._notice.error(self.step)
+            raise self._told
 
     def _mark(self) -> None:
         """Start measuring steps/s anew: evaluations and checkpoints are no training."""
@@ -221,16 +240,22 @@ class _Training:
     def _after_step(self) -> None:
         """Show, evaluate, keep, checkpoint, report: in this order, so that a checkpoint implies all before it.
 
-        It is written in the background: a process that dies after a report may evaluate and report once more.
+        One more comes before the evaluation, which may take long: it says that the evaluation is still to be made.
+        They are written in the background: a process that dies after a report may evaluate and report once more.
         """
         step, spec, now = self.step, self.spec, time.monotonic()
         last = step == spec.training_steps
-        if self.progress and (now - self._shown_at > SHOW_SECONDS or last):
-            self._shown_at = now
-            self.progress(step, spec.training_steps, self.metrics)
+        self._show(last)
         evaluated = self._evaluation_due(step)
         if evaluated:
-            self._evaluate(last)
+            if not self._unfinished:
+                self._checkpoint(evaluating=True)
+            try:
+                self._evaluate(last)
+            except Stopped:  # told by _poll: all workers end together
+                return
+            self._unfinished = False
+            self._show(now=True)
             self._mark()
         if spec.hooks.save_interval > 0 and step % spec.hooks.save_interval == 0:
             self._keep(f"checkpoint_{step}.pt")
@@ -240,6 +265,12 @@ class _Training:
             self._saved_at = time.monotonic()
         if evaluated and self.report:
             self.report(step, self.metrics)
+
+    def _show(self, now: bool) -> None:
+        """Tell the caller how far the run is, `now` or when it was told long enough ago."""
+        if self.progress and (now or time.monotonic() - self._shown_at > SHOW_SECONDS):
+            self._shown_at = time.monotonic()
+            self.progress(self.step, self.spec.training_steps, self.metrics)
 
     def _evaluation_due(self, step: int) -> bool:
         if self.loop.evaluator is None and self.loop.data.validation is None:
@@ -274,7 +305,7 @@ class _Training:
         """Append one row to each evaluation file: the held-out episodes' loss, and rollouts where there are any."""
         assert self.logs is not None
         held_out = self.loop.data.validation is not None
-        rows = held_out_losses(self.pack, self.batches) if held_out else [{} for _ in self.seeds]
+        rows = held_out_losses(self.pack, self.batches, self._poll) if held_out else [{} for _ in self.seeds]
         best = summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         if self.loop.evaluator is not None:
             outcome = self._roll_out(self.loop.evaluator, final)
@@ -300,10 +331,16 @@ class _Training:
         """Evaluate in the environment; at the end also at each value of the grid, and on video."""
         assert self.logs is not None
         algorithm = self.loop.algorithm
+<<<<<<< HEAD
         outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, self.grid if final else {})
         if final and self.spec.evaluation.video_episodes:
+=======
+        grid = self.grid if final else {}
+        outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, grid, self._poll)
+        if final and self.spec.video_episodes:
+>>>>>>> 6fd0c10 (Evaluations are bounded and stopped between their steps; a checkpoint before each; resume makes an interrupted one again; the progress bar shows the newest score)
             acting = algorithm.with_config(**outcome.best_parameters)
-            reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4")
+            reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4", poll=self._poll)
             if reason:
                 logger.warning("%s", reason)
         if outcome.grid_summary:
@@ -311,9 +348,10 @@ class _Training:
         self.best_parameters = outcome.best_parameters
         return outcome
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, evaluating: bool) -> dict[str, Any]:
         return {
             "step": self.step,
+            "evaluating": evaluating,
             "fingerprint": self.spec.fingerprint(),
             "data": self.loop.data.content_hash,
             "normaliser": self.pack.normaliser.to_dict(),
@@ -323,7 +361,7 @@ class _Training:
             "members": [self.pack.member_state(index) for index in range(len(self.seeds))],
         }
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, evaluating: bool = False) -> None:
         """Hand a copy of the state to the writer; the rows of its steps are made durable before the file."""
         assert self.logs is not None
         self.pack.check_finite()
@@ -333,7 +371,7 @@ class _Training:
             self.run.update_state(step=step)
             self.mirror.submit()
 
-        self.writer.submit(step, self._state(), self.logs.sync, written)
+        self.writer.submit(step, self._state(evaluating), self.logs.sync, written)
 
     def _finish(self) -> RunResult:
         if self.rank == 0:

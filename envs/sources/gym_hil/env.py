@@ -86,6 +86,7 @@ class PickCube(gymnasium.Env):
     without cameras the state alone, with `cube` followed by the cube's position: [21].
     """
 
+    max_episode_steps = MAX_STEPS
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(CONTROL_HZ)}
 
     def __init__(self, pictures: Pictures, *, cube: bool = False, render_size: int | None = None) -> None:

@@ -89,7 +89,7 @@ class RobosuiteEnv(gymnasium.Env):
         camera: str = "agentview",
         cameras: Cameras | None = None,
     ) -> None:
-        self._keys, self._max_steps = tuple(keys), max_steps
+        self._keys, self.max_episode_steps = tuple(keys), max_steps
         self._cameras = cameras
         self._film = Cameras({camera: (render_size, render_size)}, FAST) if render_size is not None else None
         if self._film is not None and cameras is not None:  # both are drawn from one model, which has these options
@@ -132,7 +132,7 @@ class RobosuiteEnv(gymnasium.Env):
         observation, success = self._observation(), self._success()
         reward = float(self.robosuite.reward(chosen)) - 1.0
         ended = success and self.terminate_at_success
-        return observation, reward, ended, self._steps >= self._max_steps, {"success": success}
+        return observation, reward, ended, self._steps >= self.max_episode_steps, {"success": success}
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the camera's picture [size, size, 3] uint8, or None without `render_size`."""

@@ -34,6 +34,9 @@ class EvaluationSpec(Part):
     title: ClassVar[str] = "an evaluation"
 
     eval_episodes: int = Field(default=10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
+    eval_max_steps: int = Field(
+        default=0, ge=0, description="steps after which an evaluation's episode ends; 0: the environment's own limit"
+    )
     eval_temperature: float | None = Field(
         default=None,
         ge=0,
