@@ -176,7 +176,7 @@ SLOW = HANGING.replace("time.sleep(1000)", "time.sleep(0)").replace(
 )
 
 
-@pytest.mark.parametrize("processes", ["false", "true"])
+@pytest.mark.parametrize("processes", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_an_evaluation_is_stopped_between_its_steps_and_made_again_with_the_same_rows(tmp_path, processes) -> None:
     (tmp_path / "hanging.py").write_text(SLOW)
     write_rows(tmp_path / "rows.pt")

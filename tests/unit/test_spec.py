@@ -172,7 +172,7 @@ def test_the_fingerprint_stays_when_only_logging_or_the_place_changes() -> None:
         **{"log_interval": 1, "eval_interval": 0, "save_interval": -1, "checkpoint_seconds": 1, "eval_episodes": 0},
         **{"eval_temperature": 1, "eval_seed": 5, "video_episodes": 1, "video_frame_skip": 1, "device": "cpu"},
         **{"launcher": "ray", "num_workers": 2, "cpus": 2, "gpus": 1, "eval_envs": 1, "eval_processes": True},
-        **{"eval_timeout": 60, "loader_workers": 2, "save_total_limit": 1, "save_best": True},
+        **{"eval_timeout": 60, "eval_max_steps": 9, "loader_workers": 2, "save_total_limit": 1, "save_best": True},
         **{"save_dir": "/x", "project": "p", "run_group": "g", "data_dir": "/y", "tracking_uri": "none"},
         "download": True,
         **{"checkpoint_storage": "s3://bucket/runs"},
