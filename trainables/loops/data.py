@@ -82,12 +82,8 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
         settings=json.dumps(settings, sort_keys=True) if settings else "",
         view=view,
         forms=json.dumps(forms, sort_keys=True) if forms else "",
+        max_steps=spec.evaluation.eval_max_steps,
     )
-<<<<<<< HEAD
-=======
-    packed = json.dumps(settings, sort_keys=True) if settings else ""
-    return EnvFactory(name, settings=packed, view=view, max_steps=spec.eval_max_steps)
->>>>>>> 6fd0c10 (Evaluations are bounded and stopped between their steps; a checkpoint before each; resume makes an interrupted one again; the progress bar shows the newest score)
 
 
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:

@@ -331,14 +331,9 @@ class _Training:
         """Evaluate in the environment; at the end also at each value of the grid, and on video."""
         assert self.logs is not None
         algorithm = self.loop.algorithm
-<<<<<<< HEAD
-        outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, self.grid if final else {})
-        if final and self.spec.evaluation.video_episodes:
-=======
         grid = self.grid if final else {}
         outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, grid, self._poll)
-        if final and self.spec.video_episodes:
->>>>>>> 6fd0c10 (Evaluations are bounded and stopped between their steps; a checkpoint before each; resume makes an interrupted one again; the progress bar shows the newest score)
+        if final and self.spec.evaluation.video_episodes:
             acting = algorithm.with_config(**outcome.best_parameters)
             reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4", poll=self._poll)
             if reason:
