@@ -7,6 +7,7 @@ says (`--as`); every later episode must be like it. Policies see the column `obs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,18 @@ import numpy as np
 
 from understudy.envs.store.episode import is_episode_column, steps_of_final
 from understudy.envs.store.form import DEPTH, LEFT_OUT, NUMBERS, PICTURE, STATE, Form
-from understudy.envs.store.kinds import Asked, Declared, Rows, decide, doubt, flattened_size, upper, words_for
+from understudy.envs.store.kinds import (
+    SMALLEST,
+    Asked,
+    Declared,
+    Rows,
+    decide,
+    doubt,
+    flattened_size,
+    size_of,
+    upper,
+    words_for,
+)
 from understudy.envs.store.store import FINAL, IMAGES, SALIENCY
 from understudy.errors import DatasetError, did_you_mean
 from understudy.observations import PIXELS
@@ -145,10 +157,11 @@ class Incoming:
 
 def _form_beside(rows: Rows) -> Form:
     """Return the form of a column that policies do not see: numbers, unless it surely is a camera's, or depth."""
-    try:
-        return decide(rows)
-    except DatasetError:  # whatever it may be, it is kept
-        return Form(NUMBERS, rows.shape, rows.dtype.name)
+    size = size_of(rows.shape)
+    if size is not None and min(size) >= SMALLEST:
+        with suppress(DatasetError):  # whatever it may be, it is kept
+            return decide(rows)
+    return Form(NUMBERS, rows.shape, rows.dtype.name)
 
 
 def _is_seen(name: str) -> bool:
