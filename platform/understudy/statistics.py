@@ -22,6 +22,7 @@ class Interval:
 
     mean: float
     low: float
+    """NaN, as is `high`, where there is no spread to tell: one episode of one seed of an unbounded score."""
     high: float
     iqm: float
     n_seeds: int
@@ -30,14 +31,15 @@ class Interval:
 
     def __str__(self) -> str:
         counts = f"{_count(self.n_seeds, 'seed')} x {_count(self.n_episodes, 'episode')}"
-        return f"{_number(self.mean)} [{_number(self.low)}, {_number(self.high)}] ({counts})"
+        ends = "no interval" if np.isnan(self.low) else f"[{_number(self.low)}, {_number(self.high)}]"
+        return f"{_number(self.mean)} {ends} ({counts})"
 
     def as_metrics(self, name: str) -> dict[str, float]:
-        """Return csv and MLflow columns: name, name_low, name_high, name_iqm, name_seeds, name_episodes."""
+        """Return csv and MLflow columns: name, name_low and name_high where known, _iqm, _seeds, _episodes."""
+        ends = {} if np.isnan(self.low) else {f"{name}_low": self.low, f"{name}_high": self.high}
         return {
             name: self.mean,
-            f"{name}_low": self.low,
-            f"{name}_high": self.high,
+            **ends,
             f"{name}_iqm": self.iqm,
             f"{name}_seeds": float(self.n_seeds),
             f"{name}_episodes": float(self.n_episodes),
@@ -67,13 +69,13 @@ def wilson(
 
 
 def student_t(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return mean +- t(n - 1) * s / sqrt(n), s over n - 1 (Student 1908); one value is both ends itself."""
+    """Return mean +- t(n - 1) * s / sqrt(n), s over n - 1 (Student 1908); NaN for one value."""
     from scipy.special import stdtrit
 
     samples = np.asarray(values, np.float64)
     mean = float(samples.mean())
     if samples.size < 2:
-        return mean, mean
+        return float("nan"), float("nan")
     spread = float(samples.std(ddof=1)) / float(np.sqrt(samples.size))
     half = float(stdtrit(samples.size - 1, 0.5 + confidence / 2)) * spread
     return mean - half, mean + half

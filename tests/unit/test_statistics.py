@@ -147,3 +147,10 @@ def test_scores_that_are_no_scores_are_refused_in_one_line(bad: object) -> None:
     with pytest.raises(UserError) as refused:
         interval(bad)  # pyright: ignore[reportArgumentType]
     assert "\n" not in str(refused.value)
+
+
+def test_one_episode_of_one_seed_has_no_interval_and_says_so() -> None:
+    got = return_interval([[7.0]])
+    assert str(got) == "7.00 no interval (1 seed x 1 episode)"
+    assert got.as_metrics("return") == {"return": 7, "return_iqm": 7, "return_seeds": 1, "return_episodes": 1}
+    assert interval([[1.0]]).low < interval([[1.0]]).high, "a rate has Wilson's"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,15 @@ def train(
 
 def read_run(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated run that the words describe."""
+    from understudy.spec.effects import check_effects
     from understudy.spec.keys import algo_of, build_run, check_keys
 
     values = run_values(words, config_dir)
     check_keys(values, algo_of(values))
-    return build_run(values)
+    spec = build_run(values)
+    for note in check_effects(spec, values):
+        print(f"note: {note}", file=sys.stderr)
+    return spec
 
 
 def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -131,9 +136,6 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
     def lead(loop: Any) -> None:
         check_launcher(spec)
         tracking.prepare(spec.placement.tracking())
-        chunks = spec.config.chunks
-        if chunks.horizon_length != type(chunks).model_fields["horizon_length"].default and not chunks.action_chunking:
-            console.print(f"note: horizon_length={chunks.horizon_length} has no effect without action_chunking=true")
         run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
 
     group = torchrun.group()

@@ -257,3 +257,14 @@ def _ray_worker(config: dict[str, Any]) -> None:
         outcome = {"error": str(error), "kind": type(error).__name__}
     if rank == 0:
         RunDir(config["path"]).update_state(outcome=outcome)
+
+
+def check_gpus(gpus: float) -> None:
+    """Raise UserError when trials want GPUs that a Ray of our own could not have: they would wait for ever."""
+    import torch
+
+    here = torch.cuda.device_count()
+    if gpus > here and not os.environ.get("RAY_ADDRESS"):
+        raise UserError(
+            f"gpus={gpus:g} for each trial: this machine has {here}; set RAY_ADDRESS to a cluster that has more"
+        )

@@ -80,6 +80,12 @@ def parse(words: Sequence[str]) -> list[Override]:
                 parsed.append(parser.parse_override(f"{key}='{quoted}'"))
             except HydraException as error:
                 raise UserError(f"cannot read {override!r}: {str(error).splitlines()[0]}") from None
+    seen: dict[str, str] = {}
+    for item in parsed:
+        key = str(item.key_or_group)
+        held = seen.setdefault(ALIASES.get(key, key), key)
+        if held != key:
+            raise SpecError(f"{held}= and {key}= are two names of one key, {ALIASES.get(key, key)}: give one of them")
     return parsed
 
 

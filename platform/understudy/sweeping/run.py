@@ -25,7 +25,7 @@ from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.launch import sent_state
 from understudy.runs.loop import make_loop
 from understudy.runs.mirror import copy_sweep
-from understudy.runs.on_ray import resources, start_ray
+from understudy.runs.on_ray import check_gpus, resources, start_ray
 from understudy.runs.stop import on_signals, stopped_by
 from understudy.spec.keys import with_changes
 from understudy.spec.space import largest
@@ -82,6 +82,7 @@ def check_sweep(spec: SweepSpec) -> None:
     base = spec.base
     swept = spec.dimensions.get("horizon_length")
     make_loop(with_changes(base, horizon_length=largest(swept)) if swept else base)
+    check_gpus(base.placement.gpus)
     tracking.prepare(base.placement.tracking())
     check_storage(spec)
     start_tune()
