@@ -57,8 +57,9 @@ def absolute(address: str) -> str:
     url = _url(address)
     if "uri" in url.query:
         return address
-    named = {"drivername": url.drivername} if "+" in url.drivername else {}
-    return _url(sqlite_address(path)).set(query=url.query, **named).render_as_string()
+    plain = _url(sqlite_address(path))
+    driver = url.drivername if "+" in url.drivername else plain.drivername
+    return plain.set(drivername=driver, query=url.query).render_as_string()
 
 
 def sqlite_path(address: str) -> Path | None:
