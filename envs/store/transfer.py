@@ -71,10 +71,10 @@ def import_file(
         overwrite=overwrite,
         image_encoding=image_encoding,
         jpeg_quality=jpeg_quality,
-        incoming=Incoming(task.declared(path), asked),
     )
     transitions = 0
     with writer:
+        writer.incoming = Incoming(task.declared(path), asked)
         files = source.files(path)
         records = [record(file) for file in files]
         writer.provenance = {

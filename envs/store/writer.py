@@ -59,7 +59,7 @@ class StoreWriter:
         self.path = Path(path).expanduser()
         self.name, self.source, self.env_id = name, source, env_id
         self.provenance = dict(provenance or {})
-        self._overwrite, self._incoming = overwrite, incoming or Incoming()
+        self._overwrite, self.incoming = overwrite, incoming or Incoming()
         self._placing = ExitStack()
         self._temporary: Path
         self._columns: dict[str, ColumnFile] = {}
@@ -87,7 +87,7 @@ class StoreWriter:
         Raises DatasetError, naming the episode and the column, for NaN, infinities and wrong shapes.
         """
         number = len(self._lengths)
-        rows = prepare_episode(self._incoming.bring(episode, number), number)
+        rows = prepare_episode(self.incoming.bring(episode, number), number)
         if self._columns and set(rows) != set(self._columns):
             odd = sorted(set(rows) ^ set(self._columns))
             raise DatasetError(f"episode {number}: column {odd[0]!r} is not in every episode")
@@ -115,7 +115,7 @@ class StoreWriter:
 
     def _described(self) -> dict[str, Any]:
         """Return the provenance with what was done to the columns, and without cameras that are not kept."""
-        incoming, found = self._incoming, dict(self.provenance)
+        incoming, found = self.incoming, dict(self.provenance)
         found["notes"] = [*found.get("notes", []), *incoming.notes]
         found |= {"forms": incoming.record(), "asked": incoming.asked}
         if isinstance(found.get("cameras"), dict):

@@ -1,7 +1,8 @@
 """Train as one of torchrun's workers: join its process group, share the batch, and let worker 0 write and track.
 
 torchrun starts the same command in every worker. Until training begins the workers agree after each thing that may
-fail, so that an error of any of them ends all, and is said once. Must not import torch before a worker joins.
+fail, so that an error of any of them ends all, and is said once. The command line imports this module at its start:
+torch, numpy and pydantic are imported only where a worker joins.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from understudy import errors
 from understudy.errors import SpecError, Stopped, TrainingDiverged, UnderstudyError, UserError
-from understudy.runs.loop import Loop, Trains, make_loop
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.runs.stop import STOP
-from understudy.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from understudy.runs.loop import Loop, Trains
+    from understudy.spec.run import RunSpec
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -106,6 +109,8 @@ class Group:
 
     def train(self, spec: RunSpec, lead: Callable[[Trains], None]) -> None:
         """Train `spec` in all workers: worker 0 by `lead`, which launches the loop that it is given."""
+        from understudy.runs.loop import make_loop
+
         self._check(spec)
         if self.rank == 0:
             loop = make_loop(spec)
