@@ -156,11 +156,13 @@ def size_of(shape: tuple[int, ...], layout: str = "hwc") -> tuple[int, int] | No
     `layout` is for shapes that do not tell.
     """
     if len(shape) == 2:
-        return shape
+        return shape[0], shape[1]
     if len(shape) not in (3, 4):
         return None
     found = channels_axis(shape[-3:], layout)
-    return (shape[-3:-1] if found == "hwc" else shape[-2:]) if found else None
+    if not found:
+        return None
+    return (shape[-3], shape[-2]) if found == "hwc" else (shape[-2], shape[-1])
 
 
 def flattened_size(shape: tuple[int, ...]) -> str:
@@ -232,7 +234,7 @@ def _levels(rows: Rows, layout: str) -> tuple[float, float] | None:
         return 0.0, 255.0
     if name == "uint16" and high > 2**15:
         return 0.0, 65535.0
-    ranges = dict.fromkeys([*(["0..255"] if high <= 255 else []), f"0..{upper(rows)}"])
+    ranges: dict[str, None] = dict.fromkeys([*(["0..255"] if high <= 255 else []), f"0..{upper(rows)}"])
     raise doubt(rows, "pictures, but which value is white?", *ranges, LEFT_OUT)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -124,7 +125,7 @@ class Rungs(_Bracket):
             return None
         cutoff = super().cutoff(recorded)
         unit = 1.0 if self.rate else max(recorded.values()) - min(recorded.values())
-        return None if cutoff is None else cutoff - self.slack * unit
+        return None if cutoff is None else float(np.real(cutoff)) - self.slack * unit
 
 
 class StudyAsha(AsyncHyperBandScheduler):
