@@ -22,6 +22,7 @@ from understudy.cluster.tokens import Token
 from understudy.errors import UnderstudyError, UserError
 
 STATUS = {"SUCCEEDED": "FINISHED"}
+ANSWER_SECONDS = 10
 SAVE_SECONDS = 30
 """What a stopped job has for its trials' checkpoints on heads that we start."""
 
@@ -58,7 +59,11 @@ class JobServer:
         try:
             yield
         except AuthenticationError:
-            if self.token is None:
+            if self.token is None:  # Ray's client wants one before it asks whether anybody answers
+                try:
+                    requests.get(self.address, timeout=ANSWER_SECONDS)
+                except requests.exceptions.RequestException:
+                    raise self._away("no answer") from None
                 raise UserError(
                     f"the head at {self.address} wants a token: set RAY_AUTH_TOKEN_PATH to its file,"
                     " or token_path in the profile"
@@ -66,12 +71,15 @@ class JobServer:
             raise UserError(f"the head at {self.address} refuses the token from {self.token.source}") from None
         except (ConnectionError, requests.exceptions.RequestException, OSError) as error:
             reason = "no answer" if isinstance(error, ConnectionError) else type(error).__name__
-            raise UserError(f"no job server answers at {self.address} ({reason}): {self.start_hint}") from None
+            raise self._away(reason) from None
         except RuntimeError as error:
             text = str(error)
             if "status code 401" in text or "status code 403" in text:
                 raise UserError(f"the head at {self.address} refuses us: {text.splitlines()[0]}") from None
             raise UnderstudyError(f"the job server at {self.address}: {text.strip().splitlines()[-1]}") from None
+
+    def _away(self, reason: str) -> UserError:
+        return UserError(f"no job server answers at {self.address} ({reason}): {self.start_hint}")
 
     def submit(self, job: Job, code: Path) -> dict[str, str]:
         """Upload the staged folder and start the job's driver on the head; return links."""
