@@ -28,6 +28,23 @@ OnEpisode = Callable[[int, int, Row], None]
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What came of one episode, as soon as it ended."""
+
+    member: int
+    episode: int
+    reset_seed: int
+    returns: float
+    length: int
+    success: float | None
+    normalized_return: float | None
+
+
+OnEnd = Callable[[Ended], None]
+"""Called once for each episode, in the order in which they end."""
+
+
+@dataclass(frozen=True)
 class Episodes:
     """Which episodes each member plays, and what is filmed of them."""
 
@@ -88,6 +105,7 @@ def evaluate(
     members: int = 1,
     on_step: OnStep | None = None,
     on_episode: OnEpisode | None = None,
+    on_end: OnEnd | None = None,
     poll: Poll | None = None,
 ) -> Evaluation:
     """Play the episodes with each member and return what came of them.
@@ -103,6 +121,12 @@ def evaluate(
             raise UserError(f"{name}={value}: must be at least 1")
     slots = min(stepping.num_envs, members * episodes.count)
     given: set[tuple[int, int]] = set()
+    told: set[tuple[int, int]] = set()
+
+    def tell(ended: Ended) -> None:
+        if on_end is not None and (ended.member, ended.episode) not in told:
+            told.add((ended.member, ended.episode))
+            on_end(ended)
 
     def give(member: int, episode: int, columns: Row) -> None:
         if on_episode is not None and (member, episode) not in given:
@@ -116,6 +140,7 @@ def evaluate(
         run = _Rollouts(act, pool, make_env, members, episodes, execution)
         run.on_step, run.poll = on_step, poll
         run.on_episode = give if on_episode is not None else None
+        run.on_end = tell
         try:
             run.play(slots)
         except BaseException:
@@ -136,6 +161,7 @@ class _Rollouts:
 
     on_step: OnStep | None = None
     on_episode: OnEpisode | None = None
+    on_end: OnEnd | None = None
     poll: Poll | None = None
 
     def __init__(
@@ -151,6 +177,7 @@ class _Rollouts:
         self._frames: list[list[list[np.ndarray]]] = [
             [[] for _ in range(min(episodes.filmed, episodes.count))] for _ in range(members)
         ]
+        self._score: Callable[[np.ndarray], Any] | None = getattr(make_env, "normalized_score", None)
         self._playing: dict[int, Acting] = {}
         self._recordings: dict[int, Recording] = {}
 
@@ -177,7 +204,7 @@ class _Rollouts:
 
     def result(self) -> Evaluation:
         """Return the finished evaluation."""
-        score: Callable[[np.ndarray], Any] | None = getattr(self._make_env, "normalized_score", None)
+        score = self._score
         known = not np.isnan(self._successes).any()
         return Evaluation(
             returns=self._returns,
@@ -226,7 +253,22 @@ class _Rollouts:
         del self._playing[slot]
         if self.on_episode is not None:
             self.on_episode(*place, self._recordings.pop(slot).columns())
+        if self.on_end is not None:
+            self.on_end(self._ended(*place))
         return 1
+
+    def _ended(self, member: int, episode: int) -> Ended:
+        place = (member, episode)
+        score = None if self._score is None else self._score(self._returns[member, episode : episode + 1])
+        return Ended(
+            member,
+            episode,
+            reset_seed=self._episodes.seed + episode,
+            returns=float(self._returns[place]),
+            length=int(self._lengths[place]),
+            success=None if np.isnan(self._successes[place]) else float(self._successes[place]),
+            normalized_return=None if score is None else float(score[0]),
+        )
 
     def _skip(self, episode: int) -> int:
         return self._episodes.frame_skip if episode < self._episodes.filmed else 0

@@ -11,6 +11,8 @@ import pytest
 import torch
 from tests.integration.commands import SMALL, kill_when, run, start
 
+from understudy import load_episodes
+
 STEPS = ("training_steps=600", "log_interval=20", "eval_interval=300", "save_interval=200", "checkpoint_seconds=0.05")
 
 
@@ -45,6 +47,8 @@ def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_dat
     assert len(names) >= 2
     for name in names:
         assert (broken / name).read_text() == (whole / name).read_text()
+    assert (broken / "episodes.arrow").read_bytes() == (whole / "episodes.arrow").read_bytes()
+    assert load_episodes(whole).num_rows == 2 * 2 * len(json.loads(seeds))
     models = [path.relative_to(whole) for path in whole.rglob("*.pt")]
     assert len([name for name in models if name.name == "final_model.pt"]) == len(json.loads(seeds))
     assert any(name.name == "checkpoint_200.pt" for name in models)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
 
+from understudy import load_episodes
 from understudy.checkpoints import load
 from understudy.loading import load_policy
 from understudy.runs.directory import read_csv
+from understudy.runs.episodes import metrics_of, rows_where
 
 DIVERGING = (
     *("train", *SMALL, "lr=9.9", "weight_decay=0.3", "normalize=none", "tracking_uri=none", "save_dir=runs"),
@@ -32,7 +35,7 @@ def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all
     assert say("train", *SMALL, *words, "save_dir=runs").code == 0
     run = only_run(tmp_path / "runs")
     assert [path.name for path in run.rglob("*.pt")] == ["final_model.pt"]
-    files = {"flags.json", "train.csv", "eval.csv", "final_model.pt", "tracking_url.txt"}
+    files = {"flags.json", "train.csv", "eval.csv", "episodes.arrow", "final_model.pt", "tracking_url.txt"}
     assert files <= {path.name for path in run.iterdir()}
     assert [row["step"] for row in read_csv(run / "train.csv")] == [10, 20, 30, 40]
     assert [row["step"] for row in read_csv(run / "eval.csv")] == [20, 40]
@@ -48,6 +51,25 @@ def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all
     assert shown["name"] == run.name
     assert files <= set(shown["artifacts"])
     assert "no registered models" in say("models", "list", "--save_dir", "runs").out
+
+
+def test_what_an_evaluation_prints_is_computed_from_the_table_of_its_episodes(hopper_data, say, tmp_path) -> None:
+    words = ("training_steps=40", "eval_interval=20", "seeds=[0,1]", "eval_episodes=3", "tracking_uri=none")
+    assert say("train", *SMALL, *words, "save_dir=runs").code == 0
+    run = only_run(tmp_path / "runs")
+    table = load_episodes(run)
+    assert table.num_rows == 2 * 2 * 3
+    for row in read_csv(run / "eval.csv"):
+        found = metrics_of(rows_where(table, step=int(row["step"])))
+        assert {key: row[key] for key in found} == pytest.approx(found, rel=1e-12)
+        assert "normalized_return_low" in found
+    assert set(table["setting"].to_pylist()) == {"flow_steps=10, num_samples=32"}
+    assert set(table["reset_seed"].to_pylist()) == {1_000_000, 1_000_001, 1_000_002}
+
+    listed = say("runs", "episodes", str(run)).out
+    assert [line.split()[:3] for line in listed.splitlines()[1:]] == [["-", "training", step] for step in ("20", "40")]
+    assert len(say("runs", "episodes", str(run), "--step", "40").out.splitlines()) == 1 + 6
+    refused(say("runs", "episodes", str(run), "--step", "30"), "--step 30: there are evaluations at 20, 40")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stays_and_loads(

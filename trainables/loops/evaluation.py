@@ -15,13 +15,14 @@ import torch
 
 from understudy.algorithm import Algorithm, Batch
 from understudy.envs.rollouts.acting import Acting, Execution
-from understudy.envs.rollouts.evaluation import Episodes, Evaluation, OnStep, Stepping, evaluate
+from understudy.envs.rollouts.evaluation import Ended, Episodes, Evaluation, OnEnd, OnStep, Stepping, evaluate
 from understudy.envs.rollouts.limits import check_limit
 from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_for
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import DatasetError, UserError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
 from understudy.policy import Policy
+from understudy.runs.episodes import Played, Recorder, Setting, setting_text
 from understudy.runs.results import rank_key
 from understudy.spec.run import RunSpec
 from understudy.statistics import interval, return_interval
@@ -48,6 +49,10 @@ class Outcome:
     best_summary: dict[str, float] = field(default_factory=dict)
     """The summary of the best grid value; `summary` itself without a grid."""
     best_parameters: dict[str, Any] = field(default_factory=dict)
+    episodes: list[Played] = field(default_factory=list)
+    """Every episode of `rows`, with its member's place for a seed."""
+    setting: Setting = field(default_factory=Setting)
+    """How they were played."""
 
 
 class Evaluator:
@@ -56,6 +61,7 @@ class Evaluator:
     def __init__(self, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> None:
         self.spec = spec
         self.factory = environment_of(spec, recorded)
+        self._recorder: Recorder | None = None
 
     def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
         """Make the environment, take one step in it, compare it with the dataset; DatasetError where it is unfit."""
@@ -88,8 +94,26 @@ class Evaluator:
         algorithm: Algorithm,
         grid: Mapping[str, tuple[Any, ...]],
         poll: Poll | None = None,
+        recorder: Recorder | None = None,
     ) -> Outcome:
-        """Evaluate at the configured settings, or at every combination of `grid` (evaluation-time parameters)."""
+        """Evaluate at the configured settings, or at every combination of `grid` (evaluation-time parameters).
+
+        `recorder` gets each episode when it ends, and where it is in the video that `record` makes next.
+        """
+        self._recorder = recorder
+        outcome = self._evaluated(act, members, algorithm, grid, poll)
+        if recorder is not None:
+            recorder.finish()
+        return outcome
+
+    def _evaluated(
+        self,
+        act: PolicyAct,
+        members: int,
+        algorithm: Algorithm,
+        grid: Mapping[str, tuple[Any, ...]],
+        poll: Poll | None,
+    ) -> Outcome:
         outcome = self.outcome_of(self.rollouts(act, members, algorithm, poll=poll))
         if not grid:
             return outcome
@@ -135,8 +159,17 @@ class Evaluator:
             Stepping(spec.placement.eval_envs, processes, spec.placement.eval_timeout or None),
             members=members,
             on_step=on_step,
+            on_end=self._taken_down(algorithm),
             poll=poll,
         )
+
+    def _taken_down(self, algorithm: Algorithm) -> OnEnd | None:
+        """Return what gives the recorder each episode, if there is a recorder."""
+        recorder, seeds = self._recorder, self.spec.all_seeds
+        if recorder is None:
+            return None
+        setting = setting_of(algorithm, self.spec)
+        return lambda ended: recorder.add(setting, played(ended, seeds[ended.member]))
 
     def record(
         self, act: PolicyAct, algorithm: Algorithm, path: Path, member: int = 0, poll: Poll | None = None
@@ -156,6 +189,9 @@ class Evaluator:
             poll=poll,
         )
         write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.evaluation.video_frame_skip))
+        if self._recorder is not None:
+            last_frames = np.cumsum([len(frames) for frames in result.frames[0]]) - 1
+            self._recorder.film(setting_of(algorithm, spec), spec.all_seeds[member], last_frames.tolist())
         return None
 
     def _in_processes(self, algorithm: Algorithm) -> bool:
@@ -170,7 +206,10 @@ def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = N
         return _judge(policy, spec)
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
-    return evaluator.outcome_of(evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step))
+    result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step)
+    outcome = evaluator.outcome_of(result)
+    outcome.episodes, outcome.setting = episodes_of(result), setting_of(policy.algorithm, spec)
+    return outcome
 
 
 def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
@@ -222,6 +261,40 @@ def summarise(result: Evaluation) -> dict[str, float]:
     if result.normalized is not None:
         return {**means, **return_interval(result.normalized).as_metrics("normalized_return")}
     return {**means, **return_interval(result.returns).as_metrics("return")}
+
+
+def setting_of(algorithm: Algorithm, spec: RunSpec) -> Setting:
+    """Return the settings that an algorithm's policies act with, as the table of episodes has them."""
+    parameters = {key: getattr(algorithm.config, key) for key in algorithm.evaluation_parameters}
+    return Setting(setting_text(parameters), Execution.of(algorithm, spec.evaluation.eval_temperature).temperature)
+
+
+def played(ended: Ended, seed: int) -> Played:
+    """Return an episode as the table has it."""
+    return Played(
+        seed, ended.episode, ended.reset_seed, ended.returns, ended.length, ended.success, ended.normalized_return
+    )
+
+
+def episodes_of(result: Evaluation) -> list[Played]:
+    """Return the episodes of a finished evaluation, each with its member's place for a seed."""
+
+    def at(scores: np.ndarray | None, member: int, episode: int) -> float | None:
+        return None if scores is None else float(scores[member, episode])
+
+    return [
+        Played(
+            member,
+            episode,
+            result.seed + episode,
+            float(result.returns[member, episode]),
+            int(result.lengths[member, episode]),
+            at(result.successes, member, episode),
+            at(result.normalized, member, episode),
+        )
+        for member in range(result.members)
+        for episode in range(result.returns.shape[1])
+    ]
 
 
 def tag(parameters: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.runs.directory import CsvLog, RunDir, read_csv
+from understudy.runs.episodes import FILE, EpisodeLog, Recorder
 
 
 class Logs:
@@ -19,6 +20,11 @@ class Logs:
         self._evaluation = [CsvLog(folder / "eval.csv") for folder in folders]
         self._summary = CsvLog(run.path / "eval.csv") if len(seeds) > 1 else None
         self._timing = CsvLog(run.path / "timing.csv")
+        self._episodes = EpisodeLog(run.path / FILE, run.trial)
+
+    def episodes(self, step: int) -> Recorder:
+        """Return what takes the episodes of a step's evaluation as they end."""
+        return self._episodes.at(step)
 
     def training(self, step: int, table: Mapping[str, Sequence[float]], steps_per_sec: float, data_wait: float) -> None:
         """Append the metrics of a step; `table` has a value a seed, `data_wait` is a share."""

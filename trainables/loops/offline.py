@@ -332,7 +332,8 @@ class _Training:
         assert self.logs is not None
         algorithm = self.loop.algorithm
         grid = self.grid if final else {}
-        outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, grid, self._poll)
+        recorder = self.logs.episodes(self.step)
+        outcome = evaluator.evaluate(self.pack.act, len(self.seeds), algorithm, grid, self._poll, recorder)
         if final and self.spec.evaluation.video_episodes:
             acting = algorithm.with_config(**outcome.best_parameters)
             reason = evaluator.record(self.pack.act, acting, self.run.path / "video.mp4", poll=self._poll)

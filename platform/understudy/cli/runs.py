@@ -1,4 +1,4 @@
-"""`understudy runs`: what MLflow holds."""
+"""`understudy runs`: what MLflow holds, and the episodes of a run directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from understudy.cli.output import show_mapping, show_table
 from understudy.errors import UserError
 
-runs = typer.Typer(help="Runs in MLflow: list, show.", no_args_is_help=True)
+runs = typer.Typer(help="Runs in MLflow: list, show; the episodes of a run.", no_args_is_help=True)
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
 SAVE_DIR = typer.Option("", "--save_dir", help="root of the run directories; default runs/fbc/")
 OUTCOMES = (
@@ -81,6 +81,64 @@ def list_(
         name = f"  {run['name']}" if run["parent_run_id"] else run["name"]
         rows.append((run["run_id"][:8], name, run["status"].lower(), started, run["tags"].get("env_name", ""), outcome))
     show_table(("id", "name", "status", "started", "env_name", "outcome"), rows)
+
+
+@runs.command()
+def episodes(
+    run: str = typer.Argument(..., help="run or sweep: its folder, its folder's name, or its MLflow run id"),
+    step: int = typer.Option(-1, "--step", help="one evaluation only, and each of its episodes"),
+    failures: bool = typer.Option(False, "--failures", help="with --step: only episodes without success"),
+) -> None:
+    """List a run's evaluations as its table of episodes has them, or each episode of one."""
+    from understudy.runs.episodes import load_episodes
+
+    table = load_episodes(run)
+    if not table.num_rows:
+        raise UserError(f"{run} has no episodes: none was played yet, or a version before episodes.arrow made it")
+    if failures and step < 0:
+        raise UserError("--failures lists episodes of one evaluation: give --step")
+    if step < 0:
+        headings, rows = evaluation_rows(table)
+    else:
+        headings, rows = episode_rows(table, step, failures)
+    show_table(headings, rows)
+
+
+def evaluation_rows(table: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return a row for each evaluation: trial, stage, step, setting, seeds, episodes, the interval of its episodes."""
+    from understudy.runs.episodes import interval_of, objective_column, rows_where
+
+    keys = ["trial", "stage", "step", "setting"]
+    rows = []
+    for group in table.group_by(keys).aggregate([]).sort_by([(key, "ascending") for key in keys]).to_pylist():
+        chosen = rows_where(table, **group)
+        found = interval_of(chosen)
+        column = objective_column(chosen)
+        rows.append((*(dash(group[key]) for key in keys), found.n_seeds, found.n_episodes, column, figures(found)))
+    return ("trial", "stage", "step", "setting", "seeds", "episodes", "of", "mean [95 %]"), rows
+
+
+def episode_rows(table: Any, step: int, failures: bool) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return a row for each episode of the evaluations at a step; UserError for a step without any."""
+    from understudy.runs.episodes import rows_where, values_of
+
+    rows = rows_where(table, step=step).to_pylist()
+    if not rows:
+        raise UserError(f"--step {step}: there are evaluations at {', '.join(map(str, values_of(table, 'step')))}")
+    if failures:
+        rows = [row for row in rows if row["success"] is not None and row["success"] < 1]
+    names = ("trial", "seed", "setting", "episode", "reset_seed", "success", "return", "length", "last_frame")
+    return names, [tuple(dash(row[name]) for name in names) for row in rows]
+
+
+def figures(interval: Any) -> str:
+    """Return a mean with its interval, without the counts."""
+    return str(interval).split(" (")[0]
+
+
+def dash(value: Any) -> str:
+    """Return a cell; an empty one as a dash."""
+    return "-" if value in (None, "") else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @runs.command()

@@ -143,6 +143,12 @@ class RunDir:
         return self.path / "flags.json"
 
     @property
+    def trial(self) -> int | None:
+        """The number of the sweep's trial that this run is (a pack of); None for a run of its own."""
+        number = self.path.name.partition("_")[0]
+        return int(number) if self.path.parent.name == "trials" and number.isdecimal() else None
+
+    @property
     def resume(self) -> Path:
         """Folder of the rolling checkpoints."""
         return self.path / "resume"
