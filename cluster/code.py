@@ -17,6 +17,7 @@ from pathlib import Path
 
 import understudy
 from understudy.errors import UserError
+from understudy.files import user_path
 
 PACKAGE = "understudy"
 LEFT_OUT = ("__pycache__", ".pyc", ".egg-info")
@@ -34,7 +35,7 @@ class Plugin:
 
 def find_plugin(text: str) -> Plugin:
     """Return the plug-in at a path (a package's folder, a .py file) or of a module's name; else UserError."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir() and not (path / "__init__.py").is_file():
         raise UserError(
             f"--plugin {text}: has no __init__.py; give a package's folder, one .py file, or a module's name"

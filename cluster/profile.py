@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from understudy.errors import SpecError, UnknownName, UserError, did_you_mean
+from understudy.files import user_path
 from understudy.registry import cluster_kinds
 from understudy.spec.choices import OneOf
 from understudy.spec.keys import validate
@@ -211,7 +212,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """Return the profile's data, what it extends merged in."""
-    path, known = Path(name).expanduser(), list_profiles()
+    path, known = user_path(name), list_profiles()
     if path.suffix not in (".yaml", ".yml") and "/" not in name:
         if name not in known:
             raise UnknownName(f"unknown profile {name!r}{did_you_mean(name, known)}; or give a YAML file's path")

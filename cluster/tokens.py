@@ -9,6 +9,7 @@ from pathlib import Path
 
 from understudy.cluster.profile import Profile
 from understudy.errors import StorageError, UserError
+from understudy.files import user_path
 
 RAY_DEFAULT = "~/.ray/auth_token"
 
@@ -48,14 +49,14 @@ def find_token(profile: Profile) -> Token | None:
     if profile.authentication == "none":
         return None
     if profile.token_path:
-        return _read(Path(profile.token_path).expanduser())
+        return _read(user_path(profile.token_path))
     if own_path(profile).is_file():
         return _read(own_path(profile))
     if os.environ.get("RAY_AUTH_TOKEN"):
         return Token(os.environ["RAY_AUTH_TOKEN"].strip(), "$RAY_AUTH_TOKEN")
     if os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return _read(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).expanduser())
-    default = Path(RAY_DEFAULT).expanduser()
+        return _read(user_path(os.environ["RAY_AUTH_TOKEN_PATH"]))
+    default = user_path(RAY_DEFAULT)
     return _read(default) if default.is_file() else None
 
 

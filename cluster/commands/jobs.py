@@ -26,7 +26,7 @@ SUBMIT = """\
 Run a sweep or a training on a cluster. The driver runs there too: this machine may be closed at once.
 
   understudy submit sweep space=flow_bc env_name=lift-mh-low_dim seeds=[0,1,2] num_trials=30 --profile slurm
-  understudy submit train env_name=hopper-medium-v2 gpus=1 --profile mycluster.yaml --follow
+  understudy submit train env_name=hopper-medium-v2 launcher=ray gpus=1 --profile mycluster.yaml --follow
   understudy submit sweep algo=my_bc ... --plugin ./my_plugins --name monday
 
 Keys are those of `understudy sweep` and `understudy train`; they are checked before anything is sent. save_dir and

@@ -13,6 +13,7 @@ from understudy.envs.commands.download import download
 from understudy.envs.commands.generate import generate
 from understudy.envs.commands.import_bridge import RAW_TREES, bridge_raw_command
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, pairs, show_store
+from understudy.files import user_path
 from understudy.registry import commands
 
 data = typer.Typer(help="Datasets: list, look into, import, export, download, generate, verify.", no_args_is_help=True)
@@ -126,7 +127,7 @@ def import_(
     from understudy.errors import DatasetError, did_you_mean
     from understudy.registry import sources
 
-    published = env_name or name or sources.get(source).name_of(path.expanduser())
+    published = env_name or name or sources.get(source).name_of(user_path(path))
     if not sources.get(source).matches(published):
         hint = "" if env_name else "; with --env_name, say which published dataset's task this is"
         nearest = did_you_mean(published, sources.get(source).known_names(), limit=5)

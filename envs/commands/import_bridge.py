@@ -9,6 +9,7 @@ import typer
 
 from understudy.cli.output import HELP_WIDTH, console, examples, progress_bar
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
+from understudy.files import user_path
 
 if TYPE_CHECKING:
     from understudy.envs.sources.bridge.raw import ImportReport
@@ -53,7 +54,7 @@ def bridge_raw(
 
     folder = data_folder(data_dir)
     job = RawImport(
-        root.expanduser(),
+        user_path(root),
         folder,
         depth=depth,
         train_proportion=train_proportion,
@@ -61,7 +62,7 @@ def bridge_raw(
         reading=Reading(im_size=im_size, saliency=saliency, relabel_actions=relabel_actions, exact=exact),
         cameras=tuple(cameras.split(",")) if cameras else None,
         name=name,
-        output_path=output_path.expanduser() if output_path is not None else None,
+        output_path=user_path(output_path) if output_path is not None else None,
         num_workers=num_workers or available_cpus(),
         overwrite=overwrite,
         image_encoding=image_encoding,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.output import console
+from understudy.files import user_path
 
 if TYPE_CHECKING:
     from understudy.envs.store.store import EpisodeStore
@@ -31,7 +32,7 @@ def data_folder(data_dir: str) -> Path:
     """Return the folder of episode stores."""
     from understudy.spec.placement import home
 
-    return Path(data_dir).expanduser() if data_dir else home() / "datasets"
+    return user_path(data_dir) if data_dir else home() / "datasets"
 
 
 def pairs(option: str, words: list[str], example: str) -> dict[str, str]:

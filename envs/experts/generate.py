@@ -23,7 +23,7 @@ from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
 from understudy.envs.sources.source import Source, task_of
 from understudy.envs.sources.task import Task as SourceTask
 from understudy.errors import UserError, did_you_mean
-from understudy.files import held, storage_errors, write_json
+from understudy.files import held, storage_errors, user_path, write_json
 from understudy.registry import sources
 
 SCRIPTED_NOISE = 0.2
@@ -91,7 +91,7 @@ def generate(
     keep = _checked_keep(of, keep)
     _check({"episodes": (episodes, 1), "workers": (workers, 1), "noise": (noise, 0)}, of, policy)
     settings = _settings(of, policy, rendering or {})
-    outputs = _outputs(of.source, Path(out_path).expanduser(), formats)
+    outputs = _outputs(of.source, user_path(out_path), formats)
     target = next(iter(outputs))
     folder = Path(attempts_dir) if attempts_dir else target.parent / ".generating" / target.stem
     with _claimed(folder, env_name):

@@ -11,6 +11,7 @@ from understudy.envs.sources.source import Source, task_of
 from understudy.envs.sources.task import Task
 from understudy.envs.store.store import MANIFEST, EpisodeStore, find_store, list_stores, store_path
 from understudy.errors import DatasetError, UnknownName, UserError, nearest
+from understudy.files import user_path
 from understudy.registry import sources
 from understudy.spec.placement import home
 
@@ -35,7 +36,7 @@ def missing_dataset(task: Task, data_dir: str | Path, also: str = "") -> Dataset
     own = nearest(name, _own_names(data_dir))
     hint = f" (did you mean {own!r}?)" if own else ""
     ways = [*ways_to_get(task, data_dir), *([also] if also else [])]
-    return DatasetError(f"no dataset {name!r} in {Path(data_dir).expanduser()}{hint}; get it with {', or '.join(ways)}")
+    return DatasetError(f"no dataset {name!r} in {user_path(data_dir)}{hint}; get it with {', or '.join(ways)}")
 
 
 def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown environment") -> UnknownName:
@@ -50,7 +51,7 @@ def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown enviro
     close = others if _likeness(name, others) > _likeness(name, mine) + 0.1 else mine or others
     hint = f" (did you mean {close!r}?)" if close else ""
     near = difflib.get_close_matches(name, own, n=SHOWN, cutoff=0.0)
-    here = f"; in {Path(data_dir).expanduser()}: {', '.join(near)}{', ...' * (len(own) > len(near))}" if near else ""
+    here = f"; in {user_path(data_dir)}: {', '.join(near)}{', ...' * (len(own) > len(near))}" if near else ""
     similar = difflib.get_close_matches(name, [*plug_ins, *known], n=SHOWN, cutoff=0.4)
     names = f"; published names like it: {', '.join(similar)}" if similar else ""
     files = "; `understudy data import SOURCE FILE --name NAME --env_name PUBLISHED` brings a file under another name"
@@ -61,8 +62,8 @@ def ways_to_get(task: Task, data_dir: str | Path) -> list[str]:
     """Return commands that bring or make a dataset of that name, the nearest at hand first."""
     name, source = task.env_name, task.source
     ways, quoted, file = [], shlex.quote(name), task.found()
-    usual = Path(data_dir).expanduser().absolute() == (home() / "datasets").absolute()
-    end = "`" if usual else f" --data_dir {shlex.quote(str(Path(data_dir).expanduser()))}`"
+    usual = user_path(data_dir).absolute() == (home() / "datasets").absolute()
+    end = "`" if usual else f" --data_dir {shlex.quote(str(user_path(data_dir)))}`"
     if file is not None:
         ways.append(f"`understudy data import {source.name} {shlex.quote(str(file))} --name {quoted}{end}")
     if task.downloadable:

@@ -45,6 +45,18 @@ def open_named(spec: RunSpec) -> EpisodeStore:
     return find_store(name, spec.placement.datasets)
 
 
+def open_if_here(spec: RunSpec) -> EpisodeStore | None:
+    """Open the run's dataset if it is imported, changed files or not; UserError for a name that nobody knows."""
+    name, folder = spec.env_name, spec.placement.datasets
+    if (store_path(name, folder) / MANIFEST).is_file():
+        return find_store(name, folder)
+    try:
+        task_of(name).local()
+    except UnknownName:
+        raise unknown_dataset(name, folder) from None
+    return None
+
+
 def _get(task: Task, spec: RunSpec) -> None:
     """Import a dataset that is not here yet from where its files are, or fetch it first; else say how to get it."""
     name, path = task.env_name, task.found()

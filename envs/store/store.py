@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.errors import DatasetError, did_you_mean
-from understudy.files import restore_folder, restore_folders
+from understudy.files import restore_folder, restore_folders, user_path
 
 if TYPE_CHECKING:
     from understudy.envs.store.frames import Frames
@@ -129,7 +129,7 @@ class EpisodeStore:
     @classmethod
     def open(cls, path: str | Path) -> EpisodeStore:
         """Open the store at `path`; a missing, truncated or inconsistent one raises DatasetError in one line."""
-        folder = restore_folder(Path(path).expanduser())
+        folder = restore_folder(user_path(path))
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such episode store")
         manifest = Manifest.read(folder)
@@ -241,7 +241,7 @@ def list_stores(data_dir: str | Path) -> list[Manifest]:
 
 def store_folders(data_dir: str | Path) -> list[Path]:
     """Return the folders of `data_dir` that hold a manifest, sorted; half-written ones start with a dot."""
-    root = Path(data_dir).expanduser()
+    root = user_path(data_dir)
     if not root.is_dir():
         return []
     restore_folders(root)
@@ -250,7 +250,7 @@ def store_folders(data_dir: str | Path) -> list[Path]:
 
 def store_path(name: str, data_dir: str | Path) -> Path:
     """Return the folder of a dataset's store, after bringing back what a killed import had set aside."""
-    return restore_folder(Path(data_dir).expanduser() / store_name(name))
+    return restore_folder(user_path(data_dir) / store_name(name))
 
 
 def store_name(name: str) -> str:
@@ -260,7 +260,7 @@ def store_name(name: str) -> str:
 
 def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:
     """Open the store of `env_name`; DatasetError when there is none (`sources.getting` says how to get it)."""
-    root = Path(data_dir).expanduser()
+    root = user_path(data_dir)
     path = store_path(env_name, root)
     if (path / MANIFEST).is_file():
         return EpisodeStore.open(path)

@@ -15,7 +15,7 @@ from understudy.envs.store.origins import check_unchanged, record
 from understudy.envs.store.store import JPEG, RAW, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import restore_folder
+from understudy.files import restore_folder, user_path
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def import_file(
     source: Source = sources.get(source_name)
     task = source.task(env_name)
     reading = _checked_reading(task, reading or {})
-    path = restore_folder(Path(path).expanduser())
+    path = restore_folder(user_path(path))
     with damage(path, "data"):
         there = path.exists()
     if not there:
@@ -141,7 +141,7 @@ def export_store(
     `settings` are the format's own, and go before what the store's provenance says of them.
     """
     source: Source = sources.get(format_name)
-    target = Path(path).expanduser()
+    target = user_path(path)
     if source.suffix and (target.is_dir() or str(path).endswith("/")):
         target = target / f"{store.path.name}{source.suffix}"
     if restore_folder(target).exists() and not overwrite:

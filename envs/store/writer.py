@@ -31,7 +31,7 @@ from understudy.envs.store.store import (
     digest,
 )
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import replaced_folder, restore_folder, sha256, storage_errors, sync_folder
+from understudy.files import replaced_folder, restore_folder, sha256, storage_errors, sync_folder, user_path
 
 
 class StoreWriter:
@@ -56,7 +56,7 @@ class StoreWriter:
     ) -> None:
         check_image_encoding(image_encoding, jpeg_quality)
         self._encoding, self._quality = image_encoding, jpeg_quality
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.name, self.source, self.env_id = name, source, env_id
         self.provenance = dict(provenance or {})
         self._overwrite, self.incoming = overwrite, incoming or Incoming()

@@ -28,6 +28,22 @@ _SWAP_SECONDS = 10.0
 """Two renames take less, on any file system: a folder that has been aside for longer was left by a killed process."""
 
 
+def user_path(path: str | Path) -> Path:
+    """Return a path as a user means it: `~` and `~name` are home folders; UserError for one that nobody has."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user, or none with a home folder; write the whole path") from None
+
+
+def tools_path(path: str | Path) -> Path:
+    """Return a place where another tool keeps its files; a user without a home folder has none in theirs."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, or a place that cannot be written, into one StorageError line. Hold only writes in it."""
@@ -39,6 +55,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; choose another save_dir/data_dir"
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StorageError where the folder, or the nearest one above it that is there, takes no files."""
+    with storage_errors(folder):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from understudy.errors import UnknownName, UserError, did_you_mean
+from understudy.files import user_path
 from understudy.policy import POLICY_FILE, Policy
 from understudy.tracking.addresses import absolute, check_reachable, sqlite_path
 
@@ -29,7 +30,7 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
     text = str(source)
     if re.match(r"(models|runs):/", text):
         return _from_store(text, tracking_uri, device)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if not path.exists():
         raise UserError(
             f"no policy at {text!r}: give models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/model,"

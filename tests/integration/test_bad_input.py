@@ -62,6 +62,33 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(hopper_data,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("env_name=hoper-medium-v2",), "did you mean 'hopper-medium-v2'?"),
+        (("encoder=impala_small",), "encoder= is for pixels"),
+        (("encoder=impala_smal",), "did you mean 'impala_small'?"),
+        (("ogbench_dataset_dir=nowhere",), "no .npz files there"),
+        (("algo=bc", "encoder=resnet10", "encoder_weights=nowhere.pt"), "no such file or folder"),
+        (("algo=bc", "encoder=resnet10", "encoder_weights=models:/x@best"), "encoder_weights=models:/x@best: "),
+        (("action_chunking=true", "horizon_length=5000"), "horizon 5000 is longer than every episode"),
+        (("device=gpu",), "device='gpu'"),
+        (("save_dir=~nobodyofthisname/x",), "there is no such user"),
+        (("data_dir=~nobodyofthisname/x",), "there is no such user"),
+    ],
+)
+def test_what_training_refuses_cfg_refuses_with_the_same_line(hopper_data, say, tmp_path, words, part) -> None:
+    shown, trained = say(*TRAIN, "tracking_uri=", *words, "--cfg"), say(*TRAIN, "tracking_uri=", *words)
+    refused(trained, part)
+    assert (shown.code, shown.err) == (2, trained.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_sweep_refuses_cfg_refuses_with_the_same_line(hopper_data, say) -> None:
+    words = ("sweep", "env_name=hopper-medium-v2", "horizon_length=1,5000")
+    assert say(*words, "--cfg").err == say(*words).err
+
+
 def test_a_cuda_device_that_is_not_there_is_refused(hopper_data, say, tmp_path) -> None:
     refused(say(*TRAIN, "device=cuda:99"), "device='cuda:99'")
     assert list(tmp_path.iterdir()) == []
@@ -69,7 +96,10 @@ def test_a_cuda_device_that_is_not_there_is_refused(hopper_data, say, tmp_path) 
 
 def test_a_place_that_cannot_be_written_is_named(hopper_data, say, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
-    refused(say(*TRAIN, "save_dir=file"), f"cannot write {tmp_path / 'file'}", "choose another save_dir", code=1)
+    for place in ("file", "file/runs"):
+        trained = say(*TRAIN, f"save_dir={place}")
+        refused(trained, f"cannot write {tmp_path / place}", "choose another save_dir", code=1)
+        assert say(*TRAIN, f"save_dir={place}", "--cfg").err == trained.err
 
 
 @pytest.fixture

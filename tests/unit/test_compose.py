@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.unit.command_line import Said, understudy
 
 from understudy.errors import SpecError, UserError
@@ -204,7 +205,11 @@ def test_the_guides_defaults_are_the_defaults(say) -> None:
 
 @pytest.mark.parametrize("line", GUIDE)
 def test_a_command_line_of_the_guide_sets_what_it_says_and_nothing_else(say, line) -> None:
-    shown = say("train", "--cfg", *line.split()).yaml
+    said = say("train", "--cfg", *line.split())
+    wrong = [word for word in ("visual-singletask", "/data/ogbench") if word in line]
+    assert said.code == (2 if wrong else 0), said.err
+    assert all(f"understudy: {word}" in said.err or word in said.err for word in wrong)
+    shown = yaml.safe_load(said.out)
     untouched = {key: value for key, value in DEFAULTS.items() if f"--{key}=" not in line}
     assert {key: shown[key] for key in GUIDE[line]} == GUIDE[line]
     assert {key: shown[key] for key in untouched} == {

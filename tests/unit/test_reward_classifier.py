@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +244,7 @@ def test_held_out_episodes_are_told_right_and_nothing_is_rolled_out(trained: Pat
 
 def test_a_detector_tells_frames_as_the_training_did(trained: Path, tmp_path: Path) -> None:
     policy = Policy.from_checkpoint(trained / "final_model.pt")
-    detector = SuccessDetector.load(policy.save(tmp_path / "policy"))
+    detector = SuccessDetector.load(trained)
     pixels, success = frames(200, 99)
     observations = {"front": pixels, "state": np.zeros((200, 3), np.float32)}
     probability = detector.probability(observations)
@@ -253,8 +255,21 @@ def test_a_detector_tells_frames_as_the_training_did(trained: Path, tmp_path: Pa
     given = {"front": torch.from_numpy(pixels), "state": torch.zeros(200, 3)}
     with torch.no_grad():  # what the loss sees: uint8 pictures, scaled by the network itself
         np.testing.assert_allclose(probability, network(given).sigmoid().numpy(), atol=1e-5)
+    of_folder = SuccessDetector.load(policy.save(tmp_path / "policy"), success_threshold=0.9)
+    np.testing.assert_array_equal(of_folder.probability(observations), probability)
+    assert of_folder.config.success_threshold == 0.9
     single = {name: part[0] for name, part in observations.items()}
     np.testing.assert_allclose(detector.probability(single), probability[:1], atol=1e-5)
+
+
+def test_the_page_of_the_method_uses_a_detector_as_it_is(trained: Path, repo_root: Path) -> None:
+    lines = (repo_root / "docs" / "methods" / "reward_classifier.md").read_text().splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith("    from understudy"))
+    code = "\n".join(itertools.takewhile(lambda line: not line.strip() or line.startswith("    "), lines[begin:]))
+    pixels, _ = frames(20, 97)
+    names = {"RUN": str(trained), "frames": pixels, "states": np.zeros((20, 3), np.float32)}
+    exec(textwrap.dedent(code), names)
+    assert names["rewards"].shape == names["ends"].shape == (20,)
 
 
 def test_a_detectors_rewards_and_ends_follow_its_settings(trained: Path) -> None:

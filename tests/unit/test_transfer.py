@@ -127,6 +127,19 @@ def test_an_encoder_moves_from_one_algorithm_to_another(tmp_path: Path, kind: st
     assert set(report.unused) == weights.keys() - moved
 
 
+def test_a_run_directory_gives_the_encoder_of_its_first_seed(tmp_path: Path) -> None:
+    source = algorithm("bc", SHAPE, "impala_small")
+    weights = [source.network(torch_generator(seed, "test transfer")).state_dict() for seed in range(2)]
+    document = {**Policy(source, weights, Normaliser.identity(SHAPE)).document(), "members": []}
+    for seed, state in enumerate(weights):
+        (tmp_path / "run" / f"sd00{seed}").mkdir(parents=True)
+        known = {"policy": document, "weights": state, "seed": seed}
+        checkpoints.save(tmp_path / "run" / f"sd00{seed}" / "final_model.pt", known)
+    found = read_weights(tmp_path / "run")
+    assert found.keys() == weights[0].keys()
+    assert all(torch.equal(found[name], weights[0][name]) for name in found)
+
+
 @pytest.mark.parametrize("mode", ["loop", "vmap"])
 def test_loaded_tensors_are_trained_kept_in_checkpoints_and_part_of_the_policy(mode: Any) -> None:
     weights = torchvision_weights("resnet10")
@@ -211,9 +224,9 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line_and_nothing_in_it_run
     for name in ("list.pt", "empty.pt"):
         with pytest.raises(SpecError, match="holds no named tensors"):
             read_weights(tmp_path / name)
-    for missing in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(SpecError, match="no such file, nor a policy folder"):
-            read_weights(missing)
+    for missing, said in {"none.pt": "no such file or folder", ".": "has the run finished"}.items():
+        with pytest.raises(SpecError, match=f"^encoder_weights=.*{said}"):
+            read_weights(tmp_path / missing)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from understudy.algorithm import Algorithm, Batch
 from understudy.errors import UserError
+from understudy.loading import load_policy
 from understudy.observations import Arrays, Observations, ObservationShape, parts_of
 from understudy.policy import Policy
 from understudy.registry import algorithms
@@ -126,7 +127,12 @@ class RewardClassifier(Algorithm):
 
     It has no actions and no rollouts: what it learnt is told by `validation/accuracy` and, of what it calls success,
     `validation/precision` and `validation/recall` on held-out episodes (validation_fraction), half of whose samples
-    are successes too. `SuccessDetector` uses it.
+    are successes too. RUN is a run directory, a policy folder or a model's address such as models:/NAME@best in
+
+        from understudy.trainables.algorithms.reward_classifier import SuccessDetector
+
+        detector = SuccessDetector.load(RUN)
+        rewards, ends = detector.judge({"front": frames, "state": states})
     """
 
     Config = RewardClassifierConfig
@@ -205,9 +211,11 @@ class SuccessDetector:
         self._policy, self._member = policy, member
 
     @classmethod
-    def load(cls, folder: Path | str, *, device: str = "cpu", **settings: Any) -> SuccessDetector:
-        """Read a policy folder; `settings` are those of the constructor."""
-        return cls(Policy.load(folder, device), **settings)
+    def load(
+        cls, source: Path | str, *, tracking_uri: str | None = None, device: str = "cpu", **settings: Any
+    ) -> SuccessDetector:
+        """Read a run, a policy folder, a .pt file or a model's address; `settings` are those of the constructor."""
+        return cls(load_policy(source, tracking_uri, device), **settings)
 
     def probability(self, observations: Arrays) -> np.ndarray:
         """Return the probability of success [B] float32 for raw observations [B, ...] (or a single one: B is 1)."""

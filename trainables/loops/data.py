@@ -12,7 +12,7 @@ from typing import Any
 from understudy.algorithm import Algorithm
 from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.factory import EnvFactory
-from understudy.envs.sources.opening import open_imported, open_named
+from understudy.envs.sources.opening import open_if_here, open_imported, open_named
 from understudy.envs.sources.source import is_goal_conditioned
 from understudy.envs.store.inspection import actions_beyond, has_unit_actions
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_name, store_path
@@ -48,18 +48,33 @@ class Data:
         return self._windows[0].normaliser(mode, action_mode)
 
 
+def data_here(spec: RunSpec) -> Data | None:
+    """Return the run's data where nothing has to be imported for that, None elsewhere; UserError for a wrong name."""
+    store = open_if_here(spec)
+    if spec.data.ogbench_dataset_dir is not None:
+        _files_of(Path(spec.data.ogbench_dataset_dir))
+        return None
+    return Data(spec, [store]) if store is not None else None
+
+
 def open_data(spec: RunSpec) -> Data:
     """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
     if spec.data.ogbench_dataset_dir is None:
         return Data(spec, [open_named(spec)])
     folder = Path(spec.data.ogbench_dataset_dir)
-    files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
-    if not files:
-        raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
+    files = _files_of(folder)
     # One place for each source folder: files of the same name in two folders are two datasets.
     origin = hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
     target = spec.placement.datasets / f"{store_name(spec.env_name)}.files" / origin
     return Data(spec, [open_imported(file, spec.env_name, target) for file in files])
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files of an ogbench_dataset_dir."""
+    files = sorted(path for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
+    if not files:
+        raise DatasetError(f"ogbench_dataset_dir={folder}: no .npz files there (files named *-val.npz are not counted)")
+    return files
 
 
 def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> EnvFactory:

@@ -21,6 +21,7 @@ import torch
 from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
+from understudy.envs.windows.windows import Windows
 from understudy.errors import CheckpointError, OutOfMemory, Stopped, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.registry import loops
@@ -33,7 +34,7 @@ from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.augmentation import augment_batch
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
-from understudy.trainables.loops.data import algorithm_for, open_data
+from understudy.trainables.loops.data import algorithm_for, data_here, open_data
 from understudy.trainables.loops.evaluation import Evaluator, Outcome, evaluate_policy, held_out_losses, record_policy
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.models import drop_old_models, save_models
@@ -62,17 +63,24 @@ class OfflineLoop(Loop):
         self.device = resolve_device(spec.placement.device)
         self.data = open_data(spec)
         first = self.data.windows(1)
-        spec.augment.check(first.observation_shape, spec.data.obs_horizon)
-        self.algorithm: Algorithm = algorithm_for(spec, first)
-        network = self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
-        path = spec.config.vision.encoder_weights
-        if path and Path(path).exists():  # of a run that goes on the file may be gone
-            load_encoder(network, read_weights(path), path)
+        self.algorithm, _ = _learner(spec, first)  # an encoder that does not fit is said now
         check_precision(spec.config.precision, self.device)
         Schedule.of(spec.config, spec.training_steps)
         self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes and self.algorithm.acts else None
         if self.evaluator:
             self.evaluator.check(first.observation_shape, first.action_dim)
+
+    @classmethod
+    def check(cls, spec: RunSpec) -> None:
+        """Raise what is wrong with a new run's device, names, files, and data that are here; nothing is simulated."""
+        resolve_device(spec.placement.device)
+        source = spec.config.vision.encoder_weights  # of a run that goes on, it may be gone
+        weights = read_weights(source, spec.placement.tracking()) if source else {}
+        data = data_here(spec)
+        if data is not None:
+            _, network = _learner(spec, data.windows(1))
+            if source:
+                load_encoder(network, weights, source)
 
     def run(
         self,
@@ -87,6 +95,13 @@ class OfflineLoop(Loop):
         """Train to `training_steps`, going on from the newest whole checkpoint in the run directory."""
         torch.set_num_threads(self.spec.placement.cpus)
         return _Training(self, RunDir(path), report, progress, dict(grid or {}), rank, world).go()
+
+
+def _learner(spec: RunSpec, windows: Windows) -> tuple[Algorithm, torch.nn.Module]:
+    """Return the run's algorithm for what the windows hold, and one network of it."""
+    spec.augment.check(windows.observation_shape, spec.data.obs_horizon)
+    algorithm = algorithm_for(spec, windows)
+    return algorithm, algorithm.network(torch.Generator())
 
 
 class _Training:
@@ -140,7 +155,7 @@ class _Training:
 
     def _load_encoder(self, path: str) -> None:
         """Start from another network's encoder; a run that goes on has it in its checkpoint, the file may be gone."""
-        report = self.pack.load_encoder(read_weights(path), path)
+        report = self.pack.load_encoder(read_weights(path, self.spec.placement.tracking()), path)
         logger.info("%s", report.line())
         if self.rank == 0:
             self.run.update_state(encoder_weights=report.to_dict())

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from understudy import checkpoints
-from understudy.errors import CheckpointError, SpecError
-from understudy.policy import POLICY_FILE, read_document
+from understudy.errors import CheckpointError, SpecError, UserError
+from understudy.loading import load_policy
+from understudy.spec.part import ADDRESS
 from understudy.trainables.networks.observation import SHARED, ObservationEncoder
 
 NESTED = ("weights", "state_dict", "model")
@@ -50,16 +51,23 @@ class LoadedEncoder:
         return {"loaded": self.loaded, "skipped": self.skipped, "unused": self.unused}
 
 
-def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
-    """Read named tensors: safetensors, a .pt of tensors or a run's final_model.pt, or a policy folder (first member).
+def read_weights(path: Path | str, tracking_uri: str | None = None) -> dict[str, torch.Tensor]:
+    """Read named tensors: a safetensors or .pt file, or the first member of whatever `load_policy` finds a policy at.
 
-    SpecError or CheckpointError, in one line with the path, for anything else; nothing in a file is ever run.
+    `tracking_uri` is where the addresses of models are looked up. SpecError or CheckpointError, in one line with the
+    path, for anything else; nothing in a file is ever run.
     """
     file = Path(path)
-    if file.is_dir() and (file / POLICY_FILE).is_file():
-        file = file / read_document(file)["members"][0]["file"]
+    if ADDRESS.match(str(path)) or file.is_dir():
+        try:
+            return load_policy(path, tracking_uri=tracking_uri).weights()
+        except UserError as error:
+            raise SpecError(f"encoder_weights={path}: {error}") from None
     if not file.is_file():
-        raise SpecError(f"encoder_weights={file}: no such file, nor a policy folder")
+        raise SpecError(
+            f"encoder_weights={file}: no such file or folder; a weights file, a run directory, a policy folder,"
+            " models:/NAME@ALIAS or runs:/RUN_ID/model is needed"
+        )
     found = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors:

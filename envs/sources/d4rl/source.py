@@ -28,6 +28,7 @@ from understudy.envs.sources.d4rl.files import Layout, described, read_episodes,
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Settings
 from understudy.errors import DatasetError, did_you_mean
+from understudy.files import tools_path
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class D4RL(Source):
     def found(self, env_name: str) -> Path | None:
         """Return the file that the d4rl package has fetched, in $D4RL_DATASET_DIR or ~/.d4rl/datasets."""
         remote = self.remote(env_name)
-        folder = Path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets")).expanduser()
+        folder = tools_path(os.environ.get("D4RL_DATASET_DIR", "~/.d4rl/datasets"))
         file = folder / remote.file_name if remote else None
         return file if file is not None and file.is_file() else None
 

@@ -23,6 +23,7 @@ from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.files import tools_path, user_path
 from understudy.registry import sources
 from understudy.spec.placement import home
 
@@ -102,7 +103,7 @@ class LeRobotTask(Task):
         """Return the folder that a dataset's name stands for; UserError where there is none."""
         found, env_name = self.place, self.env_name
         if found[0] in "/~":
-            folder = Path(found).expanduser()
+            folder = user_path(found)
             if is_dataset(folder):
                 return folder
             raise DatasetError(f"{env_name}: {folder} is no LeRobot dataset, it has no meta/info.json")
@@ -165,7 +166,7 @@ class LeRobotTask(Task):
 def roots() -> list[Path]:
     """Return the folders that datasets called `user/name` are looked for in; the last one is LeRobot's own."""
     cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    return [home() / "lerobot", Path(os.environ.get("HF_LEROBOT_HOME", f"{cache}/lerobot")).expanduser()]
+    return [home() / "lerobot", tools_path(os.environ.get("HF_LEROBOT_HOME", f"{cache}/lerobot"))]
 
 
 def _names_here() -> list[str]:

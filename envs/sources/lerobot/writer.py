@@ -22,7 +22,7 @@ from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, S
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
 from understudy.envs.store.episode import check_alike, prepare_episode
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import held, replaced_folder, storage_errors
+from understudy.files import held, replaced_folder, storage_errors, user_path
 
 IMAGE = "image"
 """Pictures without loss, as PNGs in the parquet files."""
@@ -55,7 +55,7 @@ class LeRobotWriter:
             raise UserError(f"pictures={pictures!r} is not known{did_you_mean(pictures, (*ENCODERS, IMAGE))}")
         if not 0 < fps < 10_000:
             raise UserError(f"fps={fps!r}: frames a second must be more than 0")
-        self.root = Path(root).expanduser()
+        self.root = user_path(root)
         self._wanted, self._pictures, self._task = dict(features or {}), pictures, task
         self._note, self._buffer = dict(note or {}), buffer_mb * MEGABYTE
         self._features: dict[str, Feature] = {}

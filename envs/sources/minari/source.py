@@ -26,6 +26,7 @@ from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Expert, Settings
 from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, UserError, to_install
+from understudy.files import tools_path
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Minari(Source):
 
     def found(self, env_name: str) -> Path | None:
         """Return the folder that minari has fetched or recorded, in $MINARI_DATASETS_PATH or ~/.minari/datasets."""
-        root = Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
+        root = tools_path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets"))
         folder = root / dataset_id(env_name)
         return folder if (folder / "data" / minari_files.METADATA).is_file() else None
 

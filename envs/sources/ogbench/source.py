@@ -31,6 +31,7 @@ from understudy.envs.sources.ogbench.files import STATE_KEYS, Trajectories, open
 from understudy.envs.sources.source import Source, missing_package
 from understudy.envs.sources.task import Episode, Expert, Settings
 from understudy.errors import DatasetError, UserError
+from understudy.files import tools_path
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class OGBench(Source):
     def found(self, env_name: str) -> Path | None:
         """Return the file that the ogbench package has fetched, in ~/.ogbench/data."""
         remote = self.remote(env_name)
-        file = Path("~/.ogbench/data").expanduser() / remote.file_name if remote else None
+        file = tools_path("~/.ogbench/data") / remote.file_name if remote else None
         return file if file is not None and file.is_file() else None
 
     def expert(self, env_name: str) -> Expert | None:

@@ -24,7 +24,7 @@ Search over configurations, each trained across all seeds.
 A list (1,5,10), range(start,stop,step) or interval(low,high) makes a key a dimension; write parentheses in quotes.
 Intervals of lr and weight_decay are logarithmic, unless written tag(linear,interval(...)). Keys that only change how a
 policy acts, like flow_steps, need no training of their own: every trained policy is evaluated at each of their values.
---cfg prints the resolved specification and stops."""
+--cfg prints the resolved specification, checks it without a simulator and stops."""
 
 
 MIN_ROWS = 10
@@ -39,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
 
 def sweep(
     context: typer.Context,
-    cfg: bool = typer.Option(False, "--cfg", help="print the resolved specification and stop"),
+    cfg: bool = typer.Option(False, "--cfg", help="print and check the resolved specification, and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
@@ -50,7 +50,10 @@ def sweep(
         return show_keys(EXAMPLES, context.args, SweepOptions)
     spec = read_sweep(context.args, config_dir)
     if cfg:
-        return show_sweep(spec)
+        from understudy.sweeping.run import check_trials
+
+        show_sweep(spec)
+        return check_trials(spec)
     start_sweep(spec)
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from understudy.cli.output import console, examples
+from understudy.files import user_path
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,7 +57,7 @@ def _found(places: list[str]) -> list[Path]:
 
     found: dict[Path, None] = {}
     for place in places or [str(Placement.model_fields["save_dir"].default)]:
-        path = Path(place).expanduser()
+        path = user_path(place)
         whole = path.is_dir() and not any((path / marker).is_file() for marker in MARKERS)
         for folder in folders(path) if whole else [find(place)] if places else []:
             found.setdefault(folder.absolute())

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_mapping, show_table
+from understudy.files import user_path
 
 PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
 """The keys about where a run is done that `understudy evaluate` takes."""
@@ -21,7 +22,8 @@ Train one configuration on one or several seeds.
   understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
   understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
 
-Keys are written key=value or --key=value. --cfg prints the resolved specification and stops.
+Keys are written key=value or --key=value. --cfg prints the resolved specification, checks it (without a simulator)
+and stops.
 --config-dir DIR adds your own Hydra groups (DIR/GROUP/NAME.yaml is chosen with GROUP=NAME)."""
 
 
@@ -41,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     context: typer.Context,
-    cfg: bool = typer.Option(False, "--cfg", help="print the resolved specification and stop"),
+    cfg: bool = typer.Option(False, "--cfg", help="print and check the resolved specification, and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
     fork: Path | None = typer.Option(None, "--fork", help="go on from this run's or file's weights and step"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
@@ -50,10 +52,13 @@ def train(
     if help_:
         return show_keys(EXAMPLES, context.args)
     if fork is not None:
-        return start_fork(fork.expanduser(), run_values(context.args, config_dir))
+        return start_fork(user_path(fork), run_values(context.args, config_dir))
     spec = read_run(context.args, config_dir)
     if cfg:
-        return show_run(spec.flat(), spec)
+        from understudy.runs.loop import check_new
+
+        show_run(spec.flat(), spec)
+        return check_new(spec)
     start_training(spec)
     return None
 
@@ -130,8 +135,10 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
     from understudy import tracking
     from understudy.runs import torchrun
     from understudy.runs.directory import RunDir
-    from understudy.runs.loop import make_loop
+    from understudy.runs.loop import check_new, make_loop
     from understudy.runs.on_ray import check_launcher
+
+    check_new(spec)
 
     def lead(loop: Any) -> None:
         check_launcher(spec)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import held, storage_errors, write_json
+from understudy.files import held, storage_errors, user_path, write_json
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
@@ -133,7 +133,7 @@ class RunDir:
     @classmethod
     def existing(cls, path: Path | str) -> RunDir:
         """Open a run directory, or raise UserError when `path` is none."""
-        run = cls(Path(path).expanduser())
+        run = cls(user_path(path))
         if not run.flags.is_file():
             raise UserError(f"{path} is no run directory: it has no flags.json (`understudy runs list` shows them)")
         return run

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from understudy.errors import UnknownName, did_you_mean
+from understudy.files import user_path
 from understudy.runs import mirror
 from understudy.spec.placement import Placement
 
@@ -16,7 +17,7 @@ def find(name: str, root: Path | None = None) -> Path:
     """Return the folder of the run or sweep called `name`; raises UnknownName with the nearest folder names."""
     if "://" in name:
         return mirror.bring(name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if any((path / marker).is_file() for marker in MARKERS):
         return path
     root = root or Path(Placement.model_fields["save_dir"].default)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from understudy.files import check_writable
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
@@ -41,6 +42,10 @@ class Loop(abc.ABC):
     def __init__(self, spec: RunSpec) -> None:
         """Read and check everything that the run needs, and write nothing."""
 
+    @classmethod  # noqa: B027  (a loop of a plug-in may have nothing to add)
+    def check(cls, spec: RunSpec) -> None:
+        """Raise what a new run would be refused for, as far as nothing is fetched, imported or simulated for that."""
+
     @abc.abstractmethod
     def run(
         self,
@@ -68,6 +73,12 @@ class Loop(abc.ABC):
     @abc.abstractmethod
     def agent(algorithm: Algorithm, *, seed: int = 0, device: str = "cpu") -> Agent:
         """Return a trainer for scripts and notebooks, which is given its batches."""
+
+
+def check_new(spec: RunSpec) -> None:
+    """Raise what is wrong with a run that is not begun yet: names, files, data that are here, the network."""
+    check_writable(Path(spec.placement.save_dir))
+    loops.get(algorithms.get(spec.algo).loop).check(spec)
 
 
 def make_loop(spec: RunSpec) -> Loop:

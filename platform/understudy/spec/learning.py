@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from understudy.registry import encoders
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LOG, ActsOnly, LocalPath, OfThisMachine, OnlyWith, Part
+from understudy.spec.part import LOG, ActsOnly, ModelPlace, OfThisMachine, OnlyWith, Part
 
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
 
@@ -187,8 +187,10 @@ class Vision(Part):
     shared_camera_encoder: Annotated[bool, OF_PICTURES] = Field(
         default=False, description="one encoder for all cameras, not one each"
     )
-    encoder_weights: Annotated[LocalPath | None, OF_PICTURES, OfThisMachine()] = Field(
-        default=None, description="safetensors or .pt file, or policy folder, that the encoder's weights are read from"
+    encoder_weights: Annotated[ModelPlace | None, OF_PICTURES, OfThisMachine()] = Field(
+        default=None,
+        description="where the encoder's weights are read from: a safetensors or .pt file, a run, a policy folder,"
+        " models:/NAME@ALIAS or runs:/ID/model",
     )
     encoder_lr: Annotated[float | None, OF_PICTURES] = Field(
         default=None,

@@ -25,10 +25,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+from understudy.errors import UserError
+from understudy.files import user_path
+
 Role = Literal["what", "when", "where"]
 """What is trained, which makes the fingerprint; when it is logged, evaluated and kept; where that happens."""
 LOG: dict[str, JsonValue] = {"scale": "log"}
 """`json_schema_extra` of a field whose intervals are searched on a logarithmic scale."""
+ADDRESS = re.compile(r"(models|runs):/")
 M = TypeVar("M")
 
 
@@ -90,9 +94,21 @@ def mark(field: FieldInfo, kind: type[M]) -> M | None:
     return next((item for item in marks if isinstance(item, kind)), None)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """Return the whole path: workers start in other folders than the command did."""
-    return str(Path(path).expanduser().absolute()) if path else path
+    return str(_of_user(path).absolute()) if path else path
+
+
+def _place(text: str) -> str:
+    """Return an address as it is, and the whole path of a file or folder."""
+    return text if ADDRESS.match(text) else absolute(text)
+
+
+def _of_user(path: str) -> Path:
+    try:
+        return user_path(path)
+    except UserError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _below(name: str) -> str:
@@ -102,7 +118,9 @@ def _below(name: str) -> str:
     return name
 
 
-LocalPath = Annotated[str, AfterValidator(_absolute), IsPath()]
+LocalPath = Annotated[str, AfterValidator(absolute), IsPath()]
+ModelPlace = Annotated[str, AfterValidator(_place), IsPath()]
+"""A path, or the address of a model: models:/NAME@ALIAS, runs:/RUN_ID/model."""
 FolderName = Annotated[str, AfterValidator(_below)]
 
 

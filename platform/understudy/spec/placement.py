@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from understudy.errors import UserError
-from understudy.spec.part import FolderName, LocalPath, Part, Role, Secret
+from understudy.spec.part import FolderName, LocalPath, Part, Role, Secret, absolute
 
 
 def home() -> Path:
@@ -59,7 +59,7 @@ class Placement(Part):
     @classmethod
     def _whole_address(cls, value: str) -> str:
         """Workers start in other folders than the command did."""
-        return value if "://" in value or not value else Path(value).expanduser().absolute().as_uri()
+        return value if "://" in value or not value else Path(absolute(value)).as_uri()
 
     @model_validator(mode="after")
     def _workers_have_a_launcher(self) -> Placement:

@@ -19,7 +19,7 @@ from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.data import DataSpec
 from understudy.spec.evaluation import EvaluationSpec, HookSpec
 from understudy.spec.learning import AlgorithmConfig, in_written_order
-from understudy.spec.part import FolderName, IsPath, Part, Role, mark
+from understudy.spec.part import ADDRESS, FolderName, IsPath, Part, Role, mark
 from understudy.spec.placement import Placement
 
 
@@ -69,9 +69,10 @@ class RunSpec(Part):
         return Path(place.save_dir) / place.project / place.run_group / plain_name(self.env_name)
 
     def paths(self) -> dict[str, str]:
-        """Return the keys that name a file or folder, with their absolute paths."""
+        """Return the keys that name a file or folder, with their absolute paths; addresses of models are left out."""
         fields = {key: field for part, _ in self.parts() for key, field in type(part).model_fields.items()}
-        return {key: value for key, value in self.flat().items() if value and mark(fields[key], IsPath)}
+        named = {key: value for key, value in self.flat().items() if value and mark(fields[key], IsPath)}
+        return {key: value for key, value in named.items() if not ADDRESS.match(value)}
 
     def parts(self) -> Iterator[tuple[Part, dict[str, Any]]]:
         """Yield each part with its flat values as JSON, the run's own keys first and the algorithm's last."""

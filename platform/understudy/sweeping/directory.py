@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UserError
-from understudy.files import write_json
+from understudy.files import user_path, write_json
 from understudy.runs.directory import RunDir, hold, new_folder
 from understudy.sweeping.spec import SweepSpec
 
@@ -34,7 +34,7 @@ class SweepDir:
     @classmethod
     def existing(cls, path: Path | str) -> SweepDir:
         """Open a sweep's folder, or raise UserError when it is none."""
-        sweep = cls(Path(path).expanduser())
+        sweep = cls(user_path(path))
         if not (sweep.path / "sweep.json").is_file():
             raise UserError(f"{path} is no sweep: it has no sweep.json")
         return sweep

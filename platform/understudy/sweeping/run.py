@@ -23,11 +23,12 @@ from understudy import tracking
 from understudy.errors import Stopped, StoreAway, TrackingError, UnderstudyError, UserError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.launch import sent_state
-from understudy.runs.loop import make_loop
+from understudy.runs.loop import check_new, make_loop
 from understudy.runs.mirror import copy_sweep
 from understudy.runs.on_ray import check_gpus, resources, start_ray
 from understudy.runs.stop import on_signals, stopped_by
 from understudy.spec.keys import with_changes
+from understudy.spec.run import RunSpec
 from understudy.spec.space import largest
 from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
 from understudy.sweeping.directory import SweepDir
@@ -77,11 +78,22 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
     )
 
 
+def longest(spec: SweepSpec) -> RunSpec:
+    """Return the run of the longest swept chunk."""
+    swept = spec.dimensions.get("horizon_length")
+    return with_changes(spec.base, horizon_length=largest(swept)) if swept else spec.base
+
+
+def check_trials(spec: SweepSpec) -> None:
+    """Raise what the trials' data, files or network would be refused for, without a simulator."""
+    check_new(longest(spec))
+
+
 def check_sweep(spec: SweepSpec) -> None:
     """Open data and environment at the longest swept chunk, so that no trial fails on what could be known before."""
     base = spec.base
-    swept = spec.dimensions.get("horizon_length")
-    make_loop(with_changes(base, horizon_length=largest(swept)) if swept else base)
+    check_trials(spec)
+    make_loop(longest(spec))
     check_gpus(base.placement.gpus)
     tracking.prepare(base.placement.tracking())
     check_storage(spec)

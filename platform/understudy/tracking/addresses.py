@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from understudy.errors import StoreAway, TrackingError, UserError, did_you_mean
+from understudy.files import user_path
 from understudy.tracking.outages import is_away
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def sqlite_address(path: Path | str) -> str:
     """Return the address of a SQLite file, whatever characters its path holds."""
     from sqlalchemy import URL
 
-    address = URL.create("sqlite", database=str(Path(path).expanduser().absolute()))
+    address = URL.create("sqlite", database=str(user_path(path).absolute()))
     if "%" in address.render_as_string():
         # With its driver named, MLflow leaves the address alone; else it makes a folder of the quoted path beside.
         address = address.set(drivername="sqlite+pysqlite")
@@ -71,7 +72,7 @@ def sqlite_path(address: str) -> Path | None:
         return None
     if url.database.startswith("file:") and "uri" in url.query:
         return Path(unquote(urlsplit(url.database).path)).absolute()
-    return Path(url.database).expanduser().absolute()
+    return user_path(url.database).absolute()
 
 
 def check_lasting(address: str) -> None:

@@ -1,0 +1,209 @@
+"""The commands that the documentation shows, and whether the command line would take them as they are written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from typer.main import get_command
+
+from understudy.cli import command_line
+from understudy.cli.sweep import EXAMPLES as OF_SWEEP
+from understudy.cli.sweep import read_sweep
+from understudy.cli.train import EXAMPLES as OF_TRAIN
+from understudy.cli.train import PLACEMENT_KEYS, read_run, run_values
+from understudy.cluster.commands.jobs import SUBMIT
+from understudy.cluster.profile import list_profiles, load_profile
+from understudy.registry import algorithms, sources
+from understudy.spec.compose import flat_values, parse
+from understudy.spec.evaluation import EvaluationSpec
+from understudy.spec.keys import algo_of, check_keys, resolve_key
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = ("understudy ", "python ", "torchrun ", "make ", ".ci/run")
+MORE = "..."
+"""Words that a page leaves out."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One command as a page shows it; in running text it may lack its arguments."""
+
+    place: str
+    text: str
+    whole: bool
+
+    @property
+    def words(self) -> list[str]:
+        """The command's words, without a prompt, a comment and what is left out."""
+        plain = self.text.removeprefix("$ ").replace(".venv/bin/", "")
+        return [word for word in shlex.split(re.split(r"\s+[#|]|\s2>&1", plain)[0]) if word != MORE]
+
+
+def shown_commands() -> list[Shown]:
+    """Return every command of the pages and of the help texts."""
+    return [item for path in PAGES for item in _of_page(path)] + list(_of_help())
+
+
+def python_blocks(path: Path) -> list[str]:
+    """Return the blocks of Python in a page: those that import from understudy."""
+    blocks = re.split(r"\n(?=\S)", path.read_text())
+    inside = ["\n".join(line[4:] for line in block.splitlines() if not line or line[:4] == "    ") for block in blocks]
+    return [block for block in inside if re.search(r"^from understudy", block, re.MULTILINE)]
+
+
+def _of_page(path: Path) -> Iterator[Shown]:
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        place = f"{path.relative_to(ROOT)}:{number}"
+        if line.startswith("    "):
+            if line.strip().removeprefix("$ ").removeprefix(".venv/bin/").startswith(COMMANDS):
+                yield Shown(place, line.strip(), whole=True)
+            continue
+        for text in re.findall(r"`([^`]+)`", line):
+            if text.startswith(COMMANDS):
+                yield from (Shown(place, one, whole=False) for one in _alternatives(text))
+
+
+def _alternatives(text: str) -> Iterator[str]:
+    """Yield the commands that `data list | info` and `jobs list|logs -f` stand for."""
+    text = re.sub(r"\[(--[^]]*)\]", r"\1", text.replace("\\|", "|"))
+    if "|" not in text or "'" in text:
+        yield text
+        return
+    first, *others = (part.strip() for part in text.split("|"))
+    yield first
+    before = first.rsplit(" ", 1)[0]
+    yield from (f"{before} {other}" for other in others)
+
+
+def _of_help() -> Iterator[Shown]:
+    texts = {"train": OF_TRAIN, "sweep": OF_SWEEP, "submit": SUBMIT, **dict(_epilogs(_root(), ""))}
+    for name, text in texts.items():
+        for line in text.splitlines():
+            if line.startswith("  understudy "):
+                yield Shown(f"understudy {name} --help", line.strip(), whole=True)
+
+
+def _epilogs(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    if command.epilog and name:
+        yield name, command.epilog
+    for child, item in getattr(command, "commands", {}).items():
+        yield from _epilogs(item, f"{name} {child}".strip())
+
+
+def _root() -> Any:
+    return get_command(command_line())
+
+
+# ---- would it be taken? ----
+
+
+def understand(shown: Shown) -> None:
+    """Raise whatever is wrong with a command: a name, an option, a key, a value."""
+    program, *words = shown.words
+    if not words and not shown.whole:
+        return
+    if program == "torchrun":
+        words = words[words.index("understudy") :]
+        program, *words = words
+    if (program == "python" and words[0] == "-m") or (program == "python" and "-m" in words):
+        return  # other people's programs: pytest, build, cProfile
+    if program == "python":
+        _understand_script(ROOT / words[0], words[1:])
+    elif program == "make":
+        _understand_make(words)
+    elif program == "understudy":
+        _understand_ours(words, shown.whole)
+    else:
+        assert (ROOT / program).is_file(), program
+
+
+def _understand_script(path: Path, words: list[str]) -> None:
+    source = path.read_text()
+    for word in words:
+        assert not word.startswith("--") or f'"{word.split("=")[0]}"' in source, f"{path.name} has no option {word}"
+
+
+def _understand_make(words: list[str]) -> None:
+    text = (ROOT / "Makefile").read_text()
+    for word in words:
+        if "=" in word:
+            name = word.split("=")[0]
+            assert re.search(rf"\$\((if )?{name}\b|^export {name}$", text, re.MULTILINE), f"make knows no {name}="
+        else:
+            assert re.search(rf"^{re.escape(word)}\s*:", text, re.MULTILINE), f"make has no {word}"
+
+
+def _understand_ours(words: list[str], whole: bool) -> None:
+    command, name = _root(), "understudy"
+    while getattr(command, "commands", None) is not None:
+        if not words:
+            assert not whole, f"{name} is a group"
+            return
+        name, *words = words
+        assert name in command.commands, f"there is no command {name!r}: {sorted(command.commands)}"
+        command = command.commands[name]
+    if not whole and not words:
+        return
+    try:
+        context = command.make_context(name, list(words))
+    except Exception as error:
+        if type(error).__name__ == "Exit" or (type(error).__name__ == "MissingParameter" and not whole):
+            return
+        raise
+    _KEYS.get(name, _nothing_left)(context)
+
+
+def _nothing_left(context: click.Context) -> None:
+    given = context.params
+    for key in ("source", "format_"):
+        if given.get(key) not in (None, "", "FORMAT"):
+            sources.get(given[key])
+    for name in given.get("formats") or ():
+        sources.get(name)
+    assert not context.args, context.args
+
+
+def _train(context: click.Context) -> None:
+    if context.params.get("fork"):
+        values = run_values(context.args)
+        check_keys(values, algo_of(values))
+    elif not context.params.get("help_"):
+        read_run(context.args)
+
+
+def _sweep(context: click.Context) -> None:
+    read_sweep(context.args)
+
+
+def _submit(context: click.Context) -> None:
+    if context.params["what"]:
+        words = [word for word in context.args if word != "algo=my_bc"]  # a plug-in of the user's
+        read = {"train": read_run, "sweep": read_sweep}[context.params["what"]]
+        read(words if words or read is read_run else ["space=bc"])
+
+
+def _evaluate(context: click.Context) -> None:
+    acting = {key for _, kind in algorithms.items() for key in kind.evaluation_parameters}
+    for key in flat_values(parse(context.args)):
+        resolve_key(key, {"env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS, *acting})
+
+
+def _cluster(context: click.Context) -> None:
+    if context.params["profile"] in list_profiles():
+        load_profile(context.params["profile"], context.args)
+
+
+_KEYS = {
+    "train": _train,
+    "sweep": _sweep,
+    "submit": _submit,
+    "evaluate": _evaluate,
+    **dict.fromkeys(("show", "render", "up", "status", "down"), _cluster),
+}
