@@ -22,7 +22,6 @@ def download(
 ) -> None:
     """Fetch a published dataset and import it. A broken or killed download goes on when the command is given again."""
     from understudy.envs.files.downloads import Remote
-    from understudy.envs.sources.published import fetch_published
     from understudy.envs.sources.source import task_of
     from understudy.envs.store.store import store_path
     from understudy.envs.store.transfer import import_file
@@ -41,7 +40,7 @@ def download(
 
         if given:
             remote = Remote(given, sha256 or (published.sha256 if published and not url else None))
-            path = fetch_published(task, folder / "raw", progress, remote=remote, overwrite=overwrite)
+            path = task.fetch_file(folder / "raw", progress, remote=remote, overwrite=overwrite)
         else:
             path = task.download(folder / "raw", progress)
     with progress_bar("import", "episodes") as bar:

@@ -79,7 +79,7 @@ def generate(
 
     `policy` is `scripted` or what `load_policy` takes. `noise` is the standard deviation of what is added to the
     executed action (default 0.2 scripted, 0 for a policy). `keep` says which attempts become episodes; default the
-    successful ones, where the task tells success. `rendering` are options of the pictures (`Source.rendering`), which
+    successful ones, where the task tells success. `rendering` are options of the pictures (`Task.rendering`), which
     become the dataset's; a policy's are those of its own dataset. A killed call goes on from `attempts_dir` when it is
     made again; without one it uses a folder beside `out_path`, which it removes. `overwrite` drops attempts of other
     settings.

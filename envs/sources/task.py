@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import abc
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from understudy.envs.files.downloads import Remote
+from understudy.envs.files.downloads import OnBytes, Remote, Unreachable, fetch, place
 from understudy.envs.store.kinds import Declared
 from understudy.errors import UserError
 
@@ -45,11 +46,13 @@ class Expert(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Task(abc.ABC):
-    """One dataset of a source and its environment. `env_name` is the dataset's name."""
+    """One dataset of a source and its environment; subclasses add what else its name says, as typed fields."""
 
-    def __init__(self, source: Source, env_name: str) -> None:
-        self.source, self.env_name = source, env_name
+    source: Source
+    env_name: str
+    """The dataset's name."""
 
     # ---- the environment ----
 
@@ -104,7 +107,10 @@ class Task(abc.ABC):
         """Yield the episodes of a file of the source's format; a damaged one raises DatasetError."""
 
     def provenance(self, path: Path) -> dict[str, Any]:
-        """Return what the manifest should say about how these data were made; `environment` is for `make_env`."""
+        """Return what the manifest should say about how these data were made; `environment` is for `make_env`.
+
+        `notes` are lines for people, on what of the file was found odd or is not as it seems.
+        """
         return {}
 
     def declared(self, path: Path) -> Mapping[str, Declared]:
@@ -142,14 +148,34 @@ class Task(abc.ABC):
         what = "FILE" if self.source.suffix else "FOLDER"
         return [f"understudy data import {self.source.name} {what} --name {shlex.quote(self.env_name)}"]
 
-    def download(self, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+    def download(self, folder: Path, progress: OnBytes | None = None) -> Path:
         """Fetch the published dataset into `folder` and return what `read` takes; DownloadError in one line.
 
         `progress` is called with (bytes so far, bytes in all; 0 where the server does not say).
         """
-        from understudy.envs.sources.published import fetch_published
+        return self.fetch_file(folder, progress)
 
-        return fetch_published(self, folder, progress)
+    def fetch_file(
+        self,
+        folder: Path,
+        progress: OnBytes | None = None,
+        *,
+        remote: Remote | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Fetch the published file (or `remote`) into `folder`; offline, say how to bring the file here."""
+        remote = remote or self.remote
+        if remote is None:
+            model = "" if self.expert() else " --policy MODEL"
+            how = f"make it with `understudy data generate {self.env_name}{model}`, or give its --url"
+            raise UserError(f"{self.env_name}: no address of it is known; {how}")
+        target = place(remote, folder)
+        try:
+            return fetch(remote, target, progress, overwrite=overwrite)
+        except Unreachable as error:
+            command = f"understudy data import {self.source.name} {target} --name {self.env_name}"
+            how = f"fetch it where there is internet, copy it to {target}, run `{command}`"
+            raise Unreachable(f"{error}; {how}") from error
 
     # ---- demonstrations that are made here ----
 

@@ -35,7 +35,7 @@ from understudy.envs.sources.bridge.relabelling import relabel_actions
 from understudy.envs.sources.bridge.source import Bridge
 from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, loader, read_trajectory
 from understudy.envs.sources.bridge.tree import Trajectory, scan
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore, find_store
 from understudy.envs.store.transfer import episodes_of, export_store, import_file
@@ -593,7 +593,7 @@ def test_an_attack_in_an_out_npy_is_refused_and_does_not_run(tmp_path) -> None:
 
 def test_names_are_tasks_and_nothing_that_leads_elsewhere() -> None:
     for name in ("bridge:lift_carrot_100", LIFT, "bridge:two words/00"):
-        assert isinstance(source_for(name), Bridge)
+        assert isinstance(task_of(name).source, Bridge)
     for name in ("bridge:", "bridge:..", "bridge:a/../b", "bridge:/etc", "bridge:a//b", "bridge:a\nb", "bridge"):
         assert not Bridge().matches(name)
 

@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 
 from understudy.envs.sources.d4rl import files as d4rl_files
 from understudy.envs.sources.d4rl.source import D4RL, MADE_HERE
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError
 
@@ -67,7 +67,7 @@ def same(first: list, second: list) -> bool:
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_names_have_d4rls_scores_address_and_time_limit(name) -> None:
     facts = PUBLISHED[name]
-    assert source_for(name).name == "d4rl"
+    assert task_of(name).source.name == "d4rl"
     remote = SOURCE.task(name).remote
     assert remote is not None
     assert (remote.url, remote.sha256) == (facts["url"], None)

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.expert_buffer.source import BUFFER, METADATA, README
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
@@ -230,7 +230,7 @@ def test_files_of_other_things_are_refused(tmp_path) -> None:
 
 def test_the_environment_is_the_registered_one_and_repeats_by_seed() -> None:
     factory = EnvFactory(NAME)
-    assert source_for(NAME) is SOURCE
+    assert task_of(NAME).source is SOURCE
     assert SOURCE.task(NAME).max_episode_steps == 200
     env, other = factory(), factory()
     actions = np.random.default_rng(0).uniform(-2, 2, (20, 1)).astype(np.float32)

@@ -19,7 +19,7 @@ from understudy.envs.experts.generate import supported_names
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.gym_hil.env import MAX_STEPS
 from understudy.envs.sources.names import made_name
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.errors import UserError
 from understudy.randomness import stream_key
 
@@ -169,4 +169,4 @@ def test_the_expert_picks_the_cube_ten_times_of_ten_and_leaves_the_global_stream
 def test_what_is_made_here_is_named_by_who_made_it(name, scripted, policy) -> None:
     assert (made_name(name, "scripted"), made_name(name, "policy")) == (scripted, policy)
     assert {NAME, STATE} <= set(supported_names())
-    assert source_for(policy).name == "gym_hil"
+    assert task_of(policy).source.name == "gym_hil"

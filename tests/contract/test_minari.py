@@ -132,7 +132,7 @@ def test_arrays_of_any_task_become_a_dataset(tmp_path, name) -> None:
     dataset = minari.MinariDataset(tmp_path / "out" / "data")
     assert dataset.observation_space.shape == (3,)
     assert (dataset.env_spec is not None) == ("pendulum" in name)
-    assert_same(episodes, SOURCE.task(name).read(tmp_path / "out"))
+    assert_same(episodes, SOURCE.task("minari:x/y-v0").read(tmp_path / "out"))
 
 
 def make_episode(steps: int, dims: int, actions: int, seed: int = 0, scale: float = 1.0) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from understudy.envs.files.downloads import Remote
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError
 from understudy.registry import sources
@@ -83,7 +83,7 @@ def test_the_three_variants_share_an_environment_family_and_a_file() -> None:
     ["cube-single-scripted-v0", "scene-policy-singletask-v0", "cube-octuple-play-v0", "antmaze-giant-explore-v0"],
 )
 def test_what_is_made_here_or_not_published_has_no_address(name) -> None:
-    assert source_for(name) is SOURCE
+    assert task_of(name).source is SOURCE
     assert SOURCE.task(name).remote is None
 
 

@@ -84,7 +84,7 @@ def test_a_goal_is_the_observation_of_the_solved_task() -> None:
 def test_the_simulators_state_is_what_the_format_stores(name) -> None:
     env = EnvFactory(name)()
     env.reset(seed=0)
-    states = SOURCE.simulator_state(env)
+    states = SOURCE.task(name).simulator_state(env)
     assert [len(value) for value in states.values()] == next(STATES[key] for key in STATES if name.startswith(key))
     before = states["qpos"].copy()
     env.step(env.action_space.sample())

@@ -23,7 +23,7 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.rollouts.pools import Command, discard_pool, pool_for
 from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.robomimic.robosuite import OSC_POSE, RobosuiteEnv, published_settings
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Episode
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError, to_install
@@ -90,7 +90,7 @@ def test_names_are_published_types_of_five_tasks_and_two_that_are_made_here() ->
     assert len(names) == 10
     assert len(SOURCE.known_names()) == 20
     for name in ("can-policy-low_dim", "tool_hang-policy-low_dim", SCRIPTED):
-        assert source_for(name) is SOURCE
+        assert task_of(name).source is SOURCE
         assert SOURCE.task(name).remote is None
     for name in ("can-scripted-low_dim", "lift-xx-low_dim", "lift-mh-pictures", "lift-mh"):
         assert not SOURCE.matches(name)

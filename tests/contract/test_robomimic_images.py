@@ -302,15 +302,15 @@ def test_recorded_states_show_what_playing_showed_bit_for_bit(wrist) -> None:
     if not can_render():
         return
     states, seen = [], [wrist.reset(seed=4)[0]]
-    states.append(SOURCE.simulator_state(wrist))
+    states.append(SOURCE.task(LIFT).simulator_state(wrist))
     for action in np.random.default_rng(0).uniform(-1, 1, (3, 7)):
         seen.append(wrist.step(action)[0])
-        states.append(SOURCE.simulator_state(wrist))
+        states.append(SOURCE.task(LIFT).simulator_state(wrist))
     wrist.reset(seed=5)
     wrist.step(np.ones(7))
     wrist.reset(seed=4)
     for state, expected in zip(states[::-1], seen[::-1], strict=True):
-        found = SOURCE.observed(wrist, state)
+        found = SOURCE.task(LIFT).observed(wrist, state)
         assert {name: value.tobytes() for name, value in found.items()} == {k: v.tobytes() for k, v in expected.items()}
     assert not np.array_equal(seen[0]["robot0_eye_in_hand"], seen[-1]["robot0_eye_in_hand"])
 
@@ -359,7 +359,7 @@ def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_pat
     assert store.column("observations").shape == (4, 9)
     env.reset(seed=task.reset_seed(0))
     for row, state in enumerate(whole["states"]):
-        shown = SOURCE.observed(env, {"states": state})
+        shown = SOURCE.task(LIFT).observed(env, {"states": state})
         np.testing.assert_array_equal(store.frames("images/robot0_eye_in_hand").gather(np.array([row]))[0],
                                       shown["robot0_eye_in_hand"])  # fmt: skip
         np.testing.assert_array_equal(store.column("observations")[row], shown["state"])
@@ -430,14 +430,14 @@ def test_pictures_are_robomimics_own_bit_for_bit(theirs_importable) -> None:
     shown = {}
     for action in np.random.default_rng(0).uniform(-1, 1, (2, 7)):
         shown = ours.step(action)[0]
-        expected = theirs.reset_to({"states": SOURCE.simulator_state(ours)["states"]})
+        expected = theirs.reset_to({"states": SOURCE.task(LIFT).simulator_state(ours)["states"]})
         for name in sizes:
             np.testing.assert_array_equal(shown[name], expected[f"{name}_image"])
             assert shown[name].std() > 10
         np.testing.assert_array_equal(shown["state"], np.concatenate([expected[k] for k in KEYS], dtype=np.float32))
     quick = SOURCE.task(LIFT).make_env(settings=Cameras({"agentview": (84, 84)}, FAST).settings(settings))
     quick.reset(seed=11)
-    drawn = SOURCE.observed(quick, SOURCE.simulator_state(ours))["agentview"]
+    drawn = SOURCE.task(LIFT).observed(quick, SOURCE.task(LIFT).simulator_state(ours))["agentview"]
     assert 0.5 < np.abs(drawn.astype(int) - shown["agentview"]).mean() < 30  # another picture, as its settings say
     quick.close()
     ours.close()

@@ -28,7 +28,7 @@ from tests.contract.source_examples import (
 )
 
 from understudy.envs.rollouts.factory import EnvFactory
-from understudy.envs.sources.source import Source, source_for
+from understudy.envs.sources.source import Source, task_of
 from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
@@ -48,7 +48,7 @@ def test_every_registered_source_has_an_example_here() -> None:
 def test_a_name_belongs_to_one_source(kind, source, example) -> None:
     for name in (example.env_name, *source.known_names()):
         assert [other for other, item in sources.items() if item.matches(name)] == [kind], name
-    assert source_for(example.env_name) is source
+    assert task_of(example.env_name).source is source
 
 
 def check_round_trip(kind: str, folder: Path, episodes: list) -> None:

@@ -16,7 +16,7 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.d4rl.files import find_ends
 from understudy.envs.sources.d4rl.source import REFERENCE_SCORES
-from understudy.envs.sources.source import source_for
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UnknownName, UserError
@@ -114,7 +114,7 @@ def test_every_source_is_registered_and_recognises_its_names_and_no_others(kind)
     assert source.known_names()
     for name in source.known_names():
         assert source.matches(name), name
-        assert source_for(name) is source
+        assert task_of(name).source is source
         assert source.task(name).max_episode_steps > 0
         assert source.task(name).env_id
     for other in set(NAMES) - {kind}:
@@ -123,7 +123,7 @@ def test_every_source_is_registered_and_recognises_its_names_and_no_others(kind)
 
 def test_an_unknown_environment_names_the_nearest_known_one() -> None:
     with pytest.raises(UnknownName) as error:
-        source_for("halfcheeta-medium-v2")
+        task_of("halfcheeta-medium-v2")
     assert "did you mean 'halfcheetah-medium-v2'" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -16,7 +16,6 @@ from tests.unit.command_line import understudy
 
 from understudy.envs.files import downloads
 from understudy.envs.files.downloads import DownloadError, Remote, Unreachable, Waiting, fetch, place
-from understudy.envs.sources.published import fetch_published
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import import_file
@@ -170,7 +169,7 @@ def test_no_connection_says_how_to_bring_the_file_here(tmp_path, monkeypatch) ->
     remote = Remote("http://127.0.0.1:9/x/hopper.hdf5")
     monkeypatch.setattr(downloads, "Waiting", lambda: QUICK)
     with pytest.raises(Unreachable, match="the connection was refused") as error:
-        fetch_published(task_of(NAME), tmp_path / "raw", remote=remote)
+        task_of(NAME).fetch_file(tmp_path / "raw", remote=remote)
     target = tmp_path / "raw" / "127.0.0.1_9" / "x" / "hopper.hdf5"
     assert f"understudy data import d4rl {target} --name {NAME}" in str(error.value)
     assert "\n" not in str(error.value)

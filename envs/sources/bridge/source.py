@@ -2,7 +2,7 @@
 
 Names are `bridge:` and the task's folder: `bridge:lift_carrot_100`, `bridge:rss/toykitchen2/set_table/00`. The format
 is out.npy: a file, or a folder of `train/out.npy` and `val/out.npy` for one task or for many (all that are below it).
-Episodes of `train` and `val` are marked as filter keys `train` and `valid`. Raw trees are read by `bridge_raw`
+Episodes of `train` and `val` are marked as filter keys `train` and `valid`. Raw trees are read by `raw.py`
 (`understudy data import bridge-raw`). There is no simulator: policies are scored on held-out episodes.
 """
 
@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from understudy.envs.files.downloads import OnBytes
 from understudy.envs.sources.bridge.out_npy import NumpyWriter, read_trajectories
 from understudy.envs.sources.source import Source
-from understudy.envs.sources.task import Episode, Settings
+from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError
 from understudy.files import replaced_folder, storage_errors, write_atomic
@@ -39,53 +41,72 @@ ROBOT, LIMIT = "widowx250", 120
 """The robot, and the steps that upstream's evaluation gives it."""
 
 
-class Bridge(Source):
-    """BridgeData's tasks; out.npy."""
+@dataclass(frozen=True)
+class BridgeTask(Task):
+    """A task of the robot, which is what the dataset's folder is called."""
 
-    name = "bridge"
-    unit_actions = False
-    simulated = False
-
-    def matches(self, env_name: str) -> bool:
-        """Return whether the name is `bridge:<task>`."""
-        return NAME.fullmatch(env_name) is not None
-
-    def known_names(self) -> list[str]:
-        """Return the names that have presets."""
-        return [f"bridge:{task}" for task in KNOWN]
-
-    def env_id(self, env_name: str) -> str:
-        """Return the robot's name."""
+    @property
+    def env_id(self) -> str:
+        """The robot's name."""
         return ROBOT
 
-    def make_env(
-        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
-    ) -> gymnasium.Env:
+    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
         """Raise UserError: the task is a real robot's."""
         raise UserError(
-            f"{env_name}: is played by a real robot and has no simulator: give eval_episodes=0, and judge policies"
-            " with validation_filter_key=valid"
+            f"{self.env_name}: is played by a real robot and has no simulator: give eval_episodes=0, and judge"
+            " policies with validation_filter_key=valid"
         )
 
-    def max_episode_steps(self, env_name: str) -> int:
-        """Return the limit of upstream's evaluation."""
+    @property
+    def max_episode_steps(self) -> int:
+        """The limit of upstream's evaluation."""
         return LIMIT
 
-    def has_success(self, env_name: str) -> bool:
+    @property
+    def has_success(self) -> bool:
         """Nothing tells success."""
         return False
 
-    def download(self, env_name: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+    def download(self, folder: Path, progress: OnBytes | None = None) -> Path:
         """Raise UserError: what is published are raw trees of many tasks, hundreds of gigabytes."""
-        raise UserError(f"{env_name}: unpack the raw data of {PUBLISHED} and give `understudy data import bridge-raw`")
+        how = f"unpack the raw data of {PUBLISHED} and give `understudy data import bridge-raw`"
+        raise UserError(f"{self.env_name}: {how}")
 
-    def import_commands(self, env_name: str) -> list[str]:
+    def import_commands(self) -> list[str]:
         """Return the commands for out.npy files and for raw trees."""
-        name = shlex.quote(env_name)
+        name = shlex.quote(self.env_name)
         return [
             f"understudy data import bridge FOLDER --name {name}",
             f"understudy data import bridge-raw ROOT --name {name}",
         ]
+
+    def read(self, path: Path) -> Iterator[Episode]:
+        """Yield the trajectories of every out.npy, with filter keys where a file is of `train` or `val`."""
+        files = self.source.files(path)
+        split = any(file.parent.name in FILTER_KEYS for file in files)
+        for file in files:
+            mine = FILTER_KEYS.get(file.parent.name)
+            masks = {MASK + key: np.uint8(key == mine) for key in FILTER_KEYS.values()} if split else {}
+            for episode in read_trajectories(file):
+                yield {**episode, **masks}
+
+
+class Bridge(Source):
+    """BridgeData's tasks; out.npy."""
+
+    name = "bridge"
+    title = "BridgeData"
+    example = "bridge:lift_carrot_100"
+    unit_actions = False
+    simulated = False
+
+    def parse(self, env_name: str) -> BridgeTask | None:
+        """Return the task of a name `bridge:<task>`."""
+        return BridgeTask(self, env_name) if NAME.fullmatch(env_name) else None
+
+    def known_names(self) -> list[str]:
+        """Return the names that have presets."""
+        return [f"bridge:{task}" for task in KNOWN]
 
     def files(self, path: Path) -> list[Path]:
         """Return the out.npy files of a folder, task by task, training before validation; or the file itself."""
@@ -100,16 +121,6 @@ class Bridge(Source):
         if not keyed:
             raise DatasetError(f"{path}: has no {OUT} in it; raw trees are imported with `data import bridge-raw`")
         return [file for *_, file in sorted(keyed)]
-
-    def read(self, path: Path, env_name: str) -> Iterator[Episode]:
-        """Yield the trajectories of every out.npy, with filter keys where a file is of `train` or `val`."""
-        files = self.files(path)
-        split = any(file.parent.name in FILTER_KEYS for file in files)
-        for file in files:
-            mine = FILTER_KEYS.get(file.parent.name)
-            masks = {MASK + key: np.uint8(key == mine) for key in FILTER_KEYS.values()} if split else {}
-            for episode in read_trajectories(file):
-                yield {**episode, **masks}
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write a folder of `train/out.npy` and `val/out.npy`, or a single file where the path is one (`.npy`).

@@ -38,8 +38,7 @@ from understudy.envs.sources.source import missing_package
 
 IDS = {"halfcheetah": "HalfCheetah-v4", "hopper": "Hopper-v4", "walker2d": "Walker2d-v4", "ant": "Ant-v4",
        "pen": "AdroitHandPen-v1", "hammer": "AdroitHandHammer-v1", "door": "AdroitHandDoor-v1",
-       "relocate": "AdroitHandRelocate-v1"}  # fmt: skip
-FRANKA = "FrankaKitchen-v1"
+       "relocate": "AdroitHandRelocate-v1", "kitchen": "FrankaKitchen-v1"}  # fmt: skip
 CONTACT_FORCES = 84
 MAZES = {
     "umaze": ("#####", "#R..#", "###.#", "#G..#", "#####"),
@@ -89,7 +88,7 @@ def make_kitchen(env_name: str, mixed: bool, limit: int, render: bool, size: int
     tasks = KITCHEN_TASKS[mixed]
     arguments = {"tasks_to_complete": list(tasks), "terminate_on_tasks_completed": False, "max_episode_steps": limit,
                  "robot_noise_ratio": KITCHEN_NOISE, "object_noise_ratio": 0.0}  # fmt: skip
-    return Kitchen(make_registered(env_name, FRANKA, render=render, size=size, arguments=arguments), tasks)
+    return Kitchen(make_registered(env_name, IDS["kitchen"], render=render, size=size, arguments=arguments), tasks)
 
 
 def make_antmaze(env_name: str, maze: str, limit: int, render: bool, size: int) -> gymnasium.Env:

@@ -6,7 +6,7 @@ the cube's position [21] and renders nothing. Types: scripted, policy, human (re
 
 How pictures are made (cameras, size, shadows, smoothed edges) is in the manifest as the environment's settings, and
 policies are evaluated with the same. Actions are [-1, 1] in all dims, which gym-hil's gripper (0 to 2) is not: see
-`gym_hil_env.PickCube`.
+`env.PickCube`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ from understudy.envs.simulators.video import choose_renderer
 from understudy.envs.sources.gym_hil.env import CONTROL_HZ, MAX_STEPS, PickCube, Pictures
 from understudy.envs.sources.gym_hil.files import read_columns, read_notes, write_columns
 from understudy.envs.sources.source import Source
-from understudy.envs.sources.task import Episode, Expert, Settings
-from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.envs.sources.task import Episode, Expert, Settings, Task
+from understudy.errors import UserError
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -34,63 +35,58 @@ NAME = re.compile(r"gym_hil/PandaPickCube(?P<state>-state)?(?:-(?:scripted|polic
 ENV_ID = "gym_hil/PandaPickCube-v0"
 
 
-class GymHIL(Source):
-    """Demonstrations of gym-hil's pick cube."""
+@dataclass(frozen=True)
+class GymHILTask(Task):
+    """Pick cube, seen with cameras or with the cube's position."""
 
-    name = "gym_hil"
-    suffix = ".hdf5"
+    sees_pictures: bool
 
-    def matches(self, env_name: str) -> bool:
-        """Return whether the name is like gym_hil/PandaPickCube-scripted-v0."""
-        return NAME.fullmatch(env_name) is not None
-
-    def known_names(self) -> list[str]:
-        """Return the names of what the scripted expert makes, and of the task itself."""
-        return [f"gym_hil/PandaPickCube{words}-v0" for words in ("-scripted", "-state-scripted", "", "-state")]
-
-    def env_id(self, env_name: str) -> str:
-        """Return gym-hil's id."""
-        _sees_pictures(env_name)
+    @property
+    def env_id(self) -> str:
+        """gym-hil's id."""
         return ENV_ID
 
-    def make_env(
-        self, env_name: str, *, render: bool = False, size: int = 256, settings: Settings | None = None
-    ) -> gymnasium.Env:
-        """Return the task; `settings` are cameras, height, width and rendering, which is quick unless they say so."""
-        pictures = _pictures(env_name, settings or {})
-        if importlib.util.find_spec("gym_hil") is None:
-            raise UserError(f"{env_name}: its simulator needs 'gym-hil'; run `pip install --no-deps gym-hil==0.1.14`")
-        choose_renderer()
-        return PickCube(pictures, cube=not _sees_pictures(env_name), render_size=size if render else None)
-
-    def max_episode_steps(self, env_name: str) -> int:
-        """Return gym-hil's limit."""
+    @property
+    def max_episode_steps(self) -> int:
+        """gym-hil's limit."""
         return MAX_STEPS
 
-    def has_success(self, env_name: str) -> bool:
+    @property
+    def has_success(self) -> bool:
         """The task tells success."""
         return True
 
-    def control_hz(self, env_name: str) -> float:
-        """Return gym-hil's rate."""
+    @property
+    def control_hz(self) -> float:
+        """gym-hil's rate."""
         return CONTROL_HZ
 
-    def rendering(self, env_name: str, options: Mapping[str, str]) -> Settings | None:
-        """Return which pictures are made: cameras, height, width, shadows, offsamples, reflections."""
-        if not _sees_pictures(env_name):
-            return super().rendering(env_name, options)
-        return Pictures.asked(env_name, options).settings()
+    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
+        """Return the task; `settings` are cameras, height, width and rendering, which is quick unless they say so."""
+        pictures = self._pictures(settings or {})
+        if importlib.util.find_spec("gym_hil") is None:
+            raise UserError(
+                f"{self.env_name}: its simulator needs 'gym-hil'; run `pip install --no-deps gym-hil==0.1.14`"
+            )
+        choose_renderer()
+        return PickCube(pictures, cube=not self.sees_pictures, render_size=size if render else None)
 
-    def without_pictures(self, env_name: str, settings: Settings | None) -> tuple[str, Settings | None] | None:
+    def rendering(self, options: Mapping[str, str]) -> Settings | None:
+        """Return which pictures are made: cameras, height, width, shadows, offsamples, reflections."""
+        if not self.sees_pictures:
+            return super().rendering(options)
+        return Pictures.asked(self.env_name, options).settings()
+
+    def without_pictures(self, settings: Settings | None) -> tuple[str, Settings | None] | None:
         """Return the task with no cameras, for names that see pictures."""
-        return (env_name, {**(settings or {}), "cameras": []}) if _sees_pictures(env_name) else None
+        return (self.env_name, {**(settings or {}), "cameras": []}) if self.sees_pictures else None
 
     def observed(self, env: gymnasium.Env, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the pictures of the recorded positions."""
         task: Any = env.unwrapped
         return task.pictures(state["qpos"])
 
-    def expert(self, env_name: str) -> Expert | None:
+    def expert(self) -> Expert:
         """Return the scripted controller."""
         from understudy.envs.sources.gym_hil.expert import PickCubeExpert
 
@@ -101,39 +97,46 @@ class GymHIL(Source):
         task: Any = env.unwrapped
         return {"qpos": task.qpos(), "qvel": np.array(task.task.data.qvel)}
 
-    def provenance(self, path: Path, env_name: str) -> dict[str, Any]:
+    def provenance(self, path: Path) -> dict[str, Any]:
         """Return the rendering options as `environment`, the rate, and how the file was made."""
         return {"fps": CONTROL_HZ, **read_notes(path)}
 
-    def read(self, path: Path, env_name: str) -> Iterator[Episode]:
+    def read(self, path: Path) -> Iterator[Episode]:
         """Yield the episodes; pictures of other cameras or sizes than the file's own settings say are refused."""
-        wanted: dict[str, tuple[int, ...]] = {"observations": (18 if _sees_pictures(env_name) else 21,)}
-        if _sees_pictures(env_name):
-            shown = _pictures(env_name, read_notes(path).get("environment", {}))
+        wanted: dict[str, tuple[int, ...]] = {"observations": (18 if self.sees_pictures else 21,)}
+        if self.sees_pictures:
+            shown = self._pictures(read_notes(path).get("environment", {}))
             wanted |= {f"images/{camera}": (shown.height, shown.width, 3) for camera in shown.cameras}
-        yield from read_columns(path, {**wanted, "actions": (4,)}, env_name)
+        yield from read_columns(path, {**wanted, "actions": (4,)}, self.env_name)
+
+    def _pictures(self, settings: Settings) -> Pictures:
+        """Return what is observed; nothing where the state is all, which takes no settings."""
+        if self.sees_pictures:
+            return Pictures.of(self.env_name, settings)
+        if settings:
+            raise UserError(f"{self.env_name}: has no pictures, so it takes no settings ({next(iter(settings))})")
+        return Pictures(cameras=())
+
+
+class GymHIL(Source):
+    """Demonstrations of gym-hil's pick cube."""
+
+    name = "gym_hil"
+    title = "gym-hil"
+    suffix = ".hdf5"
+
+    def parse(self, env_name: str) -> GymHILTask | None:
+        """Return the task of a name like gym_hil/PandaPickCube-scripted-v0."""
+        found = NAME.fullmatch(env_name)
+        return None if found is None else GymHILTask(self, env_name, sees_pictures=found["state"] is None)
+
+    def known_names(self) -> list[str]:
+        """Return the names of what the scripted expert makes, and of the task itself."""
+        return [f"gym_hil/PandaPickCube{words}-v0" for words in ("-scripted", "-state-scripted", "", "-state")]
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write an HDF5 file with all columns, pictures without loss."""
         write_columns(path, episodes, provenance)
-
-
-def _pictures(env_name: str, settings: Settings) -> Pictures:
-    """Return what is observed; nothing where the state is all, which takes no settings."""
-    if _sees_pictures(env_name):
-        return Pictures.of(env_name, settings)
-    if settings:
-        raise UserError(f"{env_name}: has no pictures, so it takes no settings ({next(iter(settings))})")
-    return Pictures(cameras=())
-
-
-def _sees_pictures(env_name: str) -> bool:
-    found = NAME.fullmatch(env_name)
-    if found is None:
-        raise DatasetError(
-            f"{env_name!r} is no gym-hil name{did_you_mean(env_name, sources.get('gym_hil').known_names())}"
-        )
-    return found["state"] is None
 
 
 sources.register("gym_hil")(GymHIL())

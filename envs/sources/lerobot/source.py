@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +43,15 @@ class LeRobot(Source):
     """Datasets in LeRobot's format; environments only where the dataset names one."""
 
     name = "lerobot"
+    title = "LeRobot"
+    example = "lerobot:/path/to/dataset or lerobot:user/name"
     unit_actions = False
     simulated = False
 
-    def matches(self, env_name: str) -> bool:
-        """Return whether the name is `lerobot:` with a path or `user/name`."""
-        return NAME.fullmatch(env_name) is not None
+    def parse(self, env_name: str) -> LeRobotTask | None:
+        """Return the task of a name that is `lerobot:` with a path or `user/name`."""
+        found = NAME.fullmatch(env_name)
+        return None if found is None else LeRobotTask(self, env_name, found["place"])
 
     def known_names(self) -> list[str]:
         """Return the names of the datasets that lie where `lerobot:user/name` is looked for, and a name for others."""
@@ -56,13 +60,6 @@ class LeRobot(Source):
     def name_of(self, path: Path) -> str:
         """Return `lerobot:` with the folder's absolute path."""
         return f"lerobot:{path.absolute()}"
-
-    def task(self, env_name: str) -> LeRobotTask:
-        """Return the dataset's task; DatasetError for a name that is none of LeRobot's."""
-        found = NAME.fullmatch(env_name)
-        if found is None:
-            raise DatasetError(f"{env_name!r} is no LeRobot name, like lerobot:/path/to/dataset or lerobot:user/name")
-        return LeRobotTask(self, env_name, found["place"])
 
     def files(self, path: Path) -> list[Path]:
         """Return the files of the dataset's folder."""
@@ -92,12 +89,12 @@ class LeRobot(Source):
                 raise DatasetError(f"{path}: no episodes, nothing to write")
 
 
+@dataclass(frozen=True)
 class LeRobotTask(Task):
-    """A dataset at a place: a path, or `user/name` in one of the folders that are looked in."""
+    """A dataset at a place."""
 
-    def __init__(self, source: Source, env_name: str, place: str) -> None:
-        super().__init__(source, env_name)
-        self.place = place
+    place: str
+    """A path, or `user/name` in one of the folders that are looked in."""
 
     def local(self) -> Path:
         """Return the folder that a dataset's name stands for; UserError where there is none."""
