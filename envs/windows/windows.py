@@ -21,7 +21,7 @@ from understudy.envs.windows.relabelling import goal_offsets
 from understudy.envs.windows.views import View, opaque
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
-from understudy.observations import ObservationShape, each
+from understudy.observations import Arrays, ObservationShape, each
 from understudy.randomness import numpy_generator
 from understudy.spec.data import DataSpec
 from understudy.spec.learning import Sampling
@@ -62,6 +62,7 @@ class Windows:
         self._saliency_alpha = sampling.saliency_alpha
         if self._saliency_alpha is not None and not self._view.saliency_columns():
             raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")
+        self._transitions = sampling.transitions
         self._columns = {name: self._column(name) for name in sampling.columns}
         """What batches hold beside actions, by selected transition."""
         above = sampling.balanced_above
@@ -91,7 +92,9 @@ class Windows:
 
     def rewards(self) -> np.ndarray:
         """Return the selected episodes' rewards [num_transitions]; sparse: -1 wherever the reward was not 0."""
-        rewards = self._selected(self.store.column("rewards"))
+        return self._sparse(self._selected(self.store.column("rewards")))
+
+    def _sparse(self, rewards: np.ndarray) -> np.ndarray:
         return np.where(rewards != 0.0, np.float32(-1.0), rewards) if self.sparse else rewards
 
     def indices(self, seed: int, step: int, batch_size: int, rank: int = 0, world: int = 1) -> np.ndarray:
@@ -135,7 +138,7 @@ class Windows:
         first = indices if self._rows is None else self._rows[indices]
         left = self._left[indices]
         episodes, goal_rows = None, None
-        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha or self.after:
+        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha or self.after or self._transitions:
             episodes = np.searchsorted(self.store.starts, first, side="right") - 1
             if self.goals != "none":
                 goal_rows = self._goal_rows(first, episodes, places)
@@ -161,7 +164,30 @@ class Windows:
         for name, column in self._columns.items():
             values = column[indices]
             batch[name] = torch.from_numpy(values.reshape(*shape, *values.shape[1:]))
+        if self._transitions:
+            following = self._following(first, left, episodes, goal_rows)
+            batch |= {
+                name: each(lambda part: torch.from_numpy(part.reshape(*shape, *part.shape[1:])), values)
+                for name, values in following.items()
+            }
         return batch
+
+    def _following(
+        self, first: np.ndarray, left: np.ndarray, episodes: np.ndarray | None, goal_rows: np.ndarray | None
+    ) -> dict[str, Arrays]:
+        """Return what followed the chunks that start at rows `first` [b] and have `left` [b] steps after the first.
+
+        `rewards` [b, H] are 0 past an episode's end, where `masks` [b, H] repeat the last.
+        """
+        last = np.minimum(left.astype(np.int64), self.horizon - 1)
+        steps = np.minimum(np.arange(self.horizon), last[:, None])
+        rows = first[:, None] + steps
+        inside = np.arange(self.horizon) <= last[:, None]
+        return {
+            "rewards": self._sparse(self.store.column("rewards")[rows]) * inside,
+            "masks": 1.0 - self.store.column("terminals")[rows].astype(np.float32),
+            "next_observations": self._view.gather(first + last, episodes, goal_rows, after=True),
+        }
 
     def _column(self, name: str) -> np.ndarray:
         if name == RETURNS:

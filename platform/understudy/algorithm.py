@@ -3,11 +3,17 @@
 Shape suffixes: B samples, H steps of the action chunk, A action dims, O observation dims, K members.
 An algorithm is written for ONE member in ordinary torch. `understudy.trainables.packs.pack.Pack` holds K of
 them, gives each its seed, learning rate and weight decay, and steps the optimiser.
+
+A network's *parts* are its top-level submodules and parameters, by name: `encoder`, `critic`, `log_alpha`. A part may
+have a learning rate of its own (`learning_rates`) and a slowly following copy (`targets`); an update is one or several
+*phases*, each of which moves some parts by one loss and leaves the others, and their optimiser states, as they are.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from understudy.observations import Observations, ObservationShape, as_shape, has_pictures
@@ -22,7 +28,33 @@ RETURNS = "returns_to_go"
 """What a batch calls the discounted returns from each sample's step to the end of its episode."""
 Batch = dict[str, Any]
 """`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32; `valid`
-[B, H] float32 in {0, 1}; and what a store has beside them, such as `saliency/<camera>` [B, H, W, 1]."""
+[B, H] float32 in {0, 1}; and what `config.sampling` asks for beside them, such as `saliency/<camera>` [B, H, W, 1]."""
+Draws = dict[str, "torch.Tensor"]
+"""A loss's random numbers by name, each [B, ...]."""
+Targets = Mapping[str, "nn.Module"]
+"""The target copy of each part that `Algorithm.targets` names; their parameters take no gradient."""
+LossAndMetrics = tuple["torch.Tensor", dict[str, "torch.Tensor"]]
+"""A scalar loss, and scalar metrics, which may be detached or not."""
+Loss = Callable[["nn.Module", Targets, Batch, Draws], LossAndMetrics]
+"""loss(network, target, batch, draws), of one member."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser step within an update: what it minimises, and the parts of the network that it moves."""
+
+    name: str
+    """The phase's loss is logged as `<name>_loss`."""
+    loss: Loss
+    parts: tuple[str, ...] = ()
+    """Parts whose parameters this phase moves; (): all of them. Every parameter belongs to exactly one phase."""
+    every: int = 1
+    """The phase is taken at updates 1, 1 + every, 1 + 2 every, ..."""
+
+
+def belongs(parameter: str, part: str) -> bool:
+    """Return whether a parameter, by its whole name, lies in a part."""
+    return parameter == part or parameter.startswith(f"{part}.")
 
 
 class Algorithm(abc.ABC):
@@ -70,8 +102,27 @@ class Algorithm(abc.ABC):
         return self.config.chunks.n_action_steps or self.chunk_length
 
     @property
-    def target_rate(self) -> float | None:
-        """Polyak rate of averaged weights that act instead of the trained ones; None keeps no average."""
+    def phases(self) -> tuple[Phase, ...]:
+        """The optimiser steps of one update, in their order; one that moves everything, where a method says nothing."""
+        return (Phase("actor", self.loss),)
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        """Polyak rates of the parts that have a target copy: target += rate (part - target) when its phase has stepped.
+
+        Losses see the copies; what acts is the trained network.
+        """
+        return {}
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Learning rates of the parts that have one of their own; the others learn with `lr`."""
+        vision = self.config.vision
+        return {} if vision.encoder is None or vision.encoder_lr is None else {"encoder": vision.encoder_lr}
+
+    @property
+    def average_rate(self) -> float | None:
+        """Polyak rate of an average of all weights, which then acts; None: the trained weights act."""
         return self.config.ema_rate
 
     def with_config(self, **changes: Any) -> Algorithm:
@@ -85,17 +136,15 @@ class Algorithm(abc.ABC):
         """Build the trainable module on the CPU, its weights drawn from `generator` alone."""
 
     @abc.abstractmethod
-    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Draw the loss's random numbers for a batch: tensors with leading dim `batch_size` on generator.device.
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+        """Draw the losses' random numbers for a batch: tensors with leading dim `batch_size` on generator.device.
 
         Those whose names start with `keep` are masks of dropout, which held-out losses are computed without.
         """
 
     @abc.abstractmethod
-    def loss(
-        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the scalar loss and scalar metrics (detached or not) of one member's batch."""
+    def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
+        """Return the scalar loss and scalar metrics of one member's batch: those of what acts, in several phases."""
 
     @abc.abstractmethod
     def noise_shape(self) -> tuple[int, ...]:

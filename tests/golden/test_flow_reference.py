@@ -66,7 +66,7 @@ def setting(settings: dict[str, Any]) -> tuple[FlowBC, VectorField, Weights, dic
 def test_the_loss_is_that_of_the_formula(settings: dict[str, Any]) -> None:
     algorithm, network, weights, data = setting(settings)
     tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in data.items()}
-    measured, metrics = algorithm.loss(network, tensors, tensors)
+    measured, metrics = algorithm.loss(network, {}, tensors, tensors)
     assert measured.item() == pytest.approx(loss(weights, data, "use_fourier_features" in settings), rel=1e-5)
     assert metrics["bc_flow_loss"].item() == measured.item()
 
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_finite_differences(settings: dict[str, Any]) ->
     algorithm, network, weights, data = setting(settings)
     fourier = "use_fourier_features" in settings
     tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in data.items()}
-    algorithm.loss(network, tensors, tensors)[0].backward()
+    algorithm.loss(network, {}, tensors, tensors)[0].backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
         direction = parameter.grad.double().numpy()

@@ -35,7 +35,7 @@ def batch(algorithm: FlowBC, step: int, members: int = 1) -> Batch:
 def pack_of(algorithm: FlowBC, *seeds: int, **facts: Any) -> Pack:
     """Return a pack whose run has END steps; with fp16 its scales grow after two good steps."""
     pack = Pack(algorithm, seeds or [0], training_steps=END, **facts)
-    for scaler in pack._optimiser._scalers:
+    for scaler in pack._optimisers["actor"]._scalers:
         scaler.set_growth_interval(2)
     return pack
 

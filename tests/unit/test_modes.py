@@ -90,7 +90,7 @@ def test_a_mixtures_likelihood_is_the_sum_over_its_modes() -> None:
         "actions": torch.from_numpy(rng.uniform(-1, 1, (5, 3, 2)).astype(np.float32)),
         "valid": torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]),
     }
-    loss, _ = algorithm.loss(network, batch, {})
+    loss, _ = algorithm.loss(network, {}, batch, {})
     log_weights, means, stds = (part.double() for part in network(network.features(batch["observations"])[0]))
     total = 0.0
     for sample in range(5):

@@ -118,7 +118,7 @@ def test_a_scheduled_pack_equals_torch_adam_with_lambda_lr() -> None:
     for step in range(1, END + 1):
         data, draws = plain._prepare(batch(algorithm, step)), plain._draw(SAMPLES, step)
         optimiser.zero_grad()
-        plain.algorithm.loss(plain.members[0], {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
+        plain.algorithm.loss(plain.members[0], {}, {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
         optimiser.step()
         schedule.step()
     torch.testing.assert_close(pack.parameters, plain.parameters, rtol=1e-5, atol=1e-7)
@@ -181,7 +181,7 @@ def test_encoder_and_rest_learn_with_rates_of_their_own_as_in_torch_adam() -> No
         one = {**{k: v[0] for k, v in data.items() if k != "observations"}}
         one["observations"] = {name: part[0] for name, part in data["observations"].items()}
         optimiser.zero_grad()
-        plain.algorithm.loss(plain.members[0], one, draws[0])[0].backward()
+        plain.algorithm.loss(plain.members[0], {}, one, draws[0])[0].backward()
         optimiser.step()
     torch.testing.assert_close(pack.parameters, plain.parameters, rtol=1e-4, atol=1e-6)
 

@@ -123,7 +123,7 @@ def test_each_member_has_its_own_learning_rate_and_decay_and_equals_torch_adam()
         for alone, optimiser in zip(plain, optimisers, strict=True):
             data, draws = alone._prepare(batch(1)), alone._draw(worker.SAMPLES, step)
             optimiser.zero_grad()
-            alone.algorithm.loss(alone.members[0], {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
+            alone.algorithm.loss(alone.members[0], {}, {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
             optimiser.step()
     for index, alone in enumerate(plain):
         torch.testing.assert_close(pack.parameters[index], alone.parameters[0], rtol=1e-5, atol=1e-6)

@@ -100,7 +100,7 @@ def test_the_scale_saves_gradients_that_fp16_would_lose() -> None:
     member.zero_grad()
     data = {name: value[0] for name, value in scaled._prepare(batch(make(), 1)).items()}
     with torch.autocast("cpu", torch.float16):
-        scaled.algorithm.loss(member, data, scaled._draw(SAMPLES, 1)[0])[0].backward()
+        scaled.algorithm.loss(member, {}, data, scaled._draw(SAMPLES, 1)[0])[0].backward()
     lost = sum(parameter.grad.count_nonzero() for parameter in member.parameters() if parameter.grad is not None)
     assert lost < (gradients[0] != 0).sum() / 2
 

@@ -217,3 +217,55 @@ def test_pixels_stay_bytes(tmp_path) -> None:
     batch = windows.sample([0], 0, 16)
     assert batch["observations"].dtype == torch.uint8
     np.testing.assert_array_equal(batch["observations"][0].numpy(), pictures[windows.indices(0, 0, 16)])
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory) -> EpisodeStore:
+    """Two episodes, one terminated and one cut off, whose observation after the last action was kept."""
+    path = tmp_path_factory.mktemp("data") / "ended"
+    with StoreWriter(path, name="ended", source="test", env_id="none") as writer:
+        for first, length, terminated in ((10.0, 4, True), (20.0, 3, False)):
+            steps = np.arange(length)
+            writer.add_episode(
+                {
+                    "observations": (first + steps)[:, None],
+                    "actions": np.zeros((length, 1)),
+                    "rewards": first + steps,
+                    "terminals": (steps == length - 1) & terminated,
+                    "final_observations": np.array([first + length], np.float32),
+                }
+            )
+    return EpisodeStore.open(path)
+
+
+def test_transitions_are_what_followed_the_actions_of_one_episode(ended) -> None:
+    windows = Windows(ended, sampling=Sampling(horizon=3, transitions=True))
+    batch = windows.gather(np.arange(7), (7,))
+    assert batch["rewards"].tolist() == [
+        [10, 11, 12],
+        [11, 12, 13],
+        [12, 13, 0],
+        [13, 0, 0],
+        [20, 21, 22],
+        [21, 22, 0],
+        [22, 0, 0],
+    ]
+    # 0 where the episode terminated, repeated past its end; a time limit leaves 1.
+    assert batch["masks"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]]
+    assert batch["next_observations"].tolist() == [[13], [14], [14], [14], [23], [23], [23]]
+    assert batch["valid"].tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
+
+
+def test_transitions_of_sampled_batches_have_a_leading_dim_for_each_member(ended) -> None:
+    data = DataSpec(sparse=True, goal_relabelling="final", obs_horizon=2)
+    batch = Windows(ended, data, Sampling(transitions=True)).sample([0, 1], 5, 8)
+    assert {name: tuple(batch[name].shape) for name in ("rewards", "masks", "observations", "next_observations")} == {
+        "rewards": (2, 8, 1),
+        "masks": (2, 8, 1),
+        "observations": (2, 8, 3),
+        "next_observations": (2, 8, 3),
+    }
+    assert batch["rewards"].unique().tolist() == [-1.0]
+    now, following = batch["observations"], batch["next_observations"]
+    assert torch.equal(now[..., 1], following[..., 0])  # the history goes on by one
+    assert torch.equal(now[..., 2], following[..., 2])  # towards the same goal

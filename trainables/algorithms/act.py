@@ -16,7 +16,7 @@ import torch
 from pydantic import AliasChoices, Field, model_validator
 from torch import nn
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
@@ -250,7 +250,7 @@ class ACT(Algorithm):
             shapes |= config.form.masks_of_encoder("vae", config.n_vae_encoder_layers, length)
         return {MASKS + name: shape for name, shape in shapes.items()}
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw the latent's noise [B, L], and the dropout masks of each layer (a byte a number)."""
         drawn = {}
         if self.config.use_vae:
@@ -259,9 +259,7 @@ class ACT(Algorithm):
         shapes = self.mask_shapes if self.config.dropout > 0 else {}
         return drawn | draw_masks(batch_size, shapes, self.config.dropout, generator)
 
-    def loss(
-        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return L1 over the entries inside the episode + kl_weight * KL (summed over dims, mean over samples).
 
         The L1 is a mean over what a part of a batch holds: with grad_accumulation or several workers, parts that reach

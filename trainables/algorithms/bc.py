@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
@@ -59,9 +59,7 @@ class Head(nn.Module):
         self.encoder = ObservationEncoder(observation_shape, config, generator)
         self.trunk = Trunk(self.encoder.features, config.hidden_dims, generator, config.activation)
 
-    def features(
-        self, observations_BO: Observations, keep: dict[str, torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def features(self, observations_BO: Observations, keep: dict[str, torch.Tensor] | None = None) -> LossAndMetrics:
         """Return [B, width] and the encoder's maps."""
         encoded, maps = self.encoder.maps(observations_BO)
         return self.trunk(encoded, keep), maps
@@ -154,13 +152,11 @@ class BC(Algorithm):
         kind = MixturePolicy if self.config.policy == "gmm" else GaussianPolicy
         return kind(self.observation_shape, (self.chunk_length, self.action_dim), self.config, generator)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw the dropout masks of each layer."""
         return draw_dropout(batch_size, self.config.hidden_dims, self.config.dropout, generator)
 
-    def loss(
-        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return the mean over samples and steps of -log p, or over all entries of the squared error (mse).
 
         Steps past an episode's end count zero, and the mean still divides by them. Metrics: `mse` summed over
@@ -172,9 +168,7 @@ class BC(Algorithm):
         loss, metrics = fit(network(hidden), batch)
         return with_saliency(loss, metrics, maps, batch, self.config)
 
-    def _gaussian(
-        self, predicted: tuple[torch.Tensor, ...], batch: Batch
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _gaussian(self, predicted: tuple[torch.Tensor, ...], batch: Batch) -> LossAndMetrics:
         mean_BHA, log_std_BHA = predicted
         actions_BHA, valid_BH, squash = batch["actions"], batch["valid"], self.config.tanh_squash
         predicted_BHA = mean_BHA.tanh() if squash else mean_BHA
@@ -186,9 +180,7 @@ class BC(Algorithm):
         log_prob_BH = log_probability(actions_BHA, mean_BHA, log_std_BHA, tanh_squash=squash) * valid_BH
         return self._likelihood(log_prob_BH.mean(), mse, log_std_BHA.exp())
 
-    def _mixture(
-        self, predicted: tuple[torch.Tensor, ...], batch: Batch
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _mixture(self, predicted: tuple[torch.Tensor, ...], batch: Batch) -> LossAndMetrics:
         """A chunk belongs to one mode: log p = logsumexp over modes of log weight + sum over its steps."""
         log_weights_BM, means_BMHA, stds_BMHA = predicted
         actions_BHA, valid_BH = batch["actions"], batch["valid"]
@@ -199,9 +191,7 @@ class BC(Algorithm):
         return self._likelihood(log_prob_B.mean() / self.chunk_length, mse, stds_BMHA)
 
     @staticmethod
-    def _likelihood(
-        log_prob: torch.Tensor, mse: torch.Tensor, std: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _likelihood(log_prob: torch.Tensor, mse: torch.Tensor, std: torch.Tensor) -> LossAndMetrics:
         metrics = {"log_probs": log_prob, "mean_std": std.mean(), "max_std": std.amax()}
         return -log_prob, {"actor_loss": -log_prob, "mse": mse, **metrics}
 

@@ -16,7 +16,7 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
@@ -163,7 +163,7 @@ class DDPMBC(Algorithm):
         """Build the score network."""
         return ScoreNetwork(self.observation_shape, self.chunk_length * self.action_dim, self.config, generator)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw noise [B, D], diffusion times [B] in 0..T-1, and dropout masks [B, blocks, W]."""
         config, device = self.config, generator.device
         size = (batch_size, self.chunk_length * self.action_dim)
@@ -177,9 +177,7 @@ class DDPMBC(Algorithm):
             drawn["keep"] = kept.to(torch.float32).div_(1 - config.dropout)
         return drawn
 
-    def loss(
-        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return the squared error of the noise: summed over action dims, masked by `valid`, mean elsewhere."""
         assert isinstance(network, ScoreNetwork)
         time_B, noise_BD = draws["time"], draws["noise"]

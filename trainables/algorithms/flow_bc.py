@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from understudy.algorithm import RETURNS, Algorithm, Batch
+from understudy.algorithm import RETURNS, Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Sampling, Vision
@@ -98,7 +98,7 @@ class FlowBC(Algorithm):
         encoder = ObservationEncoder(self.observation_shape, self.config, generator)
         return FlowPolicy(encoder, self.size, self.config, generator)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw noise x_0 ~ N(0, I) [B, D] and time t ~ U[0, 1) [B, 1]; for the distillation also noise z [B, D]."""
         device = generator.device
         drawn = {
@@ -109,9 +109,7 @@ class FlowBC(Algorithm):
             drawn["distilled_noise"] = torch.randn(batch_size, self.size, generator=generator, device=device)
         return drawn
 
-    def loss(
-        self, network: torch.nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, network: torch.nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return mean((v(o, x_t, t) - (x_1 - x_0))^2 * valid); the mean divides by all entries, masked or not.
 
         A one-step actor adds alpha * mean((mu(o, z) - Euler(o, z))^2); the Euler result is a constant there, and the

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.errors import UserError
 from understudy.loading import load_policy
 from understudy.observations import Arrays, Observations, ObservationShape, parts_of
@@ -153,13 +153,11 @@ class RewardClassifier(Algorithm):
         """Build the classifier."""
         return Classifier(self.observation_shape, self.config, generator)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw the head's dropout mask."""
         return draw_dropout(batch_size, (self.config.hidden_dim,), self.config.dropout, generator)
 
-    def loss(
-        self, network: nn.Module, batch: Batch, draws: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return the binary cross-entropy of `rewards` [B] being above the threshold, and how often it was told."""
         success_B = (batch["rewards"] > self.config.reward_threshold).to(torch.float32)
         logit_B = network(batch["observations"], draws.get("keep_0"))

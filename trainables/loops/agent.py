@@ -27,9 +27,11 @@ from understudy.randomness import torch_generator
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import part_of
 
+FOLLOWING = ("rewards", "masks", "next_observations")
 Arrays = Mapping[str, Any]
 """observations [B, *O] (or a dict of parts), actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that
-the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them: numpy arrays or tensors."""
+the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them, and where it learns from transitions
+rewards and masks [B] or [B, H] and next_observations [B, *O]: numpy arrays or tensors."""
 
 
 class Agent:
@@ -109,15 +111,21 @@ class Agent:
 
     def _batch(self, arrays: Arrays) -> Batch:
         """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
-        needed = ["observations", "actions", *self.algorithm.config.sampling.columns]
+        sampling = self.algorithm.config.sampling
+        needed = ["observations", "actions", *sampling.columns, *(FOLLOWING if sampling.transitions else ())]
         missing = [name for name in needed if name not in arrays]
         if missing:
             raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
         actions = torch.as_tensor(arrays["actions"]).to(torch.float32)
         actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : self.algorithm.chunk_length]
-        extra = [*self.algorithm.config.sampling.columns, *(name for name in arrays if name.startswith(SALIENCY))]
+        extra = [*sampling.columns, *(name for name in arrays if name.startswith(SALIENCY))]
         batch: Batch = {"observations": self._seen(arrays["observations"]), "actions": actions}
         batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
+        if sampling.transitions:
+            batch["next_observations"] = self._seen(arrays["next_observations"])
+            for name in ("rewards", "masks"):
+                values = torch.as_tensor(arrays[name]).to(torch.float32)
+                batch[name] = values[:, None] if values.ndim == 1 else values
         chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)
         shape, wanted = shape_of(batch["observations"], leading=1), self.algorithm.observation_shape
         if shape != wanted or actions.shape[1:] != chunk or len(_lengths(batch)) > 1:

@@ -1,4 +1,6 @@
-"""The optimiser of a pack: AdamW over flat rows, and what belongs to it: learning rates, clipping, loss scaling.
+"""The optimiser of one phase of a pack: AdamW over flat rows, and its learning rates, clipping and loss scaling.
+
+It steps the parameters of its phase alone: those of others, and their moments, stay bit for bit as they are.
 
 The learning rate is a pure function of the step, so a schedule has no state to save. With fp16 every member has a
 loss scale of its own: a member whose gradients overflow skips its step, and the others, which know nothing of it,
@@ -16,12 +18,12 @@ from typing import Any
 import torch
 from torch.amp.grad_scaler import GradScaler
 
-from understudy.algorithm import AlgorithmConfig
+from understudy.algorithm import Algorithm, AlgorithmConfig, Phase
 from understudy.errors import SpecError
 from understudy.trainables.packs.flat import Layout
+from understudy.trainables.packs.phases import groups, moved_by
 
-ENCODER = "encoder."
-"""Parameters of this prefix learn with `encoder_lr`."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
 SMALLEST_SCALE = 2.0**-10
 """Smallest scale of an fp16 loss: a loss that overflows even with it (26 halvings of the first) has diverged."""
 
@@ -64,11 +66,12 @@ class Schedule:
 
 
 class Optimiser:
-    """AdamW of K members over the rows of `parameters` and `gradients` [K, >= P]; with decay 0 it is plain Adam."""
+    """AdamW of K members over a phase's part of `parameters` and `gradients` [K, >= P]; with decay 0 plain Adam."""
 
     def __init__(
         self,
-        config: AlgorithmConfig,
+        algorithm: Algorithm,
+        phase: Phase,
         layout: Layout,
         parameters: torch.Tensor,
         gradients: torch.Tensor,
@@ -77,38 +80,37 @@ class Optimiser:
         weight_decays: Sequence[float] | None = None,
         training_steps: int | None = None,
     ) -> None:
-        count = len(parameters)
+        config, count = algorithm.config, len(parameters)
         self._config, self._layout = config, layout
         self._schedule = Schedule.of(config, training_steps)
-        self._rows = [gradients[index, : layout.size] for index in range(count)]
+        self._moved = moved_by(phase, layout)
+        self._groups = groups(algorithm.learning_rates, layout, self._moved)
+        # Of all members' rows, in stretches without a gap: padding is zero and moves nothing.
+        places = [place for moved, place in layout.stretches(self._moved.__contains__) if moved]
+        self._rows = [[gradients[k, place] for place in places] for k in range(count)]
         rates = [float(rate) for rate in learning_rates or [config.lr] * count]
         self._rates = torch.tensor(rates, dtype=torch.float64, device=parameters.device)
-        self._slices = layout.stretches(self._is_encoders)
-        if config.vision.encoder is not None and config.vision.encoder_lr is not None and not any(dict(self._slices)):
-            raise SpecError(f"encoder_lr={config.vision.encoder_lr}: this network has no parameters under {ENCODER!r}")
         decays = weight_decays or [config.weight_decay] * count
-        self._groups = [self._groups_of(parameters[k], k, rates[k], float(decays[k])) for k in range(count)]
+        self._members = [self._groups_of(parameters[k], gradients[k], rates[k], float(decays[k])) for k in range(count)]
         self._scalers = [GradScaler(parameters.device.type) for _ in rates] if config.precision == "fp16" else []
         # Whoever may skip a step alone needs an AdamW alone; otherwise one call steps them all.
-        together = [[group for groups in self._groups for group in groups]]
+        together = [[group for groups in self._members for group in groups]]
         options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
         self._adams = [
-            torch.optim.AdamW(groups, **options, fused=True) for groups in (self._groups if self._scalers else together)
+            torch.optim.AdamW(groups, **options, fused=True)
+            for groups in (self._members if self._scalers else together)
         ]
         self._one = torch.ones((), device=parameters.device)
 
-    def _is_encoders(self, name: str) -> bool:
-        return self._config.vision.encoder_lr is not None and name.startswith(ENCODER)
-
-    def _groups_of(self, row: torch.Tensor, k: int, rate: float, decay: float) -> list[dict[str, Any]]:
-        """Return member k's parameter groups: one, or one for each stretch of a learning rate of its own."""
-        groups = []
-        for of_encoder, place in self._slices:
-            part = row[place].detach().requires_grad_()
-            part.grad = self._rows[k][place]
-            own = self._config.vision.encoder_lr if of_encoder else rate
-            groups.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
-        return groups
+    def _groups_of(self, row: torch.Tensor, gradient: torch.Tensor, rate: float, decay: float) -> list[dict[str, Any]]:
+        """Return a member's parameter groups: one, or one for each stretch of a learning rate of its own."""
+        found = []
+        for group in self._groups:
+            part = row[group.place].detach().requires_grad_()
+            part.grad = gradient[group.place]
+            own = rate if group.rate is None else group.rate
+            found.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
+        return found
 
     def loss_scales(self) -> torch.Tensor | None:
         """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
@@ -127,7 +129,7 @@ class Optimiser:
         if self._schedule.varies:
             factor = self._schedule.factor(step)
             metrics["lr"] = self._rates * factor
-            for group in itertools.chain(*self._groups):
+            for group in itertools.chain(*self._members):
                 group["lr"] = group["initial_lr"] * factor
         for scaler, adam in zip(self._scalers, self._adams, strict=False):
             scaler.step(adam)
@@ -142,9 +144,10 @@ class Optimiser:
     def _clip(self, largest: float) -> torch.Tensor:
         """Scale each member's gradient down to the norm `largest`; return the norms before, [K]."""
         # Member by member: a reduction over [K, P] may add in another order than one over [1, P].
-        norms = torch.stack([torch.linalg.vector_norm(row) for row in self._rows])
-        for row, scale in zip(self._rows, (largest / (norms + 1e-6)).clamp(max=1.0), strict=True):
-            row.mul_(scale)
+        norms = torch.stack([_norm(rows) for rows in self._rows])
+        for rows, scale in zip(self._rows, (largest / (norms + 1e-6)).clamp(max=1.0), strict=True):
+            for row in rows:
+                row.mul_(scale)
         return norms
 
     # ---- state ----
@@ -153,29 +156,38 @@ class Optimiser:
         """Return member k's moments by parameter, how many steps it took, and its loss scale."""
         state: dict[str, Any] = {"step": 0}
         kept = self._state_of(k)
-        parts = [kept.get(group["params"][0], {}) for group in self._groups[k]]
+        parts = [kept.get(group["params"][0], {}) for group in self._members[k]]
         if parts[0]:
             state = {"step": int(parts[0]["step"].item())}
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = self._layout.copies(torch.cat([part[name] for part in parts]))
+            for name in MOMENTS:
+                row = torch.zeros(self._layout.size)
+                for group, part in zip(self._groups, parts, strict=True):
+                    row[group.place] = part[name].cpu()
+                copies = self._layout.copies(row)
+                state[name] = {parameter: copies[parameter] for parameter in self._moved}
         return {**state, "scaler": self._scalers[k].state_dict()} if self._scalers else state
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:
         """Take member k back to what `member_state` returned."""
         kept = self._state_of(k)
-        for group in self._groups[k]:
+        for group in self._members[k]:
             kept.pop(group["params"][0], None)
         if "exp_avg" in state:
-            moments = {name: torch.zeros_like(self._rows[k]) for name in ("exp_avg", "exp_avg_sq")}
+            moments = {name: torch.zeros(self._layout.size, device=self._rates.device) for name in MOMENTS}
             for name, moment in moments.items():
-                self._layout.fill(moment, state[name])
-            for group, (_, place) in zip(self._groups[k], self._slices, strict=True):
-                own = {name: moment[place].clone() for name, moment in moments.items()}
+                self._layout.fill(moment, state[name], only=self._moved)
+            for member, group in zip(self._members[k], self._groups, strict=True):
+                own = {name: moment[group.place].clone() for name, moment in moments.items()}
                 step = torch.tensor(float(state["step"]), device=self._rates.device)
-                kept[group["params"][0]] = {"step": step, **own}
+                kept[member["params"][0]] = {"step": step, **own}
         if self._scalers and "scaler" in state:
             self._scalers[k] = GradScaler(self._rates.device.type)
             self._scalers[k].load_state_dict(state["scaler"])
 
     def _state_of(self, k: int) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
         return self._adams[k if self._scalers else 0].state
+
+
+def _norm(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    norms = [torch.linalg.vector_norm(row) for row in rows]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

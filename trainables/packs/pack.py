@@ -13,6 +13,9 @@ DDP would copy the gradients into buckets of its own, K modules would send K set
 networks of a few MB one message costs less than overlapping several with the backward pass. Workers start equal
 because weights are a pure function of the seed.
 
+An update is one or several phases, each with an optimiser of its own over the parts that it moves: a phase that is left
+out leaves its parts' parameters and moments as they are, bit for bit.
+
 Networks must be stateless apart from parameters and constant buffers (no BatchNorm). Nothing here knows of
 data files, logging or checkpoints' files. Shape suffixes: K members, P padded parameters of one, b samples of
 this worker, R rows of observations, O observation dims.
@@ -21,27 +24,32 @@ this worker, R rows of observations, O observation dims.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from understudy.algorithm import Algorithm, Batch
-from understudy.errors import TrainingDiverged
+from understudy.algorithm import Algorithm, Batch, Phase
+from understudy.errors import CheckpointError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
 from understudy.trainables.packs.flat import ALIGNMENT, Layout, move_into
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
+from understudy.trainables.packs.phases import phases_of
 from understudy.trainables.packs.precision import check_precision
-from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, part_of
+from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, named_loss, part_of
+from understudy.trainables.packs.targets import TargetNetworks
 from understudy.trainables.packs.transfer import LoadedEncoder, load_encoder
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
 NEVER = 2**62
+SEEN = {"observations", "next_observations"}
+"""Arrays of a batch that are scaled as observations."""
+Tensors = dict[str, torch.Tensor]
 
 
 class Pack:
@@ -83,56 +91,77 @@ class Pack:
             move_into(member, self.layout.views(self.parameters[index]), self.layout.views(self._gradients[index]))
             member.to(self.device)
         self._acting, self._averages = self.members, None
-        if algorithm.target_rate is not None:
+        if algorithm.average_rate is not None:
             self._averages = self.parameters.clone()
             self._acting = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
             for index, member in enumerate(self._acting):
                 move_into(member, self.layout.views(self._averages[index]), None)
                 member.to(self.device)
 
+        self._targets = TargetNetworks(algorithm.targets, self.members, self.layout, self.parameters)
+        self.phases = phases_of(algorithm, self.layout)
+        self._last: dict[str, dict[str, torch.Tensor]] = {}
+        """Each phase's metrics, by its name, of the update that it last had a part in."""
+
         self._runner: Runner = self._looped_or_stacked()
-        self._optimiser = Optimiser(
-            algorithm.config,
-            self.layout,
-            self.parameters,
-            self._gradients,
-            learning_rates=learning_rates,
-            weight_decays=weight_decays,
-            training_steps=training_steps,
-        )
+        self._optimisers = {
+            phase.name: Optimiser(
+                algorithm,
+                phase,
+                self.layout,
+                self.parameters,
+                self._gradients,
+                learning_rates=learning_rates,
+                weight_decays=weight_decays,
+                training_steps=training_steps,
+            )
+            for phase in self.phases
+        }
 
     def _looped_or_stacked(self) -> Runner:
+        shared = self.algorithm, self.members, self._targets.members
         if self.mode == "loop":
-            return Looped(self.algorithm, self.members, self._acting, self._losses)
+            return Looped(*shared, self._acting, self.layout, self._losses)
         acting = self.parameters if self._averages is None else self._averages
-        return Stacked(self.algorithm, self.members, self.layout, self.parameters, acting, self._gradients)
+        return Stacked(*shared, self.layout, self.parameters, self._targets.stacked(), acting, self._gradients)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """Take one optimiser step for every member and return its metrics, each [K], detached, not synchronised.
+    def update(self, batch: Batch, step: int, only: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+        """Take update number `step`, from 1, for every member; return metrics, each [K], detached, not synchronised.
 
         `batch` holds observations [K, b, *O] (raw), actions [K, b, H, A] and valid [K, b, H], b being this
-        worker's share. Metrics are of this worker's share; `actor_loss` is the total loss. On the CPU a
-        loss that is not finite raises TrainingDiverged before any parameter is touched; on an accelerator
-        `check_finite` finds it later.
+        worker's share. `only` names the phases that are taken, where not all that are due are. Metrics are of this
+        worker's share and of each phase's last step; `<phase>_loss` is the phase's loss. On the CPU a loss that is
+        not finite raises TrainingDiverged before the phase touches any parameter; on an accelerator `check_finite`
+        finds it later.
         """
         draws = self._draw(batch["actions"].shape[1], step)
+        for phase in self.phases:
+            if (step - 1) % phase.every == 0 and (only is None or phase.name in only):
+                self._last[phase.name] = self._take(phase, batch, draws, step)
+        if self._averages is not None:
+            self._averages.lerp_(self.parameters, self.algorithm.average_rate or 0.0)
+        return {name: value for metrics in self._last.values() for name, value in metrics.items()}
+
+    def _take(self, phase: Phase, batch: Batch, draws: list[Tensors], step: int) -> Tensors:
+        """Take one optimiser step of a phase, and let the targets of what it moved follow."""
+        optimiser = self._optimisers[phase.name]
         self._gradients.zero_()
-        metrics = self._backward(batch, draws)
+        metrics = self._backward(phase, batch, draws)
         if self.world_size > 1:
             dist.all_reduce(self._gradients)
             self._gradients.div_(self.world_size)
         scaled = self.algorithm.config.precision == "fp16"
         if not scaled:
             self._note_divergence(self._losses, step)
-        metrics.update(self._optimiser.step(step))
+        taken = optimiser.step(step)
         if scaled:  # an overflow is what the scale is for; one that never ends is not
-            self._note_divergence(torch.where(metrics["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
-        if self._averages is not None:
-            self._averages.lerp_(self.parameters, self.algorithm.target_rate or 0.0)
-        return metrics
+            self._note_divergence(torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
+        self._targets.follow(phase)
+        prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
+        return {**metrics, **{prefix + name: value for name, value in taken.items()}}
 
     @torch.no_grad()
     def losses(self, batch: Batch, number: int) -> dict[str, torch.Tensor]:
@@ -146,16 +175,19 @@ class Pack:
             batch["actions"].shape[1], torch_generator(0, "validation", number, device=self.device)
         )
         draws = {name: value for name, value in draws.items() if not name.startswith("keep")}
-        collected: list[dict[str, torch.Tensor]] = []
+        collected: list[Tensors] = []
         for index, member in enumerate(self.members):
-            loss, metrics = self.algorithm.loss(member, part_of(batch, index), draws)
-            collected.append({"actor_loss": loss, **metrics})
+            part, of_member = part_of(batch, index), {}
+            for phase in self.phases:
+                of_member |= named_loss(phase, *phase.loss(member, self._targets.members[index], part, draws))
+            collected.append({name: torch.as_tensor(value, device=self.device) for name, value in of_member.items()})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
     def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> LoadedEncoder:
         """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
         networks = self.members if self._averages is None else [*self.members, *self._acting]
         reports = [load_encoder(network, weights, origin) for network in networks]
+        self._targets.restart()
         self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
         return reports[0]
 
@@ -190,7 +222,8 @@ class Pack:
         moved = {
             name: each(lambda part: part.to(self.device, non_blocking=True), value) for name, value in batch.items()
         }
-        moved["observations"] = self._scaling.observations(moved["observations"])
+        for name in SEEN & moved.keys():
+            moved[name] = self._scaling.observations(moved[name])
         moved["actions"] = self._scaling.actions(moved["actions"])
         if self.algorithm.config.chunks.action_clip:
             moved["actions"] = moved["actions"].clamp(-ACTION_LIMIT, ACTION_LIMIT)
@@ -208,11 +241,11 @@ class Pack:
             draws.append(drawn)
         return draws
 
-    def _backward(self, batch: Batch, draws: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Fill the gradients, the batch part by part, each prepared when its turn comes; return metrics, each [K]."""
-        scales, total = self._optimiser.loss_scales(), {}
+    def _backward(self, phase: Phase, batch: Batch, draws: list[Tensors]) -> Tensors:
+        """Fill a phase's gradients, the batch part by part, each prepared when its turn comes; return metrics [K]."""
+        scales, total = self._optimisers[phase.name].loss_scales(), {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
-            for name, value in self._runner.backward(self._prepare(part), drawn, share, scales).items():
+            for name, value in self._runner.backward(phase, self._prepare(part), drawn, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total
@@ -259,9 +292,19 @@ class Pack:
     def member_state(self, k: int) -> dict[str, Any]:
         """Return all that training of member k goes on from; loadable with `torch.load(weights_only=True)`."""
         state: dict[str, Any] = {"weights": self.layout.copies(self.parameters[k])}
-        state["optimiser"] = self._optimiser.member_state(k)
+        optimisers = {name: optimiser.member_state(k) for name, optimiser in self._optimisers.items()}
+        if len(self.phases) == 1:
+            state["optimiser"] = next(iter(optimisers.values()))
+        else:  # metrics of phases that are not taken at every update are logged after a resume too
+            state["optimisers"] = optimisers
+            state["metrics"] = {
+                phase: {name: value[k].item() for name, value in metrics.items()}
+                for phase, metrics in self._last.items()
+            }
         if self._averages is not None:
             state["averages"] = self.layout.copies(self._averages[k])
+        if targets := self._targets.member_state(k):
+            state["targets"] = targets
         buffers = {n: value for n, value in self.members[k].state_dict().items() if n not in self.layout.shapes}
         if buffers:  # constants that came from a file, which may be gone
             state["buffers"] = {name: value.cpu().clone() for name, value in buffers.items()}
@@ -269,12 +312,24 @@ class Pack:
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:
         """Take member k back to what `member_state` returned; CheckpointError if it is of another network."""
+        optimisers = {self.phases[0].name: state["optimiser"]} if "optimiser" in state else state["optimisers"]
+        if optimisers.keys() != self._optimisers.keys():
+            raise CheckpointError(
+                f"the saved optimisers are of the phases {', '.join(optimisers)}, not {', '.join(self._optimisers)}"
+            )
         self.layout.fill(self.parameters[k], state["weights"])
         if self._averages is not None:  # a fork may begin to average where its parent did not
             self.layout.fill(self._averages[k], state.get("averages", state["weights"]))
+        self._targets.load_member_state(k, state.get("targets", {}))
         if "buffers" in state:
             for module in (self.members[k], self._acting[k]):
                 module.load_state_dict(state["buffers"], strict=False)
+            self._targets.load_buffers(k, state["buffers"])
             self._runner = self._looped_or_stacked()
         self._first_bad_step[k] = NEVER
-        self._optimiser.load_member_state(k, state["optimiser"])
+        for phase, metrics in state.get("metrics", {}).items():
+            held = self._last.setdefault(phase, {})
+            for name, value in metrics.items():
+                held.setdefault(name, torch.zeros(len(self), device=self.device))[k] = value
+        for name, optimiser in self._optimisers.items():
+            optimiser.load_member_state(k, optimisers[name])

@@ -1,22 +1,24 @@
 """The two ways to run K members at once: one after the other, or stacked into one model. Losses, gradients, actions.
 
-Gradients are added into the pack's flat buffer, so that a batch in several parts gives the gradient of the whole.
+A phase's loss is differentiated by the parameters that the phase moves, and by no others. Gradients are added into the
+pack's flat buffer, so that a batch in several parts gives the gradient of the whole.
 Knows nothing of optimisers, workers or data. Shape suffixes: K members, M chosen ones, b samples, R rows.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import Algorithm, Batch, LossAndMetrics, Phase
 from understudy.observations import Observations, each
 from understudy.trainables.packs.flat import Caller, Layout
+from understudy.trainables.packs.phases import moved_by
 from understudy.trainables.packs.precision import autocast, compile_errors, compiled
 
 Mode = Literal["loop", "vmap"]
@@ -26,8 +28,10 @@ Tensors = dict[str, torch.Tensor]
 class Runner(Protocol):
     """What both modes do."""
 
-    def backward(self, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None) -> Tensors:
-        """Add `share` of the loss and of the gradient of a batch [K, b, ...] to the buffer; return metrics, each [K].
+    def backward(
+        self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
+    ) -> Tensors:
+        """Add `share` of a phase's loss and of the gradient of a batch [K, b, ...] to the buffer; return metrics [K].
 
         `scales` [K] multiply the gradient alone, as fp16 needs it.
         """
@@ -44,22 +48,41 @@ class Looped:
     """Members one after the other: each is then bit for bit the seed trained alone."""
 
     def __init__(
-        self, algorithm: Algorithm, members: list[nn.Module], acting: list[nn.Module], losses: torch.Tensor
+        self,
+        algorithm: Algorithm,
+        members: list[nn.Module],
+        targets: list[dict[str, nn.Module]],
+        acting: list[nn.Module],
+        layout: Layout,
+        losses: torch.Tensor,
     ) -> None:
-        self._algorithm, self._members, self._acting, self._losses = algorithm, members, acting, losses
-        self._loss = compiled(algorithm.loss) if algorithm.config.compile else algorithm.loss
+        self._algorithm, self._members, self._targets = algorithm, members, targets
+        self._acting, self._losses = acting, losses
+        self._loss = {phase.name: _compiled(phase.loss, algorithm) for phase in algorithm.phases}
+        self._leaves = {phase.name: self._moved(phase, layout) for phase in algorithm.phases}
 
-    def backward(self, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None) -> Tensors:
+    def _moved(self, phase: Phase, layout: Layout) -> list[list[nn.Parameter] | None]:
+        """Return each member's parameters that a phase moves; None: all."""
+        if not phase.parts:
+            return [None for _ in self._members]
+        names = moved_by(phase, layout)
+        return [[member.get_parameter(name) for name in names] for member in self._members]
+
+    def backward(
+        self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
+    ) -> Tensors:
         """Let each member's loss reach the gradients that its parameters have."""
         config, collected = self._algorithm.config, []
         for index, member in enumerate(self._members):
             with compile_errors(config.compile):
                 with autocast(config.precision, self._losses.device):
-                    loss, metrics = self._loss(member, part_of(batch, index), draws[index])
+                    part = part_of(batch, index)
+                    loss, metrics = self._loss[phase.name](member, self._targets[index], part, draws[index])
                 weighted = loss if share == 1.0 else loss * share
-                (weighted if scales is None else weighted * scales[index]).backward()
-            self._losses[index].add_(weighted.detach())
-            collected.append(_plain(loss, metrics))
+                weighted = weighted if scales is None else weighted * scales[index]
+                weighted.backward(inputs=self._leaves[phase.name][index])
+            self._losses[index].add_(loss.detach() if share == 1.0 else loss.detach() * share)
+            collected.append(_plain(phase, loss, metrics))
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
     def act(
@@ -77,45 +100,69 @@ class Stacked:
         self,
         algorithm: Algorithm,
         members: list[nn.Module],
+        targets: list[dict[str, nn.Module]],
         layout: Layout,
         parameters: torch.Tensor,
+        target_parameters: Tensors,
         acting: torch.Tensor,
         gradients: torch.Tensor,
     ) -> None:
         self._algorithm = algorithm
-        self._caller = Caller(members[0])
-        self._constants = stack_module_state([*members])[1]
-        self._state, self._acting = self._named(layout.views(parameters)), self._named(layout.views(acting))
-        self._leaves = [self._state[f"network.{name}"].requires_grad_() for name in layout.shapes]
-        self._leaf_gradients = list(layout.views(gradients).values())
+        self._caller = Caller(members[0], targets[0])
+        # The members' constant buffers, and those of their targets, as `Caller` names them.
+        named = {f"network.{name}": value for name, value in stack_module_state([*members])[1].items()}
+        for part in targets[0]:
+            buffers = stack_module_state([copies[part] for copies in targets])[1]
+            named |= {f"targets.{part}.{name}": value for name, value in buffers.items()}
+        self._constants = {name: value.detach() for name, value in named.items()}
+        following = {f"targets.{name}": value.detach() for name, value in target_parameters.items()}
+        self._state, self._acting = self._with(layout.views(parameters)), self._with(layout.views(acting))
+        for name in layout.shapes:
+            self._state[f"network.{name}"].requires_grad_()
+        self._state |= following
+        self._acting |= following  # a swap names every parameter of the caller, though no action depends on these
+        self._moved = {phase.name: list(moved_by(phase, layout)) for phase in algorithm.phases}
+        self._gradients = layout.views(gradients)
         self._losses = gradients[:, layout.size]
-        self._compute = compiled(self._losses_of_all) if algorithm.config.compile else self._losses_of_all
+        self._compute = {phase.name: _compiled(self._losses_of_all(phase), algorithm) for phase in algorithm.phases}
 
-    def _named(self, parameters: Tensors) -> Tensors:
-        """Return the parameters and the members' constant buffers as `Caller` names them."""
-        merged = {**parameters, **self._constants}
-        return {f"network.{name}": value.detach() for name, value in merged.items()}
+    def _with(self, parameters: Tensors) -> Tensors:
+        """Return the members' parameters as `Caller` names them, and the constants."""
+        return {**{f"network.{name}": value.detach() for name, value in parameters.items()}, **self._constants}
 
-    def _losses_of_all(self, state: Tensors, batch: Batch, draws: Tensors) -> Any:
+    def _losses_of_all(self, phase: Phase) -> Callable[[Tensors, Batch, Tensors], Any]:
+        """Return the function of (state, batch, draws), all [K, ...], that gives every member's loss and metrics."""
+
+        def loss(network: nn.Module, batch: Batch, draws: Tensors) -> LossAndMetrics:
+            value, metrics = phase.loss(network, dict(self._caller.targets.items()), batch, draws)
+            return value, {name: torch.as_tensor(metric, device=value.device) for name, metric in metrics.items()}
+
         def one(state: Tensors, batch: Batch, draws: Tensors) -> Any:
-            return functional_call(self._caller, state, (self._algorithm.loss, batch, draws))
+            return functional_call(self._caller, state, (loss, batch, draws))
 
-        return vmap(one)(state, batch, draws)
+        def of_all(state: Tensors, batch: Batch, draws: Tensors) -> Any:
+            return vmap(one)(state, batch, draws)
 
-    def backward(self, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None) -> Tensors:
+        return of_all
+
+    def backward(
+        self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
+    ) -> Tensors:
         """Differentiate the sum of the members' losses: none depends on another's parameters."""
         config = self._algorithm.config
         stacked_draws = {name: torch.stack([drawn[name] for drawn in draws]) for name in draws[0]}
+        moved = self._moved[phase.name]
         with compile_errors(config.compile):
             with autocast(config.precision, self._losses.device):
-                losses, metrics = self._compute(self._state, batch, stacked_draws)
+                losses, metrics = self._compute[phase.name](self._state, batch, stacked_draws)
             weighted = losses if share == 1.0 else losses * share
             total = (weighted if scales is None else weighted * scales).sum()
             # Not by backward(): autograd would warn of leaves that are strided over the rows.
-            gradients = torch.autograd.grad(total, self._leaves, allow_unused=True, materialize_grads=True)
-        torch._foreach_add_(self._leaf_gradients, gradients)  # pyright: ignore[reportPrivateImportUsage]
+            leaves = [self._state[f"network.{name}"] for name in moved]
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        torch._foreach_add_([self._gradients[name] for name in moved], gradients)  # pyright: ignore[reportPrivateImportUsage]
         self._losses.add_(weighted.detach())
-        return _plain(losses, metrics)
+        return _plain(phase, losses, metrics)
 
     def act(
         self, policy: Algorithm, chosen: Sequence[int], observations: Observations, noise: torch.Tensor
@@ -148,6 +195,18 @@ def micro_batches(batch: Batch, draws: list[Tensors], count: int) -> Iterator[tu
         yield (high - low) / samples, part_of(batch, (slice(None), slice(low, high))), drawn
 
 
-def _plain(loss: torch.Tensor, metrics: Tensors) -> Tensors:
-    """Return the metrics without their graph, in float32."""
-    return {name: value.detach().float() for name, value in {"actor_loss": loss, **metrics}.items()}
+def _compiled(function: Callable[..., Any], algorithm: Algorithm) -> Callable[..., Any]:
+    return compiled(function) if algorithm.config.compile else function
+
+
+def _plain(phase: Phase, loss: torch.Tensor, metrics: Tensors) -> Tensors:
+    """Return the loss and the metrics without their graph, in float32."""
+    return {
+        name: torch.as_tensor(value, device=loss.device).detach().float()
+        for name, value in named_loss(phase, loss, metrics).items()
+    }
+
+
+def named_loss(phase: Phase, loss: torch.Tensor, metrics: Tensors) -> Tensors:
+    """Return a phase's metrics, its loss among them."""
+    return {f"{phase.name}_loss": loss, **metrics}
