@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from understudy.envs.sources.source import Source
     from understudy.envs.windows.relabelling import GoalStrategy
     from understudy.runs.loop import Loop
+    from understudy.spec.augmentation import Operation
     from understudy.spec.space import SearchSpace
     from understudy.trainables.networks.pictures import EncoderFactory
 
@@ -172,6 +173,13 @@ sources: Registry[Source] = Registry(
     "sources", "data source", "understudy.envs.sources", base="understudy.envs.sources.source:Source", named=True
 )
 goal_strategies: Registry[GoalStrategy] = Registry("goal_strategies", "goal strategy", "understudy.envs.windows.goals")
+augmentations: Registry[type[Operation]] = Registry(
+    "augmentations",
+    "augmentation operation",
+    "understudy.envs.windows.augmentations",
+    base="understudy.spec.augmentation:Operation",
+    named=True,
+)
 search_spaces: Registry[SearchSpace] = Registry(
     "search_spaces", "search space", "understudy.search_spaces", base="understudy.spec.space:SearchSpace"
 )

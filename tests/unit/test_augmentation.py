@@ -1,10 +1,11 @@
-"""Augmentation: both implementations against independent ones and each other, replay, sharing, and determinism."""
+"""Augmentation: each operation against its formula and Albumentations, sharing, determinism, and the keys."""
 
 from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable
+import os
+import random
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch.func import vmap
 
-from understudy.envs.windows import augmentation as on_workers
+from understudy.envs.windows.augmentation import apply, augment_batch, draw
+from understudy.envs.windows.augmentations.random_resized_crop import crop_boxes, resized_crop
 from understudy.errors import SpecError, UserError
 from understudy.randomness import torch_generator
-from understudy.spec.augmentation import COLOUR, AugmentationConfig
+from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.keys import validate
-from understudy.trainables.loops import augmentation as on_device
 
+COLOUR = ("random_brightness", "random_contrast", "random_saturation", "random_hue")
 BRIDGE = AugmentationConfig(augmentation="bridge")
 NOTHING = AugmentationConfig(
     augmentation="bridge",
@@ -30,7 +32,6 @@ NOTHING = AugmentationConfig(
     random_saturation=(1.0, 1.0),
     random_hue=(0.0, 0.0),
 )
-Augment = Callable[[np.ndarray, AugmentationConfig, int], np.ndarray]
 
 
 def pictures(count: int, frames: int, size: tuple[int, int] = (24, 20), channels: int = 3) -> np.ndarray:
@@ -43,17 +44,32 @@ def pictures(count: int, frames: int, size: tuple[int, int] = (24, 20), channels
     return np.clip(rng.uniform(60, 190, shape) + 70 * waves, 0, 255).astype(np.uint8)
 
 
-def by_workers(window: np.ndarray, config: AugmentationConfig, seed: int) -> np.ndarray:
-    return on_workers.augment_window({"front": window}, {}, np.random.default_rng(seed), config)[0]["front"]
-
-
-def by_device(window: np.ndarray, config: AugmentationConfig, seed: int) -> np.ndarray:
+def augment(window: np.ndarray, config: AugmentationConfig, seed: int) -> np.ndarray:
+    """Return a window [b, n, H, W, C] augmented."""
     parts = {"front": torch.from_numpy(window)}
-    drawn = on_device.draw(len(window), config, torch_generator(seed, "test"), parts)
-    return on_device.apply(parts, drawn, config)["front"].numpy()
+    return apply(parts, draw(len(window), config, torch_generator(seed, "test"), parts), config)["front"].numpy()
 
 
-BOTH = pytest.mark.parametrize("augment", [by_workers, by_device], ids=["workers", "device"])
+def albumentations_of(config: AugmentationConfig, size: tuple[int, int]) -> Any:
+    """Return Albumentations' pipeline of the same operations: an implementation that is not ours."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks PyPI for a newer one
+    import albumentations
+
+    keys, transforms = config.flat_parameters(), []
+    for name in config.order:
+        if name in COLOUR:
+            neutral = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+            transforms.append(albumentations.ColorJitter(**{**neutral, name.removeprefix("random_"): keys[name]}, p=1))
+        elif name == "random_resized_crop":
+            scale, ratio = keys["random_resized_crop_scale"], keys["random_resized_crop_ratio"]
+            transforms.append(albumentations.RandomResizedCrop(size=size, scale=scale, ratio=ratio, p=1))
+        else:
+            transforms.append(albumentations.Pad(padding=keys["random_shift"], border_mode=1, p=1))
+            transforms.append(albumentations.RandomCrop(*size, p=1))
+    pipeline = albumentations.ReplayCompose(transforms)
+    # Not its seed: that gives each transform the same stream, and the crop's area would follow the brightness.
+    pipeline.set_random_state(np.random.default_rng(1), random.Random(1))
+    return pipeline
 
 
 def fixed(operation: str, amount: float) -> AugmentationConfig:
@@ -84,10 +100,9 @@ def expected_colour(operation: str, amount: float, frame: np.ndarray) -> NDArray
 # ---- each operation ----
 
 
-@BOTH
 @pytest.mark.parametrize("operation", COLOUR)
 @pytest.mark.parametrize("extreme", [0, 1])
-def test_a_colour_operation_is_the_formula_in_float64(augment: Augment, operation: str, extreme: int) -> None:
+def test_a_colour_operation_is_the_formula_in_float64(operation: str, extreme: int) -> None:
     window = np.concatenate([pictures(2, 2), np.random.default_rng(0).integers(0, 256, (1, 2, 24, 20, 3), np.uint8)])
     amount = {"random_hue": (-0.37, 0.21)}.get(operation, (0.4, 1.7))[extreme]
     found = augment(window, fixed(operation, amount), 0)
@@ -95,8 +110,7 @@ def test_a_colour_operation_is_the_formula_in_float64(augment: Augment, operatio
     assert np.abs(found - wanted).max() <= 0.51  # one rounding
 
 
-@BOTH
-def test_grey_pictures_and_pure_colours_survive_a_turn_of_hue(augment: Augment) -> None:
+def test_grey_pictures_and_pure_colours_survive_a_turn_of_hue() -> None:
     grey = np.repeat(pictures(1, 1, channels=1), 3, axis=-1)
     assert np.array_equal(augment(grey, fixed("random_hue", 0.3), 0), grey)
     red = np.zeros((1, 1, 4, 4, 3), np.uint8)
@@ -104,8 +118,7 @@ def test_grey_pictures_and_pure_colours_survive_a_turn_of_hue(augment: Augment) 
     assert (augment(red, fixed("random_hue", 1 / 3), 0)[0, 0, 0, 0] == (0, 200, 0)).all()
 
 
-@BOTH
-def test_a_single_channel_changes_in_brightness_and_contrast_alone(augment: Augment) -> None:
+def test_a_single_channel_changes_in_brightness_and_contrast_alone() -> None:
     grey = pictures(2, 1, channels=1)
     for operation in ("random_saturation", "random_hue"):
         assert np.array_equal(augment(grey, fixed(operation, 0.4), 0), grey)
@@ -136,22 +149,19 @@ def loop_resize(frame: np.ndarray, x: int, y: int, w: int, h: int) -> NDArray[np
 def test_a_crop_is_resized_as_a_loop_over_pixels_does_it(box: tuple[int, int, int, int]) -> None:
     frame = pictures(1, 1)[0, 0]
     values = torch.from_numpy(frame).permute(2, 0, 1)[None, None].float() / 255
-    found = on_device.resized_crop(values, *(torch.tensor([float(number)]) for number in box))[0, 0]
+    found = resized_crop(values, *(torch.tensor([float(number)]) for number in box))[0, 0]
     assert np.abs(found.permute(1, 2, 0).numpy() * 255 - loop_resize(frame, *box)).max() < 0.01
 
 
-def test_both_resize_a_crop_to_the_same_pixels() -> None:
-    config = AugmentationConfig(augmentation="bridge", augment_order=("random_resized_crop",))
-    window = pictures(6, 2)
-    pipeline = on_workers.compose(config, (24, 20, 3), "ReplayCompose")
-    for frames in window:
+def test_a_crop_is_resized_to_albumentations_pixels() -> None:
+    config = AugmentationConfig(augmentation="random_resized_crop")
+    pipeline = albumentations_of(config, (24, 20))
+    for frames in pictures(6, 1):
         record = pipeline(image=frames[0].astype(np.float32))
         x, y, right, bottom = record["replay"]["transforms"][0]["params"]["crop_coords"]
-        values = torch.from_numpy(frames[:1]).permute(0, 3, 1, 2)[None].float()
-        box = (torch.tensor([float(n)]) for n in (x, y, right - x, bottom - y))
-        assert (
-            np.abs(on_device.resized_crop(values, *box)[0, 0].permute(1, 2, 0).numpy() - record["image"]).max() < 0.01
-        )
+        values = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float()
+        found = resized_crop(values, *(torch.tensor([float(n)]) for n in (x, y, right - x, bottom - y)))
+        assert np.abs(found[0, 0].permute(1, 2, 0).numpy() - record["image"]).max() < 0.01
 
 
 def loop_shift(frame: np.ndarray, down: int, right: int, pad: int) -> np.ndarray:
@@ -160,20 +170,19 @@ def loop_shift(frame: np.ndarray, down: int, right: int, pad: int) -> np.ndarray
     return padded[down : down + frame.shape[0], right : right + frame.shape[1]]
 
 
-def test_the_shift_on_the_device_is_padding_by_repeated_edges_and_a_crop() -> None:
+def test_the_shift_is_padding_by_repeated_edges_and_a_crop() -> None:
     config = AugmentationConfig(augmentation="drq", random_shift=3)
     window = pictures(40, 2)
     parts = {"front": torch.from_numpy(window)}
-    drawn = on_device.draw(40, config, torch_generator(0, "test"), parts)
-    found = on_device.apply(parts, drawn, config)["front"].numpy()
+    drawn = draw(40, config, torch_generator(0, "test"), parts)
+    found = apply(parts, drawn, config)["front"].numpy()
     for frames, result, uniforms in zip(window, found, drawn["front"].numpy(), strict=True):
         down, right = (int(number * 7) for number in uniforms)
         for frame, shifted in zip(frames, result, strict=True):
             assert np.array_equal(shifted, loop_shift(frame, down, right, 3))
 
 
-@BOTH
-def test_every_shift_of_drq_is_equally_likely(augment: Augment) -> None:
+def test_every_shift_of_drq_is_equally_likely() -> None:
     config = AugmentationConfig(augmentation="drq", random_shift=1)
     frame = pictures(1, 1)[0, 0]
     known = {loop_shift(frame, down, right, 1).tobytes(): (down, right) for down in range(3) for right in range(3)}
@@ -184,9 +193,8 @@ def test_every_shift_of_drq_is_equally_likely(augment: Augment) -> None:
     assert ((counts - 200) ** 2 / 200).sum() < 26.1  # chi squared, 8 degrees of freedom, p = 0.001
 
 
-@BOTH
 @pytest.mark.parametrize("config", [NOTHING, AugmentationConfig(augmentation="drq", random_shift=0)])
-def test_neutral_parameters_change_nothing(augment: Augment, config: AugmentationConfig) -> None:
+def test_neutral_parameters_change_nothing(config: AugmentationConfig) -> None:
     window = np.random.default_rng(0).integers(0, 256, (5, 2, 16, 16, 3), np.uint8)
     assert np.array_equal(augment(window, config, 0), window)
 
@@ -195,8 +203,8 @@ def test_neutral_parameters_change_nothing(augment: Augment, config: Augmentatio
 
 
 def boxes_of_albumentations(config: AugmentationConfig, height: int, width: int, count: int) -> np.ndarray:
-    pipeline = on_workers.compose(config, (height, width, 3))
-    crop, shape = pipeline.transforms[0], {"shape": (height, width, 3)}
+    crop = albumentations_of(config, (height, width)).transforms[0]
+    shape = {"shape": (height, width, 3)}
     found = [crop.get_params_dependent_on_data(shape, {})["crop_coords"] for _ in range(count)]
     return np.array([(x, y, right - x, bottom - y) for x, y, right, bottom in found], np.float64)
 
@@ -213,7 +221,7 @@ def test_crops_have_albumentations_geometry(
     count = 6000
     theirs = boxes_of_albumentations(config, *size, count)
     uniforms = torch.rand(count, 40, generator=torch_generator(0, "boxes"))
-    ours = torch.stack(on_device.crop_boxes(uniforms, *size, scale, ratio), dim=1).double().numpy()
+    ours = torch.stack(crop_boxes(uniforms, *size, scale, ratio), dim=1).double().numpy()
     for column in range(4):
         assert ks_distance(ours[:, column], theirs[:, column]) < ks_bound(count)
     assert ks_distance(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]) < ks_bound(count)
@@ -264,10 +272,13 @@ def statistics_of(windows: np.ndarray) -> dict[str, np.ndarray]:
     ],
     ids=["bridge", "colours first", "drq"],
 )
-def test_workers_and_device_have_the_same_distribution(config: AugmentationConfig) -> None:
+def test_the_distribution_is_albumentations(config: AugmentationConfig) -> None:
     count = 2500
     window = np.repeat(pictures(1, 1, (16, 16)), count, axis=0)
-    theirs, ours = statistics_of(by_workers(window, config, 1)), statistics_of(by_device(window, config, 2))
+    pipeline, scaled = albumentations_of(config, (16, 16)), window[0, 0].astype(np.float32) / 255
+    made = np.stack([pipeline(image=scaled)["image"] for _ in range(count)])
+    theirs = statistics_of(np.rint(made * 255).astype(np.uint8)[:, None])
+    ours = statistics_of(augment(window, config, 2))
     for name, reference in theirs.items():
         found = ours[name]
         squares = [(values - reference.mean()) ** 2 for values in (found, reference)]
@@ -277,8 +288,7 @@ def test_workers_and_device_have_the_same_distribution(config: AugmentationConfi
         assert ks_distance(*rounded) < 1.3 * ks_bound(count), name
 
 
-@BOTH
-def test_parameters_are_independent_of_each_other(augment: Augment) -> None:
+def test_parameters_are_independent_of_each_other() -> None:
     """One random stream for every operation would make the crop follow the brightness."""
     config = AugmentationConfig(
         augmentation="bridge",
@@ -297,55 +307,33 @@ def test_parameters_are_independent_of_each_other(augment: Augment) -> None:
 # ---- replay, sharing ----
 
 
-def test_one_call_for_a_window_is_albumentations_replay_of_its_first_frame() -> None:
-    from albumentations import ReplayCompose
-
-    window = pictures(3, 3)
-    found = by_workers(window, BRIDGE, 5)
-    seeds = on_workers.sample_seeds(np.random.default_rng(5), 3)
-    pipeline = on_workers.compose(BRIDGE, (24, 20, 3), "ReplayCompose")
-    for frames, result, seed in zip(window, found, seeds, strict=True):
-        pipeline.set_random_state(np.random.default_rng(0), on_workers.stream(int(seed), "front"))
-        scaled = frames.astype(np.float32) * np.float32(1 / 255)
-        record = pipeline(image=scaled[0])
-        replayed = [record["image"], *(ReplayCompose.replay(record["replay"], image=f)["image"] for f in scaled[1:])]
-        assert np.array_equal(np.rint(np.stack(replayed) * np.float32(255)), result)
-
-
-@BOTH
-def test_equal_frames_of_a_window_stay_equal_and_samples_differ(augment: Augment) -> None:
+def test_equal_frames_of_a_window_stay_equal_and_samples_differ() -> None:
     window = np.repeat(np.repeat(pictures(1, 1), 3, axis=1), 4, axis=0)
     found = augment(window, BRIDGE, 0)
     assert (found == found[:, :1]).all()
     assert len({sample.tobytes() for sample in found}) == 4
 
 
-@pytest.mark.parametrize("where", [on_workers, on_device])
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_goal_shares_its_observations_parameters_unless_told_otherwise(where: Any, apart: bool) -> None:
+def test_a_goal_shares_its_observations_parameters_unless_told_otherwise(apart: bool) -> None:
     config = BRIDGE.model_copy(update={"augment_next_obs_goal_differently": apart})
     frame = torch.from_numpy(pictures(1, 1)[0]).expand(2, 4, -1, -1, -1)
     batch = {"observations": {"front": frame, "goal/front": frame, "state": torch.ones(2, 4, 3)}}
-    found = where.augment_batch(batch, config, [0, 1], 9)["observations"]
+    found = augment_batch(batch, config, [0, 1], 9)["observations"]
     assert torch.equal(found["front"], found["goal/front"]) is not apart
     assert torch.equal(found["state"], torch.ones(2, 4, 3))
 
 
-@pytest.mark.parametrize("where", [on_workers, on_device])
 @pytest.mark.parametrize("alike", [False, True])
-def test_cameras_have_parameters_of_their_own_unless_told_otherwise(where: Any, alike: bool) -> None:
+def test_cameras_have_parameters_of_their_own_unless_told_otherwise(alike: bool) -> None:
     config = BRIDGE.model_copy(update={"augment_cameras_alike": alike})
     frame = torch.from_numpy(pictures(1, 1)[0]).expand(1, 4, -1, -1, -1)
-    found = where.augment_batch({"observations": {"front": frame, "wrist": frame}}, config, [0], 0)["observations"]
+    found = augment_batch({"observations": {"front": frame, "wrist": frame}}, config, [0], 0)["observations"]
     assert torch.equal(found["front"], found["wrist"]) is alike
-    alone = where.augment_batch({"observations": {"front": frame, "state": torch.ones(1, 4, 2)}}, config, [0], 0)
-    if not alike and where is on_workers:
-        assert torch.equal(alone["observations"]["front"], found["front"])
 
 
-@pytest.mark.parametrize("where", [on_workers, on_device])
 @pytest.mark.parametrize("augmentation", ["bridge", "drq"])
-def test_saliency_is_cropped_with_its_picture_where_asked_and_else_left_alone(where: Any, augmentation: Any) -> None:
+def test_saliency_is_cropped_with_its_picture_where_asked_and_else_left_alone(augmentation: Any) -> None:
     colour = (1.0, 1.0)
     config = AugmentationConfig(
         augmentation=augmentation,
@@ -357,37 +345,35 @@ def test_saliency_is_cropped_with_its_picture_where_asked_and_else_left_alone(wh
     )
     frame = torch.from_numpy(np.repeat(pictures(4, 1, channels=1)[:, 0], 3, axis=-1))[None]
     batch = {"observations": {"front": frame}, "saliency/front": frame[..., :1].float() / 255}
-    found = where.augment_batch(batch, config, [3], 2)
+    found = augment_batch(batch, config, [3], 2)
     assert not torch.equal(found["observations"]["front"], frame)
     assert (found["saliency/front"] * 255 - found["observations"]["front"][..., :1].float()).abs().max() < 0.52
-    left = where.augment_batch(batch, config.model_copy(update={"augment_saliency": False}), [3], 2)
+    left = augment_batch(batch, config.model_copy(update={"augment_saliency": False}), [3], 2)
     assert torch.equal(left["saliency/front"], batch["saliency/front"])
 
 
 # ---- layouts, determinism, members ----
 
 
-@pytest.mark.parametrize("where", [on_workers, on_device])
-def test_a_history_on_channels_is_augmented_as_the_same_history_in_sequence(where: Any) -> None:
+def test_a_history_on_channels_is_augmented_as_the_same_history_in_sequence() -> None:
     window = torch.from_numpy(pictures(4, 3))[None]
     channels = window.movedim(2, 4).flatten(4)
-    in_sequence = where.augment_batch({"observations": {"pixels": window}}, BRIDGE, [4], 1, obs_horizon=3)
-    on_channels = where.augment_batch({"observations": channels}, BRIDGE, [4], 1, obs_horizon=3)
+    in_sequence = augment_batch({"observations": {"pixels": window}}, BRIDGE, [4], 1, obs_horizon=3)
+    on_channels = augment_batch({"observations": channels}, BRIDGE, [4], 1, obs_horizon=3)
     assert torch.equal(on_channels["observations"], in_sequence["observations"]["pixels"].movedim(2, 4).flatten(4))
 
 
-@pytest.mark.parametrize("where", [on_workers, on_device])
-def test_members_and_workers_get_what_they_would_get_alone(where: Any) -> None:
+def test_members_and_workers_get_what_they_would_get_alone() -> None:
     frames = torch.from_numpy(pictures(12, 1)[:, 0]).unflatten(0, (2, 6))
-    together = where.augment_batch({"observations": frames}, BRIDGE, [5, 8], 3)["observations"]
-    again = where.augment_batch({"observations": frames}, BRIDGE, [5, 8], 3)["observations"]
-    other_step = where.augment_batch({"observations": frames}, BRIDGE, [5, 8], 4)["observations"]
+    together = augment_batch({"observations": frames}, BRIDGE, [5, 8], 3)["observations"]
+    again = augment_batch({"observations": frames}, BRIDGE, [5, 8], 3)["observations"]
+    other_step = augment_batch({"observations": frames}, BRIDGE, [5, 8], 4)["observations"]
     assert torch.equal(together, again)
     assert not torch.equal(together, other_step)
-    alone = where.augment_batch({"observations": frames[1:]}, BRIDGE, [8], 3)["observations"]
+    alone = augment_batch({"observations": frames[1:]}, BRIDGE, [8], 3)["observations"]
     assert torch.equal(together[1:], alone)
     shares = [
-        where.augment_batch({"observations": frames[:, 3 * rank : 3 * rank + 3]}, BRIDGE, [5, 8], 3, rank=rank, world=2)
+        augment_batch({"observations": frames[:, 3 * rank : 3 * rank + 3]}, BRIDGE, [5, 8], 3, rank=rank, world=2)
         for rank in range(2)
     ]
     assert torch.equal(torch.cat([share["observations"] for share in shares], dim=1), together)
@@ -396,20 +382,19 @@ def test_members_and_workers_get_what_they_would_get_alone(where: Any) -> None:
 def test_the_batch_given_is_left_as_it_was() -> None:
     frames = torch.from_numpy(pictures(4, 1)[:, 0])[None]
     before = frames.clone()
-    for where in (on_workers, on_device):
-        where.augment_batch({"observations": frames}, BRIDGE, [0], 0)
-        assert torch.equal(frames, before)
+    augment_batch({"observations": frames}, BRIDGE, [0], 0)
+    assert torch.equal(frames, before)
 
 
 @pytest.mark.parametrize("augmentation", ["bridge", "drq"])
-def test_the_device_functions_run_under_vmap(augmentation: Any) -> None:
+def test_augmentation_runs_under_vmap(augmentation: Any) -> None:
     config = AugmentationConfig(augmentation=augmentation)
     frames = torch.from_numpy(pictures(6, 1)[:, 0]).unflatten(0, (2, 3))
-    drawn = [on_device.draw(3, config, torch_generator(seed, "test"), {"pixels": frames}) for seed in (0, 1)]
+    drawn = [draw(3, config, torch_generator(seed, "test"), {"pixels": frames}) for seed in (0, 1)]
     stacked = torch.stack([numbers["pixels"] for numbers in drawn])
-    apply = vmap(lambda part, uniforms: on_device.apply({"pixels": part}, {"pixels": uniforms}, config)["pixels"])
-    alone = torch.stack([on_device.apply({"pixels": frames[k]}, drawn[k], config)["pixels"] for k in range(2)])
-    assert (apply(frames, stacked).int() - alone.int()).abs().max() <= 1
+    together = vmap(lambda part, uniforms: apply({"pixels": part}, {"pixels": uniforms}, config)["pixels"])
+    alone = torch.stack([apply({"pixels": frames[k]}, drawn[k], config)["pixels"] for k in range(2)])
+    assert (together(frames, stacked).int() - alone.int()).abs().max() <= 1
 
 
 # ---- the keys ----
@@ -420,9 +405,10 @@ def test_numbers_and_the_seeds_own_spelling_are_taken_as_ranges() -> None:
         {"augmentation": True, "random_brightness": [0.2], "random_contrast": 0.3, "random_hue": [0.1]}
     )
     assert config.augmentation == "bridge"
-    assert config.random_brightness == (0.8, 1.2)
-    assert config.random_contrast == (0.7, 1.3)
-    assert config.random_hue == (-0.1, 0.1)
+    keys = config.flat_parameters()
+    assert keys["random_brightness"] == (0.8, 1.2)
+    assert keys["random_contrast"] == (0.7, 1.3)
+    assert keys["random_hue"] == (-0.1, 0.1)
     assert AugmentationConfig(augmentation="none", augment_order=("random_hue",)).operations == ()
 
 
@@ -430,6 +416,10 @@ def test_numbers_and_the_seeds_own_spelling_are_taken_as_ranges() -> None:
     ("values", "words"),
     [
         ({"augmentation": "brige"}, "did you mean 'bridge'"),
+        ({"augmentation": "random_hues"}, "did you mean 'random_hue'"),
+        ({"augmentation": ["random_shift", "random_hues"]}, "did you mean 'random_hue'"),
+        ({"augmentation": ["random_hue", "random_hue"]}, "twice"),
+        ({"augmentation": ["random_hue"], "augment_order": ["random_hue"]}, "leave augment_order out"),
         ({"augment_order": ["random_hues"]}, "did you mean 'random_hue'"),
         ({"augment_order": ["random_hue", "random_hue"]}, "twice"),
         ({"random_hue": 0.6}, "within -0.5 to 0.5"),
@@ -442,6 +432,15 @@ def test_wrong_values_are_one_line(values: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError, match=words) as raised:
         validate(AugmentationConfig, {"augmentation": "bridge", **values})
     assert "\n" not in str(raised.value)
+
+
+def test_operations_are_chosen_by_a_preset_an_order_or_their_names() -> None:
+    assert AugmentationConfig(augmentation="bridge", augment_order=("random_hue",)).order == ("random_hue",)
+    assert AugmentationConfig(augmentation="random_shift").order == ("random_shift",)
+    named = AugmentationConfig(augmentation=["random_shift", "random_hue"], random_shift=2)
+    assert [operation.name for operation in named.operations] == ["random_shift", "random_hue"]
+    assert AugmentationConfig(**named.model_dump(mode="json")) == named
+    assert AugmentationConfig().model_dump() == AugmentationConfig(random_hue=0.2).model_dump() == {}
 
 
 def test_pictures_that_cannot_be_augmented_are_named_before_work_starts() -> None:

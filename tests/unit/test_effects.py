@@ -24,6 +24,10 @@ def notes(*words: str) -> list[str]:
         ("goal_delta=[1,5]", "goal_relabelling=delta_goals"),
         ("proportion_order=first", "dataset_proportion below 1"),
         ("save_total_limit=2 save_interval=-1", "save_interval of at least 1"),
+        ("augment_saliency=true", "augmentation"),
+        ("augment_order=[random_hue]", "augmentation"),
+        ("random_hue=0.2", "random_hue in augmentation= or augment_order="),
+        ("random_shift=2 encoder=impala_small augmentation=bridge", "random_shift in augmentation= or augment_order="),
     ],
 )
 def test_a_key_that_changes_nothing_is_refused_with_what_it_needs(words: str, needs: str) -> None:
@@ -58,6 +62,8 @@ def test_what_usual_commands_give_all_the_same_is_a_note(words: str, key: str) -
         "video_episodes=2 video_frame_skip=2",
         "goal_relabelling=delta_goals goal_delta=[1,5]",
         "dataset_proportion=0.5 proportion_order=first",
+        "augmentation=bridge random_hue=0.2 random_shift=4",
+        "augmentation=[random_shift] random_shift=2",
         "horizon_length=4 action_chunking=true",
         "algo=act horizon_length=20",
         "ogbench_dataset_dir=x dataset_replace_interval=5",

@@ -22,6 +22,7 @@ from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of
 from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, UserError
 from understudy.observations import batched, has_pictures, shape_of
@@ -257,6 +258,20 @@ def test_workers_bring_the_batches_that_are_drawn_without_them(spec, batches) ->
         assert one.keys() == other.keys()
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert batches.waited > 0
+
+
+@pytest.mark.parametrize("augmentation", ["bridge", "[random_shift,random_contrast]"])
+def test_pictures_augmented_by_loader_workers_are_those_augmented_on_the_device(spec, augmentation) -> None:
+    names = augmentation if augmentation == "bridge" else augmentation.strip("[]").split(",")
+    keys = {"encoder": "impala_small", "augmentation": names, "augment_where": "workers"}
+    augmented = with_changes(spec, **keys)
+    here = Batches(Steps(spec, [0, 1], 0, 1), Order(3, 5), 0, torch.device("cpu"))
+    there = Batches(Steps(augmented, [0, 1], 0, 1), Order(3, 5), 1, torch.device("cpu"))
+    for step, one, other in zip(range(3, 6), here, there, strict=True):
+        batch = augment_batch(one, augmented.augment, [0, 1], step, device="cpu")
+        assert not torch.equal(batch["observations"]["front"], one["observations"]["front"])
+        torch.testing.assert_close(batch, other, rtol=0, atol=0)
+    there.close()
 
 
 def test_workers_bring_the_held_out_batches_too_after_the_steps_that_are_validated(spec) -> None:

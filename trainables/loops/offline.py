@@ -21,6 +21,7 @@ import torch
 from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
+from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import CheckpointError, OutOfMemory, Stopped, StorageError, TrainingDiverged
 from understudy.normaliser import Normaliser
@@ -32,7 +33,6 @@ from understudy.runs.results import OnEvaluation, OnProgress, RunResult, rank_ke
 from understudy.runs.stop import Notice
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
-from understudy.trainables.loops.augmentation import augment_batch
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
 from understudy.trainables.loops.data import algorithm_for, data_here, open_data
 from understudy.trainables.loops.evaluation import Evaluator, Outcome, evaluate_policy, held_out_losses, record_policy

@@ -1,59 +1,72 @@
-"""How training pictures are changed at random: the keys of a run, and nothing that touches a picture.
+"""How training pictures are changed at random: what an operation is, and the keys of a run that choose among them.
 
-`understudy.envs.windows.augmentation` applies these on the CPU (Albumentations, in loader workers) and
-`understudy.trainables.loops.augmentation` on the device (batched torch), with the same distribution. Colours follow the
-Albumentations and torchvision convention in [0, 1], clipped after each operation:
-
-- `random_brightness`: pixels times a factor. (tf.image, in the JAX original of bridge_data_v2, adds a delta instead.)
-- `random_contrast`: `f x + (1 - f) mean(grey)`, with one mean over the frame. (tf.image: a mean for each channel.)
-- `random_saturation`: `f x + (1 - f) grey`. (tf.image scales S of HSV.)
-- `random_hue`: H of HSV plus a share of the colour circle. (tf.image: the same.)
-- `random_resized_crop`: as torchvision's, back to the picture's own size, bilinear.
-- `random_shift`: DrQ's (arXiv 2004.13649), edges repeated by that many pixels and a crop of the picture's own size.
+The operations are plug-ins of `understudy.envs.windows.augmentations`, one file each, with the keys that they take;
+`understudy.envs.windows.augmentation` applies them. Nothing here touches a picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+import abc
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from understudy.errors import UserError, did_you_mean
 from understudy.observations import GOAL, ObservationShape, is_picture, parts_of
+from understudy.registry import augmentations
+from understudy.spec.choices import OneOf
 from understudy.spec.part import Part
 
-SPATIAL = ("random_resized_crop", "random_shift")
-COLOUR = ("random_brightness", "random_contrast", "random_saturation", "random_hue")
-OPERATIONS = (*SPATIAL, *COLOUR)
+if TYPE_CHECKING:
+    import torch
+
 PRESETS: dict[str, tuple[str, ...]] = {
     "none": (),
-    "bridge": ("random_resized_crop", *COLOUR),
+    "bridge": ("random_resized_crop", "random_brightness", "random_contrast", "random_saturation", "random_hue"),
     "drq": ("random_shift",),
 }
-"""The order of operations that `augmentation=` stands for."""
+"""The operations, in their order, that `augmentation=` stands for. Their keys are written with every augmented run."""
 
 
-def _factors(value: Any) -> Any:
-    """Take a number x, or [x], as [1 - x, 1 + x], as ColorJitter does."""
-    width = _one_number(value)
-    return value if width is None else (max(0.0, 1.0 - width), 1.0 + width)
+class Operation(Part, abc.ABC):
+    """A random change of pictures, registered with `@augmentations.register(name)`; its fields are keys of a run.
+
+    Shapes: B samples, n frames, C channels, H height, W width, D uniform numbers.
+    """
+
+    name: ClassVar[str]
+    numbers: ClassVar[int] = 1
+    """Uniform numbers in [0, 1) that one sample needs, D: all that is random."""
+    channels: ClassVar[tuple[int, ...]] = ()
+    """Channels that a picture may have; () for any number."""
+    moves: ClassVar[bool] = False
+    """Whether it moves what is seen, so that saliency maps must move alike; otherwise it changes only colours."""
+    whole_levels: ClassVar[bool] = False
+    """Whether it only copies pixels, so that it takes uint8 pictures too."""
+
+    @abc.abstractmethod
+    def apply(self, values_BnCHW: torch.Tensor, uniforms_BD: torch.Tensor) -> torch.Tensor:
+        """Return pictures of the same shape and type, floats in [0, 1] clipped; each sample's frames change alike.
+
+        A function of its arguments alone, without a loop over samples or a branch on values.
+        """
 
 
-def _shifts(value: Any) -> Any:
-    """Take a number x, or [x], as [-x, x]."""
-    width = _one_number(value)
-    return value if width is None else (-width, width)
-
-
-def _one_number(value: Any) -> float | None:
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if value < 0:
-        raise ValueError("a single number says how far to either side, and cannot be negative")
-    return float(value)
+def operations() -> list[type[Operation]]:
+    """Return every registered operation, those of PRESETS first: flags.json has their keys in this order."""
+    names = dict.fromkeys((*itertools.chain(*PRESETS.values()), *augmentations.names()))
+    return [augmentations.get(name) for name in names]
 
 
 def _preset(value: Any) -> Any:
@@ -61,77 +74,120 @@ def _preset(value: Any) -> Any:
     return {True: "bridge", False: "none"}[value] if isinstance(value, bool) else value
 
 
-Factors = Annotated[tuple[float, float], BeforeValidator(_factors)]
+Chosen = Annotated[str | tuple[str, ...], BeforeValidator(_preset), OneOf(augmentations.names, *PRESETS)]
+"""A preset, an operation, or operations."""
 
 
 class AugmentationConfig(Part):
-    """What is done to training pictures; part of what is trained, and so of the fingerprint."""
+    """What is done to training pictures; part of what is trained, and so of the fingerprint.
+
+    Built from flat keys: those of the operations become `parameters`, and are written as flat keys again.
+    """
 
     title: ClassVar[str] = "augmentation"
 
-    augmentation: Annotated[Literal["none", "bridge", "drq"], BeforeValidator(_preset)] = Field(
-        default="none", description="random changes of training pictures: bridge (crop, colours), drq (shift), none"
+    augmentation: Chosen = Field(
+        default="none",
+        description="random changes of training pictures: bridge (crop, colours), drq (shift), or operations by name,"
+        " like [random_shift,random_hue]",
     )
     augment_order: tuple[str, ...] | None = Field(
         default=None, description="operations in the order they are applied; default: those of `augmentation`"
     )
-    random_resized_crop_scale: tuple[float, float] = Field(
-        default=(0.8, 1.0), description="share of the area that is kept"
-    )
-    random_resized_crop_ratio: tuple[float, float] = Field(
-        default=(0.9, 1.1), description="width to height of the crop"
-    )
-    random_brightness: Factors = Field(default=(0.8, 1.2), description="factors of brightness; x is [1 - x, 1 + x]")
-    random_contrast: Factors = Field(default=(0.8, 1.2), description="factors of contrast")
-    random_saturation: Factors = Field(default=(0.8, 1.2), description="factors of saturation")
-    random_hue: Annotated[tuple[float, float], BeforeValidator(_shifts)] = Field(
-        default=(-0.1, 0.1), description="shifts along the colour circle, which is 1 long; x is [-x, x]"
-    )
-    random_shift: int = Field(default=4, ge=0, description="pixels that drq's shift may move a picture by")
+    parameters: tuple[Operation, ...] = Field(default=(), exclude=True)
+    """Every registered operation with its keys' values, used or not; () where nothing is augmented."""
     augment_next_obs_goal_differently: bool = Field(
         default=False, description="draw a goal's parameters apart from its observation's"
     )
     augment_cameras_alike: bool = Field(default=False, description="one set of parameters for all cameras of a sample")
     augment_saliency: bool = Field(default=False, description="crop and shift saliency maps as their pictures are")
     augment_where: Literal["workers", "device"] = Field(
-        default="device", description="augment with Albumentations in loader workers, or in batches on the device"
+        default="device", description="where: in loader workers, or in batches on the device; the pictures are the same"
     )
+
+    @classmethod
+    def flat_fields(cls) -> dict[str, FieldInfo]:
+        """Return the flat keys with their fields, those of the operations after `augment_order`."""
+        found: dict[str, FieldInfo] = {}
+        for name, field in cls.model_fields.items():
+            if name != "parameters":
+                found[name] = field
+                continue
+            for kind in operations():
+                taken = sorted(kind.model_fields.keys() & (found.keys() | cls.model_fields.keys()))
+                if taken:
+                    raise UserError(
+                        f"augmentation operation {kind.name!r} ({kind.__module__}): another has the key"
+                        f" {taken[0]!r} already; give it another name"
+                    )
+                found |= kind.model_fields
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_parameters(cls, values: Any) -> Any:
+        """Give each operation its keys; nothing is looked up where nothing is augmented."""
+        if not isinstance(values, dict) or "parameters" in values:
+            return values
+        others = {key: value for key, value in values.items() if key not in cls.model_fields}
+        if not others and values.get("augmentation", "none") in ("none", False):
+            return values
+        parameters = []
+        for kind in operations():
+            mine = {key: others.pop(key) for key in list(others) if key in kind.model_fields}
+            parameters.append(kind(**mine))
+        own = {key: value for key, value in values.items() if key in cls.model_fields}
+        return {**own, **others, "parameters": tuple(parameters)}
 
     @field_validator("augment_order")
     @classmethod
     def _known(cls, order: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        known = augmentations.names() if order else []
         for name in order or ():
-            if name not in OPERATIONS:
-                raise ValueError(f"no operation {name!r}{did_you_mean(name, OPERATIONS)}")
-        if order is not None and len(set(order)) != len(order):
-            raise ValueError("names an operation twice")
+            if name not in known:
+                raise ValueError(f"no operation {name!r}{did_you_mean(name, known)}")
         return order
 
     @model_validator(mode="after")
-    def _ranges(self) -> AugmentationConfig:
-        bounds = {
-            "random_resized_crop_scale": (0.0, 1.0),
-            "random_resized_crop_ratio": (0.0, float("inf")),
-            **{name: (0.0, float("inf")) for name in COLOUR[:3]},
-            "random_hue": (-0.5, 0.5),
-        }
-        for name, (lowest, highest) in bounds.items():
-            low, high = getattr(self, name)
-            if not lowest <= low <= high <= highest or (low == 0 and name.startswith("random_resized_crop")):
-                raise ValueError(f"{name}=[{low:g}, {high:g}]: must rise, within {lowest:g} to {highest:g}")
+    def _one_order(self) -> AugmentationConfig:
+        if isinstance(self.augmentation, tuple) and self.augment_order is not None:
+            raise ValueError("augmentation names the operations in their order: leave augment_order out")
+        if len(set(self.order)) != len(self.order):
+            raise ValueError(f"{', '.join(self.order)} names an operation twice")
         return self
 
     @property
-    def idle(self) -> set[str]:
-        """Every field, where nothing is done."""
-        return super().idle if self.operations else set(type(self).model_fields)
+    def order(self) -> tuple[str, ...]:
+        """The names of the operations that are applied; none of them with augmentation=none."""
+        if isinstance(self.augmentation, tuple):
+            return self.augmentation
+        preset = PRESETS.get(self.augmentation, (self.augmentation,))
+        return preset if self.augment_order is None or not preset else self.augment_order
 
     @property
-    def operations(self) -> tuple[str, ...]:
-        """The operations, in their order; none of them with augmentation=none."""
-        if self.augmentation == "none" or self.augment_order is None:
-            return PRESETS[self.augmentation]
-        return self.augment_order
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations that are applied, in their order."""
+        known = {operation.name: operation for operation in self.parameters}
+        return tuple(known[name] for name in self.order)
+
+    @property
+    def idle(self) -> set[str]:
+        """Every key where nothing is done, else those of plug-ins' operations that are not applied."""
+        if not self.order:
+            return set(self.flat_parameters()) | set(type(self).model_fields)
+        written = {*self.order, *itertools.chain(*PRESETS.values())}
+        return {key for part in self.parameters if part.name not in written for key in type(part).model_fields}
+
+    def flat_parameters(self, mode: str = "python") -> dict[str, Any]:
+        """Return the values of the operations' keys."""
+        return {key: value for part in self.parameters for key, value in part.model_dump(mode=mode).items()}
+
+    @model_serializer(mode="wrap")
+    def _without_idle_fields(self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        own = serialise(self)
+        first = {key: own.pop(key) for key in ("augmentation", "augment_order") if key in own}
+        values, idle = {**first, **self.flat_parameters(info.mode), **own}, self.idle
+        return {key: value for key, value in values.items() if key not in idle}
 
     def parameters_of(self, name: str) -> str:
         """Return which set of random parameters a part of the observation uses: the parts of one set share them."""
@@ -145,18 +201,25 @@ class AugmentationConfig(Part):
 
     def check(self, shape: ObservationShape, obs_horizon: int = 1) -> None:
         """Raise UserError unless the pictures of what the policy sees can be augmented this way."""
-        if not self.operations:
+        if not self.order:
             return
         pictures = {name: part for name, part in parts_of(shape).items() if is_picture(name)}
         if not pictures:
-            raise UserError(f"augmentation={self.augmentation} changes pictures, and the policy sees none")
+            raise UserError(f"augmentation={self.shown} changes pictures, and the policy sees none")
         for name, part in pictures.items():
             channels = part[-1] // frames_of(name, len(part), obs_horizon)
-            if set(self.operations) & set(COLOUR) and channels not in (1, 3):
-                raise UserError(
-                    f"augmentation={self.augmentation} changes colours: {name} has {channels} channels, 1 or 3 are"
-                    " needed; leave the colours out of augment_order, or that camera out of cameras"
-                )
+            for operation in self.operations:
+                if operation.channels and channels not in operation.channels:
+                    needed = " or ".join(map(str, operation.channels))
+                    raise UserError(
+                        f"augmentation={self.shown}: {name} has {channels} channels, {operation.name} needs {needed};"
+                        " leave it out of augment_order, or that camera out of cameras"
+                    )
+
+    @property
+    def shown(self) -> str:
+        """What was given as `augmentation=`."""
+        return self.augmentation if isinstance(self.augmentation, str) else f"[{','.join(self.augmentation)}]"
 
 
 def frames_of(name: str, dims: int, obs_horizon: int) -> int:

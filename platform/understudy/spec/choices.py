@@ -30,9 +30,16 @@ class OneOf:
         """Everything that is allowed."""
         return (*self.others, *self.names())
 
-    def check(self, value: str | None) -> str | None:
-        """Return the value; ValueError with the nearest name for another one. None is left to the type."""
-        if value is not None and value not in self.others and value not in self.names():
+    def check(self, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """Return the value; ValueError with the nearest name for another one. None is left to the type.
+
+        A list, where the type takes one, holds names of the registry alone.
+        """
+        if isinstance(value, tuple):
+            for name in value:
+                if name not in self.names():
+                    raise ValueError(f"no {name!r} to choose{did_you_mean(name, self.names())}")
+        elif value is not None and value not in self.others and value not in self.names():
             raise ValueError(f"no such choice{did_you_mean(value, self.choices)}")
         return value
 

@@ -23,9 +23,6 @@ from understudy.errors import SpecError, UserError, did_you_mean
 from understudy.spec.keys import shared_fields
 from understudy.spec.words import ALIASES
 
-TEXTS = {key for key, field in shared_fields().items() if field.annotation in (str, str | None)}
-TEXTS |= {word for word, key in ALIASES.items() if key in TEXTS}
-"""Keys whose value is a text, even where it looks like a number."""
 CONF = Path(__file__).parents[1] / "conf"
 _KEY = re.compile(r"^[A-Za-z_][\w./@-]*$")
 
@@ -130,7 +127,7 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
             chosen.append(f"+{key}={option}")
         elif item.is_delete():
             raise UserError(f"{item.input_line}: a key cannot be deleted; leave it out")
-        elif key in TEXTS and isinstance(item.value(), bool | int | float):
+        elif isinstance(item.value(), bool | int | float) and key in _texts():
             values[key] = str(item.input_line).split("=", 1)[1]  # run_group=007 names a group
         else:
             values[key] = item.value()
@@ -147,6 +144,12 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
         where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
         raise SpecError(f"{where}not readable YAML ({error.problem})") from None
     return {**composed, **{key: _plain(value) for key, value in values.items()}}
+
+
+def _texts() -> set[str]:
+    """Return the keys whose value is a text, even where it looks like a number."""
+    texts = {key for key, field in shared_fields().items() if field.annotation in (str, str | None)}
+    return texts | {word for word, key in ALIASES.items() if key in texts}
 
 
 def _groups(config_dir: str | None) -> dict[str, list[str]]:

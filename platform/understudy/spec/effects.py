@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.errors import SpecError
+from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 from understudy.spec.words import canonical
@@ -50,6 +51,11 @@ TABLE = (
         "action_chunking=true",
         refused=False,
     ),
+    Idle(
+        tuple(name for name in AugmentationConfig.model_fields if name.startswith("augment_")),
+        lambda spec: not spec.augment.order,
+        "augmentation",
+    ),
     Idle(("gpus",), lambda spec: spec.placement.launcher == "inline", "launcher=ray (device=cuda chooses a GPU here)"),
 )
 
@@ -59,15 +65,26 @@ def check_effects(spec: RunSpec, given: Mapping[str, Any]) -> list[str]:
 
     A key given with its default value asks for nothing, and passes.
     """
-    flat, notes = spec.flat(), []
-    defaults = build_run({"algo": spec.algo}).flat()
-    typed = {canonical(key, flat) for key in given}
+    held, notes = _held(spec), []
+    defaults = _held(build_run({"algo": spec.algo}))
+    typed = {canonical(key, held) for key in given}
     for item in TABLE:
         for key in item.keys:
-            if key not in typed or flat.get(key) == defaults.get(key) or not item.idle(spec):
+            if key not in typed or held.get(key) == defaults.get(key) or not item.idle(spec):
                 continue
-            line = f"{key}={flat[key]} changes nothing without {item.needs}"
+            line = f"{key}={held[key]} changes nothing without {item.needs}"
             if item.refused:
                 raise SpecError(line)
             notes.append(line)
+    for operation in spec.augment.parameters:
+        values, usual = operation.model_dump(), type(operation)().model_dump()
+        for key in typed & values.keys():
+            if operation.name not in spec.augment.order and values[key] != usual[key]:
+                raise SpecError(f"{key} changes nothing without {operation.name} in augmentation= or augment_order=")
     return notes
+
+
+def _held(spec: RunSpec) -> dict[str, Any]:
+    """Return every flat key with its value, those of an augmentation that does nothing too."""
+    names = AugmentationConfig.model_fields.keys()
+    return {**{name: getattr(spec.augment, name) for name in names}, **spec.augment.flat_parameters(), **spec.flat()}

@@ -19,13 +19,19 @@ def shared_groups() -> dict[str, dict[str, FieldInfo]]:
     """Return the keys that a run of any algorithm takes, with their fields, by the title of their part."""
     own = {name: field for name, field in RunSpec.model_fields.items() if name not in PARTS}
     shared = [kind for name, kind in PARTS.items() if name not in ("config", "former")]
-    return {RunSpec.title: own, **{kind.title: kind.model_fields for kind in shared}}
+    return {RunSpec.title: own, **{kind.title: kind.flat_fields() for kind in shared}}
 
 
 def key_groups(algo: str) -> dict[str, dict[str, FieldInfo]]:
     """Return the keys that `understudy train algo=<algo>` takes in the same way; raises UnknownName."""
     own, parts = algorithms.get(algo).Config.groups()
-    return {**shared_groups(), f"algo={algo} ({', '.join(algorithms.names())})": own, **parts}
+    groups = {**shared_groups(), f"algo={algo} ({', '.join(algorithms.names())})": own, **parts}
+    held: dict[str, str] = {}
+    for title, fields in groups.items():
+        for key in fields:
+            if held.setdefault(key, title) != title:
+                raise SpecError(f"two plug-ins, or one and a run, have the key {key!r}: of {held[key]}, of {title}")
+    return groups
 
 
 def shared_fields() -> dict[str, FieldInfo]:
@@ -41,7 +47,7 @@ def run_fields(algo: str) -> dict[str, FieldInfo]:
 def keys_that_train(algo: str) -> set[str]:
     """Return the keys that change how a run of this algorithm on its data is trained: those that can be swept."""
     kinds = [kind for kind in (*PARTS.values(), algorithms.get(algo).Config) if kind.role == "what"]
-    return {key for kind in kinds for key in kind.model_fields}
+    return {key for kind in kinds for key in kind.flat_fields()}
 
 
 def algo_of(values: Mapping[str, Any]) -> str:
@@ -78,7 +84,8 @@ def build_run(values: Mapping[str, Any]) -> RunSpec:
     wrong = []
     for name, kind in {**PARTS, "config": config, "former": config.former}.items():
         try:
-            built[name] = validate(kind, {key: flat.pop(key) for key in list(flat) if key in kind.model_fields})
+            mine = kind.flat_fields().keys() & flat.keys()
+            built[name] = validate(kind, {key: flat.pop(key) for key in list(flat) if key in mine})
         except SpecError as error:
             wrong.append(str(error))
     if wrong:

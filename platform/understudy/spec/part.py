@@ -142,6 +142,11 @@ class Part(BaseModel):
         return {name for name, only in marks if only is not None and not only.holds(self)}
 
     @classmethod
+    def flat_fields(cls) -> dict[str, FieldInfo]:
+        """Return the flat keys that this part takes and writes, with their fields."""
+        return cls.model_fields
+
+    @classmethod
     def groups(cls) -> tuple[dict[str, FieldInfo], dict[str, dict[str, FieldInfo]]]:
         """Return the fields of this class alone, and those of the parts that it is made of by their titles."""
         parts = [base for base in cls.__mro__[1:] if issubclass(base, Part) and "title" in vars(base) and base.title]
@@ -156,7 +161,7 @@ class Part(BaseModel):
     @classmethod
     def local(cls) -> set[str]:
         """Return the fields that hold paths of this machine."""
-        return {name for name, field in cls.model_fields.items() if mark(field, OfThisMachine)}
+        return {name for name, field in cls.flat_fields().items() if mark(field, OfThisMachine)}
 
     def shared(self) -> dict[str, Any]:
         """Return the values as JSON, without paths of this machine."""
@@ -164,10 +169,11 @@ class Part(BaseModel):
 
     @model_validator(mode="after")
     def _given_fields_have_an_effect(self) -> Part:
-        for name in sorted(self.idle):
-            field, value = type(self).model_fields[name], getattr(self, name)
-            only = mark(field, OnlyWith)
-            if only is not None and only.reason and value != field.get_default(call_default_factory=True):
+        for name, field in sorted(type(self).model_fields.items()):
+            only, value = mark(field, OnlyWith), getattr(self, name)
+            if only is None or not only.reason or only.holds(self):
+                continue
+            if value != field.get_default(call_default_factory=True):
                 raise ValueError(f"{name}={value} {only.reason}")
         return self
 

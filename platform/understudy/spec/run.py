@@ -70,7 +70,7 @@ class RunSpec(Part):
 
     def paths(self) -> dict[str, str]:
         """Return the keys that name a file or folder, with their absolute paths; addresses of models are left out."""
-        fields = {key: field for part, _ in self.parts() for key, field in type(part).model_fields.items()}
+        fields = {key: field for part, _ in self.parts() for key, field in type(part).flat_fields().items()}
         named = {key: value for key, value in self.flat().items() if value and mark(fields[key], IsPath)}
         return {key: value for key, value in named.items() if not ADDRESS.match(value)}
 

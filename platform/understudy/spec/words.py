@@ -151,7 +151,7 @@ ADVICE = (
         "validation_fraction is the share of the episodes that is held out",
     ),
     _advice("amp mixed_precision dtype fp16 bf16 half", "precision", "precision is float32, bf16 or fp16"),
-    _advice("aug augs augmentations data_aug", "augmentation", "augmentation is none, bridge or drq"),
+    _advice("aug augs augmentations data_aug", "augmentation", "augmentation is bridge, drq or operations by name"),
     _advice(
         "norm normalization normalisation normalize_obs normalise_obs obs_norm",
         "normalize",
