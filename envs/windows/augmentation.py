@@ -19,9 +19,11 @@ from understudy.envs.store.store import SALIENCY
 from understudy.errors import UserError
 from understudy.observations import PIXELS, Observations, is_picture
 from understudy.randomness import torch_generator
-from understudy.spec.augmentation import AugmentationConfig, Operation, frames_of
+from understudy.spec.augmentation import NEXT, AugmentationConfig, Operation, frames_of
 
 Tensors = dict[str, torch.Tensor]
+SEEN = {"observations": "", "next_observations": NEXT}
+"""What of a batch is augmented, and what precedes the names of its parts."""
 NUMBERS_AT_ONCE = {"cpu": 2**18}
 """Float32 numbers that a kind of device works on at once: on a CPU larger temporaries miss its cache, half as fast."""
 OTHERWISE_AT_ONCE = 2**26
@@ -44,7 +46,8 @@ def augment_batch(
     Members are augmented one after the other, so that each gets bit for bit what it would get alone. What is
     augmented is moved to `device` first.
     """
-    parts = _pictures_of(batch["observations"])
+    seen = {key: prefix for key, prefix in SEEN.items() if key in batch}
+    parts = {prefix + name: part for key, prefix in seen.items() for name, part in _pictures_of(batch[key]).items()}
     if not config.order or not parts:
         return batch
     maps = {name: value for name, value in batch.items() if name.startswith(SALIENCY) and config.augment_saliency}
@@ -63,9 +66,7 @@ def augment_batch(
         members.append((apply(pictures, drawn, config, obs_horizon), apply_to_saliency(heat, drawn, config)))
     changed = {name: torch.stack([pictures[name] for pictures, _ in members]) for name in parts}
     cropped = {name: torch.stack([heat[name] for _, heat in members]) for name in maps}
-    single = isinstance(batch["observations"], torch.Tensor)
-    observations: Observations = changed[PIXELS] if single else {**batch["observations"], **changed}
-    return {**batch, "observations": observations, **cropped}
+    return {**batch, **cropped, **{key: _with(batch[key], prefix, changed) for key, prefix in seen.items()}}
 
 
 def draw(batch_size: int, config: AugmentationConfig, generator: torch.Generator, names: Mapping[str, Any]) -> Tensors:
@@ -136,6 +137,13 @@ def _block(frames_BnCHW: torch.Tensor) -> int:
     """Return how many samples to work on at once."""
     numbers = NUMBERS_AT_ONCE.get(frames_BnCHW.device.type, OTHERWISE_AT_ONCE)
     return max(1, numbers // frames_BnCHW[0].numel())
+
+
+def _with(observations: Observations, prefix: str, changed: Tensors) -> Observations:
+    """Return the observations with the pictures that were changed."""
+    if isinstance(observations, torch.Tensor):
+        return changed.get(prefix + PIXELS, observations)
+    return {name: changed.get(prefix + name, part) for name, part in observations.items()}
 
 
 def _pictures_of(observations: Observations) -> Tensors:

@@ -315,13 +315,18 @@ def test_equal_frames_of_a_window_stay_equal_and_samples_differ() -> None:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_a_goal_shares_its_observations_parameters_unless_told_otherwise(apart: bool) -> None:
+def test_a_goal_and_what_comes_next_share_their_observations_parameters_unless_told_otherwise(apart: bool) -> None:
     config = BRIDGE.model_copy(update={"augment_next_obs_goal_differently": apart})
     frame = torch.from_numpy(pictures(1, 1)[0]).expand(2, 4, -1, -1, -1)
-    batch = {"observations": {"front": frame, "goal/front": frame, "state": torch.ones(2, 4, 3)}}
-    found = augment_batch(batch, config, [0, 1], 9)["observations"]
+    seen = {"front": frame, "goal/front": frame, "state": torch.ones(2, 4, 3)}
+    batch = augment_batch({"observations": seen, "next_observations": seen}, config, [0, 1], 9)
+    found, after = batch["observations"], batch["next_observations"]
     assert torch.equal(found["front"], found["goal/front"]) is not apart
+    assert torch.equal(found["front"], after["front"]) is not apart
+    assert torch.equal(found["goal/front"], after["goal/front"])
     assert torch.equal(found["state"], torch.ones(2, 4, 3))
+    alone = augment_batch({"observations": frame, "next_observations": frame}, config, [0, 1], 9)
+    assert torch.equal(alone["observations"], alone["next_observations"]) is not apart
 
 
 @pytest.mark.parametrize("alike", [False, True])

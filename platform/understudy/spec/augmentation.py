@@ -31,6 +31,8 @@ from understudy.spec.part import Part
 if TYPE_CHECKING:
     import torch
 
+NEXT = "next/"
+"""What `AugmentationConfig.parameters_of` takes before the name of a part that is seen after the action."""
 PRESETS: dict[str, tuple[str, ...]] = {
     "none": (),
     "bridge": ("random_resized_crop", "random_brightness", "random_contrast", "random_saturation", "random_hue"),
@@ -97,7 +99,7 @@ class AugmentationConfig(Part):
     parameters: tuple[Operation, ...] = Field(default=(), exclude=True)
     """Every registered operation with its keys' values, used or not; () where nothing is augmented."""
     augment_next_obs_goal_differently: bool = Field(
-        default=False, description="draw a goal's parameters apart from its observation's"
+        default=False, description="draw the parameters of a goal and of the next observation apart"
     )
     augment_cameras_alike: bool = Field(default=False, description="one set of parameters for all cameras of a sample")
     augment_saliency: bool = Field(default=False, description="crop and shift saliency maps as their pictures are")
@@ -190,10 +192,15 @@ class AugmentationConfig(Part):
         return {key: value for key, value in values.items() if key not in idle}
 
     def parameters_of(self, name: str) -> str:
-        """Return which set of random parameters a part of the observation uses: the parts of one set share them."""
-        camera = "" if self.augment_cameras_alike else name.removeprefix(GOAL)
-        apart = name.startswith(GOAL) and self.augment_next_obs_goal_differently
-        return (GOAL if apart else "") + camera
+        """Return which set of random parameters a part of the observation uses: the parts of one set share them.
+
+        A part of the next observation is named with NEXT before it; its goal is the observation's own.
+        """
+        part = name.removeprefix(NEXT)
+        camera = "" if self.augment_cameras_alike else part.removeprefix(GOAL)
+        if not self.augment_next_obs_goal_differently:
+            return camera
+        return f"{GOAL if part.startswith(GOAL) else NEXT if part != name else ''}{camera}"
 
     def sets(self, names: Iterable[str]) -> list[str]:
         """Return the sets of parameters that parts of these names need, sorted."""
@@ -224,4 +231,4 @@ class AugmentationConfig(Part):
 
 def frames_of(name: str, dims: int, obs_horizon: int) -> int:
     """Return the frames on the channels of one picture [H, W, n*C]; a sequence [n, H, W, C], like a goal, has one."""
-    return 1 if dims == 4 or name.startswith(GOAL) else obs_horizon
+    return 1 if dims == 4 or name.removeprefix(NEXT).startswith(GOAL) else obs_horizon
