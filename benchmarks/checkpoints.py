@@ -23,7 +23,7 @@ from understudy import checkpoints
 from understudy.runs.directory import RunDir
 from understudy.runs.launch import launch
 from understudy.spec.keys import build_run
-from understudy.trainables.loops.offline import _Training
+from understudy.trainables.loops.hooks import Checkpoint
 
 
 def write_at_once(
@@ -36,17 +36,17 @@ def write_at_once(
 
 
 class Waits:
-    """The seconds that every call of `_checkpoint` took."""
+    """The seconds that every call of `Checkpoint.write` took."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
-    def timed(self, checkpoint: Callable[[_Training], None]) -> Callable[[_Training], None]:
+    def timed(self, checkpoint: Callable[[Checkpoint], None]) -> Callable[[Checkpoint], None]:
         """Return the method, timed."""
 
-        def call(training: _Training) -> None:
+        def call(hook: Checkpoint) -> None:
             started = time.perf_counter()
-            checkpoint(training)
+            checkpoint(hook)
             self.seconds.append(time.perf_counter() - started)
 
         return call
@@ -73,7 +73,7 @@ def train(root: Path, steps: int, seconds: float, at_once: bool) -> tuple[float,
     submit = write_at_once if at_once else checkpoints.RollingWriter.submit
     with (
         patch.object(checkpoints.RollingWriter, "submit", submit),
-        patch.object(_Training, "_checkpoint", waits.timed(_Training._checkpoint)),
+        patch.object(Checkpoint, "write", waits.timed(Checkpoint.write)),
     ):
         launch(spec, run)
     return 100 * sum(waits.seconds) / (time.perf_counter() - started), waits.seconds

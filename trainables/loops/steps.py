@@ -1,0 +1,183 @@
+"""A training under way, and its updates one after another: what every loop is made of, with the hooks beside it.
+
+    training = Training(...)                     # a pack, new or as its newest checkpoint left it
+    for metrics in steps(training, batches):     # one update each
+        for hook in hooks: hook(metrics)         # log, evaluate, keep, checkpoint, report, stop: hooks.py
+
+A step's work is a pure function of (spec, step) and of the weights before it: going on from a checkpoint equals
+never having stopped, bit for bit on the CPU with one worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from understudy import checkpoints
+from understudy.algorithm import Algorithm, Batch
+from understudy.envs.windows.augmentation import augment_batch
+from understudy.errors import CheckpointError
+from understudy.normaliser import Normaliser
+from understudy.runs.directory import RunDir
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.batches import Batches
+from understudy.trainables.loops.data import Data
+from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.transfer import read_weights
+
+logger = logging.getLogger("understudy")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which of the workers that share a run this process is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker writes the run's files: one does."""
+        return self.rank == 0
+
+
+class Training:
+    """What a run has reached: its pack, the step, the newest metrics, the best policies so far."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        data: Data,
+        algorithm: Algorithm,
+        device: torch.device,
+        worker: Worker = Worker(),
+    ) -> None:
+        self.spec, self.run, self.data, self.algorithm, self.worker = spec, run, data, algorithm, worker
+        self.seeds = spec.all_seeds
+        saved = checkpoints.load_newest(run.resume)
+        self.pack = Pack(
+            algorithm,
+            self.seeds,
+            normaliser=self._normaliser(saved),
+            device=device,
+            world_size=worker.world,
+            rank=worker.rank,
+            training_steps=spec.training_steps,
+        )
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+        """The newest means over seeds, of training and of evaluation."""
+        self.best_parameters: dict[str, Any] = {}
+        """Evaluation-time parameters that the last grid chose."""
+        self.best_scores = [-math.inf] * len(self.seeds)
+        self.evaluating = False
+        """Whether the evaluation that is due at `step` is still to be made."""
+        if saved:
+            self._restore(saved)
+        elif spec.config.vision.encoder_weights:
+            self._load_encoder(spec.config.vision.encoder_weights)
+
+    def _normaliser(self, saved: dict[str, Any] | None) -> Normaliser:
+        if saved:
+            return Normaliser.from_dict(saved["normaliser"])
+        actions = self.spec.data.normalize_actions if self.algorithm.acts else "none"
+        return self.data.normaliser(self.spec.data.normalize, actions)
+
+    def _load_encoder(self, source: str) -> None:
+        """Start from another network's encoder; a run that goes on has it in its checkpoint, the file may be gone."""
+        report = self.pack.load_encoder(read_weights(source, self.spec.placement.tracking()), source)
+        logger.info("%s", report.line())
+        if self.worker.writes:
+            self.run.update_state(encoder_weights=report.to_dict())
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        of_these_data = saved["data"] in (None, self.data.content_hash)  # None: forked, maybe to other data
+        if saved["fingerprint"] != self.spec.fingerprint() or not of_these_data:
+            raise CheckpointError(f"{self.run.resume} belongs to another spec or dataset than {self.run.flags}")
+        for index, state in enumerate(saved["members"]):
+            self.pack.load_member_state(index, state)
+        self.step, self.metrics = int(saved["step"]), saved["metrics"]
+        self.best_parameters, self.best_scores = saved["best_parameters"], saved["best_scores"]
+        self.evaluating = bool(saved.get("evaluating")) and self.evaluation_due(self.step)
+
+    def state(self) -> dict[str, Any]:
+        """Return copies of all that training goes on from; loadable with `torch.load(weights_only=True)`."""
+        return {
+            "step": self.step,
+            "evaluating": self.evaluating,
+            "fingerprint": self.spec.fingerprint(),
+            "data": self.data.content_hash,
+            "normaliser": self.pack.normaliser.to_dict(),
+            "metrics": self.metrics,
+            "best_parameters": self.best_parameters,
+            "best_scores": self.best_scores,
+            "members": [self.pack.member_state(index) for index in range(len(self.seeds))],
+        }
+
+    @property
+    def last(self) -> bool:
+        """Whether the last step has been taken."""
+        return self.step == self.spec.training_steps
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether evaluations play episodes in an environment."""
+        return self.spec.evaluation.eval_episodes > 0 and self.algorithm.acts
+
+    def evaluation_due(self, step: int) -> bool:
+        """Return whether the policy of `step` is evaluated, by rollouts or on held-out episodes."""
+        if not self.rolls_out and self.data.validation is None:
+            return False
+        every = self.spec.hooks.eval_interval
+        return step == self.spec.training_steps or (every > 0 and step % every == 0)
+
+    def validation_due(self, step: int) -> bool:
+        """Return whether this worker's batches of held-out episodes follow that of `step`."""
+        return self.worker.writes and self.data.validation is not None and self.evaluation_due(step)
+
+
+def steps(training: Training, batches: Batches) -> Iterator[dict[str, torch.Tensor]]:
+    """Take the remaining updates one after another; after each, yield its metrics, each [K], not synchronised."""
+    while not training.last:
+        step = training.step + 1
+        metrics = training.pack.update(_augmented(next(batches), training, step), step)
+        training.step = step
+        yield metrics
+
+
+def _augmented(batch: Batch, training: Training, step: int) -> Batch:
+    """Return the batch with its pictures augmented, where that is done on the device."""
+    spec, worker = training.spec, training.worker
+    if spec.augment.augment_where != "device":
+        return batch
+    share: dict[str, Any] = {"rank": worker.rank, "world": worker.world, "device": training.pack.device}
+    return augment_batch(batch, spec.augment, training.seeds, step, obs_horizon=spec.data.obs_horizon, **share)
+
+
+class Speed:
+    """Steps per second, and the share of the time that was waited for batches, since the last mark."""
+
+    def __init__(self, training: Training, batches: Batches) -> None:
+        self._training, self._batches = training, batches
+        self.mark()
+
+    def mark(self) -> None:
+        """Start anew: evaluations and checkpoints are no training."""
+        self._time, self._step, self._waited = time.perf_counter(), self._training.step, self._batches.waited
+
+    def measure(self) -> tuple[float, float]:
+        """Return (steps per second, share of the time that was waited), and start anew."""
+        seconds = max(time.perf_counter() - self._time, 1e-9)
+        measured = (
+            (self._training.step - self._step) / seconds,
+            min((self._batches.waited - self._waited) / seconds, 1.0),
+        )
+        self.mark()
+        return measured
