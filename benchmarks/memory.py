@@ -27,6 +27,7 @@ import torch  # noqa: F401  (imported by every process before anything is measur
 
 from measuring import NAME, episodes, make_hdf5, make_store, read_hdf5
 from pictures import EPISODE, add_film, film
+from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
@@ -68,7 +69,7 @@ def write_store(path: Path, megabytes: int) -> object:
 
 def write_pictures(path: Path, megabytes: int, encoding: str) -> object:
     """Write a store of as many pictures as are that size when they are raw, one episode at a time."""
-    with StoreWriter(path / NAME, name=NAME, source="-", env_id="-", image_encoding=encoding) as writer:
+    with StoreWriter(path / NAME, name=NAME, source="-", env_id="-", pictures=PictureEncoding(encoding)) as writer:
         for number in range(round(megabytes * MB / (EPISODE * 3 * SIZE**2))):
             add_film(writer, film(number % 16, SIZE))
     return writer

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from measuring import machine, median, ratio, spread, take_turns
 from understudy.envs.sources.lerobot.video import encode_video, read_frames
+from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
@@ -57,7 +58,9 @@ def write_all(folder: Path, episodes: int, size: int) -> None:
     """Write the films as two stores, an mp4 and an HDF5 file."""
     films = [film(number, size) for number in range(episodes)]
     for encoding in ("raw", "jpeg"):
-        with StoreWriter(folder / encoding, name=encoding, source="-", env_id="-", image_encoding=encoding) as writer:
+        with StoreWriter(
+            folder / encoding, name=encoding, source="-", env_id="-", pictures=PictureEncoding(encoding)
+        ) as writer:
             for frames in films:
                 add_film(writer, frames)
     encode_video(folder / "video.mp4", np.concatenate(films), FPS)

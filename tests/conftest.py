@@ -60,6 +60,7 @@ def hopper_data(understudy_home: Path) -> Path:
     import numpy as np
 
     from understudy.envs.rollouts.factory import EnvFactory
+    from understudy.envs.sources.source import task_of
     from understudy.envs.store.transfer import import_file
 
     env = EnvFactory("hopper-medium-v2")()
@@ -84,7 +85,7 @@ def hopper_data(understudy_home: Path) -> Path:
         for key, values in rows.items():
             kind = bool if key in ("terminals", "timeouts") else np.float32
             target[key] = np.asarray(values).astype(kind)
-    import_file("d4rl", file, "hopper-medium-v2", understudy_home / "datasets")
+    import_file(task_of("hopper-medium-v2"), file, understudy_home / "datasets")
     return understudy_home / "datasets"
 
 

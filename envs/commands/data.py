@@ -122,32 +122,33 @@ def import_(
     ),
 ) -> None:
     """Import a file into the episode store."""
-    from understudy.envs.sources.bridge.relabelling import relabelled
-    from understudy.envs.store.transfer import import_file
+    from understudy.envs.sources.bridge.relabelling import RELABELLED
+    from understudy.envs.store.columns import PictureEncoding
+    from understudy.envs.store.transfer import ImportOptions, import_file
     from understudy.errors import DatasetError, did_you_mean
     from understudy.registry import sources
 
-    published = env_name or name or sources.get(source).name_of(user_path(path))
-    if not sources.get(source).matches(published):
+    format_ = sources.get(source)
+    published = env_name or name or format_.name_of(user_path(path))
+    task = format_.parse(published)
+    if task is None:
         hint = "" if env_name else "; with --env_name, say which published dataset's task this is"
-        nearest = did_you_mean(published, sources.get(source).known_names(), limit=5)
+        nearest = did_you_mean(published, format_.known_names(), limit=5)
         raise DatasetError(f"{published!r} is not a name that {source} has published{nearest}{hint}")
+    options = ImportOptions(
+        name=name,
+        overwrite=overwrite,
+        pictures=PictureEncoding(image_encoding, jpeg_quality),
+        change=RELABELLED if relabel_actions else None,
+        reading={} if tolerance_s is None else {"tolerance_s": tolerance_s},
+        asked=pairs("--as", as_ or [], "images/front=chw"),
+    )
     with progress_bar("import", "episodes") as bar:
-        store = import_file(
-            source,
-            path,
-            published,
-            data_folder(data_dir),
-            name=name or published,
-            overwrite=overwrite,
-            progress=lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions"),
-            change=relabelled if relabel_actions else None,
-            notes={"relabel_actions": True} if relabel_actions else {},
-            asked=pairs("--as", as_ or [], "images/front=chw"),
-            image_encoding=image_encoding,
-            jpeg_quality=jpeg_quality,
-            reading={} if tolerance_s is None else {"tolerance_s": tolerance_s},
-        )
+
+        def progress(episodes: int, transitions: int) -> None:
+            bar(episodes, episodes, f"{transitions} transitions")
+
+        store = import_file(task, path, data_folder(data_dir), options, progress)
     show_store(store)
 
 

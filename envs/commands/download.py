@@ -24,7 +24,7 @@ def download(
     from understudy.envs.files.downloads import Remote
     from understudy.envs.sources.source import task_of
     from understudy.envs.store.store import store_path
-    from understudy.envs.store.transfer import import_file
+    from understudy.envs.store.transfer import ImportOptions, import_file
 
     folder = data_folder(data_dir)
     task = task_of(name)
@@ -44,14 +44,8 @@ def download(
         else:
             path = task.download(folder / "raw", progress)
     with progress_bar("import", "episodes") as bar:
-        store = import_file(
-            task.source.name,
-            path,
-            name,
-            folder,
-            overwrite=overwrite,
-            progress=lambda n, m: bar(n, n, f"{m} transitions"),
-        )
+        options = ImportOptions(overwrite=overwrite)
+        store = import_file(task, path, folder, options, lambda n, m: bar(n, n, f"{m} transitions"))
     if not keep_file:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     show_store(store)

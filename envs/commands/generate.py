@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +19,11 @@ from understudy.envs.commands.options import (
     pairs,
     show_store,
 )
+from understudy.errors import UserError
+
+if TYPE_CHECKING:
+    from understudy.envs.experts.demonstrations import Demonstrations
+    from understudy.envs.store.transfer import ImportOptions
 
 
 def generate(
@@ -66,60 +74,59 @@ def generate(
     A killed command goes on where it was when it is given again. The file in the environment's own format, and those
     of the other formats, are kept in the data folder's raw/ sub-folder.
     """
-    from understudy.envs.experts.generate import generate as make
-    from understudy.envs.experts.generate import remove_attempts
+    from understudy.envs.experts.demonstrations import Demonstrations
+    from understudy.envs.store.columns import PictureEncoding
+    from understudy.envs.store.transfer import ImportOptions
+
+    wanted = Demonstrations(
+        env,
+        episodes,
+        policy=policy,
+        member=member,
+        seed=seed,
+        noise=noise,
+        keep=keep or None,
+        rendering=pairs("--rendering", rendering or [], "shadows=true"),
+        tracking_uri=tracking_uri or None,
+    )
+    options = ImportOptions(name=name, overwrite=overwrite, pictures=PictureEncoding(image_encoding, jpeg_quality))
+    make_dataset(wanted, data_folder(data_dir), options, formats or [], workers)
+
+
+def make_dataset(
+    wanted: Demonstrations, folder: Path, options: ImportOptions, formats: Sequence[str] = (), workers: int = 0
+) -> None:
+    """Make demonstrations with so many processes (0: one for each CPU), import them into `folder` and say so."""
+    from understudy.envs.experts.generate import OutputFiles, generate, remove_attempts
     from understudy.envs.files.processes import available_cpus
-    from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
     from understudy.envs.sources.source import task_of
     from understudy.envs.store.store import store_path
     from understudy.envs.store.transfer import import_file
-    from understudy.envs.store.writer import check_image_encoding
-    from understudy.errors import UserError
 
-    folder = data_folder(data_dir)
-    task = task_of(env)
-    source = task.source
-    check_image_encoding(image_encoding, jpeg_quality)
-    env_name = made_name(env, SCRIPTED if policy == SCRIPTED else POLICY)
-    if not name and env_name == env and policy != "scripted" and task.is_published:
-        raise UserError(f"{env} is the name of published data; give --name for what is made here")
-    name = name or env_name
+    task = task_of(wanted.made_name)
+    if not options.name and task.env_name == wanted.env_name and wanted.policy != "scripted" and task.is_published:
+        raise UserError(f"{wanted.env_name} is the name of published data; give --name for what is made here")
+    name = options.name or task.env_name
     target = store_path(name, folder)
-    if target.exists() and not overwrite:
+    if target.exists() and not options.overwrite:
         console.print(f"{name} is in {folder} already; --overwrite makes it again", soft_wrap=True)
         return
-    attempts_dir = folder / ".generating" / target.name
+    files = OutputFiles(
+        folder / "raw" / f"{target.name}{task.source.suffix}",
+        formats,
+        attempts_dir=folder / ".generating" / target.name,
+        overwrite=options.overwrite,
+    )
     with interruptible("what is finished"), progress_bar("demonstrations", "episodes") as bar:
-        made = make(
-            env,
-            episodes,
-            out_path=folder / "raw" / f"{target.name}{source.suffix}",
-            policy=policy,
-            member=member,
-            seed=seed,
-            noise=noise,
-            keep=keep or None,  # type: ignore[arg-type]  (checked there)
+        made = generate(
+            wanted,
+            files,
             workers=workers or available_cpus(),
-            formats=formats or (),
-            rendering=pairs("--rendering", rendering or [], "shadows=true"),
-            attempts_dir=attempts_dir,
-            overwrite=overwrite,
-            tracking_uri=tracking_uri or None,
-            progress=lambda kept, attempts: bar(kept, episodes, f"{attempts - kept} failed"),
+            progress=lambda kept, attempts: bar(kept, wanted.episodes, f"{attempts - kept} failed"),
             on_pictures=lambda done, total: bar(done, total, "have their pictures"),
         )
-    store = import_file(
-        source.name,
-        made.path,
-        made.env_name,
-        folder,
-        name=name,
-        overwrite=overwrite,
-        made_by=made.made_by,
-        image_encoding=image_encoding,
-        jpeg_quality=jpeg_quality,
-    )
-    remove_attempts(attempts_dir)
+    store = import_file(task, made.path, folder, replace(options, made_by=made.made_by))
+    remove_attempts(files.attempts)
     show_store(store)
     for path in made.extra:
         console.print(f"also in {path}", soft_wrap=True)

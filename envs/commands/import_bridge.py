@@ -50,6 +50,7 @@ def bridge_raw(
     from understudy.envs.files.processes import available_cpus
     from understudy.envs.sources.bridge.raw import RawImport, import_raw
     from understudy.envs.sources.bridge.trajectory import Reading
+    from understudy.envs.store.columns import PictureEncoding
     from understudy.envs.store.store import find_store
 
     folder = data_folder(data_dir)
@@ -65,8 +66,7 @@ def bridge_raw(
         output_path=user_path(output_path) if output_path is not None else None,
         num_workers=num_workers or available_cpus(),
         overwrite=overwrite,
-        image_encoding=image_encoding,
-        jpeg_quality=jpeg_quality,
+        pictures=PictureEncoding(image_encoding, jpeg_quality),
     )
     with interruptible("what is finished"), progress_bar("import", "trajectories") as bar:
         report = import_raw(job, bar)

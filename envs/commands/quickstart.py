@@ -7,7 +7,8 @@ import time
 import typer
 
 from understudy.cli.output import console
-from understudy.envs.commands.generate import generate
+from understudy.envs.commands.generate import make_dataset
+from understudy.envs.commands.options import data_folder
 from understudy.registry import commands
 
 QUICKSTART_ENV = "cube-single-scripted-singletask-task1-v0"
@@ -27,13 +28,15 @@ def quickstart(
 ) -> None:
     """Do the whole job in small: demonstrations, a sweep across seeds, evaluation, tracking, a registered model."""
     from understudy.cli.sweep import start_sweep
+    from understudy.envs.experts.demonstrations import Demonstrations
+    from understudy.envs.store.transfer import ImportOptions
     from understudy.spec.compose import flat_values, parse, split_sweeps
     from understudy.sweeping.spec import build_sweep
 
     started = time.monotonic()
     expert = f"a scripted expert in {QUICKSTART_ENV}"
     console.print(f"[bold]1/3 demonstrations[/bold]: {expert}", soft_wrap=True, markup=True)
-    generate(QUICKSTART_ENV, episodes=100, seed=0, noise=0.2, workers=0, data_dir="", overwrite=False)
+    make_dataset(Demonstrations(QUICKSTART_ENV, episodes=100, noise=0.2), data_folder(""), ImportOptions())
     words = [f"env_name={QUICKSTART_ENV}", f"save_dir={save_dir}", "experiment=quickstart", "space=flow_bc"]
     plain, sweeps = split_sweeps(parse(words))
     spec = build_sweep(flat_values(plain, config_dir), sweeps)

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from understudy.envs.experts.attempts import Task, play_and_keep, render_and_keep, was_kept
+from understudy.envs.experts.attempts import AttemptSpec, play_and_keep, render_and_keep, was_kept
 from understudy.envs.files.processes import end_with_parent
 from understudy.errors import UnderstudyError
 
@@ -33,7 +33,7 @@ class AttemptPool:
 
     def __init__(
         self,
-        task: Task,
+        attempt: AttemptSpec,
         folder: Path,
         *,
         keep_all: bool = False,
@@ -41,9 +41,9 @@ class AttemptPool:
         on_first: Callable[[int], None] | None = None,
         on_pictures: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._task, self._folder, self._keep_all = task, folder, keep_all
+        self._attempt, self._folder, self._keep_all = attempt, folder, keep_all
         self._progress, self._on_first, self._on_pictures = progress, on_first, on_pictures
-        self._renders = task.without_pictures() is not None
+        self._renders = attempt.without_pictures() is not None
         self.kept: list[int] = []
         self.attempts = 0
 
@@ -55,13 +55,13 @@ class AttemptPool:
         with self._processes(workers) as pool:
             if pool is None:
                 while (number := self._next(self.attempts, episodes)) is not None:
-                    self._note(number, play_and_keep(self._task, self._folder, self._keep_all, number))
+                    self._note(number, play_and_keep(self._attempt, self._folder, self._keep_all, number))
             else:
                 self._play_parallel(episodes, workers, pool)
             if len(self.kept) < episodes:
                 raise UnderstudyError(
-                    f"{self._task.env_name}: the task was solved in only {len(self.kept)} of {self.attempts} attempts;"
-                    f" use less noise than {self._task.noise:g}, a better policy, or --keep all"
+                    f"{self._attempt.env_name}: the task was solved in only {len(self.kept)} of {self.attempts}"
+                    f" attempts; use less noise than {self._attempt.noise:g}, a better policy, or --keep all"
                 )
             if self._renders:
                 self._render(sorted(self.kept), pool)
@@ -75,7 +75,7 @@ class AttemptPool:
                 handed_out += 1
                 done = was_kept(self._folder, number)
                 if done is None:
-                    future = pool.submit(play_and_keep, self._task, self._folder, self._keep_all, number)
+                    future = pool.submit(play_and_keep, self._attempt, self._folder, self._keep_all, number)
                     pending[future] = number
                 else:
                     self._note(number, done)
@@ -85,7 +85,7 @@ class AttemptPool:
                 self._note(pending.pop(future), future.result())
 
     def _render(self, numbers: list[int], pool: ProcessPoolExecutor | None) -> None:
-        render = functools.partial(render_and_keep, self._task, self._folder)
+        render = functools.partial(render_and_keep, self._attempt, self._folder)
         done = map(render, numbers) if pool is None else pool.map(render, numbers)
         for count, _ in enumerate(done, start=1):
             if self._on_pictures is not None:
@@ -103,7 +103,7 @@ class AttemptPool:
             yield pool
         except BrokenProcessPool as error:
             raise UnderstudyError(
-                f"{self._task.env_name}: a generating process died; the same command goes on, try fewer workers"
+                f"{self._attempt.env_name}: a generating process died; the same command goes on, try fewer workers"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -120,7 +120,7 @@ class AttemptPool:
             self.kept.append(number)
             if len(self.kept) == 1 and self._on_first is not None:
                 if self._renders:
-                    render_and_keep(self._task, self._folder, number)
+                    render_and_keep(self._attempt, self._folder, number)
                 self._on_first(number)
         if self._progress is not None:
             self._progress(len(self.kept), self.attempts)

@@ -40,7 +40,7 @@ PATIENCE = 3 * SUCCESSES
 
 
 @dataclass(frozen=True)
-class Task:
+class AttemptSpec:
     """What an attempt depends on beside its number; picklable and hashable."""
 
     env_name: str
@@ -65,28 +65,28 @@ class Task:
         return found[0], json.dumps(found[1], sort_keys=True) if found[1] else ""
 
 
-def play(task: Task, number: int) -> tuple[dict[str, np.ndarray], bool]:
+def play(attempt: AttemptSpec, number: int) -> tuple[dict[str, np.ndarray], bool]:
     """Play attempt `number`; return its episode and whether the task was solved at its end.
 
     Where pictures are rendered afterwards, the episode has none yet, but the simulator's state after the last action.
     """
-    played = task.without_pictures()
-    env_name, settings = played or (task.env_name, task.settings)
-    env, expert = _actors(env_name, task.policy, settings)
-    of = task_of(task.env_name)
-    key = stream_key(task.seed, "expert", number)
-    noise = numpy_generator(task.seed, "expert noise", number)
+    played = attempt.without_pictures()
+    env_name, settings = played or (attempt.env_name, attempt.settings)
+    env, expert = _actors(env_name, attempt.policy, settings)
+    task = task_of(attempt.env_name)
+    key = stream_key(attempt.seed, "expert", number)
+    noise = numpy_generator(attempt.seed, "expert noise", number)
     low, high = env.action_space.low, env.action_space.high
-    observation, info = env.reset(seed=task.reset_seed(number))
-    recording = Recording(observation, stored_reward=of.stored_reward)
+    observation, info = env.reset(seed=attempt.reset_seed(number))
+    recording = Recording(observation, stored_reward=task.stored_reward)
     solved: list[bool] = []
     with global_numpy_seed(key):  # experts of other packages draw from the global np.random
-        expert.reset(env, observation, info, numpy_generator(task.seed, "expert choices", number))
-        for _ in range(of.max_episode_steps):
+        expert.reset(env, observation, info, numpy_generator(attempt.seed, "expert choices", number))
+        for _ in range(task.max_episode_steps):
             action = np.clip(expert.act(env, observation, info), low, high)
-            executed, extra = action, dict(of.simulator_state(env))
-            if task.noise:
-                executed = np.clip(action + noise.normal(0.0, task.noise, action.shape), low, high)
+            executed, extra = action, dict(task.simulator_state(env))
+            if attempt.noise:
+                executed = np.clip(action + noise.normal(0.0, attempt.noise, action.shape), low, high)
                 extra["executed_actions"] = executed
             observation, reward, terminated, truncated, info = env.step(executed)
             step = Step(action, observation, float(reward), bool(terminated), bool(truncated))
@@ -97,36 +97,36 @@ def play(task: Task, number: int) -> tuple[dict[str, np.ndarray], bool]:
                 break
     episode = recording.columns()
     if played is not None:
-        episode |= {LAST + name: np.asarray(value) for name, value in of.simulator_state(env).items()}
+        episode |= {LAST + name: np.asarray(value) for name, value in task.simulator_state(env).items()}
     return episode, solved[-1]
 
 
-def render(task: Task, number: int, episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def render(attempt: AttemptSpec, number: int, episode: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the columns of an attempt's pictures, rendered from the simulator states in its episode."""
-    env = _pictured(task.env_name, task.settings)
-    of = task_of(task.env_name)
+    env = _pictured(attempt.env_name, attempt.settings)
+    task = task_of(attempt.env_name)
     last = {name.removeprefix(LAST): value for name, value in episode.items() if name.startswith(LAST)}
-    env.reset(seed=task.reset_seed(number))  # some tasks draw their model with the episode
+    env.reset(seed=attempt.reset_seed(number))  # some tasks draw their model with the episode
     states = [{name: episode[name][step] for name in last} for step in range(len(episode["actions"]))]
-    seen = [observation_columns(of.observed(env, state)) for state in (*states, last)]
+    seen = [observation_columns(task.observed(env, state)) for state in (*states, last)]
     return {name: np.stack([row[name] for row in seen[:-1]]) for name in seen[0]} | final_columns(seen[-1])
 
 
-def play_and_keep(task: Task, folder: Path, keep_all: bool, number: int) -> bool:
+def play_and_keep(attempt: AttemptSpec, folder: Path, keep_all: bool, number: int) -> bool:
     """Play an attempt unless its file is there, and write it; return whether it is one to keep."""
     if (already := was_kept(folder, number)) is not None:
         return already
-    episode, solved = play(task, number)
+    episode, solved = play(attempt, number)
     kept = solved or keep_all
     _write(attempt_file(folder, number), {"kept": np.asarray(kept), **(episode if kept else {})})
     return kept
 
 
-def render_and_keep(task: Task, folder: Path, number: int) -> None:
+def render_and_keep(attempt: AttemptSpec, folder: Path, number: int) -> None:
     """Render a kept attempt's pictures unless their file is there, and write it."""
     file = pictures_file(folder, number)
     if not _is_whole(file, ()):
-        _write(file, render(task, number, _arrays(attempt_file(folder, number))))
+        _write(file, render(attempt, number, _arrays(attempt_file(folder, number))))
 
 
 def was_kept(folder: Path, number: int) -> bool | None:

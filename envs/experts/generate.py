@@ -8,28 +8,54 @@ afterwards; all are removed when the dataset is whole.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from understudy import __version__
 from understudy.envs.experts.attempt_pool import AttemptPool, OnAttempt
-from understudy.envs.experts.attempts import Task, read_attempt
-from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
+from understudy.envs.experts.attempts import AttemptSpec, read_attempt
+from understudy.envs.experts.demonstrations import Demonstrations
+from understudy.envs.sources.names import POLICY, SCRIPTED
 from understudy.envs.sources.source import Source, task_of
-from understudy.envs.sources.task import Task as SourceTask
-from understudy.errors import UserError, did_you_mean
+from understudy.errors import UserError
 from understudy.files import held, storage_errors, user_path, write_json
 from understudy.registry import sources
 
-SCRIPTED_NOISE = 0.2
 SETTINGS, LOCK, REHEARSAL = "settings.json", "lock", "rehearsal"
-Keep = Literal["successful", "all"]
 Outputs = Mapping[Path, Source]
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Where demonstrations are written to."""
+
+    path: str | Path
+    """The file (or folder) in the format of the environment's own source."""
+    formats: Sequence[str] = ()
+    """Sources whose formats they are written in too, beside `path`."""
+    attempts_dir: str | Path | None = None
+    """Folder that finished attempts are kept in, and that a killed call goes on from when it is made again.
+
+    It is left to the caller; without one a folder beside `path` is used, and removed.
+    """
+    overwrite: bool = False
+    """Whether to drop attempts of other settings."""
+
+    @property
+    def attempts(self) -> Path:
+        """The folder of the attempts."""
+        path = user_path(self.path)
+        return Path(self.attempts_dir) if self.attempts_dir else path.parent / ".generating" / path.stem
+
+    def by_source(self, source: Source) -> dict[Path, Source]:
+        """Return each file to be written and whose format it has; the environment's own `source` comes first."""
+        others = [sources.get(name) for name in self.formats if name != source.name]
+        path = user_path(self.path)
+        return {path: source, **{path.with_name(f"{path.stem}.{o.name}{o.suffix}"): o for o in others}}
 
 
 @dataclass(frozen=True)
@@ -50,70 +76,44 @@ class Generated:
         return self.attempts - self.episodes
 
 
-def supported_names() -> list[str]:
-    """Return the dataset names that a scripted expert can make."""
-    known = [name for _, source in sources.items() for name in source.known_names()]
-    return [name for name in known if SCRIPTED in re.split(r"[-/]", name)]
-
-
 def generate(
-    env_name: str,
-    episodes: int,
+    wanted: Demonstrations,
+    files: OutputFiles,
     *,
-    out_path: str | Path,
-    policy: str = SCRIPTED,
-    member: int = 0,
-    seed: int = 0,
-    noise: float | None = None,
-    keep: Keep | None = None,
     workers: int = 1,
-    formats: Sequence[str] = (),
-    rendering: Mapping[str, str] | None = None,
-    attempts_dir: str | Path | None = None,
-    overwrite: bool = False,
-    tracking_uri: str | None = None,
     progress: OnAttempt | None = None,
     on_pictures: OnAttempt | None = None,
 ) -> Generated:
-    """Write `episodes` episodes of an expert as a file of the environment's own source, and of other `formats`.
+    """Make the demonstrations that are wanted and write them as files.
 
-    `policy` is `scripted` or what `load_policy` takes. `noise` is the standard deviation of what is added to the
-    executed action (default 0.2 scripted, 0 for a policy). `keep` says which attempts become episodes; default the
-    successful ones, where the task tells success. `rendering` are options of the pictures (`Task.rendering`), which
-    become the dataset's; a policy's are those of its own dataset. A killed call goes on from `attempts_dir` when it is
-    made again; without one it uses a folder beside `out_path`, which it removes. `overwrite` drops attempts of other
-    settings.
     `progress` is told (episodes kept, attempts made), `on_pictures` (episodes with pictures, episodes).
     """
-    env_name = made_name(env_name, SCRIPTED if policy == SCRIPTED else POLICY)
-    of = task_of(env_name)
-    noise = (SCRIPTED_NOISE if policy == SCRIPTED else 0.0) if noise is None else noise
-    keep = _checked_keep(of, keep)
-    _check({"episodes": (episodes, 1), "workers": (workers, 1), "noise": (noise, 0)}, of, policy)
-    settings = _settings(of, policy, rendering or {})
-    outputs = _outputs(of.source, user_path(out_path), formats)
-    target = next(iter(outputs))
-    folder = Path(attempts_dir) if attempts_dir else target.parent / ".generating" / target.stem
-    with _claimed(folder, env_name):
-        task, who = _prepared(Task(env_name, policy, settings, seed, noise), member, folder, tracking_uri)
-        _check_settings(folder, {**asdict(task), "policy": who, "keep": keep}, overwrite)
+    task = task_of(wanted.made_name)
+    keep, attempt = wanted.kept(task), wanted.attempt(task)
+    if workers < 1:
+        raise UserError(f"workers={workers}: must be at least 1")
+    outputs, folder = files.by_source(task.source), files.attempts
+    with _claimed(folder, task.env_name):
+        attempt, who = _prepared(attempt, wanted, folder)
+        _check_settings(folder, {**asdict(attempt), "policy": who, "keep": keep}, files.overwrite)
         pool = AttemptPool(
-            task,
+            attempt,
             folder,
             keep_all=keep == "all",
             progress=progress,
-            on_first=lambda number: _rehearse(task, folder, outputs, number),
+            on_first=lambda number: _rehearse(attempt, folder, outputs, number),
             on_pictures=on_pictures,
         )
-        kept = pool.run(episodes, workers)
-        made_by = _made_by(task, who, len(kept), pool.attempts)
+        kept = pool.run(wanted.episodes, workers)
+        made_by = _made_by(attempt, who, len(kept), pool.attempts)
         transitions = [0]
         for path, writer in outputs.items():
-            writer.write(path, _episodes(folder, kept, transitions), env_name, _provenance(task, made_by))
-    if attempts_dir is None:
+            writer.write(path, _episodes(folder, kept, transitions), task.env_name, _provenance(attempt, made_by))
+    if files.attempts_dir is None:
         remove_attempts(folder)
+    path, *extra = outputs
     total = transitions[0] // len(outputs)
-    return Generated(target, env_name, len(kept), total, pool.attempts, made_by, tuple(outputs)[1:])
+    return Generated(path, task.env_name, len(kept), total, pool.attempts, made_by, tuple(extra))
 
 
 def remove_attempts(folder: Path) -> None:
@@ -121,38 +121,6 @@ def remove_attempts(folder: Path) -> None:
     shutil.rmtree(folder)
     with suppress(OSError):  # other generations may be under way beside it
         folder.parent.rmdir()
-
-
-def _check(numbers: Mapping[str, tuple[float, int]], task: SourceTask, policy: str) -> None:
-    """Refuse numbers (value, least) that are too small, and tasks without an expert."""
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise UserError(f"{name}={value}: must be at least {least}")
-    if policy == SCRIPTED and task.expert() is None:
-        known = did_you_mean(task.env_name, supported_names(), limit=6)
-        raise UserError(f"no scripted expert for {task.env_name!r}: give --policy a model{known}")
-
-
-def _checked_keep(task: SourceTask, keep: Keep | None) -> Keep:
-    if keep not in (None, "successful", "all"):
-        raise UserError(f"keep={keep!r}: allowed are successful and all")
-    if keep == "successful" and not task.has_success:
-        raise UserError(f"{task.env_name}: its environment tells no success; use --keep all")
-    return keep or ("successful" if task.has_success else "all")
-
-
-def _settings(task: SourceTask, policy: str, rendering: Mapping[str, str]) -> str:
-    """Return the environment's settings as JSON, empty where it takes none; a policy brings its own."""
-    settings = task.rendering(rendering)
-    if policy != SCRIPTED and rendering:
-        raise UserError("a policy sees pictures like those that it was trained on: leave the rendering options out")
-    return json.dumps(settings, sort_keys=True) if settings and policy == SCRIPTED else ""
-
-
-def _outputs(source: Source, target: Path, formats: Sequence[str]) -> dict[Path, Source]:
-    """Return each file to be written and whose format it has; the environment's own source comes first."""
-    others = [sources.get(name) for name in formats if name != source.name]
-    return {target: source, **{target.with_name(f"{target.stem}.{o.name}{o.suffix}"): o for o in others}}
 
 
 @contextmanager
@@ -168,17 +136,17 @@ def _claimed(folder: Path, env_name: str) -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)  # refused before anything was made
 
 
-def _prepared(task: Task, member: int, folder: Path, tracking_uri: str | None) -> tuple[Task, str]:
-    """Return the task as workers play it, and who plays: a model is copied, since an alias may move meanwhile."""
-    if task.policy == SCRIPTED:
-        return task, SCRIPTED
+def _prepared(attempt: AttemptSpec, wanted: Demonstrations, folder: Path) -> tuple[AttemptSpec, str]:
+    """Return the attempt as workers play it, and who plays: a model is copied, since an alias may move meanwhile."""
+    if attempt.policy == SCRIPTED:
+        return attempt, SCRIPTED
     from understudy.loading import load_policy
     from understudy.policy import content_hash
 
-    policy = load_policy(task.policy, tracking_uri).member(member)
+    policy = load_policy(wanted.policy, wanted.tracking_uri).member(wanted.member)
     copy = policy.save(folder / POLICY)
     settings = json.dumps(policy.environment, sort_keys=True) if policy.environment else ""
-    return replace(task, policy=str(copy), settings=settings), f"{policy.algorithm.name} {content_hash(copy)}"
+    return replace(attempt, policy=str(copy), settings=settings), f"{policy.algorithm.name} {content_hash(copy)}"
 
 
 def _check_settings(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> None:
@@ -201,12 +169,12 @@ def _check_settings(folder: Path, wanted: Mapping[str, Any], overwrite: bool) ->
     write_json(file, wanted)
 
 
-def _rehearse(task: Task, folder: Path, outputs: Outputs, number: int) -> None:
+def _rehearse(attempt: AttemptSpec, folder: Path, outputs: Outputs, number: int) -> None:
     """Write one episode in every format, so that what cannot be written is known before the work is done."""
     try:
         for path, writer in outputs.items():
             writer.write(
-                folder / REHEARSAL / path.name, _episodes(folder, [number]), task.env_name, _provenance(task, "")
+                folder / REHEARSAL / path.name, _episodes(folder, [number]), attempt.env_name, _provenance(attempt, "")
             )
     finally:
         shutil.rmtree(folder / REHEARSAL, ignore_errors=True)
@@ -221,15 +189,15 @@ def _episodes(folder: Path, numbers: Sequence[int], count: list[int] | None = No
         yield episode
 
 
-def _provenance(task: Task, made_by: str) -> dict[str, Any]:
-    environment = json.loads(task.settings) if task.settings else None
-    rate = task_of(task.env_name).control_hz
+def _provenance(attempt: AttemptSpec, made_by: str) -> dict[str, Any]:
+    environment = json.loads(attempt.settings) if attempt.settings else None
+    rate = task_of(attempt.env_name).control_hz
     known = {"fps": rate} if rate else {}
-    return {"made_by": made_by, "environment": environment, "env_name": task.env_name, **known}
+    return {"made_by": made_by, "environment": environment, "env_name": attempt.env_name, **known}
 
 
-def _made_by(task: Task, who: str, episodes: int, attempts: int) -> str:
+def _made_by(attempt: AttemptSpec, who: str, episodes: int, attempts: int) -> str:
     """Return one sentence that says how the data can be made again."""
-    noise = f"noise {task.noise:g} on executed actions, clean actions recorded" if task.noise else "no noise"
+    noise = f"noise {attempt.noise:g} on executed actions, clean actions recorded" if attempt.noise else "no noise"
     expert = "scripted expert" if who == SCRIPTED else f"policy ({who})"
-    return f"understudy {expert}: {task.env_name}, {episodes} of {attempts} attempts, seed {task.seed}, {noise}"
+    return f"understudy {expert}: {attempt.env_name}, {episodes} of {attempts} attempts, seed {attempt.seed}, {noise}"

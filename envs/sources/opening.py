@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from understudy.envs.sources.getting import missing_dataset, unknown_dataset
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Task
+from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
 from understudy.envs.store.origins import is_of
 from understudy.envs.store.store import JPEG, MANIFEST, EpisodeStore, Manifest, find_store, store_path
-from understudy.envs.store.transfer import import_file
+from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import UnknownName, UserError
 from understudy.spec.run import RunSpec
 
@@ -88,32 +89,29 @@ def open_imported(file: Path, env_name: str, target: Path) -> EpisodeStore:
     if is_of(folder, [file]):
         return EpisodeStore.open(folder)
     log.info("importing %s", file)
-    return import_file("ogbench", file, env_name, target, name=file.stem, overwrite=True)
+    return import_file(task_of(env_name), file, target, ImportOptions(name=file.stem, overwrite=True))
 
 
 def _import_as_before(task: Task, path: Path, data_dir: Path) -> None:
     """Import files in the way that the store that is there was made: its encoding of pictures, options, changes."""
-    env_name = task.env_name
-    folder, options = store_path(env_name, data_dir), {}
+    folder, options = store_path(task.env_name, data_dir), ImportOptions()
     if (folder / MANIFEST).is_file():
-        options = _ways_of(Manifest.read(folder))
-        log.warning("%s: its files have changed; importing them again", env_name)
+        options = _options_of(Manifest.read(folder))
+        log.warning("%s: its files have changed; importing them again", task.env_name)
     else:
-        log.info("%s: importing %s", env_name, path)
-    import_file(task.source.name, path, env_name, data_dir, overwrite=True, **options)
+        log.info("%s: importing %s", task.env_name, path)
+    import_file(task, path, data_dir, replace(options, overwrite=True))
 
 
-def _ways_of(manifest: Manifest) -> dict[str, Any]:
-    """Return the arguments of `import_file` that a store was made with."""
-    from understudy.envs.sources.bridge.relabelling import relabelled
+def _options_of(manifest: Manifest) -> ImportOptions:
+    """Return the options that a store was imported with."""
+    from understudy.envs.sources.bridge.relabelling import RELABELLED
 
-    known, options = manifest.provenance, {}
-    if JPEG in [column.encoding for column in manifest.columns.values()]:
-        options |= {"image_encoding": JPEG, "jpeg_quality": int(known.get("jpeg_quality", 95))}
-    if known.get("relabel_actions"):
-        options |= {"change": relabelled, "notes": {"relabel_actions": True}}
-    if isinstance(known.get("asked"), dict):
-        options |= {"asked": known["asked"]}
-    if known.get("reading"):
-        options |= {"reading": known["reading"]}
-    return options
+    known, asked = manifest.provenance, manifest.provenance.get("asked")
+    is_jpeg = any(column.encoding == JPEG for column in manifest.columns.values())
+    return ImportOptions(
+        pictures=PictureEncoding(JPEG, int(known.get("jpeg_quality", 95))) if is_jpeg else RAW_PICTURES,
+        change=RELABELLED if known.get(RELABELLED.name) else None,
+        reading=known.get("reading") or {},
+        asked=asked if isinstance(asked, dict) else {},
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.envs.store.frames import JPEG_CHANNELS, encode_jpeg
-from understudy.envs.store.store import IMAGES, JPEG, Column, end_text
-from understudy.errors import DatasetError
+from understudy.envs.store.store import IMAGES, JPEG, RAW, Column, end_text
+from understudy.errors import DatasetError, UserError, did_you_mean
 
 LISTED_DIMS = 1024
 """Rows with more numbers than this get statistics per channel (last axis) instead of per dimension."""
@@ -152,15 +153,33 @@ class TextFile(ColumnFile):
         return {}
 
 
-def column_file(file: Path, name: str, first: np.ndarray, image_encoding: str, quality: int) -> ColumnFile:
-    """Return the column for rows like `first`; pictures are kept as `image_encoding` says."""
+@dataclass(frozen=True)
+class PictureEncoding:
+    """How a store keeps pictures: `raw`, read without decoding, or `jpeg` of a quality, about a tenth of the size."""
+
+    name: str = RAW
+    quality: int = 95
+    """JPEG's, 1 to 100."""
+
+    def __post_init__(self) -> None:
+        if self.name not in (RAW, JPEG):
+            raise UserError(f"image_encoding={self.name}: no such way{did_you_mean(self.name, (RAW, JPEG))}")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"jpeg_quality={self.quality}: must be 1 to 100")
+
+
+RAW_PICTURES = PictureEncoding()
+
+
+def column_file(file: Path, name: str, first: np.ndarray, pictures: PictureEncoding) -> ColumnFile:
+    """Return the column for rows like `first`; pictures are kept as `pictures` says."""
     if first.dtype.kind == "U":
         return TextFile(file, name)
     picture = first.dtype == np.uint8 and first.ndim == 4 and (IMAGES in name or "observations" in name)
-    if picture and image_encoding == JPEG:
+    if picture and pictures.name == JPEG:
         if first.shape[-1] not in JPEG_CHANNELS:
             raise DatasetError(f"column {name!r} has {first.shape[-1]} channels, a JPEG has 1 or 3: keep it raw")
-        return JpegFile(file, name, first, quality)
+        return JpegFile(file, name, first, pictures.quality)
     return NumberFile(file, name, first)
 
 

@@ -4,90 +4,102 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from understudy.envs.files.reading import damage
+from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
 from understudy.envs.store.incoming import Incoming
 from understudy.envs.store.origins import check_unchanged, record
-from understudy.envs.store.store import JPEG, RAW, EpisodeStore, store_path
+from understudy.envs.store.store import JPEG, EpisodeStore, store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import restore_folder, user_path
 from understudy.registry import sources
 
 if TYPE_CHECKING:
-    from understudy.envs.sources.source import Source
     from understudy.envs.sources.task import Episode, Task
 
 OnEpisode = Callable[[int, int], None]
 """Called with (episodes so far, transitions so far)."""
 
 
-def import_file(
-    source_name: str,
-    path: str | Path,
-    env_name: str,
-    data_dir: str | Path,
-    *,
-    name: str | None = None,
-    overwrite: bool = False,
-    progress: OnEpisode | None = None,
-    made_by: str = "",
-    image_encoding: str = RAW,
-    jpeg_quality: int = 95,
-    change: Callable[[Episode], Episode] | None = None,
-    notes: Mapping[str, Any] | None = None,
-    reading: Mapping[str, Any] | None = None,
-    asked: Mapping[str, str] | None = None,
-) -> EpisodeStore:
-    """Import a file (or a folder, where the source takes one) as the store `<data_dir>/<env_name>` and open it.
+@dataclass(frozen=True)
+class Change:
+    """Something done to every episode that is imported; the store's provenance says so under `name`."""
 
-    `env_name` says which task the data are of; `name` is the store's, when it should be another. `made_by` is for
-    files that do not say themselves how they were made. `change` is done to every episode; `notes` say so in the
-    provenance. `reading` are options of the source's own `read`, such as LeRobot's `tolerance_s`. `asked` says of
-    columns what they are, where that cannot be told (`data import --as NAME=WORDS`).
+    name: str
+    apply: Callable[[Episode], Episode]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a file becomes a store, and what is said of it that it does not say itself."""
+
+    name: str = ""
+    """The store's name; default the dataset's."""
+    overwrite: bool = False
+    pictures: PictureEncoding = RAW_PICTURES
+    made_by: str = ""
+    """How the data were made, for files that do not say it."""
+    change: Change | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the task's own `read`, such as LeRobot's `tolerance_s`."""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """What columns are, where that cannot be told (`data import --as NAME=WORDS`)."""
+
+
+PLAIN = ImportOptions()
+
+
+def import_file(
+    task: Task,
+    path: str | Path,
+    data_dir: str | Path,
+    options: ImportOptions = PLAIN,
+    progress: OnEpisode | None = None,
+) -> EpisodeStore:
+    """Import a file (or a folder, where the source takes one) of the task's data as a store and open it.
+
+    The store is `<data_dir>/<the task's name>`, or that of `options.name`.
     """
-    name = env_name if name is None else name
-    source: Source = sources.get(source_name)
-    task = source.task(env_name)
-    reading = _checked_reading(task, reading or {})
+    name, source, pictures = options.name or task.env_name, task.source, options.pictures
+    reading = _checked_reading(task, options.reading)
     path = restore_folder(user_path(path))
     with damage(path, "data"):
         there = path.exists()
     if not there:
         raise DatasetError(f"{path}: no such file")
-    if not source.matches(name) and (not name or Path(name).name != name or name.startswith(".")):
+    if not source.matches(name) and (Path(name).name != name or name.startswith(".")):
         raise DatasetError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
     target = store_path(name, data_dir)
     writer = StoreWriter(
         target,
         name=name,
-        source=source_name,
+        source=source.name,
         env_id=task.env_id,
-        provenance={},
-        overwrite=overwrite,
-        image_encoding=image_encoding,
-        jpeg_quality=jpeg_quality,
+        overwrite=options.overwrite,
+        pictures=pictures,
     )
     transitions = 0
     with writer:
-        writer.incoming = Incoming(task.declared(path), asked)
+        writer.incoming = Incoming(task.declared(path), options.asked)
         files = source.files(path)
         records = [record(file) for file in files]
         writer.provenance = {
-            **({"made_by": made_by} if made_by else {}),
-            "env_name": env_name,
+            **({"made_by": options.made_by} if options.made_by else {}),
+            "env_name": task.env_name,
             "files": records,
             **task.provenance(path),
-            **(notes or {}),
+            **({options.change.name: True} if options.change else {}),
             **({"reading": reading} if reading else {}),
-            **({"jpeg_quality": jpeg_quality} if image_encoding == JPEG else {}),
+            **({"jpeg_quality": pictures.quality} if pictures.name == JPEG else {}),
         }
         for episode in task.read(path, **reading):
-            writer.add_episode(episode if change is None else change(episode))
+            writer.add_episode(options.change.apply(episode) if options.change else episode)
             transitions += len(episode["actions"])
             if progress is not None:
                 progress(writer.num_episodes, transitions)
@@ -140,7 +152,7 @@ def export_store(
     A format that is one file gets the store's name in a `path` that is a folder, or ends with a slash.
     `settings` are the format's own, and go before what the store's provenance says of them.
     """
-    source: Source = sources.get(format_name)
+    source = sources.get(format_name)
     target = user_path(path)
     if source.suffix and (target.is_dir() or str(path).endswith("/")):
         target = target / f"{store.path.name}{source.suffix}"

@@ -16,28 +16,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from understudy.envs.store.columns import ColumnFile, column_file
+from understudy.envs.store.columns import RAW_PICTURES, ColumnFile, PictureEncoding, column_file
 from understudy.envs.store.episode import is_episode_column, prepare_episode
 from understudy.envs.store.incoming import Incoming
 from understudy.envs.store.store import (
     EPISODES,
-    JPEG,
     MANIFEST,
-    RAW,
     TRANSITIONS,
     EpisodeStore,
     Manifest,
     combine_digests,
     digest,
 )
-from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.errors import DatasetError
 from understudy.files import replaced_folder, restore_folder, sha256, storage_errors, sync_folder, user_path
 
 
 class StoreWriter:
     """Write a store with `with StoreWriter(path, ...) as writer: writer.add_episode({...})`.
 
-    Pictures are kept `raw`, which is read without decoding, or as `jpeg`, about a tenth of the size.
     On a clean exit the store is at `path` (synced, renamed at once); on an exception everything is removed.
     """
 
@@ -50,12 +47,10 @@ class StoreWriter:
         env_id: str,
         provenance: Mapping[str, Any] | None = None,
         overwrite: bool = False,
-        image_encoding: str = RAW,
-        jpeg_quality: int = 95,
+        pictures: PictureEncoding = RAW_PICTURES,
         incoming: Incoming | None = None,
     ) -> None:
-        check_image_encoding(image_encoding, jpeg_quality)
-        self._encoding, self._quality = image_encoding, jpeg_quality
+        self._pictures = pictures
         self.path = user_path(path)
         self.name, self.source, self.env_id = name, source, env_id
         self.provenance = dict(provenance or {})
@@ -95,7 +90,7 @@ class StoreWriter:
             for name, array in rows.items():
                 if name not in self._columns:
                     file = self._temporary / f"{len(self._columns)}.raw"
-                    self._columns[name] = column_file(file, name, array, self._encoding, self._quality)
+                    self._columns[name] = column_file(file, name, array, self._pictures)
                 self._columns[name].append(array, number)
         self._lengths.append(len(rows["actions"]))
 
@@ -154,14 +149,6 @@ class StoreWriter:
         sync_folder(self._temporary / MANIFEST)
         sync_folder(self._temporary)
         EpisodeStore.open(self._temporary)  # what is about to take the place must open
-
-
-def check_image_encoding(image_encoding: str, jpeg_quality: int) -> None:
-    """Raise UserError for a way to keep pictures that there is not."""
-    if image_encoding not in (RAW, JPEG):
-        raise UserError(f"image_encoding={image_encoding}: no such way{did_you_mean(image_encoding, (RAW, JPEG))}")
-    if not 1 <= jpeg_quality <= 100:
-        raise UserError(f"jpeg_quality={jpeg_quality}: must be 1 to 100")
 
 
 def _write_arrow(file: Path, arrays: dict[str, pa.Array]) -> None:

@@ -472,7 +472,7 @@ def test_out_npy_files_are_upstreams_and_come_back_as_the_same_store(root, tmp_p
             assert last["images0"].tolist() == now["images0"].tolist()
             np.testing.assert_allclose(last["state"], now["state"], atol=1e-6)
     store = find_store(LIFT, tmp_path / "stores")
-    again = import_file("bridge", folder, LIFT, tmp_path / "again")
+    again = import_file(task_of(LIFT), folder, tmp_path / "again")
     assert again.manifest.content_hash == store.manifest.content_hash
     exported = export_store(again, tmp_path / "exported", "bridge")
     for split in ("train", "val"):
@@ -493,10 +493,10 @@ def test_a_file_written_by_upstreams_own_way_is_read(root, tmp_path) -> None:
         assert found["observations"].tolist() == [step["state"].tolist() for step in one["observations"]]
         assert found["language"].split("\n") == one["language"]
         assert found["saliency/images0"].shape == (len(one["actions"]), SIZE, SIZE, 1)
-    store = import_file("bridge", tmp_path / "task", "bridge:task", tmp_path / "stores")
+    store = import_file(task_of("bridge:task"), tmp_path / "task", tmp_path / "stores")
     assert store.manifest.num_episodes == 3
     assert store.episode_column("mask/train").tolist() == [1, 1, 1]
-    single = import_file("bridge", file, "bridge:task", tmp_path / "single")
+    single = import_file(task_of("bridge:task"), file, tmp_path / "single")
     assert single.manifest.content_hash == store.manifest.content_hash
 
 
@@ -565,7 +565,7 @@ def test_trajectories_of_another_shape_are_refused(root, tmp_path, change, said)
     file = tmp_path / "out.npy"
     np.save(file, np.array([trajectory], object), allow_pickle=True)
     with pytest.raises(DatasetError) as error:
-        import_file("bridge", file, "bridge:x", tmp_path / "stores")
+        import_file(task_of("bridge:x"), file, tmp_path / "stores")
     one_line(error)
     assert said in str(error.value) or "episode 0" in str(error.value)
     assert list((tmp_path / "stores").iterdir()) == []

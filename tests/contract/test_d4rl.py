@@ -109,7 +109,7 @@ def test_a_mujoco_file_as_published_is_read_whole(tmp_path) -> None:
     file = save(tmp_path / "x.hdf5", {**rows, **infos, **more})
     with h5py.File(file, "a") as handle:
         handle["metadata/algorithm"] = np.bytes_(b"SAC")
-    store = import_file("d4rl", file, "halfcheetah-medium-v2", tmp_path / "stores")
+    store = import_file(task_of("halfcheetah-medium-v2"), file, tmp_path / "stores")
     assert store.lengths.tolist() == [4, 6, 3]
     for name in ("observations", "actions", "rewards", "terminals"):
         np.testing.assert_array_equal(store.column(name), rows[name])
@@ -125,7 +125,7 @@ def test_an_antmaze_file_as_published_keeps_its_goals_and_its_terminals_end_noth
     rows["rewards"] = rows["terminals"].astype(np.float32)
     goals = np.repeat([[0.5, 8.25], [0.75, 8.5]], [5, 4], axis=0).astype(np.float32)
     file = save(tmp_path / "x.hdf5", {**rows, "infos/goal": goals}, compression="gzip")
-    store = import_file("d4rl", file, "antmaze-umaze-diverse-v2", tmp_path / "stores")
+    store = import_file(task_of("antmaze-umaze-diverse-v2"), file, tmp_path / "stores")
     assert store.lengths.tolist() == [5, 4]
     np.testing.assert_array_equal(store.column("rewards"), rows["rewards"] - 1)
     np.testing.assert_array_equal(store.column("goals"), goals)
@@ -138,7 +138,7 @@ def test_a_kitchen_file_as_published_ends_at_terminals_and_the_time_limit(tmp_pa
     del rows["next_observations"]
     rows["terminals"] = ends.astype(np.float32)
     rows["rewards"] = rows["rewards"].reshape(-1, 1)
-    store = import_file("d4rl", save(tmp_path / "x.hdf5", rows), "kitchen-mixed-v0", tmp_path / "stores")
+    store = import_file(task_of("kitchen-mixed-v0"), save(tmp_path / "x.hdf5", rows), tmp_path / "stores")
     assert store.lengths.tolist() == [280, 20, 20]
     assert store.column("rewards").shape == (320,)
 
@@ -264,7 +264,7 @@ def test_wrong_arrays_are_one_line_that_names_the_file_or_episode(tmp_path, chan
     arrays = {**rows_of("halfcheetah", (6, 7)), **changes}
     file = save(tmp_path / "x.hdf5", {name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(DatasetError) as error:
-        import_file("d4rl", file, "halfcheetah-medium-v2", tmp_path / "stores")
+        import_file(task_of("halfcheetah-medium-v2"), file, tmp_path / "stores")
     assert said in str(error.value)
     assert str(file) in str(error.value) or "episode 0" in str(error.value)
     assert "\n" not in str(error.value)
@@ -276,7 +276,7 @@ def test_a_file_that_is_damaged_inside_is_one_line(tmp_path) -> None:
     data[len(data) // 3 : len(data) // 3 + 2000] = bytes(2000)
     file.write_bytes(data)
     with pytest.raises(DatasetError) as error:
-        import_file("d4rl", file, "halfcheetah-medium-v2", tmp_path / "stores")
+        import_file(task_of("halfcheetah-medium-v2"), file, tmp_path / "stores")
     assert str(file) in str(error.value)
     assert "damaged" in str(error.value)
 

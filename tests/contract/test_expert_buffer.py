@@ -152,7 +152,7 @@ def test_a_buffer_whose_next_observations_repeat_is_read_by_its_done_flags_and_s
     assert [len(e["actions"]) for e in read] == [5, 1, 8]
     assert all("final_observation" not in e for e in read)
     assert "repeats its own" in SOURCE.task(NAME).provenance(tmp_path)["next_observations"]
-    store = import_file("expert_buffer", tmp_path, NAME, tmp_path / "stores")
+    store = import_file(task_of(NAME), tmp_path, tmp_path / "stores")
     assert "final_observations" not in store.manifest.episode_columns
     rows["step_count"] = torch.cat([torch.arange(n) for n in (5, 1, 8)])[:, None]
     rows["next"]["done"][:] = False
@@ -184,7 +184,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, monkeypatch, where) -> None:
     rows = as_torchrl(make_episodes())
     torch.save({**rows, "extra": Hostile()}, tmp_path / "x" / where)
     with pytest.raises(DatasetError, match=r"holds (posix|nt)\.system"):
-        import_file("expert_buffer", tmp_path / "x", NAME, tmp_path / "stores")
+        import_file(task_of(NAME), tmp_path / "x", tmp_path / "stores")
     assert not mark.exists()
 
 
@@ -193,7 +193,7 @@ def test_a_half_downloaded_buffer_is_one_line(tmp_path, share) -> None:
     file = save(tmp_path / BUFFER, as_torchrl(make_episodes((200,))))
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
     with pytest.raises(DatasetError) as error:
-        import_file("expert_buffer", file, NAME, tmp_path / "stores")
+        import_file(task_of(NAME), file, tmp_path / "stores")
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -214,7 +214,7 @@ def test_a_half_downloaded_buffer_is_one_line(tmp_path, share) -> None:
 def test_wrong_keys_and_shapes_are_refused(tmp_path, changes, said) -> None:
     torch.save(as_torchrl(make_episodes(), **changes), tmp_path / BUFFER)
     with pytest.raises(DatasetError) as error:
-        import_file("expert_buffer", tmp_path / BUFFER, NAME, tmp_path / "stores")
+        import_file(task_of(NAME), tmp_path / BUFFER, tmp_path / "stores")
     assert said in str(error.value)
 
 

@@ -14,8 +14,8 @@ import pytest
 from tests.contract.pick_cube import NAME, STATE, actions_of, can_render, digest, seen_in
 from tests.contract.source_examples import one_line
 
-from understudy.envs.experts.attempts import Task, play
-from understudy.envs.experts.generate import supported_names
+from understudy.envs.experts.attempts import AttemptSpec, play
+from understudy.envs.experts.demonstrations import supported_names
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.gym_hil.env import MAX_STEPS
 from understudy.envs.sources.names import made_name
@@ -43,7 +43,7 @@ def test_states_rewards_and_endings_are_gym_hils_own_bit_for_bit() -> None:
     if not can_render():  # gym-hil's constructor renders
         return
     env, theirs = EnvFactory(STATE)(), upstream()
-    solved, _ = play(Task(STATE), 0)
+    solved, _ = play(AttemptSpec(STATE), 0)
     seeds = {5: actions_of(5, 12), stream_key(0, "expert", 0) % 2**31: solved["actions"]}
     for seed, actions in seeds.items():
         np.random.seed(seed)
@@ -144,7 +144,7 @@ def test_the_expert_picks_the_cube_ten_times_of_ten_and_leaves_the_global_stream
     before = np.random.get_state()[1].tobytes()  # type: ignore[union-attr]
     lengths = []
     for number in range(10):
-        episode, solved = play(Task(STATE, seed=1), number)
+        episode, solved = play(AttemptSpec(STATE, seed=1), number)
         lengths.append(len(episode["actions"]))
         assert solved
         assert episode["rewards"].tolist() == [0.0] * (lengths[-1] - 1) + [1.0]

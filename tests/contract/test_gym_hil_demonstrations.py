@@ -13,13 +13,15 @@ from tests.contract.source_examples import one_line, same_episodes
 from tests.integration.commands import kill_when, start
 from tests.unit.command_line import understudy
 
-from understudy.envs.experts.attempts import Task, attempt_file, pictures_file, play, render
-from understudy.envs.experts.generate import generate
+from understudy.envs.experts.attempts import AttemptSpec, attempt_file, pictures_file, play, render
+from understudy.envs.experts.demonstrations import Demonstrations
+from understudy.envs.experts.generate import OutputFiles, generate
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.gym_hil import source as gym_hil
 from understudy.envs.sources.gym_hil.env import Pictures
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.store import EpisodeStore
-from understudy.envs.store.transfer import episodes_of, import_file
+from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy
@@ -37,9 +39,9 @@ def store(folder) -> EpisodeStore | None:
     """Two demonstrations with small pictures of both cameras."""
     if not can_render():
         return None
-    made = generate(NAME, 2, out_path=folder / "two.hdf5", rendering=SMALL, formats=["lerobot"])
+    made = generate(Demonstrations(NAME, 2, rendering=SMALL), OutputFiles(folder / "two.hdf5", formats=["lerobot"]))
     assert made.extra == (folder / "two.lerobot",)
-    return import_file("gym_hil", made.path, NAME, folder / "stores")
+    return import_file(task_of(NAME), made.path, folder / "stores")
 
 
 def test_pictures_rendered_afterwards_are_those_seen_while_playing_bit_for_bit(store) -> None:
@@ -62,7 +64,7 @@ def test_the_same_demonstrations_are_a_lerobot_dataset_with_two_cameras_that_nam
     if store is None:
         return
     made = folder / "two.lerobot"
-    written = import_file("lerobot", made, f"lerobot:{made}", folder / "stores", name="two")
+    written = import_file(task_of(f"lerobot:{made}"), made, folder / "stores", ImportOptions(name="two"))
     assert written.cameras() == ["front", "wrist"]
     provenance = written.manifest.provenance
     assert (provenance["env_name"], provenance["fps"]) == (NAME, 10)
@@ -81,8 +83,8 @@ def test_the_rendering_is_kept_in_the_manifest_and_evaluations_draw_alike(tmp_pa
     if not can_render():
         return
     chosen = {"cameras": "wrist", "height": "16", "width": "40", "reflections": "true", "offsamples": "4"}
-    made = generate(NAME, 1, out_path=tmp_path / "one.hdf5", rendering=chosen, noise=0.0)
-    store = import_file("gym_hil", made.path, NAME, tmp_path)
+    made = generate(Demonstrations(NAME, 1, rendering=chosen, noise=0.0), OutputFiles(tmp_path / "one.hdf5"))
+    store = import_file(task_of(NAME), made.path, tmp_path)
     settings = store.manifest.provenance["environment"]
     drawing = {"shadows": False, "offsamples": 4, "reflections": True}
     assert settings == {"cameras": ["wrist"], "height": 16, "width": 40, "rendering": drawing}
@@ -92,8 +94,13 @@ def test_the_rendering_is_kept_in_the_manifest_and_evaluations_draw_alike(tmp_pa
     np.testing.assert_array_equal(look["wrist"], store.frames("images/wrist").gather(np.array([0]))[0])
     with pytest.raises(UserError, match=r"was begun with settings=.*not"):
         attempts = tmp_path / "attempts"
-        generate(NAME, 1, out_path=tmp_path / "x.hdf5", rendering=chosen, noise=0.0, attempts_dir=attempts)
-        generate(NAME, 1, out_path=tmp_path / "x.hdf5", rendering=SMALL, noise=0.0, attempts_dir=attempts)
+        generate(
+            Demonstrations(NAME, 1, rendering=chosen, noise=0.0),
+            OutputFiles(tmp_path / "x.hdf5", attempts_dir=attempts),
+        )
+        generate(
+            Demonstrations(NAME, 1, rendering=SMALL, noise=0.0), OutputFiles(tmp_path / "x.hdf5", attempts_dir=attempts)
+        )
 
 
 def test_a_killed_generation_renders_only_what_is_missing(store, tmp_path, monkeypatch, capsys) -> None:
@@ -122,13 +129,13 @@ def test_a_killed_generation_renders_only_what_is_missing(store, tmp_path, monke
 
 
 def test_states_are_played_before_any_picture_and_failed_attempts_have_none(tmp_path) -> None:
-    episode, solved = play(Task(NAME, noise=4.0), 0)
+    episode, solved = play(AttemptSpec(NAME, noise=4.0), 0)
     assert (solved, episode["observations"].shape[1]) == (False, 18)
     assert not [name for name in episode if name.startswith("images/")]
     np.testing.assert_array_equal(episode["last/qpos"].shape, (22,))
     if not can_render():
         return
-    task = Task(NAME, settings=json.dumps(Pictures(height=16, width=16).settings()))
+    task = AttemptSpec(NAME, settings=json.dumps(Pictures(height=16, width=16).settings()))
     pictures = render(task, 0, {name: rows if name.startswith("last/") else rows[:3] for name, rows in episode.items()})
     assert sorted(pictures) == ["final_images/front", "final_images/wrist", "images/front", "images/wrist"]
     assert pictures["images/front"].shape == (3, 16, 16, 3)
@@ -146,7 +153,7 @@ def test_a_policy_that_sees_pictures_plays_with_them_and_they_are_what_is_record
     weights = [dict(algorithm.network(torch_generator(0, "a test")).named_parameters())]
     normaliser = Normaliser.of_parts({"state": Normaliser.identity((18,))})
     policy = Policy(algorithm, weights, normaliser, env_name=NAME, environment=settings).save(tmp_path / "policy")
-    task = Task(NAME, policy=str(policy), settings=json.dumps(settings))
+    task = AttemptSpec(NAME, policy=str(policy), settings=json.dumps(settings))
     monkey, _ = play(task, 0)
     steps = len(monkey["actions"])
     looks = seen_in(NAME, settings, task.reset_seed(0), monkey["actions"])
@@ -167,7 +174,7 @@ def test_a_policy_that_sees_pictures_plays_with_them_and_they_are_what_is_record
 )
 def test_bad_rendering_options_are_refused_before_any_work(tmp_path, options, said) -> None:
     with pytest.raises(UserError) as error:
-        generate(**{"env_name": NAME, "episodes": 1, "out_path": tmp_path / "none.hdf5", **options})
+        generate(Demonstrations(**{"env_name": NAME, "episodes": 1, **options}), OutputFiles(tmp_path / "none.hdf5"))
     one_line(error, said)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -206,7 +213,7 @@ def test_every_column_of_an_episode_with_pictures_survives_a_file(tmp_path) -> N
     np.testing.assert_array_equal(found[2]["qpos"], episodes[2]["qpos"])  # in float64
     note = {"environment": Pictures().settings(), "made_by": "a test", "fps": 10.0}
     assert source.task(NAME).provenance(path) == note
-    stored = import_file("gym_hil", path, NAME, tmp_path / "stores")
+    stored = import_file(task_of(NAME), path, tmp_path / "stores")
     same_episodes(episodes_of(stored), episodes)
 
 
@@ -233,5 +240,5 @@ def test_a_file_whose_pictures_are_not_what_it_says_is_refused(store, folder, tm
             kept = change["environment"]
             file.attrs["environment"] = kept if isinstance(kept, str) else json.dumps(kept)
     with pytest.raises((DatasetError, UserError)) as error:
-        import_file("gym_hil", path, NAME, tmp_path / "stores")
+        import_file(task_of(NAME), path, tmp_path / "stores")
     one_line(error, said)

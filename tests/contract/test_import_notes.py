@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.unit.command_line import understudy
 
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import notes_of
 from understudy.envs.store.store import find_store
 from understudy.envs.store.transfer import import_file
@@ -54,17 +55,17 @@ def test_actions_beyond_the_tasks_are_said_at_import_by_info_by_verify_and_in_tr
 
 @pytest.mark.parametrize("largest", [1.0, -1.0, 1.00001])
 def test_actions_of_the_tasks_own_span_are_not_worth_a_word(tmp_path, largest) -> None:
-    assert notes_of(import_file("d4rl", write(tmp_path / "x.hdf5", largest), NAME, tmp_path / "data")) == []
+    assert notes_of(import_file(task_of(NAME), write(tmp_path / "x.hdf5", largest), tmp_path / "data")) == []
 
 
 def test_actions_of_tasks_with_units_of_their_own_are_not_worth_a_word(tmp_path) -> None:
     file = write(tmp_path / "x.hdf5", 2.0)
-    import_file("d4rl", file, NAME, tmp_path / "data")
+    import_file(task_of(NAME), file, tmp_path / "data")
     store = find_store(NAME, tmp_path / "data")
     store.manifest.provenance["env_name"] = "expert:Pendulum-v1"
     assert notes_of(store) == []
 
 
 def test_data_of_single_steps_are_asked_about(tmp_path) -> None:
-    store = import_file("d4rl", write(tmp_path / "x.hdf5", 1.0, (1, 1, 1, 4)), NAME, tmp_path / "data")
+    store = import_file(task_of(NAME), write(tmp_path / "x.hdf5", 1.0, (1, 1, 1, 4)), tmp_path / "data")
     assert "3 of 4 episodes have one step" in notes_of(store)[0]

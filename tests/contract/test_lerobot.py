@@ -33,6 +33,7 @@ from tests.contract.lerobot_examples import (
 from tests.contract.source_examples import copy, one_line, same_episodes
 
 from understudy.envs.sources.lerobot.video import FrameReader, read_frames
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
 from understudy.spec.keys import build_run
@@ -43,7 +44,7 @@ from understudy.trainables.loops.data import environment_of, open_data
 def refused(root: Path, *parts: str) -> str:
     """Return the one line that reading `root` is refused with."""
     with pytest.raises(DatasetError) as error:
-        import_file("lerobot", root, "lerobot:any/thing", root.parent / "stores")
+        import_file(task_of("lerobot:any/thing"), root, root.parent / "stores")
     assert not (root.parent / "stores").exists() or not list((root.parent / "stores").iterdir())
     return one_line(error, str(root), *parts)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import notes_of
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import import_file
@@ -58,7 +59,7 @@ def imported(tmp_path: Path, feature: dict[str, Any] | None = None, values: list
     }
     (root / "meta/info.json").write_text(json.dumps(info))
     (root / "meta/stats.json").write_text("{}")
-    return import_file("lerobot", root, f"lerobot:{root}", tmp_path / "data")
+    return import_file(task_of(f"lerobot:{root}"), root, tmp_path / "data")
 
 
 def png(picture: np.ndarray) -> dict[str, Any]:

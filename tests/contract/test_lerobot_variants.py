@@ -13,7 +13,8 @@ from tests.contract.lerobot_examples import CAMERA, FPS, LENGTHS, H, W, decoded,
 from tests.contract.source_examples import copy, one_line, same_episodes
 
 from understudy.envs.sources.lerobot.writer import LeRobotWriter
-from understudy.envs.store.transfer import episodes_of, import_file
+from understudy.envs.sources.source import task_of
+from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
@@ -91,7 +92,7 @@ def test_the_older_versions_give_the_same_episodes(whole, tmp_path, version, chu
         other.pop("images/top")
         other = {name: value for name, value in other.items() if not name.startswith("mask/")}
         same_episodes([one], [other])
-    store = import_file("lerobot", root, NAME, tmp_path / "stores")
+    store = import_file(task_of(NAME), root, tmp_path / "stores")
     assert store.manifest.provenance["codebase_version"] == version
     assert store.manifest.provenance["cameras"] == {"images/top": f"{W} x {H}, video"}
 
@@ -220,7 +221,7 @@ def test_times_a_little_off_are_refused_with_the_key_that_allows_them(whole, roo
     said = refused(root, "no frame within 0.0001 s of", "--tolerance_s")
     tolerance = float(said.partition("--tolerance_s ")[2].split("`")[0])
     assert abs(seconds) < tolerance < 0.5 / FPS
-    store = import_file("lerobot", root, NAME, tmp_path / "stores", reading={"tolerance_s": tolerance})
+    store = import_file(task_of(NAME), root, tmp_path / "stores", ImportOptions(reading={"tolerance_s": tolerance}))
     same_episodes(episodes_of(store), read(whole))
     assert store.manifest.provenance["reading"] == {"tolerance_s": tolerance}
 

@@ -22,6 +22,7 @@ from tests.contract.source_examples import copy, one_line, same_episodes
 from understudy.envs.sources.lerobot.progress import Sizes
 from understudy.envs.sources.lerobot.video import ENCODERS, Encoder
 from understudy.envs.sources.lerobot.writer import LeRobotWriter
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 
@@ -34,10 +35,10 @@ def test_episodes_are_read_back_exactly_but_for_what_a_video_loses(tmp_path, pic
 
 
 def test_a_store_of_images_becomes_the_same_store_again(tmp_path) -> None:
-    store = import_file("lerobot", written(tmp_path / "a", 3, pictures="image"), "lerobot:a/b", tmp_path / "stores")
+    store = import_file(task_of("lerobot:a/b"), written(tmp_path / "a", 3, pictures="image"), tmp_path / "stores")
     provenance = {**store.manifest.provenance, "pictures": "image"}
     SOURCE.write(tmp_path / "b", episodes_of(store), "lerobot:a/b", provenance)
-    again = import_file("lerobot", tmp_path / "b", "lerobot:a/b", tmp_path / "more")
+    again = import_file(task_of("lerobot:a/b"), tmp_path / "b", tmp_path / "more")
     assert again.manifest.content_hash == store.manifest.content_hash
 
 

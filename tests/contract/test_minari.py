@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.registered import registered_spec
 from understudy.envs.sources.minari.files import flatten_rows, unflatten_rows
-from understudy.envs.store.transfer import import_file
+from understudy.envs.sources.source import task_of
+from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import DatasetError, UnderstudyError, UserError
 from understudy.registry import sources
 
@@ -78,7 +79,7 @@ def test_episodes_are_minaris_own_in_every_format(collected, kind) -> None:
         np.testing.assert_array_equal(ours["actions"], theirs.actions)
         np.testing.assert_array_equal(ours["rewards"], theirs.rewards)
         np.testing.assert_array_equal(ours["terminals"], theirs.terminations)
-    store = import_file("minari", folder_of(name, collected), name, collected / "stores")
+    store = import_file(task_of(name), folder_of(name, collected), collected / "stores")
     assert store.path.name == f"minari:pendulum__{kind}-v0"
     assert store.manifest.provenance["algorithm_name"] == "random"
 
@@ -86,7 +87,7 @@ def test_episodes_are_minaris_own_in_every_format(collected, kind) -> None:
 def test_a_goal_dict_is_one_vector_with_the_goal_in_it_and_the_environment_gives_the_same(collected) -> None:
     folder = folder_of(MAZE, collected)
     dataset = minari.MinariDataset(folder / "data")
-    store = import_file("minari", folder, MAZE, collected / "stores", overwrite=True)
+    store = import_file(task_of(MAZE), folder, collected / "stores", ImportOptions(overwrite=True))
     looks = [
         np.asarray(spaces.flatten(dataset.observation_space, {key: value[t] for key, value in looks.items()}))
         for looks, steps in ((item.observations, len(item.rewards)) for item in dataset.iterate_episodes())
@@ -278,7 +279,7 @@ def box(**changes: Any) -> str:
 def test_wrong_metadata_is_one_line(collected, tmp_path, changes, said) -> None:
     folder = copied(collected, tmp_path, **changes)
     with pytest.raises(DatasetError) as error:
-        import_file("minari", folder, PENDULUM, tmp_path / "stores")
+        import_file(task_of(PENDULUM), folder, tmp_path / "stores")
     assert said in str(error.value)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
@@ -294,7 +295,7 @@ def test_a_missing_or_short_array_is_one_line(collected, tmp_path, key) -> None:
             if change != "drop":
                 file[f"episode_1/{key}"] = values[:9] if change == "cut" else np.array([b"x"] * len(values))
         with pytest.raises(DatasetError) as error:
-            import_file("minari", folder, PENDULUM, tmp_path / "stores")
+            import_file(task_of(PENDULUM), folder, tmp_path / "stores")
         assert "episode" in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -307,7 +308,7 @@ def test_a_truncated_file_is_one_line(collected, tmp_path, kind, share) -> None:
     for file in (tmp_path / "x" / "data" / name, tmp_path / "x" / "data" / "metadata.json"):
         file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
         with pytest.raises(DatasetError) as error:
-            import_file("minari", tmp_path / "x", PENDULUM, tmp_path / "stores")
+            import_file(task_of(PENDULUM), tmp_path / "x", tmp_path / "stores")
         assert str(tmp_path / "x") in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -318,7 +319,7 @@ def test_folders_of_something_else_and_of_many_datasets_are_one_line(collected, 
     for path, said in ((tmp_path / "empty", "no metadata.json"), (tmp_path / "text", "no metadata.json"),
                        (collected / "pendulum", "holds 3 datasets")):  # fmt: skip
         with pytest.raises(DatasetError, match=said):
-            import_file("minari", path, PENDULUM, tmp_path / "stores")
+            import_file(task_of(PENDULUM), path, tmp_path / "stores")
 
 
 def test_a_failed_write_leaves_nothing_and_a_second_one_replaces_the_first(tmp_path) -> None:

@@ -135,7 +135,7 @@ def test_oracle_goals_are_ogbenchs_own_and_of_the_environments_shape(tmp_path, f
 
 def test_goal_conditioned_data_have_rewards_of_minus_one_and_no_terminals(tmp_path) -> None:
     episodes = [{**e, "rewards": e["rewards"] + 2, "terminals": ~e["terminals"]} for e in make_episodes()]
-    store = import_file("ogbench", write(tmp_path / "x.npz", episodes, GOAL), GOAL, tmp_path / "stores")
+    store = import_file(task_of(GOAL), write(tmp_path / "x.npz", episodes, GOAL), tmp_path / "stores")
     assert set(store.column("rewards").tolist()) == {-1.0}
     assert set(store.column("terminals").tolist()) == {0}
     assert "-1 everywhere" in store.manifest.provenance["rewards"]
@@ -180,9 +180,9 @@ def test_a_store_of_float64_states_comes_back_the_same(tmp_path) -> None:
         "qpos": qpos,
     }
     np.savez(tmp_path / "x.npz", **rows, terminals=np.arange(400) == 399)
-    store = import_file("ogbench", tmp_path / "x.npz", SINGLE, tmp_path / "stores")
+    store = import_file(task_of(SINGLE), tmp_path / "x.npz", tmp_path / "stores")
     assert len(set(store.column("rewards").tolist())) == 2
-    again = import_file("ogbench", write(tmp_path / "y.npz", episodes_of(store)), SINGLE, tmp_path / "again")
+    again = import_file(task_of(SINGLE), write(tmp_path / "y.npz", episodes_of(store)), tmp_path / "again")
     assert again.manifest.content_hash == store.manifest.content_hash
 
 
@@ -221,7 +221,7 @@ def test_a_half_downloaded_file_is_one_line(tmp_path, name, share) -> None:
     file = write(tmp_path / "x.npz", make_episodes((300,)))
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
     with pytest.raises(DatasetError) as error:
-        import_file("ogbench", file, name, tmp_path / "stores")
+        import_file(task_of(name), file, tmp_path / "stores")
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -241,5 +241,5 @@ def test_wrong_shapes_are_one_line(tmp_path, changes, said) -> None:
         arrays = {**file, **changes}
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(DatasetError) as error:
-        import_file("ogbench", tmp_path / "x.npz", ORACLE, tmp_path / "stores")
+        import_file(task_of(ORACLE), tmp_path / "x.npz", tmp_path / "stores")
     assert said in str(error.value)

@@ -17,7 +17,7 @@ import numpy as np
 import ogbench.utils
 import pytest
 
-from understudy.envs.experts.attempts import Task, play
+from understudy.envs.experts.attempts import AttemptSpec, play
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.rendering import FAST, PUBLISHED
 from understudy.envs.simulators.video import rendering_available
@@ -55,7 +55,7 @@ def write(path: Path, episodes: list[Any] | None = None, env_name: str = CUBE, *
 def refused(path: Path, stores: Path, env_name: str = CUBE) -> str:
     """Import a file that must be refused; return the line after a look at what is left."""
     with pytest.raises(DatasetError) as error:
-        import_file("ogbench", path, env_name, stores)
+        import_file(task_of(env_name), path, stores)
     assert "\n" not in str(error.value)
     assert not stores.exists() or list(stores.iterdir()) == []
     return str(error.value)
@@ -125,11 +125,11 @@ def test_pictures_are_read_as_they_were_written_and_stored_and_exported(tmp_path
             if name not in ("rewards", "terminals"):  # those are computed anew
                 assert found[name].dtype == expected[name].dtype
                 np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    store = import_file("ogbench", path, CUBE, tmp_path / "stores")
+    store = import_file(task_of(CUBE), path, tmp_path / "stores")
     assert store.manifest.columns["observations"].dtype == "uint8"
     assert store.manifest.provenance["environment"] == {"rendering": PUBLISHED.settings()}
     export_store(store, tmp_path / "y.npz", "ogbench")
-    again = import_file("ogbench", tmp_path / "y.npz", CUBE, tmp_path / "again")
+    again = import_file(task_of(CUBE), tmp_path / "y.npz", tmp_path / "again")
     assert again.manifest.content_hash == store.manifest.content_hash
 
 
@@ -244,7 +244,7 @@ def test_files_that_were_drawn_differently_do_not_become_one_dataset(tmp_path) -
     folder = tmp_path / "files"
     write(folder / "a.npz", environment={"rendering": FAST.settings()})
     write(folder / "b.npz", environment={"rendering": FAST.settings()})
-    store = import_file("ogbench", folder, CUBE, tmp_path / "stores")
+    store = import_file(task_of(CUBE), folder, tmp_path / "stores")
     assert store.manifest.provenance["environment"] == {"rendering": FAST.settings()}
     write(folder / "c.npz")
     assert "were drawn with different options" in refused(folder, tmp_path / "others")
@@ -332,7 +332,7 @@ def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_pat
     seen = np.stack([env.reset(seed=4)[0], *[env.step(action)[0] for action in actions]])
     played = {**episode(6), "actions": actions, "observations": seen[:-1], "final_observation": seen[-1]}
     SOURCE.write(tmp_path / "x.npz", [played], SCRIPTED, {"environment": json.loads(QUICK)})
-    store = import_file("ogbench", tmp_path / "x.npz", SCRIPTED, tmp_path / "stores")
+    store = import_file(task_of(SCRIPTED), tmp_path / "x.npz", tmp_path / "stores")
     environment = store.manifest.provenance["environment"]
     assert environment == json.loads(QUICK)
     again = EnvFactory(SCRIPTED, settings=json.dumps(environment))()
@@ -347,7 +347,7 @@ def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_pat
 def test_the_scripted_expert_solves_the_task_of_pictures() -> None:
     if not can_render():
         return
-    played, solved = play(Task(SCRIPTED, settings=QUICK, seed=1, noise=0.1), 0)
+    played, solved = play(AttemptSpec(SCRIPTED, settings=QUICK, seed=1, noise=0.1), 0)
     assert solved
     assert played["observations"].shape == (len(played["actions"]), 64, 64, 3)
     assert played["observations"].dtype == played["final_observation"].dtype == np.uint8

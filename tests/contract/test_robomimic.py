@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.contract.robomimic_interop import make_importable
 
-from understudy.envs.experts.attempts import Task, play
+from understudy.envs.experts.attempts import AttemptSpec, play
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.rollouts.pools import Command, discard_pool, pool_for
 from understudy.envs.simulators.video import rendering_available
@@ -64,7 +64,7 @@ def assert_equal_episodes(first: list[Episode], second: list[Episode]) -> None:
 @pytest.fixture(scope="module")
 def played() -> list[Episode]:
     """Three scripted demonstrations of Lift, with noise on what was executed."""
-    return [play(Task(SCRIPTED, noise=0.1), number)[0] for number in range(3)]
+    return [play(AttemptSpec(SCRIPTED, noise=0.1), number)[0] for number in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_what_is_written_is_read_back_unchanged(tmp_path, data, lengths) -> None
 
 
 def test_a_store_written_as_a_file_and_imported_again_is_the_same_store(demos, tmp_path) -> None:
-    store = import_file("robomimic", demos, SCRIPTED, tmp_path)
+    store = import_file(task_of(SCRIPTED), demos, tmp_path)
     assert store.episode_column("mask/train").tolist() == [1, 0, 1]
     assert store.episode_column("mask/20_percent").tolist() == [0, 0, 0]
     assert store.column("states").shape == (store.manifest.num_transitions, 32)
@@ -163,7 +163,7 @@ def test_a_store_written_as_a_file_and_imported_again_is_the_same_store(demos, t
         for number, (start, end) in enumerate(zip(store.starts, ends, strict=True))
     ]
     SOURCE.write(tmp_path / "again.hdf5", episodes, SCRIPTED, store.manifest.provenance)
-    again = import_file("robomimic", tmp_path / "again.hdf5", SCRIPTED, tmp_path / "second")
+    again = import_file(task_of(SCRIPTED), tmp_path / "again.hdf5", tmp_path / "second")
     assert again.manifest.content_hash == store.manifest.content_hash
     assert again.manifest.provenance["environment"] == store.manifest.provenance["environment"]
 
@@ -285,7 +285,7 @@ def test_a_damaged_file_is_one_line_that_says_what_is_wrong(tmp_path, kind) -> N
 def assert_refused(path: Path, said: str, named: bool = True) -> None:
     stores = path.parent / "stores"
     with pytest.raises(DatasetError) as error:
-        import_file("robomimic", path, LIFT, stores)
+        import_file(task_of(LIFT), path, stores)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value) or not named
@@ -432,7 +432,7 @@ def test_the_environment_is_made_from_the_files_own_settings(tmp_path) -> None:
     slow["env_kwargs"]["controller_configs"]["body_parts"]["right"]["output_max"] = [0.01] * 6
     slow["env_kwargs"]["controller_configs"]["body_parts"]["right"]["output_min"] = [-0.01] * 6
     SOURCE.write(tmp_path / "x.hdf5", [random_episode(3)], LIFT, {"environment": slow})
-    store = import_file("robomimic", tmp_path / "x.hdf5", LIFT, tmp_path / "stores")
+    store = import_file(task_of(LIFT), tmp_path / "x.hdf5", tmp_path / "stores")
 
     def moved(settings: Any) -> float:
         env = SOURCE.task(LIFT).make_env(settings=settings)
@@ -498,7 +498,7 @@ def test_the_scripted_expert_lifts_the_cube_though_its_actions_are_disturbed(pla
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_the_scripted_expert_solves_lift_nearly_always(noise) -> None:
-    solved = [play(Task(SCRIPTED, seed=1, noise=noise), number)[1] for number in range(50)]
+    solved = [play(AttemptSpec(SCRIPTED, seed=1, noise=noise), number)[1] for number in range(50)]
     assert np.mean(solved) >= 0.95
 
 
@@ -585,7 +585,7 @@ def test_a_file_that_robomimics_own_scripts_made_is_read_the_same(theirs_importa
     flags = {"copy_rewards": False, "copy_dones": False, "compress": True, "exclude_next_obs": False, "done_mode": 2}
     dataset_states_to_obs(types.SimpleNamespace(dataset=str(raw), output_name="low_dim.hdf5", **options, **flags))
     split_train_val_from_hdf5(str(tmp_path / "low_dim.hdf5"), val_ratio=0.34)
-    store = import_file("robomimic", tmp_path / "low_dim.hdf5", SCRIPTED, tmp_path / "stores")
+    store = import_file(task_of(SCRIPTED), tmp_path / "low_dim.hdf5", tmp_path / "stores")
     for number, episode in enumerate(played):
         rows = slice(int(store.starts[number]), int(store.starts[number] + store.lengths[number]))
         # the model went through XML, which rounds the bodies' frames

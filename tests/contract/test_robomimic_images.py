@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from tests.contract.robomimic_interop import make_importable
 
-from understudy.envs.experts.attempts import Task, play, render
+from understudy.envs.experts.attempts import AttemptSpec, play, render
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.rendering import FAST, PUBLISHED
 from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.robomimic.cameras import Cameras
 from understudy.envs.sources.robomimic.robosuite import RobosuiteEnv, published_settings
+from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Episode
 from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
@@ -155,7 +156,7 @@ def test_cameras_that_robosuite_does_not_have_are_one_line(change, said) -> None
 def test_pictures_are_read_as_they_were_written_and_stored_and_exported(tmp_path, final) -> None:
     episodes = [episode(5, final=final), episode(1, 1, final=final), episode(4, 2, final=final)]
     assert_same(list(SOURCE.task(LIFT).read(write(tmp_path / "x.hdf5", episodes))), episodes)
-    store = import_file("robomimic", tmp_path / "x.hdf5", LIFT, tmp_path / "stores")
+    store = import_file(task_of(LIFT), tmp_path / "x.hdf5", tmp_path / "stores")
     assert store.manifest.columns["images/agentview"].shape == (12, 10, 3)
     environment = store.manifest.provenance["environment"]
     assert environment["env_kwargs"]["camera_names"] == ["agentview", "robot0_eye_in_hand"]
@@ -163,7 +164,7 @@ def test_pictures_are_read_as_they_were_written_and_stored_and_exported(tmp_path
     assert environment["env_kwargs"]["camera_widths"] == [10, 16]
     assert environment["rendering"] == PUBLISHED.settings()
     export_store(store, tmp_path / "y.hdf5", "robomimic")
-    again = import_file("robomimic", tmp_path / "y.hdf5", LIFT, tmp_path / "again")
+    again = import_file(task_of(LIFT), tmp_path / "y.hdf5", tmp_path / "again")
     assert again.manifest.content_hash == store.manifest.content_hash
     assert again.manifest.provenance["environment"] == environment
 
@@ -232,7 +233,7 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path, change, said) -> None:
     with File(path, "a") as file:
         change(file)
     with pytest.raises(DatasetError) as error:
-        import_file("robomimic", path, LIFT, tmp_path / "stores")
+        import_file(task_of(LIFT), path, tmp_path / "stores")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert list((tmp_path / "stores").iterdir()) == []
@@ -254,7 +255,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, share) -> None:
     path = write(tmp_path / "x.hdf5")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(DatasetError) as error:
-        import_file("robomimic", path, LIFT, tmp_path / "stores")
+        import_file(task_of(LIFT), path, tmp_path / "stores")
     assert str(path) in str(error.value)
 
 
@@ -345,14 +346,14 @@ def test_a_demonstrations_pictures_are_what_its_stores_environment_shows(tmp_pat
     if not can_render():
         return
     settings = SOURCE.task(SCRIPTED).rendering(WRIST)
-    task = Task(SCRIPTED, settings=json.dumps(settings), seed=3)
+    task = AttemptSpec(SCRIPTED, settings=json.dumps(settings), seed=3)
     played, solved = play(task, 0)
     assert solved
     short = {name: value[-4:] if len(value) == len(played["actions"]) else value for name, value in played.items()}
     whole = {name: value for name, value in {**short, **render(task, 0, short)}.items() if not name.startswith("last/")}
     whole = {name: value for name, value in whole.items() if name in KEPT or "images/" in name}
     SOURCE.write(tmp_path / "x.hdf5", [whole], SCRIPTED, {"environment": settings})
-    store = import_file("robomimic", tmp_path / "x.hdf5", SCRIPTED, tmp_path / "stores")
+    store = import_file(task_of(SCRIPTED), tmp_path / "x.hdf5", tmp_path / "stores")
     provenance = store.manifest.provenance
     assert provenance["environment"] == settings
     env = EnvFactory(SCRIPTED, settings=json.dumps(provenance["environment"]))()
@@ -467,7 +468,7 @@ def test_a_file_of_states_gets_its_pictures_when_it_is_imported_as_pictures(thei
     if not can_render():
         return
     states, xml = states_file(tmp_path / "low_dim.hdf5", PUBLISHED)
-    store = import_file("robomimic", tmp_path / "low_dim.hdf5", LIFT, tmp_path / "stores")
+    store = import_file(task_of(LIFT), tmp_path / "low_dim.hdf5", tmp_path / "stores")
     settings = store.manifest.provenance["environment"]
     assert settings["env_kwargs"]["camera_names"] == ["agentview"]
     assert store.column("observations").shape == (3, 9)

@@ -29,7 +29,7 @@ from tests.contract.source_examples import (
 
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.source import Source, task_of
-from understudy.envs.store.transfer import episodes_of, import_file
+from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
@@ -55,7 +55,7 @@ def check_round_trip(kind: str, folder: Path, episodes: list) -> None:
     source, example = sources.get(kind), EXAMPLES[kind]
     path = written(source, place(source, folder), episodes, example)
     same_episodes(source.task(example.env_name).read(path), episodes)
-    store = import_file(kind, path, example.env_name, folder / "stores")
+    store = import_file(task_of(example.env_name), path, folder / "stores")
     same_episodes(episodes_of(store), episodes)
     assert [p for p in folder.iterdir() if p not in (path, folder / "stores")] == []
 
@@ -119,7 +119,7 @@ def test_terminals_before_an_episodes_end_do_not_cut_it(kind, example, tmp_path)
 def test_names_and_files_may_have_any_letters(kind, source, example, tmp_path) -> None:
     episodes = made_up(example, [2, 3])
     path = written(source, place(source, tmp_path / "Größe 数据", "données ☃"), episodes, example, made_by="Zoë 🤖")
-    store = import_file(kind, path, example.env_name, tmp_path / "stores", name="été-数据-☃")
+    store = import_file(task_of(example.env_name), path, tmp_path / "stores", ImportOptions(name="été-数据-☃"))
     assert store.path.name == "été-数据-☃"
     same_episodes(episodes_of(store), episodes)
 
@@ -131,7 +131,7 @@ def test_the_hash_of_a_store_is_of_its_content_whatever_the_file_is_called(kind,
     again = written(source, place(source, tmp_path / "elsewhere"), episodes, example, made_by="another hand")
     others = written(source, place(source, tmp_path, "others"), episodes[::-1], example)
     stores = [
-        import_file(kind, path, example.env_name, tmp_path / f"stores-{number}")
+        import_file(task_of(example.env_name), path, tmp_path / f"stores-{number}")
         for number, path in enumerate((first, copied, again, others))
     ]
     hashes = [store.manifest.content_hash for store in stores]
@@ -140,10 +140,10 @@ def test_the_hash_of_a_store_is_of_its_content_whatever_the_file_is_called(kind,
 
 def test_a_store_written_as_a_file_and_imported_again_is_the_same_store(kind, source, example, tmp_path) -> None:
     path = written(source, place(source, tmp_path), made_up(example, [5, 1, 3]), example)
-    store = import_file(kind, path, example.env_name, tmp_path / "stores")
+    store = import_file(task_of(example.env_name), path, tmp_path / "stores")
     exported = place(source, tmp_path / "exported")
     source.write(exported, episodes_of(store), example.env_name, store.manifest.provenance)
-    again = import_file(kind, exported, example.env_name, tmp_path / "again")
+    again = import_file(task_of(example.env_name), exported, tmp_path / "again")
     assert again.manifest.content_hash == store.manifest.content_hash
     assert again.manifest.provenance.get("environment") == store.manifest.provenance.get("environment")
     same_episodes(episodes_of(again), episodes_of(store))

@@ -19,8 +19,9 @@ from tests.contract.source_examples import (
     same_episodes,
 )
 
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.store import find_store
-from understudy.envs.store.transfer import episodes_of, import_file
+from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
 from understudy.errors import DatasetError, StorageError
 from understudy.registry import sources
 
@@ -48,7 +49,7 @@ def made(kind, source, whole, tmp_path) -> Path:
 def refused(kind: str, path: Path, stores: Path) -> str:
     """Import a file that must be refused; return the line, which names the file, after a look at what is left."""
     with pytest.raises(DatasetError) as error:
-        import_file(kind, path, EXAMPLES[kind].env_name, stores)
+        import_file(task_of(EXAMPLES[kind].env_name), path, stores)
     assert not stores.exists() or list(stores.iterdir()) == []
     return one_line(error, str(path))
 
@@ -132,16 +133,16 @@ def test_a_link_to_itself_is_refused(kind, made, tmp_path) -> None:
 
 
 def test_a_refused_file_leaves_a_store_that_was_there(kind, example, made, tmp_path) -> None:
-    before = import_file(kind, made, example.env_name, tmp_path / "stores").manifest.content_hash
+    before = import_file(task_of(example.env_name), made, tmp_path / "stores").manifest.content_hash
     file = data_files(made)[0]
     os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(DatasetError) as error:
-        import_file(kind, made, example.env_name, tmp_path / "stores", overwrite=True)
+        import_file(task_of(example.env_name), made, tmp_path / "stores", ImportOptions(overwrite=True))
     one_line(error)
     file.write_bytes(b"")
     os.truncate(file, 100)
     with pytest.raises(DatasetError, match="exists already"):
-        import_file(kind, made, example.env_name, tmp_path / "stores")
+        import_file(task_of(example.env_name), made, tmp_path / "stores")
     assert find_store(example.env_name, tmp_path / "stores").manifest.content_hash == before
 
 
@@ -237,4 +238,4 @@ def test_a_place_that_cannot_be_written_is_one_line(kind, source, example, tmp_p
 
 
 def test_a_whole_file_is_read(kind, example, made, tmp_path) -> None:
-    same_episodes(episodes_of(import_file(kind, made, example.env_name, tmp_path / "stores")), EPISODES[kind])
+    same_episodes(episodes_of(import_file(task_of(example.env_name), made, tmp_path / "stores")), EPISODES[kind])

@@ -11,8 +11,9 @@ from tests.contract.source_examples import made_up, one_line, place, same_episod
 from tests.unit.test_replaced_folders import dead_pid
 
 from understudy import files
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.store import find_store, list_stores
-from understudy.envs.store.transfer import export_store, import_file
+from understudy.envs.store.transfer import ImportOptions, export_store, import_file
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, StorageError
 
@@ -65,7 +66,7 @@ def test_a_dataset_that_a_killed_writer_had_set_aside_is_read(source, example, t
     if source.suffix:
         pytest.skip("a file takes another's place in one step")
     set_aside(path / "data" if source.name == "minari" else path)
-    import_file(source.name, path, example.env_name, tmp_path / "stores")
+    import_file(task_of(example.env_name), path, tmp_path / "stores")
     same_episodes(source.task(example.env_name).read(path), made_up(example, [5]))
 
 
@@ -74,7 +75,7 @@ def test_a_store_that_a_killed_import_had_set_aside_is_found_listed_and_not_over
 ) -> None:
     path, data_dir = place(source, tmp_path), tmp_path / "stores"
     source.write(path, iter(made_up(example, [5])), example.env_name, {})
-    store = import_file(source.name, path, example.env_name, data_dir)
+    store = import_file(task_of(example.env_name), path, data_dir)
     name = store.name
     set_aside(store.path)
     assert find_store(name, data_dir).manifest.content_hash == store.manifest.content_hash
@@ -90,12 +91,12 @@ def test_a_store_that_a_killed_import_had_set_aside_is_found_listed_and_not_over
 def test_a_store_is_as_it_was_when_a_rename_fails(source, example, tmp_path, call) -> None:
     path, data_dir = place(source, tmp_path), tmp_path / "stores"
     source.write(path, iter(made_up(example, [5])), example.env_name, {})
-    before = import_file(source.name, path, example.env_name, data_dir).manifest.content_hash
+    before = import_file(task_of(example.env_name), path, data_dir).manifest.content_hash
     source.write(path, iter(made_up(example, [2, 2])), example.env_name, {})
     with pytest.MonkeyPatch.context() as patch:
         Failing(patch, call)
         with pytest.raises(StorageError) as error:
-            import_file(source.name, path, example.env_name, data_dir, overwrite=True)
+            import_file(task_of(example.env_name), path, data_dir, ImportOptions(overwrite=True))
     one_line(error, "Input/output error")
     assert find_store(example.env_name, data_dir).manifest.content_hash == before
     assert len(list(data_dir.iterdir())) == 1
@@ -105,7 +106,7 @@ def test_a_store_is_as_it_was_when_a_rename_fails(source, example, tmp_path, cal
 def test_a_dataset_is_exported_wherever_a_path_leads(source, example, tmp_path, monkeypatch, said) -> None:
     path = place(source, tmp_path)
     source.write(path, iter(made_up(example, [3, 2])), example.env_name, {})
-    store = import_file(source.name, path, example.env_name, tmp_path / "stores")
+    store = import_file(task_of(example.env_name), path, tmp_path / "stores")
     for name in ("here", "home"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -122,7 +123,7 @@ def test_a_dataset_is_exported_wherever_a_path_leads(source, example, tmp_path, 
 def test_an_existing_folder_of_other_things_is_left_alone(source, example, tmp_path) -> None:
     path = place(source, tmp_path)
     source.write(path, iter(made_up(example, [3])), example.env_name, {})
-    store = import_file(source.name, path, example.env_name, tmp_path / "stores")
+    store = import_file(task_of(example.env_name), path, tmp_path / "stores")
     folder = tmp_path / "thesis"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "chapter.tex").write_text("years of work")

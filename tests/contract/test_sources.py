@@ -18,7 +18,7 @@ from understudy.envs.sources.d4rl.files import find_ends
 from understudy.envs.sources.d4rl.source import REFERENCE_SCORES
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import verify_store
-from understudy.envs.store.transfer import export_store, import_file
+from understudy.envs.store.transfer import ImportOptions, OnEpisode, export_store, import_file
 from understudy.errors import DatasetError, UnknownName, UserError
 from understudy.registry import sources
 
@@ -104,8 +104,8 @@ def file(kind, tmp_path) -> Path:
     return WRITERS[kind](tmp_path / f"data{SUFFIX[kind]}")
 
 
-def load(kind: str, file: Path, **options):
-    return import_file(kind, file, NAMES[kind], file.parent / "stores", **options)
+def load(kind: str, file: Path, progress: OnEpisode | None = None, **options):
+    return import_file(task_of(NAMES[kind]), file, file.parent / "stores", ImportOptions(**options), progress)
 
 
 def test_every_source_is_registered_and_recognises_its_names_and_no_others(kind) -> None:
@@ -167,7 +167,7 @@ def test_a_file_of_another_kind_and_a_missing_file_are_refused(kind, tmp_path) -
         assert str(file) in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
 def test_a_name_that_is_no_plain_folder_name_is_refused(file, kind, name) -> None:
     with pytest.raises(DatasetError, match="plain name"):
         load(kind, file, name=name)
@@ -240,7 +240,7 @@ def test_without_either_d4rl_episodes_are_cut_at_the_time_limit() -> None:
 def test_antmaze_terminals_end_nothing_and_rewards_are_minus_one(tmp_path) -> None:
     changes = {"terminals": np.ones(10), "rewards": np.ones(10), "actions": np.zeros((10, 8))}
     file = write_d4rl(tmp_path / "x.hdf5", (4, 6), True, False, 29, **changes)
-    store = import_file("d4rl", file, "antmaze-umaze-v2", tmp_path / "stores")
+    store = import_file(task_of("antmaze-umaze-v2"), file, tmp_path / "stores")
     assert store.lengths.tolist() == [4, 6]
     assert store.column("rewards").tolist() == [0.0] * 10
 
@@ -266,7 +266,7 @@ def test_robomimic_demonstrations_are_in_numeric_order_and_rewards_minus_one(tmp
 def test_an_ogbench_store_exports_to_the_same_file_content(tmp_path) -> None:
     store = load("ogbench", write_ogbench(tmp_path / "x.npz"))
     out = export_store(store, tmp_path / "out" / "again.npz", "ogbench")
-    again = import_file("ogbench", out, CUBE, tmp_path / "second")
+    again = import_file(task_of(CUBE), out, tmp_path / "second")
     assert again.manifest.content_hash == store.manifest.content_hash
 
 
@@ -293,7 +293,7 @@ def test_a_folder_of_npz_files_is_imported_in_order_without_the_validation_ones(
     write_ogbench(folder / "b.npz", (4,))
     write_ogbench(folder / "a.npz", (2, 3))
     write_ogbench(folder / "a-val.npz", (9,))
-    assert import_file("ogbench", folder, CUBE, tmp_path / "stores").lengths.tolist() == [2, 3, 4]
+    assert import_file(task_of(CUBE), folder, tmp_path / "stores").lengths.tolist() == [2, 3, 4]
 
 
 def test_an_npz_without_simulator_states_gets_minus_one_everywhere_and_says_so(tmp_path) -> None:

@@ -129,7 +129,7 @@ def test_a_body_longer_than_said_is_a_damaged_file_when_it_is_imported(server, t
     server.faults = [("long", 100_000)]
     cut = fetch(Remote(server.url()), tmp_path / "f.hdf5", waiting=QUICK)
     with pytest.raises(UserError, match="truncated or damaged") as error:
-        import_file("d4rl", cut, NAME, tmp_path)
+        import_file(task_of(NAME), cut, tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -196,7 +196,7 @@ def test_each_address_has_its_own_place(tmp_path) -> None:
 
 
 def test_a_killed_download_goes_on_and_ends_as_the_same_dataset_as_a_direct_import(server, published, tmp_path) -> None:
-    direct = import_file("d4rl", published, NAME, tmp_path / "direct")
+    direct = import_file(task_of(NAME), published, tmp_path / "direct")
     words = ["data", "download", NAME, "--url", server.url(), "--data_dir", str(tmp_path / "data")]
     server.bytes_per_second = 2 * MB
     kill_when(start(*words, cwd=tmp_path), lambda: server.sent > MB)

@@ -14,9 +14,11 @@ import pytest
 from tests.integration.commands import run, start
 from tests.unit.command_line import understudy
 
+from understudy.envs.commands.generate import make_dataset
 from understudy.envs.experts import attempt_pool
-from understudy.envs.experts.attempts import Task, attempt_file, play, was_kept
-from understudy.envs.experts.generate import _claimed, generate, supported_names
+from understudy.envs.experts.attempts import AttemptSpec, attempt_file, play, was_kept
+from understudy.envs.experts.demonstrations import Demonstrations, supported_names
+from understudy.envs.experts.generate import OutputFiles, _claimed, generate
 from understudy.envs.experts.policy_expert import PolicyExpert
 from understudy.envs.rollouts.acting import ROWS, Execution
 from understudy.envs.rollouts.evaluation import Episodes, Stepping, evaluate
@@ -27,7 +29,7 @@ from understudy.envs.sources.ogbench.experts import lights_out
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
-from understudy.envs.store.transfer import episodes_of, import_file
+from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
 from understudy.errors import DatasetError, UnderstudyError, UserError
 from understudy.files import sha256
 from understudy.normaliser import Normaliser
@@ -46,10 +48,10 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(folder) -> EpisodeStore:
-    made = generate(NAME, 4, out_path=folder / "one.npz", workers=1)
+    made = generate(Demonstrations(NAME, 4), OutputFiles(folder / "one.npz"), workers=1)
     assert (made.episodes, made.failures) == (4, made.attempts - 4)
     assert [p.name for p in folder.iterdir()] == ["one.npz"]
-    return import_file("ogbench", made.path, NAME, folder / "stores")
+    return import_file(task_of(NAME), made.path, folder / "stores")
 
 
 def random_policy(shape: tuple[int, ...] = (11,), actions: int = 3, **config) -> Policy:
@@ -88,15 +90,16 @@ def test_recorded_actions_are_the_oracles_and_executed_ones_are_noisy(store) -> 
 
 
 def test_the_file_does_not_depend_on_the_number_of_workers(store, folder) -> None:
-    again = generate(NAME, 4, out_path=folder / "two.npz", workers=2)
+    again = generate(Demonstrations(NAME, 4), OutputFiles(folder / "two.npz"), workers=2)
     assert sha256(again.path) == sha256(folder / "one.npz")
 
 
 def test_fewer_episodes_are_the_first_of_more_and_another_seed_gives_others(store, folder) -> None:
-    fewer = import_file("ogbench", generate(NAME, 2, out_path=folder / "fewer.npz").path, NAME, folder / "fewer")
+    made = generate(Demonstrations(NAME, 2), OutputFiles(folder / "fewer.npz"))
+    fewer = import_file(task_of(NAME), made.path, folder / "fewer")
     rows = fewer.manifest.num_transitions
     np.testing.assert_array_equal(fewer.column("observations"), store.column("observations")[:rows])
-    other = generate(NAME, 1, out_path=folder / "three.npz", seed=1, noise=0.0)
+    other = generate(Demonstrations(NAME, 1, seed=1, noise=0.0), OutputFiles(folder / "three.npz"))
     episode = next(sources.get("ogbench").task(NAME).read(other.path))
     assert not np.array_equal(episode["observations"][:20], store.column("observations")[:20])
     assert "executed_actions" not in episode
@@ -112,13 +115,13 @@ def test_replaying_the_executed_actions_meets_the_stored_observations(store) -> 
 
 
 def test_only_noise_that_the_expert_survives_is_kept(folder, monkeypatch) -> None:
-    episode, solved = play(Task(NAME, noise=3.0), 0)
+    episode, solved = play(AttemptSpec(NAME, noise=3.0), 0)
     assert not solved
     assert len(episode["actions"]) == 200
     monkeypatch.setattr(attempt_pool, "HOPELESS", 2)
     with pytest.raises(UnderstudyError, match=r"solved in only 0 of 2 attempts; use less noise than 3"):
-        generate(NAME, 9, out_path=folder / "none.npz", noise=3.0)
-    everything = generate(NAME, 1, out_path=folder / "all.npz", noise=3.0, keep="all")
+        generate(Demonstrations(NAME, 9, noise=3.0), OutputFiles(folder / "none.npz"))
+    everything = generate(Demonstrations(NAME, 1, noise=3.0, keep="all"), OutputFiles(folder / "all.npz"))
     assert (everything.episodes, everything.transitions) == (1, 200)
 
 
@@ -146,7 +149,7 @@ def press(index: int, rows: int, columns: int) -> np.ndarray:
 
 
 def test_the_puzzles_expert_presses_what_must_be_pressed() -> None:
-    episode, solved = play(Task("puzzle-3x3-scripted-singletask-task1-v0", noise=0.2), 0)
+    episode, solved = play(AttemptSpec("puzzle-3x3-scripted-singletask-task1-v0", noise=0.2), 0)
     assert solved
     assert episode["button_states"].shape[1] == 9
     assert len(episode["actions"]) < 80
@@ -157,7 +160,7 @@ def test_the_puzzles_expert_presses_what_must_be_pressed() -> None:
 def test_experts_solve_most_attempts_of_every_task_that_they_are_offered_for(family) -> None:
     names = [name for name in supported_names() if name.startswith(family)]
     assert len(names) >= 5
-    solved = [play(Task(name, noise=0.2), number)[1] for name in names for number in range(2)]
+    solved = [play(AttemptSpec(name, noise=0.2), number)[1] for name in names for number in range(2)]
     assert np.mean(solved) >= 0.75
 
 
@@ -191,26 +194,30 @@ def test_a_killed_generation_goes_on_where_it_was(store, tmp_path, monkeypatch, 
 
 def test_finished_attempts_are_not_played_again_and_damaged_ones_are(store, tmp_path) -> None:
     attempts = tmp_path / "attempts"
-    first = generate(NAME, 2, out_path=tmp_path / "two.npz", attempts_dir=attempts)
+    first = generate(Demonstrations(NAME, 2), OutputFiles(tmp_path / "two.npz", attempts_dir=attempts))
     stamp = attempt_file(attempts, 0).stat().st_mtime_ns
     attempt_file(attempts, 1).write_bytes(b"half")
     assert was_kept(attempts, 1) is None
-    more = generate(NAME, 4, out_path=tmp_path / "four.npz", attempts_dir=attempts)
+    more = generate(Demonstrations(NAME, 4), OutputFiles(tmp_path / "four.npz", attempts_dir=attempts))
     assert attempt_file(attempts, 0).stat().st_mtime_ns == stamp
     assert (first.episodes, more.episodes, more.transitions) == (2, 4, store.manifest.num_transitions)
     with pytest.raises(UserError, match=r"noise=0\.2, not 0\.1; --overwrite"):
-        generate(NAME, 2, out_path=tmp_path / "two.npz", attempts_dir=attempts, noise=0.1)
-    anew = generate(NAME, 1, out_path=tmp_path / "x.npz", attempts_dir=attempts, noise=0.1, overwrite=True)
+        generate(Demonstrations(NAME, 2, noise=0.1), OutputFiles(tmp_path / "two.npz", attempts_dir=attempts))
+    anew = generate(
+        Demonstrations(NAME, 1, noise=0.1), OutputFiles(tmp_path / "x.npz", attempts_dir=attempts, overwrite=True)
+    )
     assert anew.attempts == 1
     with _claimed(attempts, NAME), pytest.raises(UserError, match="another process is generating it"):
-        generate(NAME, 2, out_path=tmp_path / "two.npz", attempts_dir=attempts)
+        generate(Demonstrations(NAME, 2), OutputFiles(tmp_path / "two.npz", attempts_dir=attempts))
 
 
 # ---- trained policies ----
 
 
 def test_a_policy_executes_its_chunks_in_full_and_every_episode_is_kept(folder, policy) -> None:
-    made = generate("hopper-medium-v2", 3, out_path=folder / "hopper.hdf5", policy=str(policy), member=1)
+    made = generate(
+        Demonstrations("hopper-medium-v2", 3, policy=str(policy), member=1), OutputFiles(folder / "hopper.hdf5")
+    )
     assert (made.env_name, made.attempts) == (HOPPER, 3)
     expert = Policy.load(policy)
     for episode in task_of(HOPPER).read(made.path):
@@ -240,7 +247,7 @@ def test_a_policy_sees_its_history_and_its_goal() -> None:
 
 def test_a_policy_of_another_task_is_one_line(folder, policy) -> None:
     with pytest.raises(UserError, match=r"the policy has observations \(11,\).*\(28,\) \(it was trained on hopper"):
-        generate(NAME, 1, out_path=folder / "other.npz", policy=str(policy), keep="all")
+        generate(Demonstrations(NAME, 1, policy=str(policy), keep="all"), OutputFiles(folder / "other.npz"))
 
 
 # ---- formats ----
@@ -248,7 +255,8 @@ def test_a_policy_of_another_task_is_one_line(folder, policy) -> None:
 
 def test_the_same_episodes_are_written_in_every_format_that_was_asked_for(folder, policy) -> None:
     made = generate(
-        HOPPER, 2, out_path=folder / "many.hdf5", policy=str(policy), formats=["minari", "ogbench", "d4rl", "minari"]
+        Demonstrations(HOPPER, 2, policy=str(policy)),
+        OutputFiles(folder / "many.hdf5", formats=["minari", "ogbench", "d4rl", "minari"]),
     )
     assert [path.name for path in made.extra] == ["many.minari", "many.ogbench.npz"]
     own = list(task_of(HOPPER).read(made.path))
@@ -264,7 +272,8 @@ def test_a_format_that_does_not_fit_is_known_after_the_first_episode(tmp_path, p
     attempts = tmp_path / "attempts"
     with pytest.raises(DatasetError, match="robomimic"):
         generate(
-            HOPPER, 20, out_path=tmp_path / "x.hdf5", policy=str(policy), formats=["robomimic"], attempts_dir=attempts
+            Demonstrations(HOPPER, 20, policy=str(policy)),
+            OutputFiles(tmp_path / "x.hdf5", formats=["robomimic"], attempts_dir=attempts),
         )
     assert len(list(attempts.glob("0*.npz"))) == 1
     assert not (tmp_path / "x.hdf5").exists()
@@ -275,7 +284,7 @@ def test_a_dataset_is_exported_and_imported_again_unchanged(store, folder, tmp_p
     file = tmp_path / "out" / "cubes.npz"
     done = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), *data_dir)
     assert done.code == 0, done.err
-    again = import_file("ogbench", file, NAME, tmp_path)
+    again = import_file(task_of(NAME), file, tmp_path)
     assert again.manifest.content_hash == store.manifest.content_hash
     assert again.manifest.provenance["made_by"] == store.manifest.provenance["made_by"]
     refused = understudy(monkeypatch, capsys, "data", "export", NAME, str(file), *data_dir)
@@ -340,23 +349,26 @@ def test_data_made_here_are_named_after_who_made_them(published, scripted, polic
         ({"env_name": "hopper-medium-v2", "policy": "/no/where"}, "no policy at '/no/where'"),
         ({"env_name": HOPPER, "keep": "successful"}, "tells no success; use --keep all"),
         ({"keep": "some"}, "keep='some'"),
-        ({"formats": ["d4l"]}, "did you mean 'd4rl'"),
         ({"episodes": 0}, "episodes=0"),
         ({"noise": -1.0}, "noise=-1.0"),
-        ({"workers": 0}, "workers=0"),
     ],
 )
 def test_bad_requests_are_refused_before_any_work(tmp_path, options, said) -> None:
     with pytest.raises(UserError, match=said):
-        generate(**{"env_name": NAME, "episodes": 1, "out_path": tmp_path / "none.npz", **options})
+        generate(Demonstrations(**{"env_name": NAME, "episodes": 1, **options}), OutputFiles(tmp_path / "none.npz"))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_the_command_is_also_called_as_a_function_and_makes_nothing_twice(tmp_path, capsys) -> None:
-    from understudy.envs.commands import generate as command
+def test_unknown_formats_and_too_few_workers_are_refused_before_any_work(tmp_path) -> None:
+    for formats, workers, said in ((("d4l",), 1, "did you mean 'd4rl'"), ((), 0, "workers=0")):
+        with pytest.raises(UserError, match=said):
+            generate(Demonstrations(NAME, 1), OutputFiles(tmp_path / "none.npz", formats), workers=workers)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
-    for _ in range(2):  # as the quick start does
-        command.generate(NAME, episodes=1, seed=0, noise=0.2, workers=1, data_dir=str(tmp_path), overwrite=False)
+
+def test_a_dataset_that_is_there_is_not_made_again(tmp_path, capsys) -> None:
+    for _ in range(2):
+        make_dataset(Demonstrations(NAME, episodes=1), tmp_path, ImportOptions(), workers=1)
     said = capsys.readouterr().out
     assert f"{NAME}: 1 episodes" in said
     assert "--overwrite makes it again" in said

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from understudy.envs.experts.generate import generate
-from understudy.envs.store.transfer import import_file
+from understudy.envs.experts.demonstrations import Demonstrations
+from understudy.envs.experts.generate import OutputFiles, generate
+from understudy.envs.sources.source import task_of
+from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
 from understudy.spec.keys import build_run
@@ -37,11 +39,11 @@ def success(name: str, data_dir: Path, folder: Path) -> float:
 
 @pytest.mark.slow
 def test_flow_bc_solves_the_cube_task_and_not_when_actions_are_shuffled(tmp_path) -> None:
-    file = generate(ENV, 60, out_path=tmp_path / "demos.npz", workers=2).path
-    import_file("ogbench", file, ENV, tmp_path)
+    file = generate(Demonstrations(ENV, 60), OutputFiles(tmp_path / "demos.npz"), workers=2).path
+    import_file(task_of(ENV), file, tmp_path)
     arrays = dict(np.load(file, allow_pickle=False))
     arrays["actions"] = np.random.default_rng(0).permutation(arrays["actions"])
     np.savez(tmp_path / "shuffled.npz", **arrays)
-    import_file("ogbench", tmp_path / "shuffled.npz", ENV, tmp_path, name="shuffled")
+    import_file(task_of(ENV), tmp_path / "shuffled.npz", tmp_path, ImportOptions(name="shuffled"))
     assert success(ENV, tmp_path, tmp_path / "runs") >= 0.8
     assert success("shuffled", tmp_path, tmp_path / "runs") <= 0.2

@@ -9,8 +9,9 @@ import torch
 
 from understudy.envs.sources import episode_ends as module
 from understudy.envs.sources.episode_ends import breaks_in, does_not_follow, episode_ends
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import findings
-from understudy.envs.store.transfer import import_file
+from understudy.envs.store.transfer import ImportOptions, import_file
 
 EPISODES, STEPS = 10, 50
 ENDS = [STEPS * (number + 1) - 1 for number in range(EPISODES)]
@@ -111,7 +112,7 @@ def d4rl_file(path, observations, following, **columns):
         for name, array in rows.items():
             if array is not None:
                 file[name] = array
-    return import_file("d4rl", path, "hopper-medium-v2", path.parent / "stores", name="x")
+    return import_file(task_of("hopper-medium-v2"), path, path.parent / "stores", ImportOptions(name="x"))
 
 
 @pytest.mark.parametrize("flag", ["timeouts", "terminals"])
@@ -146,12 +147,12 @@ def test_a_buffer_has_the_episodes_of_its_flags(tmp_path) -> None:
         "next": {"observation": torch.from_numpy(following), "reward": torch.zeros(500, 1), "done": done},
     }
     torch.save(rows, tmp_path / "x.pt")
-    store = import_file("expert_buffer", tmp_path / "x.pt", "expert:Pendulum-v1", tmp_path / "stores", name="x")
+    store = import_file(task_of("expert:Pendulum-v1"), tmp_path / "x.pt", tmp_path / "stores", ImportOptions(name="x"))
     assert store.lengths.tolist() == [STEPS] * EPISODES
     assert "notes" not in store.manifest.provenance
     rows["next"]["observation"] += torch.randn(500, 11)
     torch.save(rows, tmp_path / "x.pt")
-    store = import_file("expert_buffer", tmp_path / "x.pt", "expert:Pendulum-v1", tmp_path / "stores", name="y")
+    store = import_file(task_of("expert:Pendulum-v1"), tmp_path / "x.pt", tmp_path / "stores", ImportOptions(name="y"))
     assert store.lengths.tolist() == [STEPS] * EPISODES
     assert "flags" in store.manifest.provenance["notes"][0]
 

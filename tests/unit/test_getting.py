@@ -14,7 +14,8 @@ from tests.unit.command_line import understudy
 
 from understudy.envs.sources.getting import find_dataset
 from understudy.envs.sources.opening import open_named
-from understudy.envs.store.transfer import import_file
+from understudy.envs.sources.source import task_of
+from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import DatasetError, UnknownName, UserError
 from understudy.registry import sources
 from understudy.spec.keys import build_run
@@ -78,7 +79,7 @@ def test_another_folder_of_datasets_is_part_of_the_command(data: Path, tmp_path:
 def own(data: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / "own.hdf5"
     sources.get("d4rl").write(file, iter(made_up(HOPPER, [3])), HOPPER.env_name, {})
-    import_file("d4rl", file, HOPPER.env_name, data, name=name)
+    import_file(task_of(HOPPER.env_name), file, data, ImportOptions(name=name))
 
 
 def test_ones_own_datasets_are_suggested_first(data: Path, tmp_path: Path) -> None:

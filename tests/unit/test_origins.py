@@ -17,9 +17,11 @@ from tests.contract.source_examples import EXAMPLES, made_up, one_line
 
 from understudy.envs.sources import opening
 from understudy.envs.sources.opening import open_imported, open_named
+from understudy.envs.sources.source import task_of
 from understudy.envs.store import origins
+from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_path
-from understudy.envs.store.transfer import import_file
+from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import DatasetError, StorageError
 from understudy.files import write_atomic
 from understudy.registry import sources
@@ -35,7 +37,7 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
 
     def counted(*arguments: Any, **options: Any) -> EpisodeStore:
-        seen.append(str(arguments[2]))
+        seen.append(arguments[0].env_name)
         return import_file(*arguments, **options)
 
     monkeypatch.setattr(opening, "import_file", counted)
@@ -166,7 +168,7 @@ def test_files_that_change_while_they_are_imported_are_refused(tmp_path: Path, m
 
     monkeypatch.setattr(kind, "read", reading)
     with pytest.raises(DatasetError) as error:
-        import_file("ogbench", file, CUBES.env_name, tmp_path / "stores")
+        import_file(task_of(CUBES.env_name), file, tmp_path / "stores")
     one_line(error, str(file), "was written to while it was imported")
     assert list((tmp_path / "stores").iterdir()) == []
 
@@ -176,8 +178,8 @@ def test_what_is_imported_again_is_imported_as_before(
 ) -> None:
     pytest.importorskip("cv2")
     caplog.set_level(logging.INFO)
-    ways = {"image_encoding": "jpeg", "jpeg_quality": 70, "reading": {"tolerance_s": 0.01}}
-    import_file("lerobot", tmp_path / "set", spec.env_name, spec.placement.datasets, **ways)
+    options = ImportOptions(pictures=PictureEncoding("jpeg", 70), reading={"tolerance_s": 0.01})
+    import_file(task_of(spec.env_name), tmp_path / "set", spec.placement.datasets, options)
     before = manifest_of(spec)
     written(tmp_path / "set", 1, first=2, pictures="image")
     after = open_named(spec).manifest

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.frames import encode_jpeg
 from understudy.envs.store.picture_checks import scan_pictures
 from understudy.envs.store.picture_strips import save_strip, strip
@@ -32,7 +33,7 @@ def write(
     path: Path, cameras: dict[str, list[np.ndarray]], encoding: str = "raw", saliency: np.ndarray | None = None
 ) -> EpisodeStore:
     """Write a store of three episodes with these pictures, an array [T, H, W, C] an episode."""
-    with StoreWriter(path, name="made", source="d4rl", env_id="X-v0", image_encoding=encoding) as writer:
+    with StoreWriter(path, name="made", source="d4rl", env_id="X-v0", pictures=PictureEncoding(encoding)) as writer:
         for number, length in enumerate(LENGTHS):
             pictures = {f"images/{name}": frames[number] for name, frames in cameras.items()}
             rest = {} if saliency is None else {"saliency/depth": saliency[:length]}

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from understudy.envs.rollouts.acting import Acting, Execution, View
+from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of
@@ -62,7 +63,7 @@ def episode(number: int, length: int) -> dict[str, Any]:
 
 def write(path: Path, encoding: str = "raw", **changes: Any) -> EpisodeStore:
     """Write the store of LENGTHS at `path`."""
-    with StoreWriter(path, name=path.name, source="test", env_id="none", image_encoding=encoding) as writer:
+    with StoreWriter(path, name=path.name, source="test", env_id="none", pictures=PictureEncoding(encoding)) as writer:
         for number, length in enumerate(LENGTHS):
             writer.add_episode({**episode(number, length), **changes})
     return EpisodeStore.open(path)

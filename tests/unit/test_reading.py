@@ -17,6 +17,7 @@ import pytest
 from tests.contract.source_examples import EXAMPLES, copy, data_files, forbid, made_up, one_line, place
 
 from understudy.envs.files.reading import WrongContent, damage, open_hdf5, read_npz, understood
+from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError
 from understudy.registry import sources
@@ -156,7 +157,7 @@ def test_a_forbidden_file_of_any_source_is_said_to_be_forbidden(
     for file in data_files(path)[:1]:
         forbid(monkeypatch, file)
         with pytest.raises(DatasetError) as error:
-            import_file(kind, path, example.env_name, tmp_path / "stores")
+            import_file(task_of(example.env_name), path, tmp_path / "stores")
         line = one_line(error, str(file))
         assert "permission denied" in line
         assert "damaged" not in line

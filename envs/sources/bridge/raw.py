@@ -22,8 +22,9 @@ from understudy.envs.sources.bridge.parts import episodes_in_order
 from understudy.envs.sources.bridge.source import FILTER_KEYS, NAME, ROBOT, Bridge
 from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, cameras_of
 from understudy.envs.sources.bridge.tree import Trajectory, Tree, scan
+from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
 from understudy.envs.store.episode import check_alike, prepare_episode
-from understudy.envs.store.store import MASK, RAW, EpisodeStore, store_path
+from understudy.envs.store.store import MASK, EpisodeStore, store_path
 from understudy.envs.store.transfer import episodes_of
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
@@ -53,8 +54,7 @@ class RawImport:
     """Where `<task>/{train,val}/out.npy` are written too."""
     num_workers: int = 1
     overwrite: bool = False
-    image_encoding: str = RAW
-    jpeg_quality: int = 95
+    pictures: PictureEncoding = RAW_PICTURES
 
 
 @dataclass
@@ -153,7 +153,9 @@ def _plans(job: RawImport, reading: Reading, tree: Tree) -> list[_Plan]:
             raise DatasetError(f"{name!r} is no name for a store, like bridge:lift_carrot_100; give --name")
         path = store_path(name, job.data_dir)
         listed = [(item.task, item.name, item.is_training) for items in tasks.values() for item in items]
-        recipe = hashlib.blake2b(repr((reading, job.image_encoding, job.jpeg_quality, listed)).encode(), digest_size=8)
+        recipe = hashlib.blake2b(
+            repr((reading, job.pictures.name, job.pictures.quality, listed)).encode(), digest_size=8
+        )
         parts = job.data_dir / PARTS / path.name
         plans.append(_Plan(name, path, parts, tasks, recipe.hexdigest()))
     return plans
@@ -184,8 +186,7 @@ def _write_store(plan: _Plan, job: RawImport, reading: Reading, feed: _Feed, rep
         source=Bridge.name,
         env_id=ROBOT,
         overwrite=job.overwrite,
-        image_encoding=job.image_encoding,
-        jpeg_quality=job.jpeg_quality,
+        pictures=job.pictures,
     )
     try:
         with writer:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from understudy.envs.store.transfer import Change
 from understudy.errors import DatasetError
 
 MOVED, GRIPPER = 6, 6
@@ -45,3 +46,7 @@ def relabelled(episode: Mapping[str, Any]) -> dict[str, Any]:
         raise DatasetError("actions cannot be relabelled without states, the last one of the episode among them")
     states = np.concatenate([episode["observations"], np.asarray(episode["final_observation"])[None]])
     return {**episode, "actions": relabel_actions(np.asarray(episode["actions"]), states)}
+
+
+RELABELLED = Change("relabel_actions", relabelled)
+"""For imports: `--relabel_actions`."""
