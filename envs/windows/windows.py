@@ -177,7 +177,7 @@ class Windows:
     ) -> dict[str, Arrays]:
         """Return what followed the chunks that start at rows `first` [b] and have `left` [b] steps after the first.
 
-        `rewards` [b, H] are 0 past an episode's end, where `masks` [b, H] repeat the last.
+        `rewards` [b, H] are 0 past an episode's end, where `discounts` [b, H] repeat the last.
         """
         last = np.minimum(left.astype(np.int64), self.horizon - 1)
         steps = np.minimum(np.arange(self.horizon), last[:, None])
@@ -185,7 +185,8 @@ class Windows:
         inside = np.arange(self.horizon) <= last[:, None]
         return {
             "rewards": self._sparse(self.store.column("rewards")[rows]) * inside,
-            "masks": 1.0 - self.store.column("terminals")[rows].astype(np.float32),
+            "discounts": np.float32(self._data.discount)
+            * (1.0 - self.store.column("terminals")[rows].astype(np.float32)),
             "next_observations": self._view.gather(first + last, episodes, goal_rows, after=True),
         }
 

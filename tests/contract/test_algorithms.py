@@ -91,7 +91,7 @@ def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> 
         arrays |= {
             "next_observations": random.normal(size=(size, OBSERVATION)).astype(np.float32),
             "rewards": random.normal(size=shape).astype(np.float32),
-            "masks": random.integers(0, 2, size=shape).astype(np.float32),
+            "discounts": random.integers(0, 2, size=shape).astype(np.float32),
         }
     return {name: torch.from_numpy(np.stack([array] * members)) for name, array in arrays.items()}
 

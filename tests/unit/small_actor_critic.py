@@ -12,7 +12,7 @@ from understudy.randomness import numpy_generator
 from understudy.spec.learning import AlgorithmConfig, Dense, Sampling
 from understudy.trainables.networks.mlp import MLP
 
-OBSERVATION, ACTION, SAMPLES, DISCOUNT = 4, 2, 8, 0.9
+OBSERVATION, ACTION, SAMPLES = 4, 2, 8
 
 
 class Config(Dense, AlgorithmConfig):
@@ -39,7 +39,7 @@ class Networks(nn.Module):
 
 
 class ActorCritic(Algorithm):
-    """Critic: (Q(s, a) - r - discount mask Q'(s', pi(s')))^2. Actor: -Q(s, pi(s)). The scale learns to be 2."""
+    """Critic: (Q(s, a) - r - discount Q'(s', pi(s')))^2. Actor: -Q(s, pi(s)). The scale learns to be 2."""
 
     Config = Config
     name = "small_actor_critic"
@@ -78,7 +78,7 @@ class ActorCritic(Algorithm):
         with torch.no_grad():
             following = network.actor(batch["next_observations"]) + 0.1 * draws["noise"]
             after = target["critic"](torch.cat((batch["next_observations"], following), -1)).squeeze(-1)
-            wanted = batch["rewards"][:, 0] + DISCOUNT * batch["masks"][:, 0] * after
+            wanted = batch["rewards"][:, 0] + batch["discounts"][:, 0] * after
         values = network.critic(torch.cat((batch["observations"], batch["actions"][:, 0]), -1)).squeeze(-1)
         return (values - wanted).square().mean(), {"q_mean": values.mean()}
 
@@ -116,7 +116,7 @@ def batch(step: int, members: int = 1) -> Batch:
         "next_observations": random.normal(size=(SAMPLES, OBSERVATION)),
         "actions": random.uniform(-1, 1, size=(SAMPLES, 1, ACTION)),
         "rewards": random.normal(size=(SAMPLES, 1)),
-        "masks": random.integers(0, 2, size=(SAMPLES, 1)),
+        "discounts": 0.9 * random.integers(0, 2, size=(SAMPLES, 1)),
         "valid": torch.ones(SAMPLES, 1).numpy(),
     }
     return {

@@ -125,7 +125,9 @@ def test_an_agent_learns_from_transitions() -> None:
     arrays = {name: value[0].numpy() for name, value in small.batch(1).items() if name != "valid"}
     assert agent.update(arrays)["critic_loss"] > 0
     with pytest.raises(UserError, match="next_observations, rewards missing"):
-        agent.update({name: value for name, value in arrays.items() if name in ("observations", "actions", "masks")})
+        agent.update(
+            {name: value for name, value in arrays.items() if name in ("observations", "actions", "discounts")}
+        )
 
 
 @pytest.mark.parametrize("mode", ["loop", "vmap"])

@@ -239,7 +239,7 @@ def ended(tmp_path_factory) -> EpisodeStore:
 
 
 def test_transitions_are_what_followed_the_actions_of_one_episode(ended) -> None:
-    windows = Windows(ended, sampling=Sampling(horizon=3, transitions=True))
+    windows = Windows(ended, DataSpec(discount=0.5), Sampling(horizon=3, transitions=True))
     batch = windows.gather(np.arange(7), (7,))
     assert batch["rewards"].tolist() == [
         [10, 11, 12],
@@ -250,8 +250,16 @@ def test_transitions_are_what_followed_the_actions_of_one_episode(ended) -> None
         [21, 22, 0],
         [22, 0, 0],
     ]
-    # 0 where the episode terminated, repeated past its end; a time limit leaves 1.
-    assert batch["masks"].tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]]
+    # 0 where the episode terminated, repeated past its end; a time limit leaves the discount.
+    assert (batch["discounts"] * 2).tolist() == [
+        [1, 1, 1],
+        [1, 1, 0],
+        [1, 0, 0],
+        [0, 0, 0],
+        [1, 1, 1],
+        [1, 1, 1],
+        [1, 1, 1],
+    ]
     assert batch["next_observations"].tolist() == [[13], [14], [14], [14], [23], [23], [23]]
     assert batch["valid"].tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
 

@@ -27,11 +27,11 @@ from understudy.randomness import torch_generator
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import part_of
 
-FOLLOWING = ("rewards", "masks", "next_observations")
+FOLLOWING = ("rewards", "discounts", "next_observations")
 Arrays = Mapping[str, Any]
 """observations [B, *O] (or a dict of parts), actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that
 the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them, and where it learns from transitions
-rewards and masks [B] or [B, H] and next_observations [B, *O]: numpy arrays or tensors."""
+rewards and discounts [B] or [B, H] and next_observations [B, *O]: numpy arrays or tensors."""
 
 
 class Agent:
@@ -123,7 +123,7 @@ class Agent:
         batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
         if sampling.transitions:
             batch["next_observations"] = self._seen(arrays["next_observations"])
-            for name in ("rewards", "masks"):
+            for name in ("rewards", "discounts"):
                 values = torch.as_tensor(arrays[name]).to(torch.float32)
                 batch[name] = values[:, None] if values.ndim == 1 else values
         chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)

@@ -32,8 +32,8 @@ class Sampling:
     columns: tuple[str, ...] = ()
     """Columns of the store, such as `rewards`, or RETURNS: [B, ...]."""
     transitions: bool = False
-    """Whether a batch also holds what followed: `rewards` and `masks` [B, H], a mask being 0 where the episode
-    terminated (not where it was cut off), and `next_observations` [B, *O], seen after the last valid action."""
+    """Whether a batch also holds what followed: `rewards` and `discounts` [B, H], a discount being 0 where the
+    episode terminated (not where it was cut off), and `next_observations` [B, *O], seen after the last valid action."""
     balanced_above: float | None = None
     """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
     after: bool = False
