@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import AliasChoices, Field, model_validator
@@ -20,7 +20,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
-from understudy.spec.part import LOG, Part
+from understudy.spec.part import LOG, Needs, Part
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import Input, ObservationEncoder
 from understudy.trainables.networks.transformer import (
@@ -66,9 +66,18 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
     n_decoder_layers: int = Field(default=1, ge=1, description="layers from those to the actions")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in attention and feed-forward parts")
     use_vae: bool = Field(default=True, description="condition on a latent that the chunk is encoded into in training")
-    latent_dim: int = Field(default=32, ge=1, description="size of that latent")
-    n_vae_encoder_layers: int = Field(default=4, ge=1, description="layers of the encoder that makes it")
-    kl_weight: float = Field(default=10.0, ge=0, json_schema_extra=LOG, description="weight of the latent's divergence")
+    latent_dim: Annotated[int, Needs("use_vae=true")] = Field(default=32, ge=1, description="size of that latent")
+    n_vae_encoder_layers: Annotated[int, Needs("use_vae=true")] = Field(
+        default=4, ge=1, description="layers of the encoder that makes it"
+    )
+    kl_weight: Annotated[float, Needs("use_vae=true")] = Field(
+        default=10.0, ge=0, json_schema_extra=LOG, description="weight of the latent's divergence"
+    )
+
+    @property
+    def acts_at_random(self) -> bool:
+        """Chunks of different styles are those of different latents."""
+        return self.use_vae
 
     @model_validator(mode="after")
     def _consistent(self) -> ACTConfig:

@@ -9,7 +9,7 @@ Shape suffixes: B samples, H steps of the chunk, A action dims, O observation di
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
+from understudy.spec.part import Needs
 from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.saliency import Saliency, with_saliency
@@ -34,15 +35,30 @@ class BCConfig(Chunks, Dense, Vision, Saliency):
     policy: Literal["gaussian", "mse", "gmm"] = Field(
         default="gaussian", description="likelihood of a Gaussian or of a mixture of them, or squared error"
     )
-    std: Literal["fixed", "global", "state"] = Field(
+    std: Annotated[Literal["fixed", "global", "state"], Needs("policy=gaussian")] = Field(
         default="fixed", description="what the Gaussian's deviation depends on"
     )
-    fixed_std: float = Field(default=1.0, gt=0, description="the deviation when std=fixed")
+    fixed_std: Annotated[float, Needs("policy=gaussian"), Needs("std=fixed")] = Field(
+        default=1.0, gt=0, description="the deviation when std=fixed"
+    )
     tanh_squash: bool = Field(default=False, description="squash the policy's output into (-1, 1) by tanh")
-    modes: int = Field(default=5, ge=1, le=100, description="Gaussians of the mixture (policy=gmm)")
-    min_std: float = Field(default=1e-4, gt=0, lt=1, description="least deviation of the mixture's Gaussians")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before each activation")
-    activation: Literal["gelu", "swish"] = Field(default="gelu", description="of the policy's dense layers")
+    modes: Annotated[int, Needs("policy=gmm")] = Field(
+        default=5, ge=1, le=100, description="Gaussians of the mixture (policy=gmm)"
+    )
+    min_std: Annotated[float, Needs("policy=gmm")] = Field(
+        default=1e-4, gt=0, lt=1, description="least deviation of the mixture's Gaussians"
+    )
+    dropout: Annotated[float, Needs("hidden_dims")] = Field(
+        default=0.0, ge=0, lt=1, description="dropout before each activation"
+    )
+    activation: Annotated[Literal["gelu", "swish"], Needs("hidden_dims")] = Field(
+        default="gelu", description="of the policy's dense layers"
+    )
+
+    @property
+    def acts_at_random(self) -> bool:
+        """A Gaussian and a mixture have deviations, a squared error has none."""
+        return self.policy != "mse"
 
     @model_validator(mode="after")
     def _consistent(self) -> BCConfig:

@@ -16,7 +16,7 @@ from understudy.algorithm import RETURNS, Algorithm, Batch, Draws, LossAndMetric
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, Sampling, Vision
-from understudy.spec.part import ActsOnly, OnlyWith
+from understudy.spec.part import ActsOnly, Needs, OnlyWith
 from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.mlp import MLP, VectorField
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -25,7 +25,7 @@ from understudy.trainables.networks.observation import ObservationEncoder
 class FlowBCConfig(Chunks, Dense, Vision, AlgorithmConfig):
     """Settings of flow_bc."""
 
-    flow_steps: Annotated[int, ActsOnly()] = Field(
+    flow_steps: Annotated[int, ActsOnly(needs="actor=flow|best_of_n")] = Field(
         default=10, ge=1, le=1000, description="Euler steps from noise to actions when acting"
     )
     use_fourier_features: bool = Field(
@@ -36,7 +36,9 @@ class FlowBCConfig(Chunks, Dense, Vision, AlgorithmConfig):
         description="what acts: the flow, a network distilled from it that needs one step, or the flow's sample that a"
         " critic of the demonstrations' returns values most",
     )
-    alpha: float = Field(default=100.0, gt=0, description="weight of the distillation (actor=one_step)")
+    alpha: Annotated[float, Needs("actor=one_step")] = Field(
+        default=100.0, gt=0, description="weight of the distillation (actor=one_step)"
+    )
     num_samples: Annotated[int, ActsOnly(), OnlyWith("actor", "best_of_n")] = Field(
         default=32, ge=1, description="chunks that are drawn to choose from (actor=best_of_n)"
     )

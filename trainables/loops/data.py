@@ -15,10 +15,11 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_if_here, open_imported, open_named
 from understudy.envs.sources.source import is_goal_conditioned
 from understudy.envs.store.inspection import actions_beyond, has_unit_actions
-from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_name, store_path
+from understudy.envs.store.store import IMAGES, MANIFEST, EpisodeStore, Manifest, store_name, store_path
 from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
+from understudy.observations import GOAL, is_picture, parts_of
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks
 from understudy.spec.run import RunSpec
@@ -55,6 +56,19 @@ def data_here(spec: RunSpec) -> Data | None:
         _files_of(Path(spec.data.ogbench_dataset_dir))
         return None
     return Data(spec, [store]) if store is not None else None
+
+
+def facts_of(spec: RunSpec, data: Data) -> dict[str, bool]:
+    """Return what the data tell of a run, for understudy.spec.effects."""
+    windows = data.windows(1)
+    shown = [name for name in parts_of(windows.observation_shape) if not name.startswith(GOAL)]
+    cameras = [name for name in shown if is_picture(name)]
+    return {
+        "pictures_here": bool(cameras) or any(name.startswith(IMAGES) for name in windows.store.manifest.columns),
+        "states": len(cameras) < len(shown),
+        "several_cameras": len(cameras) > 1,
+        "goals": _goals(spec, str(windows.store.manifest.provenance.get("env_name", spec.env_name))) != "none",
+    }
 
 
 def open_data(spec: RunSpec) -> Data:

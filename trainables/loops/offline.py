@@ -5,6 +5,7 @@ open data -> pack of seeds -> for each step: batch, update, log, evaluate, check
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -23,10 +24,11 @@ from understudy.runs.loop import Loop
 from understudy.runs.mirror import Mirror
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.runs.stop import Notice
+from understudy.spec.effects import check_with_data
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
-from understudy.trainables.loops.data import algorithm_for, data_here, open_data
+from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, open_data
 from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
 from understudy.trainables.loops.hooks import (
     Checkpoint,
@@ -46,6 +48,8 @@ from understudy.trainables.loops.steps import Speed, Training, Worker, steps
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.transfer import load_encoder, read_weights
+
+logger = logging.getLogger("understudy")
 
 
 @loops.register("offline")
@@ -76,6 +80,8 @@ class OfflineLoop(Loop):
         weights = read_weights(source, spec.placement.tracking()) if source else {}
         data = data_here(spec)
         if data is not None:
+            for note in check_with_data(spec, facts_of(spec, data)):
+                logger.warning("note: %s", note)
             _, network = _learner(spec, data.windows(1))
             if source:
                 load_encoder(network, weights, source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from torch.nn import functional
 from understudy.algorithm import Batch
 from understudy.envs.store.store import SALIENCY
 from understudy.spec.learning import AlgorithmConfig, Sampling
+from understudy.spec.part import Needs
 
 TINY = 1e-8
 """Added to what a mask is divided by."""
@@ -29,11 +30,13 @@ class Saliency(AlgorithmConfig):
     title: ClassVar[str] = "saliency maps"
 
     saliency_weight: float = Field(default=0.0, ge=0, description="weight of the saliency regularisation; 0: none")
-    saliency_mask: Literal["minmax", "softmax"] = Field(
+    saliency_mask: Annotated[Literal["minmax", "softmax"], Needs("saliency_weight")] = Field(
         default="minmax", description="how a map becomes a mask: mean magnitude by its range, or a spatial softmax"
     )
-    saliency_beta: float = Field(default=1.0, gt=0, description="minmax: power of the mask; softmax: temperature")
-    saliency_alpha: float = Field(
+    saliency_beta: Annotated[float, Needs("saliency_weight")] = Field(
+        default=1.0, gt=0, description="minmax: power of the mask; softmax: temperature"
+    )
+    saliency_alpha: Annotated[float, Needs("saliency_weight"), Needs("obs_horizon>=2")] = Field(
         default=0.0, ge=0, le=1, description="weight of each earlier frame's saliency; 0: the newest frame's alone"
     )
 

@@ -12,7 +12,7 @@ import typer
 
 from understudy.cli.models import show_alias
 from understudy.cli.output import OVERRIDES, console, show_mapping
-from understudy.cli.train import show_keys, show_result, show_run
+from understudy.cli.train import show_keys, show_notes, show_result, show_run
 
 EXAMPLES = """\
 Search over configurations, each trained across all seeds.
@@ -60,11 +60,13 @@ def sweep(
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated sweep that the words describe."""
-    from understudy.spec.compose import flat_values, parse, split_sweeps
-    from understudy.sweeping.spec import build_sweep
+    from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
+    from understudy.sweeping.spec import build_sweep, check_given
 
     plain, sweeps = split_sweeps(parse(words))
-    return build_sweep(flat_values(plain, config_dir), sweeps)
+    spec = build_sweep(flat_values(plain, config_dir), sweeps)
+    show_notes(check_given(spec, given_keys(words)))
+    return spec
 
 
 def show_sweep(spec: Any) -> None:

@@ -65,15 +65,21 @@ def train(
 
 def read_run(words: list[str], config_dir: str | None = None) -> Any:
     """Return the validated run that the words describe."""
+    from understudy.spec.compose import given_keys
     from understudy.spec.effects import check_effects
     from understudy.spec.keys import algo_of, build_run, check_keys
 
     values = run_values(words, config_dir)
     check_keys(values, algo_of(values))
     spec = build_run(values)
-    for note in check_effects(spec, values):
-        print(f"note: {note}", file=sys.stderr)
+    show_notes(check_effects(spec, given_keys(words)))
     return spec
+
+
+def show_notes(notes: list[str]) -> None:
+    """Print what should be known and keeps nothing from being done."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any]:
@@ -213,9 +219,11 @@ def evaluate(
     and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
     """
     from understudy.devices import resolve_device
+    from understudy.errors import SpecError
     from understudy.models import load_policy
     from understudy.registry import loops
-    from understudy.spec.compose import flat_values, parse
+    from understudy.spec.compose import flat_values, given_keys, parse
+    from understudy.spec.effects import check_acting, check_effects
     from understudy.spec.keys import build_run
 
     changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
@@ -224,7 +232,11 @@ def evaluate(
     _check_evaluation_keys(policy, changes)
     if video is not None:
         changes.setdefault("video_episodes", 1)
+    elif changes.get("video_episodes"):
+        raise SpecError(f"video_episodes={changes['video_episodes']} changes nothing without --video FILE")
     spec = build_run({**policy.spec, **changes})
+    show_notes(check_effects(spec, given_keys(context.args)))
+    check_acting(spec, given_keys(context.args))
     acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
     policy = policy.with_config(**acting)
     loop = loops.get(policy.algorithm.loop)

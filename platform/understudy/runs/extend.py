@@ -6,6 +6,7 @@ so a run that is extended equals one that had the longer training from the start
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from understudy.errors import SpecError, UserError
 from understudy.files import write_json
 from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import check_launcher
+from understudy.spec.effects import check_effects
 from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
 from understudy.spec.run import RunSpec
+
+logger = logging.getLogger("understudy")
 
 
 def add_steps(run: RunDir, steps: int) -> RunSpec:
@@ -62,6 +66,8 @@ def fork(source: Path, changes: dict[str, Any]) -> RunDir:
         raise SpecError("a fork keeps its seeds: leave seed and seeds out")
     check_keys(given, algo_of({**saved["spec"], **given}))
     spec = build_run({**saved["spec"], "seeds": seeds, **given})
+    for note in check_effects(spec, given):
+        logger.warning("note: %s", note)
     step = int(saved["step"])
     if spec.training_steps <= step:
         raise SpecError(f"training_steps={spec.training_steps}: the fork begins at step {step}; give more")

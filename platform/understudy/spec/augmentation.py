@@ -180,6 +180,20 @@ class AugmentationConfig(Part):
         written = {*self.order, *itertools.chain(*PRESETS.values())}
         return {key for part in self.parameters if part.name not in written for key in type(part).model_fields}
 
+    @property
+    def lacking(self) -> dict[str, str]:
+        """What the keys of operations that are not applied need, and all of them where nothing is done."""
+        own = [] if self.order else [name for name in type(self).model_fields if name.startswith("augment_")]
+        idle = [kind for kind in operations() if kind.name not in self.order]
+        needed = {key: f"{kind.name} in augmentation= or augment_order=" for kind in idle for key in kind.model_fields}
+        return {**needed, **dict.fromkeys(own, "augmentation")}
+
+    def held(self) -> dict[str, Any]:
+        """Return every flat key's value, those of idle ones too."""
+        own = {name: value for name, value in super().held().items() if name != "parameters"}
+        usual = {key: value for kind in operations() for key, value in kind().model_dump().items()}
+        return {**own, **usual, **self.flat_parameters()}
+
     def flat_parameters(self, mode: str = "python") -> dict[str, Any]:
         """Return the values of the operations' keys."""
         return {key: value for part in self.parameters for key, value in part.model_dump(mode=mode).items()}

@@ -86,6 +86,11 @@ def parse(words: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def given_keys(words: Sequence[str]) -> list[str]:
+    """Return the keys that the words themselves give, and no group that they choose."""
+    return [str(item.key_or_group) for item in parse(words)]
+
+
 def split_sweeps(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Sweep]]:
     """Separate plain overrides from those whose value is a sweep."""
     plain = [item for item in overrides if not item.is_sweep_override()]

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from understudy.registry import goal_strategies
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LocalPath, Part
+from understudy.spec.part import LocalPath, Needs, Part
 
 Scaling = Literal["none", "zscore", "bounds"]
 Order = Literal["seeded", "first"]
@@ -19,10 +19,14 @@ class DataSpec(Part):
 
     title: ClassVar[str] = "the data"
 
-    normalize: Scaling = Field(default="zscore", description="scaling of state observations")
+    normalize: Annotated[Scaling, Needs("states")] = Field(
+        default="zscore", description="scaling of state observations"
+    )
     dataset_proportion: float = Field(default=1.0, gt=0, le=1, description="share of the episodes to train on")
-    proportion_order: Order = Field(default="seeded", description="which episodes that share is")
-    dataset_replace_interval: int = Field(
+    proportion_order: Annotated[Order, Needs("dataset_proportion<1")] = Field(
+        default="seeded", description="which episodes that share is"
+    )
+    dataset_replace_interval: Annotated[int, Needs("ogbench_dataset_dir", note=True)] = Field(
         default=0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
     )
     ogbench_dataset_dir: LocalPath | None = Field(
@@ -35,29 +39,35 @@ class DataSpec(Part):
         default=0.0, ge=0, lt=1, description="share of the episodes held out; seeded, whole"
     )
     validation_filter_key: str | None = Field(default=None, description="hold out the episodes of this mask instead")
-    sparse: bool = Field(default=False, description="rewards become -1 where they were not 0")
+    sparse: Annotated[bool, Needs("rewards", note=True)] = Field(
+        default=False, description="rewards become -1 where they were not 0"
+    )
     obs_horizon: int = Field(
         default=1, ge=1, description="observations the policy sees: the newest and those before it"
     )
-    cameras: tuple[str, ...] | None = Field(default=None, description="cameras the policy sees; none for all there are")
-    use_proprio: bool = Field(default=True, description="show the state beside pictures")
-    normalize_actions: Scaling = Field(
+    cameras: Annotated[tuple[str, ...] | None, Needs("pictures_here")] = Field(
+        default=None, description="cameras the policy sees; none for all there are"
+    )
+    use_proprio: Annotated[bool, Needs("pictures_here")] = Field(
+        default=True, description="show the state beside pictures"
+    )
+    normalize_actions: Annotated[Scaling, Needs("acts")] = Field(
         default="none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
     )
     goal_relabelling: Annotated[str, OneOf(goal_strategies.names, "auto", "none")] = Field(
         default="auto",
         description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned",
     )
-    goal_delta: tuple[int, int] = Field(
+    goal_delta: Annotated[tuple[int, int], Needs("goal_relabelling=delta_goals")] = Field(
         default=(1, 25), description="delta_goals: steps ahead, from the first to below the second"
     )
-    reached_proportion: float | None = Field(
+    reached_proportion: Annotated[float | None, Needs("goals")] = Field(
         default=None,
         ge=0,
         le=1,
         description="share of goals that are the next state; with it goals are drawn as BridgeData's",
     )
-    discount: float = Field(
+    discount: Annotated[float, Needs("goal_relabelling=geometric", "rewards")] = Field(
         default=0.99, gt=0, le=1, description="of the returns that critics learn, and of geometric goals"
     )
 

@@ -1,90 +1,199 @@
 """Keys that a user gives and that change nothing beside the others: refused, or said in a note. Nothing goes unsaid.
 
-Only what was typed is looked at: flags.json holds every key, and an old run must load.
+What a key needs stands at its field (`Needs`, `OnlyWith`, `GivesWayTo`, `ActsOnly`). Only what was given is looked at:
+flags.json holds every key, and an old run must load. A key with its default value, or with one that switches
+something off, asks for nothing and passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from understudy.errors import SpecError
-from understudy.spec.augmentation import AugmentationConfig
-from understudy.spec.keys import build_run
-from understudy.spec.run import RunSpec
+from understudy.registry import algorithms
+from understudy.spec.keys import build_run, run_fields
+from understudy.spec.part import ActsOnly, GivesWayTo, Needs, OnlyWith, Part, mark, marks
+from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical
 
 
 @dataclass(frozen=True)
-class Idle:
-    """Keys that say nothing where `idle` holds, and what they need to say something."""
+class Fact:
+    """Something that is so or not in a run, which conditions call by a word of their own."""
 
-    keys: tuple[str, ...]
-    idle: Callable[[RunSpec], bool]
-    needs: str
-    refused: bool = True
-    """Whether they are refused; a key that the field's usual commands give all the same is a note."""
+    text: str
+    """What a message says is lacking."""
+    holds: Callable[[RunSpec], bool] | None = None
+    """None: only the run's data tell, and until they are opened it is taken to be so."""
 
 
-TABLE = (
-    Idle(("video_episodes",), lambda spec: not spec.evaluation.eval_episodes, "eval_episodes of at least 1"),
-    Idle(
-        ("eval_seed", "eval_temperature"),
-        lambda spec: not spec.evaluation.eval_episodes,
-        "eval_episodes of at least 1",
-        refused=False,
+FACTS = {
+    "acts": Fact("a method that acts in an environment", lambda spec: algorithms.get(spec.algo).acts),
+    "held_out": Fact("validation_fraction", lambda spec: spec.data.holds_out),
+    "rewards": Fact(
+        "a method that learns from rewards, such as actor=best_of_n",
+        lambda spec: bool(spec.config.sampling.columns or spec.config.sampling.transitions),
     ),
-    Idle(("video_frame_skip",), lambda spec: not spec.evaluation.video_episodes, "video_episodes", refused=False),
-    Idle(("goal_delta",), lambda spec: spec.data.goal_relabelling != "delta_goals", "goal_relabelling=delta_goals"),
-    Idle(("proportion_order",), lambda spec: spec.data.dataset_proportion == 1, "dataset_proportion below 1"),
-    Idle(("save_total_limit",), lambda spec: spec.hooks.save_interval < 1, "save_interval of at least 1"),
-    Idle(
-        ("dataset_replace_interval",),
-        lambda spec: spec.data.ogbench_dataset_dir is None,
-        "ogbench_dataset_dir",
-        refused=False,
-    ),
-    Idle(
-        ("horizon_length",),
-        lambda spec: spec.config.chunks.chunk_length == 1 and spec.config.chunks.horizon_length > 1,
-        "action_chunking=true",
-        refused=False,
-    ),
-    Idle(
-        tuple(name for name in AugmentationConfig.model_fields if name.startswith("augment_")),
-        lambda spec: not spec.augment.order,
-        "augmentation",
-    ),
-    Idle(("gpus",), lambda spec: spec.placement.launcher == "inline", "launcher=ray (device=cuda chooses a GPU here)"),
-)
+    "noise": Fact("a policy that draws noise", lambda spec: spec.config.acts_at_random),
+    "states": Fact("states in what the policy sees"),
+    "pictures_here": Fact("pictures in the dataset"),
+    "several_cameras": Fact("several cameras in what the policy sees"),
+    "goals": Fact("goals (goal_relabelling=, or a task or method that has them)"),
+}
 
 
-def check_effects(spec: RunSpec, given: Mapping[str, Any]) -> list[str]:
+def check_effects(spec: RunSpec, given: Collection[str], searched: Collection[str] = ()) -> list[str]:
     """Return a note for each given key that changes nothing; SpecError for one that is refused.
 
-    A key given with its default value asks for nothing, and passes.
+    `searched` are keys that take several values in the runs which the spec is one of: they lack nothing.
     """
-    held, notes = _held(spec), []
-    defaults = _held(build_run({"algo": spec.algo}))
-    typed = {canonical(key, held) for key in given}
-    for item in TABLE:
-        for key in item.keys:
-            if key not in typed or held.get(key) == defaults.get(key) or not item.idle(spec):
+    return _Effects.of(spec, _of_spec(spec), searched=searched).notes(given)
+
+
+def check_searched(spec: RunSpec, searched: Collection[str]) -> None:
+    """Raise SpecError for a key that is tried at several values, and changes nothing at any of them."""
+    effects = _Effects.of(spec, _of_spec(spec), searched=searched)
+    for key in searched:
+        reason = next((reason for reason, _ in effects.reasons(key)), None) or effects.idle_in_acting(key)
+        if reason:
+            raise SpecError(f"{key} changes nothing {reason}: do not sweep it")
+
+
+def check_with_data(spec: RunSpec, facts: Mapping[str, bool]) -> list[str]:
+    """Do as check_effects by what only the run's data tell, for every key that is not as it is by default."""
+    return _Effects.of(spec, facts, of_data=True).notes(run_fields(spec.algo))
+
+
+def check_acting(spec: RunSpec, given: Collection[str]) -> None:
+    """Raise SpecError for a given evaluation-time key that changes nothing in how the spec's policy acts."""
+    effects = _Effects.of(spec, {})
+    for key in (canonical(key, effects.fields) for key in given):
+        reason = effects.idle_in_acting(key)
+        if reason:
+            raise SpecError(f"{key}={_shown(effects.values[key])} changes nothing {reason}")
+
+
+def _of_spec(spec: RunSpec) -> dict[str, bool]:
+    return {name: fact.holds(spec) for name, fact in FACTS.items() if fact.holds is not None}
+
+
+@dataclass(frozen=True)
+class _Effects:
+    """A run's values, and what its keys need to change something."""
+
+    values: Mapping[str, Any]
+    """Every key's, those too that flags.json goes without."""
+    defaults: Mapping[str, Any]
+    fields: Mapping[str, FieldInfo]
+    lacking: Mapping[str, str]
+    facts: Mapping[str, bool]
+    searched: Collection[str]
+    of_data: bool
+    """Whether only the words count that data tell."""
+
+    @classmethod
+    def of(
+        cls, spec: RunSpec, facts: Mapping[str, bool], searched: Collection[str] = (), of_data: bool = False
+    ) -> _Effects:
+        """Return those of a run."""
+        values, defaults = _values(spec), _values(build_run({"algo": spec.algo}))
+        lacking = {key: text for part in _parts_of(spec) for key, text in part.lacking.items()}
+        return cls(values, defaults, run_fields(spec.algo), lacking, facts, searched, of_data)
+
+    def notes(self, given: Collection[str]) -> list[str]:
+        """Return a line for each key that changes nothing and is only noted; SpecError for one that is refused."""
+        notes = []
+        for key in dict.fromkeys(canonical(key, self.fields) for key in given):
+            value, default = self.values.get(key), self.defaults.get(key)
+            if key not in self.fields or value == default or _off(value, default):
                 continue
-            line = f"{key}={held[key]} changes nothing without {item.needs}"
-            if item.refused:
-                raise SpecError(line)
-            notes.append(line)
-    for operation in spec.augment.parameters:
-        values, usual = operation.model_dump(), type(operation)().model_dump()
-        for key in typed & values.keys():
-            if operation.name not in spec.augment.order and values[key] != usual[key]:
-                raise SpecError(f"{key} changes nothing without {operation.name} in augmentation= or augment_order=")
-    return notes
+            for reason, note in self.reasons(key):
+                line = f"{key}={_shown(value)} changes nothing {reason}"
+                if not note:
+                    raise SpecError(line)
+                notes.append(line)
+                break
+        return notes
+
+    def reasons(self, key: str) -> Iterator[tuple[str, bool]]:
+        """Yield why a key changes nothing, and whether that is only noted."""
+        for needs in marks(self.fields[key], Needs):
+            told_by_data = any(condition in FACTS and FACTS[condition].holds is None for condition in needs.conditions)
+            if told_by_data == self.of_data and not any(map(self.holds, needs.conditions)):
+                text = needs.says or " or ".join(map(_text, needs.conditions))
+                yield f"without {text}{f' ({needs.hint})' if needs.hint else ''}", needs.note
+        only, other = mark(self.fields[key], OnlyWith), mark(self.fields[key], GivesWayTo)
+        if self.of_data:
+            return
+        if key in self.lacking:
+            yield f"without {self.lacking[key]}", False
+        if only is not None and only.field != key and not self.holds(_condition(only)):
+            yield f"without {_text(_condition(only))}", False
+        if other is not None and self.values[other.field] is not None:
+            yield f"beside {other.field}={_shown(self.values[other.field])}: give one of the two", False
+
+    def idle_in_acting(self, key: str) -> str:
+        """Return why an evaluation-time key changes nothing in how the policy acts, '' where it does."""
+        acting = mark(self.fields[key], ActsOnly) if key in self.fields else None
+        idle = acting is not None and acting.needs and not self.holds(acting.needs)
+        return f"in acting without {_text(acting.needs)}" if acting is not None and idle else ""
+
+    def holds(self, condition: str) -> bool:
+        """Return whether a condition holds, or may hold as far as is known."""
+        if condition in FACTS:
+            return self.facts.get(condition, True)
+        key, sign, wanted = _parts(condition)
+        value = self.values.get(key)
+        if key in self.searched:
+            return True
+        if not sign:
+            return value not in (None, 0, "", "none", ())
+        if sign == "=":
+            return _shown(value) in wanted.split("|")
+        if value is None:
+            return False
+        return value >= float(wanted) if sign == ">=" else value < float(wanted)
 
 
-def _held(spec: RunSpec) -> dict[str, Any]:
-    """Return every flat key with its value, those of an augmentation that does nothing too."""
-    names = AugmentationConfig.model_fields.keys()
-    return {**{name: getattr(spec.augment, name) for name in names}, **spec.augment.flat_parameters(), **spec.flat()}
+def _condition(only: OnlyWith) -> str:
+    return only.field if only.value is None else f"{only.field}={_shown(only.value)}"
+
+
+def _values(spec: RunSpec) -> dict[str, Any]:
+    own = {key: value for key, value in spec.held().items() if key not in PARTS}
+    return own | {key: value for part in _parts_of(spec) for key, value in part.held().items()}
+
+
+def _parts_of(spec: RunSpec) -> list[Part]:
+    return [getattr(spec, name) for name in PARTS if name != "former"]
+
+
+def _off(value: Any, default: Any) -> bool:
+    """Return whether a value switches off what is off by default, or asks for none of it."""
+    return value in (None, 0, "", "none") and default is not True
+
+
+def _text(condition: str) -> str:
+    if condition in FACTS:
+        return FACTS[condition].text
+    key, sign, wanted = _parts(condition)
+    words = {"": key, "=": f"{key}={wanted.replace('|', ' or ')}", ">=": f"{key} of at least {wanted}"}
+    return words.get(sign, f"{key} below {wanted}")
+
+
+def _parts(condition: str) -> tuple[str, str, str]:
+    found = re.fullmatch(r"(\w+)(?:(>=|<|=)(.+))?", condition)
+    assert found is not None, condition
+    return found[1], found[2] or "", found[3] or ""
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a user writes it."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, tuple | list) else str(value)

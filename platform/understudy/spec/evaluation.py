@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from understudy.spec.part import Part, Role
+from understudy.spec.part import Needs, Part, Role
 
 
 class HookSpec(Part):
@@ -16,12 +16,18 @@ class HookSpec(Part):
     title: ClassVar[str] = "logs, evaluations and checkpoints on the way"
 
     log_interval: int = Field(default=1000, ge=1, description="steps between rows of train.csv")
-    eval_interval: int = Field(default=50_000, ge=0, description="steps between evaluations; 0: only at the end")
+    eval_interval: Annotated[int, Needs("eval_episodes>=1", "held_out", note=True)] = Field(
+        default=50_000, ge=0, description="steps between evaluations; 0: only at the end"
+    )
     save_interval: int = Field(
         default=100_000, ge=-1, description="steps between kept checkpoints; -1: only the final model"
     )
-    save_total_limit: int = Field(default=0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them")
-    save_best: bool = Field(default=False, description="keep best_model.pt, of the best evaluation of each seed")
+    save_total_limit: Annotated[int, Needs("save_interval>=1")] = Field(
+        default=0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them"
+    )
+    save_best: Annotated[bool, Needs("eval_episodes>=1", "held_out")] = Field(
+        default=False, description="keep best_model.pt, of the best evaluation of each seed"
+    )
     checkpoint_seconds: float = Field(
         default=30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
     )
@@ -33,15 +39,23 @@ class EvaluationSpec(Part):
     role: ClassVar[Role] = "when"
     title: ClassVar[str] = "an evaluation"
 
-    eval_episodes: int = Field(default=10, ge=0, description="episodes per seed and evaluation; 0: no evaluation")
-    eval_max_steps: int = Field(
+    eval_episodes: Annotated[int, Needs("acts", note=True)] = Field(
+        default=10, ge=0, description="episodes per seed and evaluation; 0: no evaluation"
+    )
+    eval_max_steps: Annotated[int, Needs("eval_episodes>=1")] = Field(
         default=0, ge=0, description="steps after which an evaluation's episode ends; 0: the environment's own limit"
     )
-    eval_temperature: float | None = Field(
+    eval_temperature: Annotated[float | None, Needs("eval_episodes>=1", note=True), Needs("noise")] = Field(
         default=None,
         ge=0,
         description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n",
     )
-    eval_seed: int = Field(default=1_000_000, ge=0, description="seed of the first evaluation episode")
-    video_episodes: int = Field(default=0, ge=0, description="episodes of the last evaluation to record")
-    video_frame_skip: int = Field(default=3, ge=1, description="environment steps per video frame")
+    eval_seed: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
+        default=1_000_000, ge=0, description="seed of the first evaluation episode"
+    )
+    video_episodes: Annotated[int, Needs("eval_episodes>=1")] = Field(
+        default=0, ge=0, description="episodes of the last evaluation to record"
+    )
+    video_frame_skip: Annotated[int, Needs("video_episodes>=1", note=True)] = Field(
+        default=3, ge=1, description="environment steps per video frame"
+    )

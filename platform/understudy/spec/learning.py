@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from understudy.registry import encoders
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LOG, ActsOnly, ModelPlace, OfThisMachine, OnlyWith, Part
+from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part
 
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
 
@@ -114,6 +114,11 @@ class AlgorithmConfig(Optimisation):
         return 0.0
 
     @property
+    def acts_at_random(self) -> bool:
+        """Whether a temperature changes how a policy acts."""
+        return True
+
+    @property
     def sampling(self) -> Sampling:
         """What the loss asks of its batches."""
         return Sampling(horizon=self.chunks.chunk_length)
@@ -124,12 +129,21 @@ class Chunks(Part):
 
     title: ClassVar[str] = "chunks of actions"
 
-    horizon_length: int = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
+    horizon_length: Annotated[
+        int, Needs("action_chunking=true", "horizon_length<2", note=True, says="action_chunking=true")
+    ] = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
     action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
-    n_action_steps: Annotated[int | None, OnlyWith("n_action_steps"), ActsOnly()] = Field(
+    n_action_steps: Annotated[
+        int | None,
+        OnlyWith("n_action_steps"),
+        ActsOnly(),
+        Needs("action_chunking=true", "n_action_steps<2", says="action_chunking=true"),
+    ] = Field(
         default=None, ge=1, description="actions of a chunk that are executed before the next decision; none: all"
     )
-    temporal_ensemble_coeff: Annotated[float | None, OnlyWith("temporal_ensemble_coeff"), ActsOnly()] = Field(
+    temporal_ensemble_coeff: Annotated[
+        float | None, OnlyWith("temporal_ensemble_coeff"), ActsOnly(), Needs("action_chunking=true")
+    ] = Field(
         default=None,
         description="m of temporal ensembling: the chunks for a step count exp(-m i), i=0 the oldest; 0.01 is ACT's;"
         " needs n_action_steps=1; none: the newest chunk alone",
@@ -177,17 +191,17 @@ class Vision(Part):
     add_spatial_coordinates: Annotated[bool, OF_PICTURES] = Field(
         default=False, description="give the encoder each pixel's row and column"
     )
-    history: Annotated[Literal["channels", "sequence"], OF_PICTURES] = Field(
+    history: Annotated[Literal["channels", "sequence"], OF_PICTURES, Needs("obs_horizon>=2")] = Field(
         default="channels", description="frames of an obs_horizon: joined on the channels, or each encoded alone"
     )
-    goal_fusion: Annotated[Literal["early", "late"], OF_PICTURES] = Field(
+    goal_fusion: Annotated[Literal["early", "late"], OF_PICTURES, Needs("goals")] = Field(
         default="early", description="join goal pictures on the channels, or encode them apart and join the features"
     )
-    shared_goal_encoder: Annotated[bool, OF_PICTURES] = Field(
+    shared_goal_encoder: Annotated[bool, OF_PICTURES, Needs("goals")] = Field(
         default=True,
         description="late: one encoder for pictures and goals; early: a goal counts as often as there are frames",
     )
-    shared_camera_encoder: Annotated[bool, OF_PICTURES] = Field(
+    shared_camera_encoder: Annotated[bool, OF_PICTURES, Needs("several_cameras")] = Field(
         default=False, description="one encoder for all cameras, not one each"
     )
     encoder_weights: Annotated[ModelPlace | None, OF_PICTURES, OfThisMachine()] = Field(

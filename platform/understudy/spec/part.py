@@ -55,6 +55,33 @@ class OnlyWith:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """Mark a field that changes nothing unless one of the conditions holds: `Needs("launcher=ray")`.
+
+    A condition is KEY (neither none, 0 nor false), KEY=VALUE, KEY=VALUE|VALUE, KEY>=N, KEY<N, or a word of
+    `understudy.spec.effects.FACTS`. Of several marks each must hold. A user who gives the field in vain gets an
+    error, or a note where the field's usual commands give it all the same (`note`).
+    """
+
+    conditions: tuple[str, ...]
+    note: bool
+    says: str
+    """What a message says is lacking; '': the conditions."""
+    hint: str
+
+    def __init__(self, *conditions: str, note: bool = False, says: str = "", hint: str = "") -> None:
+        for name, value in {"conditions": conditions, "note": note, "says": says, "hint": hint}.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class GivesWayTo:
+    """Mark a field that changes nothing where another one is given."""
+
+    field: str
+
+
+@dataclass(frozen=True)
 class Secret:
     """Mark an address: with a password in it, it is refused, and a refused one is never shown."""
 
@@ -81,6 +108,9 @@ class OfThisMachine:
 class ActsOnly:
     """Mark a setting of an algorithm that only changes how a trained policy acts: it needs no training of its own."""
 
+    needs: str = ""
+    """A condition, as those of Needs, on which it does; '': always."""
+
 
 @dataclass(frozen=True)
 class IsPath:
@@ -89,9 +119,13 @@ class IsPath:
 
 def mark(field: FieldInfo, kind: type[M]) -> M | None:
     """Return a field's mark of this kind, if it has one."""
+    return next(iter(marks(field, kind)), None)
+
+
+def marks(field: FieldInfo, kind: type[M]) -> list[M]:
+    """Return a field's marks of this kind."""
     of_choices = (getattr(choice, "__metadata__", ()) for choice in get_args(field.annotation))
-    marks = itertools.chain(field.metadata, *of_choices)
-    return next((item for item in marks if isinstance(item, kind)), None)
+    return [item for item in itertools.chain(field.metadata, *of_choices) if isinstance(item, kind)]
 
 
 def absolute(path: str) -> str:
@@ -138,8 +172,17 @@ class Part(BaseModel):
     @property
     def idle(self) -> set[str]:
         """Fields that have no effect beside the others' values; flags and fingerprint go without them."""
-        marks = ((name, mark(field, OnlyWith)) for name, field in type(self).model_fields.items())
-        return {name for name, only in marks if only is not None and not only.holds(self)}
+        known = ((name, mark(field, OnlyWith)) for name, field in type(self).model_fields.items())
+        return {name for name, only in known if only is not None and not only.holds(self)}
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """What fields that change nothing beside the others' values need to change something, where no mark says it."""
+        return {}
+
+    def held(self) -> dict[str, Any]:
+        """Return every field's value, those of idle ones too."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from understudy.errors import UserError
-from understudy.spec.part import FolderName, LocalPath, Part, Role, Secret, absolute
+from understudy.spec.part import FolderName, LocalPath, Needs, Part, Role, Secret, absolute
 
 
 def home() -> Path:
@@ -30,15 +30,21 @@ class Placement(Part):
     launcher: Literal["inline", "ray"] = Field(default="inline", description="this process, or Ray Train workers")
     num_workers: int = Field(default=1, ge=1, description="data-parallel workers (launcher=ray)")
     cpus: int = Field(default=1, ge=1, description="CPUs, and so torch threads, of each worker")
-    gpus: float = Field(default=0.0, ge=0, description="GPUs of each worker")
+    gpus: Annotated[float, Needs("launcher=ray", hint="device=cuda chooses a GPU here")] = Field(
+        default=0.0, ge=0, description="GPUs of each worker"
+    )
     loader_workers: int = Field(
         default=-1,
         ge=-1,
         description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures",
     )
-    eval_envs: int = Field(default=4, ge=1, description="environments stepped side by side in an evaluation")
-    eval_processes: bool = Field(default=False, description="step them in `cpus` processes of their own")
-    eval_timeout: float = Field(
+    eval_envs: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
+        default=4, ge=1, description="environments stepped side by side in an evaluation"
+    )
+    eval_processes: Annotated[bool, Needs("eval_episodes>=1", note=True)] = Field(
+        default=False, description="step them in `cpus` processes of their own"
+    )
+    eval_timeout: Annotated[float, Needs("eval_episodes>=1", note=True)] = Field(
         default=0.0,
         ge=0,
         description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes",

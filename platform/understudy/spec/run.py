@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.data import DataSpec
 from understudy.spec.evaluation import EvaluationSpec, HookSpec
 from understudy.spec.learning import AlgorithmConfig, in_written_order
-from understudy.spec.part import ADDRESS, FolderName, IsPath, Part, Role, mark
+from understudy.spec.part import ADDRESS, FolderName, GivesWayTo, IsPath, Part, Role, mark
 from understudy.spec.placement import Placement
 
 
@@ -35,7 +35,7 @@ class RunSpec(Part):
 
     algo: str = Field(default="flow_bc", description="algorithm, by its registered name")
     env_name: FolderName = Field(default="halfcheetah-medium-v2", description="dataset and environment, by name alone")
-    seed: int = Field(default=0, ge=0, description="random seed of a single run")
+    seed: Annotated[int, GivesWayTo("seeds")] = Field(default=0, ge=0, description="random seed of a single run")
     seeds: tuple[int, ...] | None = Field(default=None, min_length=1, description="several seeds, trained as one pack")
     training_steps: int = Field(default=1_000_000, ge=1, description="gradient updates (offline_steps is the same key)")
 

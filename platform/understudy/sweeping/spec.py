@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Sweep
@@ -13,15 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from understudy.errors import SpecError
 from understudy.registry import algorithms, search_spaces
 from understudy.spec.compose import listed
+from understudy.spec.effects import check_effects, check_searched
 from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_key, run_fields, validate, with_changes
 from understudy.spec.model_names import check_model_name, default_model_name
-from understudy.spec.part import Secret
+from understudy.spec.part import Needs, Secret, mark
 from understudy.spec.run import RunSpec
 from understudy.spec.space import Choice, Dimension, Interval, checked, size
 from understudy.spec.words import canonical
 
 logger = logging.getLogger("understudy")
 STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
+
+
+OF_ASHA = Needs("scheduler=asha")
 
 
 class SweepOptions(BaseModel):
@@ -33,9 +37,13 @@ class SweepOptions(BaseModel):
     sampler: Literal["tpe", "random", "qmc", "grid"] = Field("tpe", description="how Optuna proposes configurations")
     sweep_seed: int = Field(0, ge=0, description="seed of the proposals")
     scheduler: Literal["asha", "none"] = Field("asha", description="stop poor trials early, or let all finish")
-    grace_steps: int | None = Field(None, ge=1, description="steps no trial is stopped before; default eval_interval")
-    reduction_factor: int = Field(3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung")
-    asha_slack: float = Field(
+    grace_steps: Annotated[int | None, OF_ASHA] = Field(
+        None, ge=1, description="steps no trial is stopped before; default eval_interval"
+    )
+    reduction_factor: Annotated[int, OF_ASHA] = Field(
+        3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung"
+    )
+    asha_slack: Annotated[float, OF_ASHA] = Field(
         0.1, ge=0, description="ASHA stops a trial this far below the cut-off: in success, else a share of the spread"
     )
     max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
@@ -83,6 +91,8 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
         values = {"algo": space.algo, **space.fixed, **values}
     algo = algo_of(values)
     options = {key: values.pop(key) for key in list(values) if key in SweepOptions.model_fields}
+    if values.get("launcher") == "ray":
+        raise SpecError("launcher=ray changes nothing in a sweep, whose trials Ray Tune starts: leave it out")
     fields = run_fields(algo)
     allowed = fields.keys() | SweepOptions.model_fields.keys() | {"space"}
     for key in (*values, *sweeps):
@@ -102,6 +112,18 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
             raise SpecError("horizon_length changes nothing with action_chunking=false; leave one of them out")
         values["action_chunking"] = True
     return _checked(algo, values, dimensions, validate(SweepOptions, options))
+
+
+def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
+    """Return a note for each given key that changes nothing in the sweep; SpecError for one that is refused."""
+    for key in given:
+        field = SweepOptions.model_fields.get(key)
+        needs = mark(field, Needs) if field is not None else None
+        if needs is not None and spec.options.scheduler != "asha" and getattr(spec.options, key) != field.default:
+            raise SpecError(f"{key} changes nothing without scheduler=asha")
+    searched = [*spec.dimensions, *spec.grid]
+    of_the_run = [key for key in given if key not in SweepOptions.model_fields and key not in ("space", "gpus")]
+    return check_effects(spec.base, [key for key in of_the_run if key not in searched], searched)
 
 
 def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension], options: SweepOptions) -> SweepSpec:
@@ -129,6 +151,7 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
     if most < options.num_trials:
         logger.info("the space holds %d configurations: num_trials=%d, not %d", most, most, options.num_trials)
         options = options.model_copy(update={"num_trials": int(most)})
+    check_searched(base, [*dimensions])
     run = {**base.flat(), "seeds": list(base.all_seeds), "launcher": "inline"}
     return SweepSpec(run=run, dimensions=training, grid=grid, options=options)
 
