@@ -70,7 +70,7 @@ def test_a_key_that_changes_nothing_is_refused_with_what_it_needs(words: str, ne
         ("video_frame_skip=2", "video_frame_skip"),
         ("eval_seed=3 eval_episodes=0", "eval_seed"),
         ("eval_interval=9 eval_episodes=0", "eval_interval"),
-        ("eval_envs=9 eval_episodes=0", "eval_envs"),
+        ("eval_timeout=9 eval_episodes=0", "eval_timeout"),
         ("eval_episodes=9 algo=reward_classifier encoder=resnet10", "eval_episodes"),
         ("sparse=true", "sparse"),
     ],

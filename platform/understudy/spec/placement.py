@@ -38,9 +38,7 @@ class Placement(Part):
         ge=-1,
         description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures",
     )
-    eval_envs: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
-        default=4, ge=1, description="environments stepped side by side in an evaluation"
-    )
+    eval_envs: int = Field(default=4, ge=1, description="environments stepped side by side in an evaluation")
     eval_processes: Annotated[bool, Needs("eval_episodes>=1", note=True)] = Field(
         default=False, description="step them in `cpus` processes of their own"
     )
