@@ -29,7 +29,7 @@ def notes(*words: str) -> list[str]:
         ("goal_delta=[1,5]", "goal_relabelling=delta_goals"),
         ("proportion_order=first", "dataset_proportion below 1"),
         ("save_total_limit=2 save_interval=-1", "save_interval of at least 1"),
-        ("augment_saliency=true", "augmentation"),
+        ("augment_saliency=true algo=bc saliency_weight=1", "augmentation"),
         ("augment_order=[random_hue]", "augmentation"),
         ("random_hue=0.2", "random_hue in augmentation= or augment_order="),
         ("random_shift=2 encoder=impala_small augmentation=bridge", "random_shift in augmentation= or augment_order="),

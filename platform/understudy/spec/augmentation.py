@@ -26,7 +26,7 @@ from understudy.errors import UserError, did_you_mean
 from understudy.observations import GOAL, ObservationShape, is_picture, parts_of
 from understudy.registry import augmentations
 from understudy.spec.choices import OneOf
-from understudy.spec.part import Part
+from understudy.spec.part import Needs, Part
 
 if TYPE_CHECKING:
     import torch
@@ -101,8 +101,12 @@ class AugmentationConfig(Part):
     augment_next_obs_goal_differently: bool = Field(
         default=False, description="draw the parameters of a goal and of the next observation apart"
     )
-    augment_cameras_alike: bool = Field(default=False, description="one set of parameters for all cameras of a sample")
-    augment_saliency: bool = Field(default=False, description="crop and shift saliency maps as their pictures are")
+    augment_cameras_alike: Annotated[bool, Needs("several_cameras")] = Field(
+        default=False, description="one set of parameters for all cameras of a sample"
+    )
+    augment_saliency: Annotated[bool, Needs("saliency_weight")] = Field(
+        default=False, description="crop and shift saliency maps as their pictures are"
+    )
     augment_where: Literal["workers", "device"] = Field(
         default="device", description="where: in loader workers, or in batches on the device; the pictures are the same"
     )
