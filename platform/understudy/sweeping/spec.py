@@ -118,8 +118,9 @@ def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
     """Return a note for each given key that changes nothing in the sweep; SpecError for one that is refused."""
     for key in given:
         field = SweepOptions.model_fields.get(key)
-        needs = mark(field, Needs) if field is not None else None
-        if needs is not None and spec.options.scheduler != "asha" and getattr(spec.options, key) != field.default:
+        if field is None or mark(field, Needs) is None or spec.options.scheduler == "asha":
+            continue
+        if getattr(spec.options, key) != field.default:
             raise SpecError(f"{key} changes nothing without scheduler=asha")
     searched = [*spec.dimensions, *spec.grid]
     of_the_run = [key for key in given if key not in SweepOptions.model_fields and key not in ("space", "gpus")]
