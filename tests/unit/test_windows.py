@@ -267,9 +267,11 @@ def test_transitions_are_what_followed_the_actions_of_one_episode(ended) -> None
 def test_transitions_of_sampled_batches_have_a_leading_dim_for_each_member(ended) -> None:
     data = DataSpec(sparse=True, goal_relabelling="final", obs_horizon=2)
     batch = Windows(ended, data, Sampling(transitions=True)).sample([0, 1], 5, 8)
-    assert {name: tuple(batch[name].shape) for name in ("rewards", "masks", "observations", "next_observations")} == {
+    assert {
+        name: tuple(batch[name].shape) for name in ("rewards", "discounts", "observations", "next_observations")
+    } == {
         "rewards": (2, 8, 1),
-        "masks": (2, 8, 1),
+        "discounts": (2, 8, 1),
         "observations": (2, 8, 3),
         "next_observations": (2, 8, 3),
     }

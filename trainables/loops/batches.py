@@ -56,7 +56,8 @@ class Steps(Dataset[Batch]):
         """Return the batch of update number `step`, or of held-out episodes."""
         if self._data is None:
             self._data = open_data(self._spec)
-        spec, share = self._spec, {"rank": self._rank, "world": self._world}
+        spec = self._spec
+        share: dict[str, Any] = {"rank": self._rank, "world": self._world}
         if step <= 0:
             assert self._data.validation is not None
             return held_out_batch(self._data.validation, len(self._seeds), -step, spec.config.batch_size)
