@@ -14,8 +14,10 @@ import pytest
 
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.inspection import notes_of
+from understudy.envs.store.row_texts import row_texts
 from understudy.envs.store.store import EpisodeStore
-from understudy.envs.store.transfer import import_file
+from understudy.envs.store.transfer import export_store, import_file
+from understudy.envs.store.writer import StoreWriter
 
 STEPS = 6
 RNG = np.random.default_rng(0)
@@ -93,7 +95,36 @@ def test_pictures_that_a_converter_kept_as_numbers_are_a_camera(tmp_path, names)
     np.testing.assert_array_equal(store.frames("images/front").gather(np.arange(STEPS)), PICTURES)
 
 
-def test_tasks_that_an_episode_changes_to_are_said_to_be_left_out(tmp_path) -> None:
+def test_a_task_that_changes_within_an_episode_is_kept_row_by_row(tmp_path) -> None:
     store = imported(tmp_path)
+    texts = ["pick the cup up"] * 2 + ["put the cup down"] * 4
+    assert row_texts(store, np.arange(STEPS)) == texts
+    assert row_texts(store, np.array([5, 0])) == [texts[5], texts[0]]
     assert store.texts("language") == ["pick the cup up"]
-    assert any("'put the cup down'" in note and "left out" in note for note in notes_of(store))
+    (note,) = [note for note in notes_of(store) if "task" in note]
+    assert "'pick the cup up', 'put the cup down'" in note
+    assert "left out" not in note
+
+
+def test_tasks_of_rows_come_back_when_exported(tmp_path) -> None:
+    store = imported(tmp_path)
+    back = export_store(store, tmp_path / "back", "lerobot", settings={"pictures": "image"})
+    tasks = pq.read_table(back / "meta/tasks.parquet").to_pylist()
+    texts = {row["task_index"]: row["task"] for row in tasks}
+    rows = pq.read_table(next(back.glob("data/*/*.parquet")))["task_index"].to_pylist()
+    assert [texts[number] for number in rows] == ["pick the cup up"] * 2 + ["put the cup down"] * 4
+    assert pq.read_table(next(back.glob("meta/episodes/*/*.parquet")))["tasks"].to_pylist() == [list(texts.values())]
+    again = import_file(task_of(f"lerobot:{back}"), back, tmp_path / "again")
+    assert row_texts(again, np.arange(STEPS)) == row_texts(store, np.arange(STEPS))
+    assert again.manifest.content_hash == store.manifest.content_hash
+    assert again.manifest.provenance["task_texts"] == store.manifest.provenance["task_texts"]
+
+
+def test_episodes_of_one_task_each_have_its_text_in_every_row(tmp_path) -> None:
+    rows = {"observations": np.zeros((2, 3)), "actions": np.zeros((2, 1)), "rewards": np.zeros(2), "terminals": [0, 1]}
+    with StoreWriter(tmp_path / "s", name="s", source="lerobot", env_id="x") as writer:
+        for text in ("push", "pull"):
+            writer.add_episode({**rows, "language": text})
+    store = EpisodeStore.open(tmp_path / "s")
+    assert row_texts(store, np.array([0, 3, 1])) == ["push", "pull", "push"]
+    assert "task_texts" not in store.manifest.provenance

@@ -30,7 +30,8 @@ class Encoded:
     videos: dict[str, Path]
     """An mp4 of its own for each video feature."""
     statistics: dict[str, Statistics]
-    task: str
+    tasks: tuple[str, ...]
+    """The texts of its rows, each once."""
     ours: dict[str, Any]
     """What goes to our columns of meta/episodes."""
 
@@ -52,12 +53,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Position:
-    """Where an episode stands in the dataset: its number, its first frame's, its task's and the task's text."""
+    """Where an episode stands in the dataset: its number, its first frame's, its rows' tasks by number and text."""
 
     episode: int
     first_frame: int
-    task_index: int
-    task: str
+    task_index: np.ndarray
+    """[T]"""
+    tasks: tuple[str, ...]
 
 
 def encode_episode(
@@ -90,7 +92,7 @@ def encode_episode(
             encode_video(videos[key], array, fps, codec)
     statistics |= {key: number_statistics(values[:, None]) for key, values in automatic.items()}
     table = data_table(columns, features, automatic)
-    return Encoded(position.episode, table, videos, statistics, position.task, our_columns(rows))
+    return Encoded(position.episode, table, videos, statistics, position.tasks, our_columns(rows))
 
 
 def _automatic(position: Position, length: int, fps: float) -> dict[str, np.ndarray]:
@@ -100,7 +102,7 @@ def _automatic(position: Position, length: int, fps: float) -> dict[str, np.ndar
         "frame_index": frames,
         "episode_index": np.full(length, position.episode),
         "index": frames + position.first_frame,
-        "task_index": np.full(length, position.task_index),
+        "task_index": position.task_index,
     }
 
 

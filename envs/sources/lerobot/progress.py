@@ -168,7 +168,7 @@ def _where(prefix: str, place: Place) -> dict[str, int]:
 
 def _row(episode: Encoded) -> dict[str, Any]:
     """Return an episode's row of meta/episodes, without what its place in the files says."""
-    row: dict[str, Any] = {"episode_index": episode.number, "tasks": [episode.task], "length": episode.length}
+    row: dict[str, Any] = {"episode_index": episode.number, "tasks": list(episode.tasks), "length": episode.length}
     for key, part in as_lists(episode.statistics).items():
         row |= {f"stats/{key}/{name}": value for name, value in part.items()}
     return row | episode.ours

@@ -26,6 +26,7 @@ from understudy.envs.sources.lerobot.meta import (
     open_parquet,
     read_table,
 )
+from understudy.envs.sources.lerobot.tasks import changing_tasks
 from understudy.envs.sources.lerobot.video import TOLERANCE, FrameReader, require_vision, tolerance_advice
 from understudy.envs.sources.task import Episode
 from understudy.envs.store.kinds import Declared
@@ -55,7 +56,8 @@ def provenance(path: Path) -> dict[str, Any]:
         "cameras": {feature.column: _how_kept(feature, dataset) for feature in pictures},
         "tasks": len(dataset.tasks),
         "rewards": "as in the dataset" if has_rewards(dataset) else "0 everywhere: the dataset has none",
-        "left_out": [*dataset.left_out, *_later_tasks(dataset)],
+        "left_out": dataset.left_out,
+        **changing_tasks(dataset),
         **{key: dataset.note[key] for key in KEPT if dataset.note.get(key)},
     }
     return {key: value for key, value in found.items() if value not in (None, {}, [])}
@@ -102,23 +104,6 @@ def read_episodes(path: Path, tolerance_s: float = TOLERANCE) -> Iterator[Episod
             episode |= {name: mask[record.number] for name, mask in masks.items()}
             episode |= finals.read(record)
             yield episode
-
-
-def _later_tasks(dataset: Dataset) -> list[str]:
-    """Return a line for each task text that an episode changes to: an episode's first text is the one that is kept."""
-    later: dict[int, int] = {}
-    for file in dict.fromkeys(record.data for record in dataset.records):
-        table = read_table(file, ["episode_index", "task_index"])
-        with damage(file, "LeRobot"):
-            episodes, tasks = (table[name].to_numpy() for name in ("episode_index", "task_index"))
-        for number in np.unique(episodes):
-            found = tasks[episodes == number]
-            for task in np.unique(found[found != found[0]]).tolist():
-                later[task] = later.get(task, 0) + 1
-    return [
-        f"the text {dataset.tasks.get(task, task)!r}: in {count} episodes the task changes to it, their first is kept"
-        for task, count in sorted(later.items())
-    ]
 
 
 def _how_kept(feature: Feature, dataset: Dataset) -> str:

@@ -23,6 +23,7 @@ from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.kinds import Declared
+from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import tools_path, user_path
 from understudy.registry import sources
@@ -70,7 +71,7 @@ class LeRobot(Source):
 
         `provenance` may say `fps`, `robot_type` and `pictures` (av1, h264, or image for no loss).
         """
-        note = {key: provenance[key] for key in ("environment", "made_by") if provenance.get(key)}
+        note = {key: provenance[key] for key in ("environment", "made_by", TASK_TEXTS) if provenance.get(key)}
         with (
             new_dataset(path) as folder,
             LeRobotWriter(

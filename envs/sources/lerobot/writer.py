@@ -19,8 +19,10 @@ from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, 
 from understudy.envs.sources.lerobot.episode import Encoded, Position, encode_episode, our_columns
 from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset
 from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, Sizes
+from understudy.envs.sources.lerobot.tasks import row_tasks
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
 from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import held, replaced_folder, storage_errors, user_path
 
@@ -101,8 +103,10 @@ class LeRobotWriter:
         rows = prepare_episode(episode, number)
         self._check(rows, number)
         said = str(rows["language"][0]) if "language" in rows else (self._task if task is None else task)
+        told = row_tasks(rows, self._note.get(TASK_TEXTS, {}), said)
+        numbers = np.array([self._tasks.setdefault(text, len(self._tasks)) for text in told])
         frame = self._progress.info["total_frames"] + self._waiting_frames
-        position = Position(number, frame, self._tasks.setdefault(said, len(self._tasks)), said)
+        position = Position(number, frame, numbers, tuple(dict.fromkeys(told)))
         fps, folder = float(self._progress.info["fps"]), self.root / OPEN
         with storage_errors(self.root):
             encoded = encode_episode(rows, self._features, position, fps, self._pictures, folder)
