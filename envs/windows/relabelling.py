@@ -76,7 +76,8 @@ def goal_offsets(
     )
     chosen = goal_strategies.get(strategy)(steps)
     if np.shape(chosen) != steps.index.shape or not (chosen >= 1).all():
-        raise SpecError(f"goal strategy {strategy!r} must give each step [b] an offset of at least 1")
+        origin = goal_strategies.origin(strategy)
+        raise SpecError(f"goal strategy {strategy!r} ({origin}) must give each step [b] an offset of at least 1")
     offsets = np.minimum(chosen, steps.ahead).astype(np.int64)
     if reached_proportion:
         if reached_places is None:

@@ -2,8 +2,9 @@
 
 One folder is one registry, and the kernel imports none of these folders: a registry imports the modules of its folder
 on first use, then the entry points that users' packages declare (group `understudy.<registry's name>`), then the
-modules that $UNDERSTUDY_PLUGINS names (they register themselves), and from then on answers by name. A new plug-in is
-therefore one new file and no edit elsewhere. What is registered is checked at once: a user's mistake is one line.
+modules that $UNDERSTUDY_PLUGINS names (they register themselves; of a folder, every file in it), and from then on
+answers by name. A new plug-in is therefore one new file and no edit elsewhere. What is registered is checked at once: a
+user's mistake is one line.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from understudy.errors import UnknownName, UserError, did_you_mean
+from pydantic import ValidationError
+
+from understudy.errors import UnderstudyError, UnknownName, UserError, did_you_mean
 
 if TYPE_CHECKING:
     import typer
@@ -36,21 +40,25 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 """A registered item's own type, which is narrower than its registry's."""
 PLUGINS = "UNDERSTUDY_PLUGINS"
-"""Variable with the names, by commas, of modules that register plug-ins when they are imported."""
+"""Variable with the names, by commas, of modules and folders that register plug-ins when they are imported."""
+_PLUG_INS: set[str] = set()
+"""Users' modules that were imported for what they register."""
 
 
 class Registry(Generic[T]):
     """A mapping from names to plug-ins of one kind, filled by importing the modules of its folder.
 
-    `base`, as "module:Class", is what an item must be a subclass or an instance of; without one it must be callable.
-    `named` items know their name: it is given to them when they are registered.
+    `base`, as "module:Class", is what an item must be a subclass of; without one it must be callable. Of `instances`
+    one is kept, made of a class where one is registered. `named` items are given their name when they are registered.
     """
 
-    def __init__(self, name: str, kind: str, *packages: str, base: str = "", named: bool = False) -> None:
+    def __init__(
+        self, name: str, kind: str, *packages: str, base: str = "", instances: bool = False, named: bool = False
+    ) -> None:
         self.kind = kind
         self._group = f"understudy.{name}"
         self._packages = packages
-        self._base, self._named = base, named
+        self._base, self._instances, self._named = base, instances, named
         self._items: dict[str, T] = {}
         self._origins: dict[str, str] = {}
         self._loaded: str | None = None
@@ -62,14 +70,15 @@ class Registry(Generic[T]):
         The same object, and one of the same name in the same module (a module that is loaded anew), may come again.
         """
         module = sys._getframe(1).f_globals.get("__name__", "?")
+        if not isinstance(name, str) or not name:
+            raise UserError(f'{module}: every {self.kind} has a name: .register("my_name")')
 
         def add(item: Item) -> Item:
             origin = _origin(item, module)
             held = self._origins.get(name, origin)
             if held != origin and self._items[name] is not item:
                 raise UserError(f"{self.kind} {name!r} is registered twice: by {held} and {origin}")
-            self._check(name, item, origin)
-            self._items[name], self._origins[name] = cast(T, item), origin
+            self._items[name], self._origins[name] = cast(T, self._checked(name, item, origin)), origin
             return item
 
         return add
@@ -80,6 +89,11 @@ class Registry(Generic[T]):
         if name not in self._items:
             raise UnknownName(f"unknown {self.kind} {name!r}{did_you_mean(name, self._items)}")
         return self._items[name]
+
+    def origin(self, name: str) -> str:
+        """Return the module and name of what is registered as `name`, for messages."""
+        self._load()
+        return self._origins.get(name, "?")
 
     def names(self) -> list[str]:
         """Return every registered name, sorted."""
@@ -101,15 +115,20 @@ class Registry(Generic[T]):
                 for module in pkgutil.iter_modules(package.__path__):
                     _imported(f"{package.__name__}.{module.name}")
             for entry in importlib.metadata.entry_points(group=self._group):
+                _PLUG_INS.add(entry.module)
                 self.register(entry.name)(_imported(entry.value, entry.load))
             for name in filter(None, map(str.strip, plugins.split(","))):
-                _imported(name)
+                _PLUG_INS.add(name)
+                folder = getattr(_imported(name), "__path__", ())
+                for module in pkgutil.iter_modules(folder):
+                    if not module.name.startswith("_"):
+                        _imported(f"{name}.{module.name}")
         except BaseException:
             self._loaded = before  # or what did not come would be unknown from now on
             raise
 
-    def _check(self, name: str, item: object, origin: str) -> None:
-        """Raise UserError for an item that could not be used, and give it its name."""
+    def _checked(self, name: str, item: Any, origin: str) -> Any:
+        """Return what is kept of an item, with its name; UserError for one that could not be used."""
         what = f"{self.kind} {name!r} ({origin})"
         missing = sorted(getattr(item, "__abstractmethods__", ()))
         if missing:
@@ -117,16 +136,21 @@ class Registry(Generic[T]):
         if not self._base:
             if not callable(item):
                 raise UserError(f"{what} is a {type(item).__name__}, which cannot be called")
-            return
+            return item
         module, _, attribute = self._base.partition(":")
         base = getattr(importlib.import_module(module), attribute)
         if not (isinstance(item, base) or (isinstance(item, type) and issubclass(item, base))):
             raise UserError(f"{what} is no {attribute} of {module}")
+        if self._instances and isinstance(item, type):
+            item = item()
+        if not self._instances and not isinstance(item, type):
+            raise UserError(f"{what}: register the class, not an object of it")
         if self._named:
             given = vars(item if isinstance(item, type) else type(item)).get("name", name)
             if given != name:
                 raise UserError(f"{what} says that its name is {given!r}: leave `name` out, registering gives it")
             setattr(item, "name", name)  # noqa: B010  (no attribute that a type checker knows)
+        return item
 
 
 def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:
@@ -140,22 +164,62 @@ def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             reason = "there is no module of that name; is its folder in PYTHONPATH?"
         else:
-            said = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
-            reason = f"{type(error).__name__}: {said[0] if said else 'it says no more'}{_place(module, error)}"
+            reason = f"{type(error).__name__}: {_said(error)}{_place(module, error)}"
         raise UserError(f"plug-in {module} cannot be imported: {reason}") from error
+
+
+def _said(error: BaseException) -> str:
+    """Return an error's message in one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    lines = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
+    return lines[0] if lines else "it says no more"
 
 
 def _place(module: str, error: BaseException) -> str:
     """Return file and line of the innermost code of `module` that an error passed through, else of any code."""
     if isinstance(error, SyntaxError):
         return f" ({error.filename}, line {error.lineno})"
-    places = [
+    places = _places(error)
+    own = [place for place in places if _within(place[0], {module.partition(":")[0]})] or places
+    return f" ({own[-1][1]}, line {own[-1][2]})"
+
+
+def _places(error: BaseException) -> list[tuple[str, str, int]]:
+    """Return module, file and line of the code that an error passed through, the innermost last."""
+    return [
         (str(frame.f_globals.get("__name__")), frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    name = module.partition(":")[0]
-    own = [place for place in places if place[0] == name or place[0].startswith(f"{name}.")] or places
-    return f" ({own[-1][1]}, line {own[-1][2]})"
+
+
+def _within(module: str, names: Collection[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def from_plug_in(item: Any) -> bool:
+    """Return whether a class or function, or an object's class, is of a user's plug-in."""
+    kind = item if isinstance(item, type) or inspect.isroutine(item) else type(item)
+    return _within(kind.__module__, _PLUG_INS)
+
+
+@contextmanager
+def plug_in_errors(called: Any = None) -> Iterator[None]:
+    """Turn what the code of a user's plug-in raises within into a UserError line that names its module and place.
+
+    Also what is raised by calling the plug-in's object `called` in a way that it does not take.
+    """
+    try:
+        yield
+    except UnderstudyError:
+        raise
+    except Exception as error:
+        places = _places(error)
+        own = [place for place in places if _within(place[0], _PLUG_INS)]
+        if not own and not from_plug_in(called):
+            raise
+        module, file, line = own[-1] if own else (type(called).__module__, *places[-1][1:])
+        raise UserError(f"plug-in {module}: {type(error).__name__}: {_said(error)} ({file}, line {line})") from error
 
 
 def _origin(item: Any, module: str) -> str:
@@ -170,7 +234,12 @@ algorithms: Registry[type[Algorithm]] = Registry(
 )
 encoders: Registry[EncoderFactory] = Registry("encoders", "encoder", "understudy.trainables.networks.encoders")
 sources: Registry[Source] = Registry(
-    "sources", "data source", "understudy.envs.sources", base="understudy.envs.sources.source:Source", named=True
+    "sources",
+    "data source",
+    "understudy.envs.sources",
+    base="understudy.envs.sources.source:Source",
+    instances=True,
+    named=True,
 )
 goal_strategies: Registry[GoalStrategy] = Registry("goal_strategies", "goal strategy", "understudy.envs.windows.goals")
 augmentations: Registry[type[Operation]] = Registry(
@@ -181,7 +250,11 @@ augmentations: Registry[type[Operation]] = Registry(
     named=True,
 )
 search_spaces: Registry[SearchSpace] = Registry(
-    "search_spaces", "search space", "understudy.search_spaces", base="understudy.spec.space:SearchSpace"
+    "search_spaces",
+    "search space",
+    "understudy.search_spaces",
+    base="understudy.spec.space:SearchSpace",
+    instances=True,
 )
 commands: Registry[Callable[[typer.Typer], None]] = Registry(
     "commands",

@@ -18,7 +18,7 @@ from understudy.algorithm import Algorithm
 from understudy.devices import resolve_device
 from understudy.envs.windows.windows import Windows
 from understudy.errors import OutOfMemory, StorageError, TrainingDiverged
-from understudy.registry import loops
+from understudy.registry import loops, plug_in_errors
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.mirror import Mirror
@@ -45,6 +45,7 @@ from understudy.trainables.loops.hooks import (
 )
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.steps import Speed, Training, Worker, steps
+from understudy.trainables.loops.trial import try_plug_ins
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.transfer import load_encoder, read_weights
@@ -174,5 +175,8 @@ class OfflineLoop(Loop):
 def _learner(spec: RunSpec, windows: Windows) -> tuple[Algorithm, torch.nn.Module]:
     """Return the run's algorithm for what the windows hold, and one network of it."""
     spec.augment.check(windows.observation_shape, spec.data.obs_horizon)
-    algorithm = algorithm_for(spec, windows)
-    return algorithm, algorithm.network(torch.Generator())
+    with plug_in_errors():
+        algorithm = algorithm_for(spec, windows)
+        network = algorithm.network(torch.Generator())
+    try_plug_ins(spec, algorithm, network, windows)
+    return algorithm, network

@@ -39,8 +39,10 @@ def picture_encoder(shape: tuple[int, int, int], config: Vision, generator: torc
     encoder = encoders.get(str(config.encoder))(shape, config, generator)
     if isinstance(encoder, PictureEncoder) and hasattr(encoder, "map_shape") and hasattr(encoder, "features"):
         return encoder
-    made = type(encoder).__name__
-    raise UserError(f"encoder {config.encoder!r} gives a {made}, not a PictureEncoder with map_shape and features")
+    made, origin = type(encoder).__name__, encoders.origin(str(config.encoder))
+    raise UserError(
+        f"encoder {config.encoder!r} ({origin}) gives a {made}, not a PictureEncoder with map_shape and features"
+    )
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def command_line() -> typer.Typer:
         names = _names(app)
         for command in names:
             if names.count(command) > 1:
-                raise UserError(f"command group {name!r} adds a command {command!r}, and there is one already")
+                origin = commands.origin(name)
+                raise UserError(f"command group {name!r} ({origin}) adds a command {command!r}, and there is one")
     return app
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from understudy.errors import UnknownName
 from understudy.files import check_writable
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
@@ -78,10 +79,18 @@ class Loop(abc.ABC):
 def check_new(spec: RunSpec) -> None:
     """Raise what is wrong with a run that is not begun yet: names, files, data that are here, the network."""
     check_writable(Path(spec.placement.save_dir))
-    loops.get(algorithms.get(spec.algo).loop).check(spec)
+    _loop_of(spec).check(spec)
 
 
 def make_loop(spec: RunSpec) -> Loop:
     """Return the spec's training loop; every problem with data, environment, storage or device is raised here."""
     mirror.check(spec.placement.checkpoint_storage)
-    return loops.get(algorithms.get(spec.algo).loop)(spec)
+    return _loop_of(spec)(spec)
+
+
+def _loop_of(spec: RunSpec) -> type[Loop]:
+    """Return the loop that the run's algorithm names."""
+    try:
+        return loops.get(algorithms.get(spec.algo).loop)
+    except UnknownName as error:
+        raise UnknownName(f"algorithm {spec.algo!r} ({algorithms.origin(spec.algo)}): {error}") from None

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from understudy.errors import SpecError, did_you_mean
-from understudy.registry import algorithms
+from understudy.registry import algorithms, augmentations
+from understudy.spec.augmentation import AugmentationConfig, operations
 from understudy.spec.part import Secret, mark
 from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical, unknown_key
@@ -30,8 +31,17 @@ def key_groups(algo: str) -> dict[str, dict[str, FieldInfo]]:
     for title, fields in groups.items():
         for key in fields:
             if held.setdefault(key, title) != title:
-                raise SpecError(f"two plug-ins, or one and a run, have the key {key!r}: of {held[key]}, of {title}")
+                owners = " and ".join(_owner(key, name, algo) for name in (held[key], title))
+                raise SpecError(f"two have the key {key!r}, {owners}: one of them needs another name")
     return groups
+
+
+def _owner(key: str, title: str, algo: str) -> str:
+    """Return who has a key among those of this title, for messages."""
+    for kind in operations() if title == AugmentationConfig.title else ():
+        if key in kind.model_fields:
+            return f"augmentation operation {kind.name!r} ({augmentations.origin(kind.name)})"
+    return f"algorithm {algo!r} ({algorithms.origin(algo)})" if title not in shared_groups() else title
 
 
 def shared_fields() -> dict[str, FieldInfo]:
