@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,6 +16,11 @@ from understudy.cli.runs import clock_time
 from understudy.cluster.commands.opening import open_profile, print_lines
 from understudy.errors import UserError
 from understudy.registry import commands
+
+if TYPE_CHECKING:
+    from understudy.cluster.job import Job
+    from understudy.cluster.jobs import Cluster
+    from understudy.cluster.profile import Profile
 
 jobs = typer.Typer(help="Submitted jobs: list, logs, stop, resume.", no_args_is_help=True)
 
@@ -80,7 +85,7 @@ def submit(
     return None
 
 
-def _send(profile: Any, cluster: Any, made: Any, folder: Path, given: str) -> None:
+def _send(profile: Profile, cluster: Cluster, made: Job, folder: Path, given: str) -> None:
     """Submit a job, note it, and print where to look."""
     from understudy.cluster.job import remember
     from understudy.tracking import without_secrets
@@ -99,7 +104,7 @@ def _send(profile: Any, cluster: Any, made: Any, folder: Path, given: str) -> No
     print_lines([f"{key:10} {value}" for key, value in shown.items()])
 
 
-def _follow(cluster: Any, job_id: str) -> None:
+def _follow(cluster: Cluster, job_id: str) -> None:
     """Show a job's output until it ends; exit 1 when it did not finish."""
     try:
         for text in cluster.logs(job_id, True):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
 from understudy.cli.output import console, examples, show_mapping, show_table
 from understudy.cli.runs import SAVE_DIR, TRACKING_URI, clock_time, existing_address, tracking_address
+
+if TYPE_CHECKING:
+    from understudy.spec.run import RunSpec
 
 models = typer.Typer(help="Registered models: list, show, register, best.", no_args_is_help=True)
 
@@ -103,7 +107,9 @@ def best(
     console.print(f"models:/{name}@best is version {version}", soft_wrap=True)
 
 
-def show_registered(uri: str | None, seed: int, metrics: Any, best: bool, why: str, spec: Any) -> None:
+def show_registered(
+    uri: str | None, seed: int, metrics: Mapping[str, float], best: bool, why: str, spec: RunSpec
+) -> None:
     """Print a registered version, what it reached when it was loaded back, and whether `best` points at it."""
     from understudy.runs.results import objective_name
 
@@ -115,7 +121,7 @@ def show_registered(uri: str | None, seed: int, metrics: Any, best: bool, why: s
     show_alias(uri, best, why, spec)
 
 
-def show_alias(uri: str, best: bool, why: str, spec: Any) -> None:
+def show_alias(uri: str, best: bool, why: str, spec: RunSpec) -> None:
     """Print whether the alias `best` points at a version now, and why."""
     name, version = uri.removeprefix("models:/").rsplit("/", 1)
     if why and best:
@@ -125,7 +131,7 @@ def show_alias(uri: str, best: bool, why: str, spec: Any) -> None:
         console.print(f"@best stays as it is: {why} (`{command}` moves it)", soft_wrap=True)
 
 
-def store_words(spec: Any) -> list[str]:
+def store_words(spec: RunSpec) -> list[str]:
     """Return the options that name a run's store to a command; none where that is the default."""
     from understudy.tracking import without_secrets
 

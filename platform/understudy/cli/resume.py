@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from understudy.cli.output import console, examples
 from understudy.cli.train import run_training
+
+if TYPE_CHECKING:
+    from understudy.runs.loop import Trains
+    from understudy.sweeping.directory import SweepDir
 
 ADD_STEPS = typer.Option(0, "--add-steps", help="train this many steps more; a sweep: every trial that was not stopped")
 ADD_TRIALS = typer.Option(0, "--add-trials", help="a sweep: try this many configurations more")
@@ -79,7 +83,7 @@ def go_on(
     make_longer() if group is None else group.from_first(make_longer)
     spec = run.spec()
 
-    def lead(loop: Any) -> None:
+    def lead(loop: Trains | None) -> None:
         check_launcher(spec)
         prepare(spec.placement.tracking())
         state = run.state()
@@ -110,7 +114,9 @@ def prepare(tracking_uri: str) -> None:
         console.print(f"{error}; going on, `understudy sync` sends what is missing", markup=False, soft_wrap=True)
 
 
-def extend_sweep(sweep: Any, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
+def extend_sweep(
+    sweep: SweepDir, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]
+) -> None:
     """Change what a sweep still has to do, before it goes on."""
     from understudy.errors import SpecError
     from understudy.spec.compose import parse, split_sweeps

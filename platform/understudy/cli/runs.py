@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from understudy.cli.output import show_mapping, show_table
 from understudy.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from understudy.statistics import Interval
 
 runs = typer.Typer(help="Runs in MLflow: list, show; the episodes of a run.", no_args_is_help=True)
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
@@ -104,7 +109,7 @@ def episodes(
     show_table(headings, rows)
 
 
-def evaluation_rows(table: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+def evaluation_rows(table: pa.Table) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return a row for each evaluation: trial, stage, step, setting, seeds, episodes, the interval of its episodes."""
     from understudy.runs.episodes import interval_of, objective_column, rows_where
 
@@ -118,7 +123,7 @@ def evaluation_rows(table: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]
     return ("trial", "stage", "step", "setting", "seeds", "episodes", "of", "mean [95 %]"), rows
 
 
-def episode_rows(table: Any, step: int, failures: bool) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+def episode_rows(table: pa.Table, step: int, failures: bool) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return a row for each episode of the evaluations at a step; UserError for a step without any."""
     from understudy.runs.episodes import rows_where, values_of
 
@@ -131,7 +136,7 @@ def episode_rows(table: Any, step: int, failures: bool) -> tuple[tuple[str, ...]
     return names, [tuple(dash(row[name]) for name in names) for row in rows]
 
 
-def figures(interval: Any) -> str:
+def figures(interval: Interval) -> str:
     """Return a mean with its interval, without the counts."""
     return str(interval).split(" (")[0]
 

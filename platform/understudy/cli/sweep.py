@@ -6,13 +6,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from understudy.cli.models import show_alias
 from understudy.cli.output import OVERRIDES, console, show_mapping
 from understudy.cli.train import show_keys, show_notes, show_result, show_run
+
+if TYPE_CHECKING:
+    from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.run import SweepResult
+    from understudy.sweeping.spec import SweepSpec
+    from understudy.sweeping.table import SweepTable
 
 EXAMPLES = """\
 Search over configurations, each trained across all seeds.
@@ -58,7 +64,7 @@ def sweep(
     return None
 
 
-def read_sweep(words: list[str], config_dir: str | None = None) -> Any:
+def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:
     """Return the validated sweep that the words describe."""
     from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
     from understudy.sweeping.spec import build_sweep, check_given
@@ -69,9 +75,12 @@ def read_sweep(words: list[str], config_dir: str | None = None) -> Any:
     return spec
 
 
-def show_sweep(spec: Any) -> None:
+def show_sweep(spec: SweepSpec) -> None:
     """Print a sweep as YAML: how it searches, what it varies, and the run that every trial starts from."""
-    swept = {key: list(item.values) if hasattr(item, "values") else str(item) for key, item in spec.dimensions.items()}
+    from understudy.spec.space import Interval
+
+    found = spec.dimensions.items()
+    swept = {key: str(item) if isinstance(item, Interval) else list(item.values) for key, item in found}
     show_mapping({"options": spec.options.model_dump(mode="json")}, "how it searches")
     show_mapping({"dimensions": swept}, "what is trained at different values")
     show_mapping(
@@ -81,7 +90,7 @@ def show_sweep(spec: Any) -> None:
     show_run({key: value for key, value in spec.run.items() if key not in swept and key not in spec.grid}, spec.base, 2)
 
 
-def start_sweep(spec: Any, folder: Path | None = None) -> Any:
+def start_sweep(spec: SweepSpec, folder: Path | None = None) -> SweepResult:
     """Check everything, then make the sweep's folder (`folder`, else a new one) and drive it."""
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.run import check_sweep
@@ -90,7 +99,7 @@ def start_sweep(spec: Any, folder: Path | None = None) -> Any:
     return drive(SweepDir.at(folder, spec) if folder else SweepDir.create(spec))
 
 
-def drive(sweep: Any) -> Any:
+def drive(sweep: SweepDir) -> SweepResult:
     """Run what is left of a sweep under a live table; exit 1 when a trial crashed."""
     from understudy.errors import NotTracked
     from understudy.sweeping.run import run_sweep
@@ -111,7 +120,7 @@ def drive(sweep: Any) -> Any:
 
 
 @contextmanager
-def show_live(table: Any) -> Iterator[None]:
+def show_live(table: SweepTable) -> Iterator[None]:
     """Draw the sweep's table once a second on a screen; elsewhere print a line every half minute and the table last."""
     from rich.live import Live
 
@@ -136,7 +145,7 @@ def show_live(table: Any) -> Iterator[None]:
         console.print(table)
 
 
-def show_best(result: Any) -> None:
+def show_best(result: SweepResult) -> None:
     """Print the best configuration, its evaluation on fresh episodes, and the registered model's."""
     from understudy.runs.results import objective_name
     from understudy.sweeping.directory import SweepDir

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_mapping, show_table
 from understudy.files import user_path
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from understudy.policy import Policy
+    from understudy.runs.directory import RunDir
+    from understudy.runs.loop import Trains
+    from understudy.spec.part import Role
+    from understudy.spec.run import RunSpec
 
 PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
 """The keys about where a run is done that `understudy evaluate` takes."""
@@ -63,7 +74,7 @@ def train(
     return None
 
 
-def read_run(words: list[str], config_dir: str | None = None) -> Any:
+def read_run(words: list[str], config_dir: str | None = None) -> RunSpec:
     """Return the validated run that the words describe."""
     from understudy.spec.compose import given_keys
     from understudy.spec.effects import check_effects
@@ -111,7 +122,7 @@ def start_fork(source: Path, changes: dict[str, Any]) -> None:
         run = RunDir(group.from_first(lambda: extend.fork(source, changes).path))
     spec = run.spec()
 
-    def lead(loop: Any) -> None:
+    def lead(loop: Trains | None) -> None:
         tracking.prepare(spec.placement.tracking())
         run_training(spec, run, loop)
 
@@ -121,10 +132,10 @@ def start_fork(source: Path, changes: dict[str, Any]) -> None:
         group.train(spec, lead)
 
 
-def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
+def show_run(flat: Mapping[str, Any], spec: RunSpec, indent: int = 0) -> None:
     """Print a run's keys as YAML in three groups; `flat` may lack some of them."""
     former = spec.former.model_dump(mode="json")
-    groups = {
+    groups: dict[Role, str] = {
         "what": f"what is trained (algo {spec.algo})",
         "when": "when it is logged, evaluated and kept",
         "where": "where it runs and what it writes",
@@ -136,7 +147,7 @@ def show_run(flat: dict[str, Any], spec: Any, indent: int = 0) -> None:
         show_mapping({key: flat[key] for key in former}, title, indent)
 
 
-def start_training(spec: Any, folder: Path | None = None) -> None:
+def start_training(spec: RunSpec, folder: Path | None = None) -> None:
     """Check everything, then make the run directory (`folder`, else a new one) and train."""
     from understudy import tracking
     from understudy.runs import torchrun
@@ -146,7 +157,7 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
 
     check_new(spec)
 
-    def lead(loop: Any) -> None:
+    def lead(loop: Trains | None) -> None:
         check_launcher(spec)
         tracking.prepare(spec.placement.tracking())
         run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
@@ -158,7 +169,7 @@ def start_training(spec: Any, folder: Path | None = None) -> None:
         group.train(spec, lead)
 
 
-def run_training(spec: Any, run: Any, loop: Any = None) -> None:
+def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
     from understudy.errors import NotTracked
     from understudy.runs.directory import TRACKING_ERROR
@@ -170,7 +181,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
     console.print(f"run directory: {run.path}", soft_wrap=True)
     with progress_bar(spec.algo, "steps") as bar:
 
-        def progress(step: int, last: int, metrics: Any) -> None:
+        def progress(step: int, last: int, metrics: Mapping[str, float]) -> None:
             speed = f"{metrics['steps_per_sec']:.0f} steps/s  " if "steps_per_sec" in metrics else ""
             loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
             bar(step, last, f"{speed}{loss}{describe(metrics) if objective_name(metrics) else ''}")
@@ -191,7 +202,7 @@ def run_training(spec: Any, run: Any, loop: Any = None) -> None:
         )
 
 
-def show_result(metrics: Any) -> None:
+def show_result(metrics: Mapping[str, float]) -> None:
     """Print an evaluation's means and its interval, with the seeds and episodes behind it."""
     from understudy.runs.results import objective_name
     from understudy.sweeping.format import describe
@@ -249,7 +260,7 @@ def evaluate(
             console.print(f"video: {video}")
 
 
-def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
+def _check_evaluation_keys(policy: Policy, changes: dict[str, Any]) -> None:
     """Raise SpecError for a key that would change nothing, or another policy than the one given."""
     from understudy.spec.evaluation import EvaluationSpec
     from understudy.spec.words import canonical, unknown_key
@@ -261,7 +272,7 @@ def _check_evaluation_keys(policy: Any, changes: dict[str, Any]) -> None:
             raise unknown_key(key, allowed, f"{key} is no key of an evaluation", limit=len(allowed))
 
 
-def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
+def show_keys(examples: str, words: list[str], extra: type[BaseModel] | None = None) -> None:
     """Print examples, then every key with its default and meaning."""
     from understudy.spec.keys import algo_of, key_groups
 
@@ -274,7 +285,7 @@ def show_keys(examples: str, words: list[str], extra: Any = None) -> None:
         console.print()
 
 
-def _meaning(field: Any) -> str:
+def _meaning(field: FieldInfo) -> str:
     """Return a field's description, and its choices where the description does not have them."""
     from understudy.spec.choices import choices_of
 
@@ -283,7 +294,7 @@ def _meaning(field: Any) -> str:
     return meaning if not choices else f"{', '.join(choices)}: {meaning}"
 
 
-def _default(field: Any) -> str:
+def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value in (None, ""):
         return "-"
