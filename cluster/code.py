@@ -34,12 +34,10 @@ class Plugin:
 
 
 def find_plugin(text: str) -> Plugin:
-    """Return the plug-in at a path (a package's folder, a .py file) or of a module's name; else UserError."""
+    """Return the plug-in at a path (a folder of modules, a .py file) or of a module's name; else UserError."""
     path = user_path(text)
-    if path.is_dir() and not (path / "__init__.py").is_file():
-        raise UserError(
-            f"--plugin {text}: has no __init__.py; give a package's folder, one .py file, or a module's name"
-        )
+    if path.is_dir() and not any(path.glob("*.py")):
+        raise UserError(f"--plugin {text}: has no .py file; give a folder of them, one file, or a module's name")
     if path.exists():
         path = path.absolute()
         if path.is_file() and path.suffix != ".py":
@@ -49,10 +47,10 @@ def find_plugin(text: str) -> Plugin:
         spec = importlib.util.find_spec(text) if text.isidentifier() else None
     except (ImportError, ValueError):
         spec = None
-    if spec is None or spec.origin is None:
+    places = [*(spec.submodule_search_locations or [spec.origin])] if spec else []
+    if not places or places[0] is None:
         raise UserError(f"--plugin {text}: neither a path nor an importable module's name")
-    origin = Path(spec.origin)
-    return _named(text, text, origin.parent if spec.submodule_search_locations else origin)
+    return _named(text, text, Path(places[0]))
 
 
 def _named(text: str, name: str, path: Path) -> Plugin:

@@ -26,7 +26,7 @@ jobs = typer.Typer(help="Submitted jobs: list, logs, stop, resume.", no_args_is_
 
 ON = typer.Option("local", "--profile", "-p", help="where: a profile's name, a YAML file, or http://HOST:8265")
 JOB = typer.Argument(..., help="the job's id, as `understudy submit` printed it")
-PLUGINS = typer.Option([], "--plugin", help="package folder, .py file or module with plug-ins of yours (repeatable)")
+PLUGINS = typer.Option([], "--plugin", help="folder, .py file or module with plug-ins of yours (repeatable)")
 SUBMIT = """\
 Run a sweep or a training on a cluster. The driver runs there too: this machine may be closed at once.
 
@@ -38,7 +38,7 @@ Keys are those of `understudy sweep` and `understudy train`; they are checked be
 data_dir are <storage.path>/runs and <storage.path>/datasets of the profile unless given.
 
   --profile, -p   a profile's name (`understudy cluster list`), a YAML file, or http://HOST:8265; default local
-  --plugin        package folder, .py file or module with plug-ins of yours; sent along (repeatable)
+  --plugin        folder, .py file or module with plug-ins of yours; sent along (repeatable)
   --name          the job's id and its folder's name; default says what it is and when
   --follow        show the job's output until it ends; exit 1 when it fails (default: --no-wait)
   --config-dir    folder with your own Hydra groups"""

@@ -306,12 +306,13 @@ def test_files_are_written_where_they_are_wanted(run: Any, tmp_path: Path) -> No
 # ---- the code that is sent ----
 
 
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """Return a plug-in package."""
+@pytest.fixture(params=["package", "folder"])
+def plugin(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Return a folder of plug-ins, with and without an __init__.py."""
     folder = tmp_path / "mine" / "my_plugins"
     folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
+    if request.param == "package":
+        (folder / "__init__.py").write_text("")
     (folder / "spaces.py").write_text("X = 1\n")
     return folder
 
