@@ -22,7 +22,8 @@ from understudy.files import write_json
 from understudy.registry import cluster_kinds
 from understudy.spec.placement import home
 from understudy.spec.run import RunSpec
-from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
+from understudy.sweeping.options import STORAGE_VARIABLE
+from understudy.sweeping.spec import SweepSpec
 from understudy.tracking import without_secrets
 
 FILE = "job.json"

@@ -13,7 +13,8 @@ from understudy.cli.output import console
 from understudy.errors import UserError
 from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.spec.keys import build_run
-from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec, build_sweep
+from understudy.sweeping.options import STORAGE_VARIABLE
+from understudy.sweeping.spec import SweepSpec, build_sweep
 from understudy.sweeping.study import RECORD, Study, check_storage
 from understudy.tracking.addresses import absolute, check_reachable, sqlite_address, sqlite_path
 from understudy.tracking.client import log_artifacts, start_run

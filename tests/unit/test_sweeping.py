@@ -18,9 +18,14 @@ from understudy.errors import SpecError, UserError
 from understudy.runs.directory import CsvLog, read_csv, read_last_row
 from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.sweeping import table as table_module
+from understudy.sweeping.budget import Budget
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.options import STORAGE_VARIABLE, SweepOptions
+from understudy.sweeping.proposals import NothingTwice
+from understudy.sweeping.run import begin
 from understudy.sweeping.search import Rungs, StudyAsha, keyed
-from understudy.sweeping.spec import STORAGE_VARIABLE, SweepOptions, SweepSpec, build_sweep
-from understudy.sweeping.study import Study, check_storage
+from understudy.sweeping.spec import SweepSpec, build_sweep
+from understudy.sweeping.study import Study, check_storage, failed, state_name
 from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import trial_folder
 
@@ -315,3 +320,117 @@ def test_a_failed_configuration_that_is_tried_once_more_keeps_its_parameters(tmp
     study.enqueue(parameters, retry_of=number)
     assert study.ask() == (1, parameters)
     assert study.ask()[1] not in (parameters,)
+
+
+# ---- samplers ----
+
+
+def test_lists_of_rising_numbers_are_ordered_for_the_sampler_and_read_as_what_they_are(tmp_path) -> None:
+    spec = sweep("batch_size=8,16,64", "hidden_dims=[16],[32]", "lr=1e-3,1e-4", "num_trials=6", "sampler=random")
+    study = Study(tmp_path, spec)
+    number, parameters = study.ask()
+    assert parameters["batch_size"] in (8, 16, 64)
+    (held,) = study._study.get_trials(deepcopy=False)
+    assert type(held.distributions["batch_size"]).__name__ == "IntDistribution"
+    assert type(held.distributions["lr"]).__name__ == "CategoricalDistribution", "not written in order"
+    assert study.trials()[0].params == parameters
+    assert study.parameters(number) == parameters
+    study.enqueue({"batch_size": 64, "hidden_dims": [32], "lr": 1e-4})
+    assert study.ask() == (1, {"batch_size": 64, "hidden_dims": [32], "lr": 1e-4})
+
+
+def test_a_sweep_of_an_earlier_version_keeps_its_lists_as_they_were(tmp_path) -> None:
+    spec = sweep("batch_size=8,16,64", "num_trials=3").model_copy(update={"ordered": False})
+    _, parameters = Study(tmp_path, spec).ask()
+    assert Study(tmp_path, spec).trials()[0].params == parameters
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
+def test_sweep_seed_moves_every_sampler(tmp_path, sampler) -> None:
+    found = []
+    for seed in (0, 1, 0):
+        folder = tmp_path / f"{len(found)}"
+        folder.mkdir()
+        words = ("lr=interval(1e-5,1e-3)", "num_trials=8", f"sampler={sampler}", f"sweep_seed={seed}")
+        study = Study(folder, sweep(*words))
+        rates = []
+        for _ in range(6):
+            number, parameters = study.ask()
+            rates.append(parameters["lr"])
+            study.finish(number, TrialState.COMPLETE, -abs(parameters["lr"] - 1e-4))
+        found.append(rates)
+    assert found[0] == found[2]
+    assert all(one != other for one, other in zip(found[0][1:], found[1][1:], strict=True))
+
+
+def test_a_diverged_trial_tells_the_sampler_that_it_was_bad(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-1)", "num_trials=40")
+    study = Study(tmp_path, spec)
+    proposals = []
+    for _ in range(40):
+        number, parameters = study.ask()
+        proposals.append(parameters["lr"])
+        if parameters["lr"] > 1e-3:
+            study.report(number, 100, 0.9)
+            study.finish(number, TrialState.PRUNED, None, error="the loss is no number", diverged=True)
+        else:
+            study.finish(number, TrialState.COMPLETE, 0.5, metrics={"success": 0.5})
+    learnt = proposals[spec.startup :]
+    assert sum(rate > 1e-3 for rate in learnt) < 0.25 * len(learnt), "half of them by chance"
+    bad = next(trial for trial in study.trials() if "error" in trial.user_attrs)
+    assert failed(bad)
+    assert state_name(bad) == "fail"
+
+
+def test_startup_trials_do_not_come_again_when_a_sweep_is_given_more(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=8")
+    more = spec.model_copy(update={"options": spec.options.model_copy(update={"num_trials": 400})})
+    assert more.startup == spec.startup == 4
+    kinds = [type(NothingTwice(more, number)._sampler(0)).__name__ for number in (3, 4, 99)]
+    assert kinds == ["RandomSampler", "TPESampler", "TPESampler"]
+
+
+def test_own_points_come_first_then_the_default(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "batch_size=8,16,256", "points=[{lr:1e-5,batch_size:8},{lr:2e-5}]")
+    study = Study(tmp_path, spec)
+    begin(study, tmp_path)
+    begin(study, tmp_path)  # a resumed sweep has them already
+    found = [study.ask()[1] for _ in range(4)]
+    assert found[0] == {"lr": 1e-5, "batch_size": 8}
+    assert found[1]["lr"] == 2e-5, "what a point leaves out is the sampler's"
+    assert found[2] == {"lr": 3e-4, "batch_size": 256}
+    assert found[3]["lr"] not in (1e-5, 2e-5, 3e-4)
+
+
+def test_a_sweep_begins_with_what_an_earlier_one_learnt(tmp_path) -> None:
+    words = ("lr=interval(1e-5,1e-1)", "num_trials=30", "with_default=false")
+    earlier = SweepDir.at(tmp_path / "earlier", sweep(*words))
+    study = Study(earlier.path, earlier.spec())
+    for _ in range(30):
+        number, parameters = study.ask()
+        study.finish(number, TrialState.COMPLETE, -abs(np.log10(parameters["lr"]) + 4), metrics={"success": 0.0})
+    (tmp_path / "now").mkdir()
+    new = Study(tmp_path / "now", sweep(*words, f"warm_start={earlier.path}", "sweep_seed=5"))
+    begin(new, tmp_path / "now")
+    assert new.trials() == []
+    proposals = [np.log10(new.ask()[1]["lr"]) for _ in range(4)]
+    assert np.abs(np.array(proposals) + 4).mean() < 1.0, "by chance it is 1.1"
+    assert new.left()
+
+
+def test_a_spent_budget_begins_no_trial(tmp_path) -> None:
+    def budget(*words: str) -> Budget:
+        study = Study(tmp_path, sweep("lr=interval(1e-5,1e-3)", "num_trials=20", "sampler=random", *words))
+        while len(study.trials()) < 5:
+            number, _ = study.ask()
+            value = (0.5, 0.9, 0.1, 0.2, 0.3)[number]
+            study.finish(number, TrialState.COMPLETE, value, metrics={"success": value})
+        return Budget(study, {"driven_seconds": 7200.0})
+
+    assert not budget().spent()
+    assert budget("max_hours=2").spent()
+    assert not budget("max_hours=3").spent()
+    assert budget("seeds=[0,1]", "max_seed_runs=11").spent()
+    assert not budget("seeds=[0,1]", "max_seed_runs=12").spent()
+    assert budget("patience=3").spent()
+    assert not budget("patience=4").spent()

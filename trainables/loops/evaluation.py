@@ -200,9 +200,9 @@ class Evaluator:
 
 
 def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
-    """Evaluate every member of a saved policy by `spec`'s settings; one without actions, on held-out episodes."""
+    """Evaluate every member of a saved policy by `spec`'s settings; without actions or episodes, on held-out ones."""
     torch.set_num_threads(spec.placement.cpus)
-    if not policy.algorithm.acts:
+    if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
         return _judge(policy, spec)
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)

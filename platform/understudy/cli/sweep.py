@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from understudy.cli.models import show_alias
 from understudy.cli.output import OVERRIDES, console, show_mapping
-from understudy.cli.train import show_keys, show_notes, show_result, show_run
+from understudy.cli.train import show_keys, show_notes, show_run
 
 if TYPE_CHECKING:
+    from understudy.sweeping.best import BestPolicy
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.run import SweepResult
     from understudy.sweeping.spec import SweepSpec
@@ -48,10 +49,13 @@ def sweep(
     cfg: bool = typer.Option(False, "--cfg", help="print and check the resolved specification, and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
+    replay: str | None = typer.Option(None, "--replay", help="halving or guaranteed: replay it on the SWEEP given"),
 ) -> None:
     """Search over configurations, each trained across all seeds."""
+    if replay is not None:
+        return show_replay(replay, context.args)
     if help_:
-        from understudy.sweeping.spec import SweepOptions
+        from understudy.sweeping.options import SweepOptions
 
         return show_keys(EXAMPLES, context.args, SweepOptions)
     spec = read_sweep(context.args, config_dir)
@@ -62,6 +66,34 @@ def sweep(
         return check_trials(spec)
     start_sweep(spec)
     return None
+
+
+def show_replay(rule: str, words: list[str]) -> None:
+    """Print what a racing rule would have done on a finished sweep's recorded episodes: cost, pick, regret."""
+    from understudy.errors import SpecError, did_you_mean
+    from understudy.runs.find import find
+    from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.race import replayed
+    from understudy.sweeping.racing import LOOKS
+    from understudy.sweeping.study import Study
+
+    if rule not in LOOKS:
+        raise SpecError(f"--replay {rule}: no such rule{did_you_mean(rule, LOOKS)}")
+    if len(words) != 1:
+        raise SpecError("--replay RULE SWEEP: give one sweep, its folder or name")
+    folder = SweepDir.existing(find(words[0]))
+    spec = folder.spec()
+    trials = Study(folder.path, spec).trials()
+    result, numbers = replayed(folder.path, spec, trials, rule)
+    stages = " > ".join(f"{len(alive)} x {seeds} seeds" for seeds, alive in result.rounds)
+    console.print(f"{rule} on {len(numbers)} configurations: {stages}")
+    console.print(
+        f"cost {result.cost:.2f} of all seeds for all ({result.seed_runs} of {result.all_seed_runs} seeds trained)"
+    )
+    console.print(
+        f"picked trial {numbers[result.picked]}, the best of all seeds is trial {numbers[result.best]}:"
+        f" regret {result.regret:.3f} (both by all their seeds on these episodes)"
+    )
 
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:
@@ -146,19 +178,16 @@ def show_live(table: SweepTable) -> Iterator[None]:
 
 
 def show_best(result: SweepResult) -> None:
-    """Print the best configuration, its evaluation on fresh episodes, and the registered model's."""
+    """Print the best configuration, what it was ranked by and what it was confirmed at, and the registered model."""
     from understudy.runs.results import objective_name
     from understudy.sweeping.directory import SweepDir
 
-    best = result.best
+    best, spec = result.best, SweepDir(result.folder).spec()
     counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
     console.print(f"\n{result.trials} configurations: {counts}")
-    settings = "  ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in best.parameters.items()
-    )
-    console.print(f"best: trial {best.trial}  {settings}")
-    console.print("its seeds, as trained, on episodes that no trial was ranked by:")
-    show_result(best.metrics)
+    console.print(f"best: trial {best.trial}  {settings_text(best.parameters)}")
+    for line in (*confirmation_lines(best, spec), *result.report):
+        console.print(line, soft_wrap=True)
     if best.model:
         name = objective_name(best.seed_metrics) or "return"
         loaded = best.loaded_metrics
@@ -168,6 +197,41 @@ def show_best(result: SweepResult) -> None:
             f" {name} {best.seed_metrics[name]:.3f}{again}",
             soft_wrap=True,
         )
-        show_alias(best.model, best.is_best, best.why, SweepDir(result.folder).spec().base)
+        show_alias(best.model, best.is_best, best.why, spec.base)
     if best.video:
         console.print(f"video: {best.video}", soft_wrap=True)
+
+
+def settings_text(parameters: Mapping[str, Any]) -> str:
+    """Return parameters as `lr=0.001  horizon_length=5`."""
+    from understudy.sweeping.format import number
+
+    return "  ".join(f"{key}={number(value)}" for key, value in parameters.items())
+
+
+def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
+    """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
+    from understudy.sweeping.format import describe, figure
+
+    objective, metrics = spec.goal.first, best.metrics
+    name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
+    ranked = "" if best.ranked is None else f"ranked {figure(best.ranked, name)}, "
+    fresh = "fresh" if spec.options.confirm_seeds else "its"
+    if not best.fresh:
+        where = f"{name} {describe(metrics, name)} over {seeds} seed{'s' if seeds > 1 else ''}"
+        return [f"{where}, on the held-out episodes that it was chosen by (confirm_seeds trains fresh seeds)"]
+    episodes = f" x {spec.options.final_episodes} episodes that no trial was ranked by"
+    where = "" if spec.held_out_only else episodes
+    extra = f"; return {metrics['return']:.2f}, length {metrics['length']:.1f}" if "return" in metrics else ""
+    lines = [f"{name}: {ranked}confirmed {describe(metrics, name)} over {fresh} {seeds} seeds{where}{extra}"]
+    alike = [item["name"] for item in best.compared if item["distinguishable"] is False]
+    if alike:
+        lines.append(f"not distinguishable from {', '.join(alike)}")
+    for item in best.compared:
+        if item["below"] is None:
+            continue
+        mean, low, high = (objective.signed(value) if objective.minimized else value for value in item["below"])
+        text = f"{figure(mean, name)} [{figure(min(low, high), name)}, {figure(max(low, high), name)}]"
+        told = "" if item["distinguishable"] else ": not distinguishable"
+        lines.append(f"  best minus {item['name']} ({describe(item['metrics'], name)}): {text}{told}")
+    return lines

@@ -44,9 +44,9 @@ SCHEMA = pa.schema(
     ]
 )
 ORDER = ("step", "setting", "seed", "episode")
-TRAINING, CHOICE, CONFIRMATION = "training", "choice", "confirmation"
-"""What an evaluation was for: a run's own on the way and at its end; in sweeps also the choice of the seed that is
-registered, and the numbers that are printed for what was chosen."""
+TRAINING, CONFIRMATION, REGISTERED = "training", "confirmation", "registered"
+"""What an evaluation was for: a run's own on the way and at its end; in sweeps also the numbers that are printed for
+what was chosen, and those of the one seed that is registered."""
 
 
 @dataclass(frozen=True)

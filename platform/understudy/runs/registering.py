@@ -23,7 +23,8 @@ from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.run import RunSpec
 
 FRESH_EPISODES = 1_000_000
-"""Added to eval_seed, so that the final evaluation plays episodes that no configuration was ranked by."""
+"""Added to eval_seed, so that what is printed for a choice comes of episodes that it was not chosen by: once for a
+chosen configuration, twice for the seed of it that is registered."""
 FINAL_EPISODES = 50
 
 
@@ -45,9 +46,14 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def final_evaluation(spec: RunSpec, episodes: int) -> RunSpec:
-    """Return the spec of a final evaluation: fresh episodes, as many of each seed."""
-    return with_changes(spec, eval_seed=spec.evaluation.eval_seed + FRESH_EPISODES, eval_episodes=episodes)
+def final_evaluation(spec: RunSpec, episodes: int, times: int = 1) -> RunSpec:
+    """Return the spec of a final evaluation: fresh episodes, as many of each seed, the `times`-th such set.
+
+    A run without episodes stays one: it is judged by held-out ones.
+    """
+    if not spec.evaluation.eval_episodes:
+        return spec
+    return with_changes(spec, eval_seed=spec.evaluation.eval_seed + times * FRESH_EPISODES, eval_episodes=episodes)
 
 
 def best_seed(rows: list[dict[str, float]], seeds: tuple[int, ...]) -> int:
@@ -78,7 +84,7 @@ def _evaluated(policy: Policy, spec: RunSpec) -> tuple[Score | None, dict[str, f
     except UserError as error:  # its environment is not here
         return None, {}, f"it was not evaluated: {error}"
     environment = policy.environment or {"env_name": spec.env_name}
-    if not policy.algorithm.acts:
+    if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
         data = spec.data
         held_out = data.validation_fraction, data.validation_filter_key, data.dataset_proportion
         environment = {"env_name": spec.env_name, "held_out": held_out}
@@ -118,7 +124,7 @@ def register_run(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
         policy.member(place).save(folder)
-        return register_policy(folder, final, name, run_id, tags), chosen
+        return register_policy(folder, final_evaluation(spec, episodes, 2), name, run_id, tags), chosen
 
 
 def version_tags(run: RunDir, spec: RunSpec) -> dict[str, Any]:

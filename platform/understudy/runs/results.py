@@ -20,14 +20,20 @@ class RunResult:
     """The evaluation-time parameters that `metrics` were reached with, when a grid of them was tried."""
 
 
-OBJECTIVES = ("success", "normalized_return", "return", "validation/accuracy")
-"""What configurations are ranked by: the first of these that an evaluation gave.
-
-The last is that of algorithms without actions.
-"""
+OBJECTIVES = (
+    "success",
+    "normalized_return",
+    "return",
+    "validation/accuracy",
+    "validation/mse",
+    "validation/actor_loss",
+)
+"""What configurations are ranked by: the first of these that an evaluation gave; those of held-out episodes last."""
 
 RATES = ("success", "validation/accuracy")
 """Those of them that lie between 0 and 1."""
+LOWER = ("loss", "mse", "latency", "length", "error")
+"""How the names of metrics end of which less is better."""
 
 
 def objective_name(metrics: Mapping[str, float]) -> str | None:
@@ -35,9 +41,15 @@ def objective_name(metrics: Mapping[str, float]) -> str | None:
     return next((key for key in OBJECTIVES if key in metrics), None)
 
 
+def lower_is_better(name: str) -> bool:
+    """Return whether less of a metric is better, by its name."""
+    return name.endswith(LOWER)
+
+
 def rank_key(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """Return what configurations are ranked by: the objective, ties broken by the return."""
-    first = metrics.get(objective_name(metrics) or "", float("-inf"))
+    """Return what configurations are ranked by, higher is better: the objective, ties broken by the return."""
+    name = objective_name(metrics)
+    first = float("-inf") if name is None else metrics[name] * (-1 if lower_is_better(name) else 1)
     return first, metrics.get("return", float("-inf"))
 
 

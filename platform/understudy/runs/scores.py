@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.runs.results import RATES, objective_name
+from understudy.runs.results import RATES, objective_name, rank_key
 
 SETTING_TAG = "understudy.environment"
 """Tag with the hash of all that is known of the environment; its name alone is not all of it."""
@@ -89,9 +89,8 @@ class Score:
         return ""
 
     def better_than(self, other: Score) -> bool:
-        """Whether the objective is higher, or the return where that is equal."""
-        mine, theirs = ((item.value, item.metrics.get("return", -math.inf)) for item in (self, other))
-        return mine > theirs
+        """Whether the objective is better, or the return where that is equal."""
+        return rank_key(self.metrics) > rank_key(other.metrics)
 
 
 def _texts(facts: Mapping[str, Any]) -> dict[str, str]:

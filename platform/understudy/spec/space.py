@@ -56,6 +56,14 @@ class SearchSpace(BaseModel):
     fixed: dict[str, Any] = Field(default_factory=dict)
 
 
+def is_ordered(dimension: Dimension) -> bool:
+    """Return whether a dimension is a list of numbers in rising order: neighbours are alike, whatever they are."""
+    if not isinstance(dimension, Choice):
+        return False
+    numbers = [value for value in dimension.values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return len(numbers) == len(dimension.values) > 1 and numbers == sorted(numbers)
+
+
 def largest(dimension: Dimension) -> Any:
     """Return the largest value of a numeric dimension."""
     if isinstance(dimension, Choice):

@@ -1,29 +1,31 @@
-"""What becomes of the best configuration: evaluated on fresh episodes, filmed, registered, loaded, evaluated again.
+"""What becomes of the best configuration: confirmed on fresh episodes, filmed, registered, loaded, evaluated again.
 
-It is taken as trained, not retrained: its seeds' final models are evaluated with episode seeds that no trial was
-ranked by, so the number is free of the selection's optimism over episodes. The seed with the highest success there
-(ties: return, then the lower seed) becomes the registered model.
+It is taken as trained, not retrained (unless confirm_seeds asks for fresh ones): its seeds' final models are evaluated
+with episode seeds that no trial was ranked by. The seed with the highest success there (ties: return, then the lower
+seed) becomes the registered model, and its own number comes of further episodes: it was not chosen by them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from understudy.devices import resolve_device
 from understudy.files import write_json
 from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.runs.directory import CsvLog, RunDir, read_csv
+from understudy.runs.episodes import FILE, REGISTERED, TRAINING, metrics_of, put_evaluation, read_episodes, rows_where
 from understudy.runs.registering import best_seed, final_evaluation, register_policy, version_tags
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
+from understudy.sweeping.confirm import Confirmed, confirm, fresh_seeds, load_policies
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.outcomes import TrialOutcome, finished, packs_of
 from understudy.sweeping.spec import SweepSpec
-from understudy.sweeping.trial import trial_folder
+from understudy.sweeping.trial import trial_folder, trial_spec
 from understudy.tracking import Tracked
 
 BEST_CSV, RECORD = "best_eval.csv", "best.json"
@@ -37,10 +39,11 @@ class BestPolicy:
     training_steps: int
     parameters: dict[str, Any]
     metrics: dict[str, float]
-    """Over all seeds and final_episodes episodes of each, with the interval."""
+    """Confirmed: over its seeds and final_episodes fresh episodes of each, with the interval."""
     seed: int
     """The seed whose policy is registered."""
     seed_metrics: dict[str, float]
+    """That seed's, on episodes that it was not chosen by."""
     folder: str
     video: str | None = None
     model: str | None = None
@@ -50,39 +53,74 @@ class BestPolicy:
     is_best: bool = True
     """Whether the alias `best` points at it; it always did before it was compared."""
     why: str = ""
+    ranked: float | None = None
+    """What it was chosen by, the highest of many: too good by that."""
+    seeds: list[int] = field(default_factory=list)
+    """The seeds that `metrics` are of."""
+    fresh: bool = True
+    """Whether `metrics` come of episodes that it was not chosen by; held-out ones are the same."""
+    compared: list[dict[str, Any]] = field(default_factory=list)
+    """The other configurations that were confirmed (`Confirmed`)."""
 
 
-def evaluate_best(sweep: Path, spec: SweepSpec, trial: FrozenTrial) -> BestPolicy:
-    """Evaluate the best trial's seeds on fresh episodes and write best/; read back if it was done before."""
-    folder, run_spec = sweep / "best", final_spec(spec, trial)
-    held = read_best(sweep)
-    if held is not None and (held.trial, held.training_steps) == (trial.number, run_spec.training_steps):
+def evaluate_best(
+    sweep: SweepDir, spec: SweepSpec, ranked: Sequence[TrialOutcome], parent_run_id: str | None = None
+) -> BestPolicy:
+    """Confirm the best trial and its rivals and write best/; read back if it was done before."""
+    winner, held = ranked[0], read_best(sweep.path)
+    steps = spec.base.training_steps
+    parameters = {**winner.parameters, **winner.chosen}
+    if held is not None and (held.trial, held.training_steps, held.parameters) == (winner.number, steps, parameters):
         return held
-    run = RunDir(trial_folder(sweep, trial.number))
-    seeds = run_spec.all_seeds
-    files = (run.member(seed, seeds) / "final_model.pt" for seed in seeds)
-    trained = Policy.from_checkpoint(*files, device=resolve_device(run_spec.placement.device))
-    chosen = trial.user_attrs.get("best_parameters", {})
-    policy = trained.with_config(**chosen)
-    outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec)
-    best = best_seed(outcome.rows, seeds)
-    policy.member(best).save(folder)
+    confirmed = confirm(sweep, spec, ranked, parent_run_id)
+    runs = [pack for pack in packs_of(sweep.path, winner.number) if finished(pack, steps)]
+    base = trial_spec(spec, winner.parameters)
+    policy = load_policies(runs, base.placement.device, winner.chosen)
+    best = best_seed(_seed_rows(sweep.path, spec, winner, confirmed[0], policy), tuple(policy.seeds))
+    chosen, folder = policy.member(best), sweep.path / "best"
+    chosen.save(folder)
     video = folder / "video.mp4"
-    if run_spec.evaluation.video_episodes:
-        loops.get(policy.algorithm.loop).record(policy, run_spec, video, best)
-    policy_result = BestPolicy(
-        trial=trial.number,
-        training_steps=run_spec.training_steps,
-        parameters={**trial.params, **chosen},
-        metrics=outcome.summary,
-        seed=seeds[best],
-        seed_metrics=outcome.rows[best],
+    if spec.base.evaluation.video_episodes:
+        loops.get(chosen.algorithm.loop).record(chosen, final_spec(spec, winner), video)
+    result = BestPolicy(
+        trial=winner.number,
+        training_steps=steps,
+        parameters=parameters,
+        metrics=confirmed[0].metrics,
+        seed=policy.seeds[best],
+        seed_metrics=_registered_metrics(sweep.path, spec, winner, chosen),
         folder=str(folder),
         video=str(video) if video.is_file() else None,
+        ranked=confirmed[0].ranked,
+        seeds=confirmed[0].seeds,
+        fresh=not spec.held_out_only or bool(fresh_seeds(spec)),
+        compared=[asdict(item) for item in confirmed[1:]],
     )
-    append_best(sweep / BEST_CSV, spec.options.num_trials * run_spec.training_steps, outcome.summary)
-    write_json(sweep / RECORD, asdict(policy_result))
-    return policy_result
+    append_best(sweep.path / BEST_CSV, spec.options.num_trials * steps, result.metrics)
+    write_json(sweep.path / RECORD, asdict(result))
+    return result
+
+
+def _seed_rows(
+    sweep: Path, spec: SweepSpec, winner: TrialOutcome, confirmed: Confirmed, policy: Policy
+) -> list[dict[str, float]]:
+    """Return each seed's metrics, by which one is chosen: of the confirmation, else of the ranking."""
+    own = rows_where(read_episodes(sweep / FILE), stage="confirmation", trial=winner.number)
+    if confirmed.seeds != sorted(policy.seeds) or not own.num_rows:
+        own = rows_where(winner.episodes, stage=TRAINING)
+    if own.num_rows:
+        return [metrics_of(rows_where(own, seed=seed)) for seed in policy.seeds]
+    return [{key: values[place] for key, values in winner.validated.items()} for place in range(len(policy.seeds))]
+
+
+def _registered_metrics(sweep: Path, spec: SweepSpec, winner: TrialOutcome, policy: Policy) -> dict[str, float]:
+    """Return the chosen seed's metrics on episodes that nothing was chosen by."""
+    outcome = loops.get(policy.algorithm.loop).evaluate(policy, final_spec(spec, winner))
+    if outcome.episodes:
+        played = [replace(one, seed=policy.seeds[0]) for one in outcome.episodes]
+        steps = spec.base.training_steps
+        put_evaluation(sweep / FILE, REGISTERED, winner.number, outcome.setting, steps, played)
+    return outcome.rows[0]
 
 
 def read_best(sweep: Path) -> BestPolicy | None:
@@ -117,7 +155,7 @@ def register_best(
     return best
 
 
-def final_spec(spec: SweepSpec, trial: FrozenTrial | None) -> RunSpec:
-    """Return the spec of the final evaluation: fresh episodes, final_episodes of each seed."""
-    base = with_changes(spec.base, **trial.params) if trial is not None else spec.base
-    return final_evaluation(base, spec.options.final_episodes)
+def final_spec(spec: SweepSpec, trial: TrialOutcome | None) -> RunSpec:
+    """Return the spec of the registered seed's evaluation: episodes that neither it nor its trial is chosen by."""
+    base = with_changes(spec.base, **trial.parameters) if trial is not None else spec.base
+    return final_evaluation(base, spec.options.final_episodes, 2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hydra.core.override_parser.types import Sweep
-from optuna.trial import TrialState
 
 from understudy.errors import SpecError, did_you_mean
 from understudy.files import write_json
@@ -17,7 +16,7 @@ from understudy.spec.space import Dimension, Interval, checked
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import check_sweep
 from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number, value_of
-from understudy.sweeping.study import Study
+from understudy.sweeping.study import Study, failed
 
 
 def add_trials(sweep: SweepDir, count: int) -> None:
@@ -61,11 +60,11 @@ def retry_failed(sweep: SweepDir) -> list[int]:
         spec = sweep.spec()
         study = Study(sweep.path, spec)
         retried = {trial.user_attrs["retry_of"] for trial in study.trials() if "retry_of" in trial.user_attrs}
-        failed = [trial for trial in study.trials(TrialState.FAIL) if trial.number not in retried]
-        for trial in failed:
+        lost = [trial for trial in study.trials() if failed(trial) and trial.number not in retried]
+        for trial in lost:
             study.enqueue(trial.params, retry_of=trial.number)
-        _save(sweep, spec, num_trials=spec.options.num_trials + len(failed))
-    return [trial.number for trial in failed]
+        _save(sweep, spec, num_trials=spec.options.num_trials + len(lost))
+    return [trial.number for trial in lost]
 
 
 def change_space(sweep: SweepDir, sweeps: Mapping[str, Sweep]) -> None:

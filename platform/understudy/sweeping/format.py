@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from understudy.runs.results import objective_name
+from understudy.runs.results import RATES, objective_name
 
 
-def describe(metrics: Mapping[str, float]) -> str:
+def describe(metrics: Mapping[str, float], objective: str | None = None) -> str:
     """Return the objective with its interval, like `0.93 [0.81, 0.98]`."""
-    name = objective_name(metrics)
-    if name is None:
+    name = objective or objective_name(metrics)
+    if name is None or name not in metrics:
         return "-"
-    text = f"{metrics[name]:.2f}"
+    text = figure(metrics[name], name)
     if f"{name}_low" in metrics:
-        text += f" [{metrics[f'{name}_low']:.2f}, {metrics[f'{name}_high']:.2f}]"
+        text += f" [{figure(metrics[f'{name}_low'], name)}, {figure(metrics[f'{name}_high'], name)}]"
     return text
+
+
+def figure(value: float, name: str) -> str:
+    """Return a metric's value: rates and larger numbers with two decimals, small ones with three digits."""
+    return f"{value:.2f}" if name in RATES or abs(value) >= 1 else f"{value:.3g}"
 
 
 def number(value: Any) -> str:

@@ -10,19 +10,30 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial
 
 from understudy.randomness import stream_key
-from understudy.spec.space import Choice, Dimension, every_value
+from understudy.spec.space import Choice, Dimension, every_value, is_ordered
 from understudy.sweeping.spec import SweepSpec
 
 PROPOSALS, RANDOM = 20, 200
 """How often the sampler is asked for a configuration that was not tried, then chance; then all are gone through."""
 
 
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """Return Optuna's form of a dimension."""
+def distribution(dimension: Dimension, ordered: bool = False) -> BaseDistribution:
+    """Return Optuna's form of a dimension; a list of numbers is the place in it where lists are `ordered`."""
+    if isinstance(dimension, Choice) and ordered and is_ordered(dimension):
+        return IntDistribution(0, len(dimension.values) - 1)
     if isinstance(dimension, Choice):
         return CategoricalDistribution(dimension.values)
     if dimension.integer:
@@ -30,11 +41,51 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
+class Coding:
+    """How a study holds the parameters of a sweep: a list of rising numbers by places, all else as it is."""
+
+    def __init__(self, spec: SweepSpec) -> None:
+        items = spec.dimensions.items()
+        self.space = {key: distribution(item, spec.ordered) for key, item in items}
+        self._values = {
+            key: list(item.values)
+            for key, item in items
+            if isinstance(item, Choice) and isinstance(self.space[key], IntDistribution)
+        }
+
+    def read(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a run takes of what a study holds."""
+        return {key: self._values[key][value] if key in self._values else value for key, value in parameters.items()}
+
+    def write(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a study holds of what a run takes."""
+        return {
+            key: self._values[key].index(value) if key in self._values else value for key, value in parameters.items()
+        }
+
+    def holds(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether what a run takes lies in the space."""
+        for key, item in self.space.items():
+            if key in self._values:
+                if parameters[key] not in self._values[key]:
+                    return False
+            elif not item._contains(item.to_internal_repr(parameters[key])):
+                return False
+        return True
+
+    def every(self, key: str, dimension: Dimension) -> list[Any]:
+        """Return all values of a dimension as a study holds them."""
+        return list(range(len(self._values[key]))) if key in self._values else every_value(dimension)
+
+
 def sampler_for(spec: SweepSpec, number: int) -> BaseSampler:
     """Return the sampler for one proposal, seeded by its number, so that a resumed sweep proposes the same."""
     options = spec.options
     if options.sampler == "grid":  # it proposes nothing twice by itself
-        return GridSampler({key: every_value(item) for key, item in spec.dimensions.items()}, seed=options.sweep_seed)
+        coding = Coding(spec)
+        return GridSampler(
+            {key: coding.every(key, item) for key, item in spec.dimensions.items()}, seed=options.sweep_seed
+        )
     return NothingTwice(spec, number)
 
 
@@ -47,7 +98,8 @@ class NothingTwice(BaseSampler):
 
     def __init__(self, spec: SweepSpec, number: int) -> None:
         self._spec, self._number = spec, number
-        self._space = {key: distribution(item) for key, item in spec.dimensions.items()}
+        self._coding = Coding(spec)
+        self._space = self._coding.space
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all dimensions: they are proposed together."""
@@ -82,7 +134,7 @@ class NothingTwice(BaseSampler):
                 if key not in found:
                     found[key] = sampler.sample_independent(study, trial, key, item)
             yield {key: found[key] for key in space}
-        lists = [every_value(item) for key, item in self._spec.dimensions.items() if key in space]
+        lists = [self._coding.every(key, item) for key, item in self._spec.dimensions.items() if key in space]
         for values in itertools.product(*lists):
             yield dict(zip(space, values, strict=True))
 
@@ -90,12 +142,20 @@ class NothingTwice(BaseSampler):
         options, seed = self._spec.options, self._seed(attempt)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if options.sampler == "random" or attempt >= PROPOSALS:
+            kind = self._spec.sampler if attempt < PROPOSALS else "random"
+            startup = self._spec.startup or max(4, options.num_trials // 4)
+            by_chance = self._number < startup
+            if kind == "random" or (by_chance and kind in ("tpe", "gp", "cmaes")):
                 return RandomSampler(seed=seed)
-            if options.sampler == "qmc":
-                return QMCSampler(seed=options.sweep_seed)
-            startup = max(4, options.num_trials // 4)
-            return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup)
+            if kind == "qmc":  # without scrambling it would take no seed
+                return QMCSampler(seed=options.sweep_seed, scramble=True)
+            if kind == "gp":
+                return GPSampler(seed=seed, n_startup_trials=0, independent_sampler=RandomSampler(seed=seed))
+            if kind == "cmaes":
+                return CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+            if kind == "nsga2":
+                return NSGAIISampler(seed=seed, population_size=max(4, startup))
+            return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=0)
 
     def _seed(self, attempt: int) -> int:
         again = (attempt,) if attempt else ()

@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,32 @@ from optuna.trial import TrialState
 from understudy import tracking
 from understudy.errors import Stopped, StoreAway, TrackingError, UnderstudyError, UserError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
+from understudy.runs.episodes import FILE
+from understudy.runs.find import find
 from understudy.runs.launch import sent_state
 from understudy.runs.loop import check_new, make_loop
 from understudy.runs.mirror import copy_sweep
-from understudy.runs.on_ray import check_gpus, resources, start_ray
-from understudy.runs.stop import on_signals, stopped_by
+from understudy.runs.on_ray import check_gpus
+from understudy.runs.stop import stopped_by
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.spec.space import largest
-from understudy.sweeping.best import BEST_CSV, BestPolicy, evaluate_best, register_best
+from understudy.sweeping.best import BEST_CSV, RECORD, BestPolicy, evaluate_best, register_best
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.spec import SweepSpec
-from understudy.sweeping.study import Study, check_storage
+from understudy.sweeping.race import RECORD as RACE
+from understudy.sweeping.race import race, ranking
+from understudy.sweeping.report import REPORT, write_report
+from understudy.sweeping.spec import SweepSpec, check_point, default_point
+from understudy.sweeping.study import Study, check_storage, failed, state_name
 from understudy.sweeping.summary import write_summary
-from understudy.sweeping.table import SweepTable, best_trial
-from understudy.sweeping.trial import run_trial, trial_folder, trial_name
+from understudy.sweeping.table import SweepTable
+from understudy.sweeping.trial import trial_folder, trial_name
+from understudy.sweeping.tuning import run_trials, start_tune, trials_left
 from understudy.tracking import Tracked
 
 log = logging.getLogger("understudy")
-RETRIES = 2
-"""Times that a trial is started again after its process died."""
+FILES = ("sweep.json", "summary.csv", BEST_CSV, RECORD, FILE, RACE, REPORT, "best")
+"""What the sweep's run in MLflow holds."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class SweepResult:
     url: str | None
     untracked: str | None = None
     """Why MLflow has not got all of it, or the best policy is not registered; None also where MLflow is just away."""
+    report: list[str] = field(default_factory=list)
+    """Further findings, a line each: the Pareto front, what the seeds cost, how well held-out measures rank."""
 
 
 def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
@@ -100,24 +107,13 @@ def check_sweep(spec: SweepSpec) -> None:
     start_tune()
 
 
-def start_tune() -> None:
-    """Start or reach Ray, for Tune; UserError when that fails."""
-    # Tune would log, sync and snapshot everything once more; the study and the run directories are our memory.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # ours has the trials write checkpoints
-    start_ray()
-
-
 def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
     """Do what is left of a sweep and return its result; `show` gets the live table and returns a context manager."""
     spec = sweep.spec()
     with sweep.held():
         state = sweep.state()
         study = Study(sweep.path, spec)
-        if _trials_left(study) > 0:
+        if trials_left(study) > 0:
             start_tune()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         sweep.update_state(
@@ -125,17 +121,19 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         )
         fault = None
         try:
-            _run_trials(sweep, spec, study, tracked.run_id, show)
+            begin(study, sweep.path)
+            run_trials(sweep, spec, study, tracked.run_id, show)
             close_stopped(sweep, study, tracked.run_id)
-            trials = study.trials()
-            best = best_trial(trials)
-            write_summary(sweep.path / "summary.csv", spec, trials)
-            if best is None:
+            outcomes = race(sweep, spec, study, tracked.run_id)
+            trials, ranked = study.trials(), ranking(spec, outcomes)
+            write_summary(sweep.path / "summary.csv", spec, trials, outcomes)
+            if not ranked:
                 reasons = {str(trial.user_attrs.get("error", "")) for trial in trials} - {""}
                 raise UnderstudyError(
                     f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}"
                 )
-            policy = evaluate_best(sweep.path, spec, best)
+            policy = evaluate_best(sweep, spec, ranked, tracked.run_id)
+            report = write_report(sweep.path, spec, ranked)
             send_best(sweep.path, policy, tracked)
             try:
                 policy = register_best(sweep.path, spec, policy, tracked)
@@ -153,10 +151,30 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         sent = tracked.close("FINISHED") and registered(spec, policy)
         sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))
         copy_sweep(sweep.path, spec.base)
-    counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+    names = [state_name(trial) for trial in trials]
+    counts = {state.name.lower(): names.count(state.name.lower()) for state in TrialState}
     crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
     fault = tracked.fault or fault or _fault_of_trials(sweep)
-    return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url, fault)
+    return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url, fault, report)
+
+
+def begin(study: Study, folder: Path) -> None:
+    """Have the trials proposed first that the options ask for, once: own points, the default, what is known before."""
+    spec, options = study.spec, study.spec.options
+    if study.trials() or not spec.ordered:
+        return
+    if options.warm_start:
+        earlier = SweepDir.existing(find(options.warm_start))
+        number = study.learn_from(Study(earlier.path, earlier.spec()).trials(), earlier.path.name)
+        log.info("%d trials of %s are known to the sampler", number, earlier.path.name)
+    if options.sampler == "grid":  # it holds every configuration
+        return
+    points = [check_point(spec, point) for point in options.points]
+    default = default_point(spec) if options.with_default else None
+    if default is not None and default not in points:
+        points.append(default)
+    for point in points[: options.num_trials]:
+        study.enqueue(point, given=True)
 
 
 def _fault_of_trials(sweep: SweepDir) -> str | None:
@@ -171,7 +189,7 @@ def _fault_of_trials(sweep: SweepDir) -> str | None:
 def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:
     """Have the sweep's parent run name the best configuration and hold the sweep's files; returns how many."""
     tracked.set_tags({f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": policy.trial})
-    return tracked.log_files(*(path / name for name in ("sweep.json", "summary.csv", BEST_CSV, "best")))
+    return tracked.log_files(*(path / name for name in FILES if (path / name).exists()))
 
 
 def registered(spec: SweepSpec, policy: BestPolicy) -> bool:
@@ -179,81 +197,11 @@ def registered(spec: SweepSpec, policy: BestPolicy) -> bool:
     return policy.model is not None or spec.model_name is None or spec.base.placement.tracking() == tracking.OFF
 
 
-def _none_is_training(sweep: SweepDir) -> bool:
-    """Return whether every trial that was begun has ended or written its last checkpoint."""
-    folders = (sweep.path / "trials").glob("*")
-    return all(RunDir(folder).state().get("status") != "running" for folder in folders)
-
-
-def _trials_left(study: Study) -> int:
-    """Return how many trials are still to be begun, or to be gone on with."""
-    return (
-        study.spec.options.num_trials - len(study.trials()) + len(study.trials(TrialState.RUNNING, TrialState.WAITING))
-    )
-
-
-def _run_trials(
-    sweep: SweepDir,
-    spec: SweepSpec,
-    study: Study,
-    parent_run_id: str | None,
-    show: Callable[[SweepTable], Any] | None,
-) -> None:
-    """Let Ray Tune run the trials that are not finished yet."""
-    left = _trials_left(study)
-    if left <= 0:
-        return
-    from ray import tune
-    from ray.tune.schedulers import FIFOScheduler
-
-    from understudy.sweeping.search import SayCrashes, StudyAsha, StudySearch
-
-    base, options = spec.base, spec.options
-    grace = options.grace_steps or base.hooks.eval_interval or base.training_steps
-    scheduler = (
-        StudyAsha(study, base.training_steps, grace, options.reduction_factor, options.asha_slack)
-        if options.scheduler == "asha"
-        else FIFOScheduler()
-    )
-    config = {
-        "sweep": spec.model_dump(mode="json"),
-        "folder": str(sweep.path.absolute()),
-        "parent_run_id": parent_run_id,
-    }
-    trainable = tune.with_resources(_with(config), resources(base.placement))
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=StudySearch(study, sweep.path),
-            scheduler=scheduler,
-            num_samples=left,
-            max_concurrent_trials=options.max_concurrent,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str((sweep.path / ".ray").absolute()),
-            verbose=0,
-            callbacks=[SayCrashes(sweep.path)],
-            # A trial whose process dies is started again, and goes on from its own checkpoint.
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-        ),
-    )
-    table = show(SweepTable(sweep.path, spec, study)) if show else contextlib.nullcontext()
-    with table, on_signals(sweep.path, ended=lambda: _none_is_training(sweep)):  # after Ray has set its own handler
-        tuner.fit()
-
-
-def _with(config: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    def trial(proposal: dict[str, Any]) -> None:
-        run_trial({**config, **proposal})
-
-    return trial
-
-
 def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> None:
     """Close the runs of trials that ASHA stopped: their processes may have had no time to."""
     for trial in study.trials(TrialState.PRUNED):
+        if failed(trial):
+            continue
         run = RunDir(trial_folder(sweep.path, trial.number))
         state = run.state()
         if state.get("status") == "stopped" or not run.flags.is_file():

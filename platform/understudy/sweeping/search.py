@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,7 +22,8 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from ray.tune.search import Searcher
 
 from understudy.runs.directory import RunDir
-from understudy.runs.results import rank_key
+from understudy.sweeping.budget import Budget
+from understudy.sweeping.outcomes import outcome_of
 from understudy.sweeping.study import Study
 from understudy.sweeping.trial import trial_folder
 
@@ -40,11 +41,12 @@ class StudySearch(Searcher):
         self._study, self._folder = study, folder
         self._waiting = [(trial.number, dict(trial.params)) for trial in study.trials(TrialState.RUNNING)]
         self._numbers: dict[str, int] = {}
+        self._budget = Budget(study, RunDir(folder).state())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._waiting:
             number, parameters = self._waiting.pop(0)
-        elif self._study.trials(TrialState.WAITING) or len(self._study.trials()) < self._study.spec.options.num_trials:
+        elif not self._budget.spent() and self._study.left():
             number, parameters = self._study.ask()
         else:
             return Searcher.FINISHED
@@ -59,18 +61,21 @@ class StudySearch(Searcher):
         """Close the trial with what its run directory says: that is where it was made durable."""
         number = self._numbers[trial_id]
         state = RunDir(trial_folder(self._folder, number)).state()
-        if state.get("status") == "finished":
-            metrics = state["metrics"]
+        spec = self._study.spec
+        outcome = outcome_of(self._folder, spec, number, self._study.parameters(number))
+        if outcome is not None:
             self._study.finish(
                 number,
                 TrialState.COMPLETE,
-                rank_key(metrics)[0],
-                metrics=metrics,
-                best_parameters=state["best_parameters"],
+                spec.goal.scores(outcome.metrics),
+                metrics=outcome.metrics,
+                best_parameters=outcome.chosen,
             )
-        elif error or state.get("status") == "failed":
+        elif error:
             message = state.get("error") or "its process died"
-            self._study.finish(number, TrialState.FAIL, None, error=message, crashed=error)
+            self._study.finish(number, TrialState.FAIL, None, error=message, crashed=True)
+        elif state.get("status") == "failed":
+            self._study.finish(number, TrialState.PRUNED, None, error=state.get("error"), crashed=False, diverged=True)
         else:
             # Tune shows a searcher the result that a trial was stopped by only here.
             self.on_trial_result(trial_id, result or {})
@@ -81,6 +86,26 @@ class StudySearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the study is in its database."""
+
+
+class Packs(Searcher):
+    """Hand out packs of seeds to train, each once: what they come to is in their run directories."""
+
+    def __init__(self, packs: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._waiting = [dict(pack) for pack in packs]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._waiting.pop(0) if self._waiting else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the run directory has it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a pack that is not done is handed out again."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
 
 
 class SayCrashes(Callback):
@@ -149,8 +174,8 @@ class StudyAsha(AsyncHyperBandScheduler):
         self._brackets = [self._rungs]
         # What a trial that is not done reported is there since ASHA let it go on: that is not decided anew.
         for trial in study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
-            for step, value in sorted(trial.intermediate_values.items()):
-                self._rungs.on_result(keyed(trial.number), step, value)
+            for step, score in study.rungs(trial):
+                self._rungs.on_result(keyed(trial.number), step, score)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return True  # both are fixed above

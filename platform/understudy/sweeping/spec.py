@@ -5,53 +5,26 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from importlib.util import find_spec
+from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Sweep
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from understudy.errors import SpecError
+from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, search_spaces
 from understudy.spec.compose import listed
 from understudy.spec.effects import check_effects, check_searched
 from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_key, run_fields, validate, with_changes
 from understudy.spec.model_names import check_model_name, default_model_name
-from understudy.spec.part import Needs, Secret, mark
+from understudy.spec.part import Needs, mark
 from understudy.spec.run import RunSpec
 from understudy.spec.space import Choice, Dimension, Interval, checked, size
 from understudy.spec.words import canonical
+from understudy.sweeping.objective import AUTO, HELD_OUT, LATENCY, PLAYED, Goal, read_goal
+from understudy.sweeping.options import SweepOptions
 
 logger = logging.getLogger("understudy")
-STORAGE_VARIABLE = "UNDERSTUDY_STUDY_STORAGE"
-
-
-OF_ASHA = Needs("scheduler=asha")
-
-
-class SweepOptions(BaseModel):
-    """The keys that only `understudy sweep` has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_trials: int = Field(20, ge=1, description="configurations to train (each across all seeds)")
-    sampler: Literal["tpe", "random", "qmc", "grid"] = Field("tpe", description="how Optuna proposes configurations")
-    sweep_seed: int = Field(0, ge=0, description="seed of the proposals")
-    scheduler: Literal["asha", "none"] = Field("asha", description="stop poor trials early, or let all finish")
-    grace_steps: Annotated[int | None, OF_ASHA] = Field(
-        None, ge=1, description="steps no trial is stopped before; default eval_interval"
-    )
-    reduction_factor: Annotated[int, OF_ASHA] = Field(
-        3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung"
-    )
-    asha_slack: Annotated[float, OF_ASHA] = Field(
-        0.1, ge=0, description="ASHA stops a trial this far below the cut-off: in success, else a share of the spread"
-    )
-    max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
-    final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
-    register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")
-    study_storage: Annotated[str, Secret("sweep.json", f"set {STORAGE_VARIABLE} in the environment")] = Field(
-        "", description="SQLAlchemy address of the study; default $UNDERSTUDY_STUDY_STORAGE, else study.db in the sweep"
-    )
 
 
 class SweepSpec(BaseModel):
@@ -66,11 +39,39 @@ class SweepSpec(BaseModel):
     options: SweepOptions
     study: str = ""
     """Name of the study since the trials were given more steps; '' for the one that the sweep began with."""
+    ordered: bool = False
+    """Whether lists of numbers are ordered for the sampler; not so in sweeps of earlier versions."""
+    startup: int = 0
+    """Trials that are proposed by chance before the sampler learns from them; 0: a quarter of num_trials."""
 
     @property
     def base(self) -> RunSpec:
         """The run that every trial starts from."""
         return build_run(self.run)
+
+    @property
+    def goal(self) -> Goal:
+        """What is wanted of a configuration."""
+        options = self.options
+        if options.objective == (AUTO,) and options.direction == (AUTO,) and self.held_out_only:
+            return read_goal((AUTO,), ("minimize" if self.acts else "maximize",), options.constraints)
+        return read_goal(options.objective, options.direction, options.constraints)
+
+    @property
+    def acts(self) -> bool:
+        """Whether the algorithm gives actions."""
+        return algorithms.get(self.run["algo"]).acts
+
+    @property
+    def held_out_only(self) -> bool:
+        """Whether trials are judged by held-out episodes alone: there is no simulator, or nothing that acts."""
+        return not self.acts or self.run["eval_episodes"] == 0
+
+    @property
+    def sampler(self) -> str:
+        """The sampler that is meant."""
+        named = self.options.sampler
+        return named if named != "auto" else "tpe" if len(self.options.objective) == 1 else "nsga2"
 
     @property
     def model_name(self) -> str | None:
@@ -93,6 +94,10 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
     options = {key: values.pop(key) for key in list(values) if key in SweepOptions.model_fields}
     if values.get("launcher") == "ray":
         raise SpecError("launcher=ray changes nothing in a sweep, whose trials Ray Tune starts: leave it out")
+    for key in ("objective", "direction", "constraints"):
+        if key in sweeps:  # objective=success,latency
+            options[key] = listed(key, sweeps[key])
+    sweeps = {key: item for key, item in sweeps.items() if key not in options}
     fields = run_fields(algo)
     allowed = fields.keys() | SweepOptions.model_fields.keys() | {"space"}
     for key in (*values, *sweeps):
@@ -136,10 +141,8 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
     base = build_run({**values, **{key: options_[0] for key, options_ in grid.items()}, **_first(training)})
     for values_ in itertools.product(*grid.values()):
         with_changes(base, **dict(zip(grid, values_, strict=True)))
-    if not algorithms.get(algo).acts and not base.data.holds_out:
-        raise SpecError(f"a sweep of {algo} ranks its trials by held-out episodes; give validation_fraction=0.1, say")
-    if algorithms.get(algo).acts and base.evaluation.eval_episodes < 1:
-        raise SpecError("eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1")
+    goal = read_goal(options.objective, options.direction, options.constraints)
+    options = _check_goal(goal, base, options)
     if options.register_as not in (None, "none"):
         check_model_name(options.register_as, "register_as")
         if base.placement.tracking() == "none":
@@ -154,7 +157,63 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
         options = options.model_copy(update={"num_trials": int(most)})
     check_searched(base, [*dimensions])
     run = {**base.flat(), "seeds": list(base.all_seeds), "launcher": "inline"}
-    return SweepSpec(run=run, dimensions=training, grid=grid, options=options)
+    startup = max(4, options.num_trials // 4)
+    spec = SweepSpec(run=run, dimensions=training, grid=grid, options=options, ordered=True, startup=startup)
+    for point in options.points:
+        check_point(spec, point)
+    return spec
+
+
+def _check_goal(goal: Goal, base: RunSpec, options: SweepOptions) -> SweepOptions:
+    """Return the options that the goal asks for; SpecError for what the runs would not measure."""
+    acts, episodes = algorithms.get(base.algo).acts, base.evaluation.eval_episodes
+    if not acts and not base.data.holds_out:
+        raise SpecError(f"a sweep of {base.algo} is ranked by held-out episodes; give validation_fraction=0.1, say")
+    if not goal.names and not episodes and not base.data.holds_out:
+        raise SpecError(
+            "eval_episodes=0: a sweep ranks its trials by evaluation; give at least 1, or hold episodes out with"
+            " validation_fraction=0.1, say"
+        )
+    for name in goal.names:
+        if name.startswith(HELD_OUT) and not base.data.holds_out:
+            raise SpecError(f"objective={name}: no episodes are held out; give validation_fraction=0.1, say")
+        if name in PLAYED and not (acts and episodes):
+            raise SpecError(f"objective={name}: no episode is played; give eval_episodes of at least 1")
+        if name == LATENCY and not acts:
+            raise SpecError(f"objective={name}: {base.algo} gives no actions")
+    several = len(goal.objectives) > 1
+    if several and options.sampler in ("gp", "cmaes"):
+        raise SpecError(f"sampler={options.sampler} takes one objective; for several: nsga2, tpe, random, qmc, grid")
+    if options.scheduler == "asha" and (several or LATENCY in goal.objectives[0].name):
+        if "scheduler" in options.model_fields_set:
+            raise SpecError("scheduler=asha stops by one objective that every evaluation has: give scheduler=none")
+        return options.model_copy(update={"scheduler": "none"})
+    if options.sampler == "cmaes" and not find_spec("cmaes"):
+        raise SpecError("sampler=cmaes needs the package cmaes: pip install cmaes")
+    return options
+
+
+def check_point(spec: SweepSpec, point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration of the space with its values as a run holds them; SpecError where it lies outside."""
+    found = {}
+    for key, value in point.items():
+        if key not in spec.dimensions:
+            raise SpecError(f"points: {key} is not swept{did_you_mean(key, spec.dimensions)}")
+        held, item = value_of(spec.base, key, value), spec.dimensions[key]
+        inside = held in item.values if isinstance(item, Choice) else item.low <= held <= item.high
+        if not inside:
+            raise SpecError(f"points: {key}={value} lies outside {item}")
+        found[key] = held
+    return found
+
+
+def default_point(spec: SweepSpec) -> dict[str, Any] | None:
+    """Return the default values of what is swept; None where they do not lie in the space."""
+    defaults = build_run({key: value for key, value in spec.run.items() if key not in spec.dimensions}).flat()
+    try:
+        return check_point(spec, {key: defaults[key] for key in spec.dimensions})
+    except (SpecError, KeyError):
+        return None
 
 
 def largest_number(options: SweepOptions, training: Mapping[str, Dimension]) -> float:

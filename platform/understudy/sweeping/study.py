@@ -10,10 +10,11 @@ more steps go on in a further study beside the first, which stays as it is.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from understudy.errors import UserError
 from understudy.files import write_json
-from understudy.sweeping.proposals import distribution, sampler_for
-from understudy.sweeping.spec import STORAGE_VARIABLE, SweepSpec
+from understudy.sweeping.objective import Goal
+from understudy.sweeping.options import STORAGE_VARIABLE
+from understudy.sweeping.proposals import Coding, sampler_for
+from understudy.sweeping.spec import SweepSpec
 from understudy.tracking.addresses import absolute, check_lasting, sqlite_address, without_secrets
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STUDY = "sweep"
 RECORD = "study.json"
+OF = "of"
+"""Attribute of a trial that another sweep trained: the sampler knows it, and it is none of this sweep's."""
+FAR = 1e30
+"""In the place of infinity, which no database takes."""
 OUTCOME = ("metrics", "best_parameters")
 """A finished trial's attributes beside those that it began with."""
 
@@ -95,11 +102,11 @@ def check_storage(spec: SweepSpec) -> None:
             optuna.storages.get_storage(given)
 
 
-def _open(place: StudyPlace) -> optuna.Study:
+def _open(place: StudyPlace, goal: Goal) -> optuna.Study:
     return optuna.create_study(
         storage=place.address,
         study_name=place.name,
-        direction="maximize",
+        directions=["minimize" if objective.minimized else "maximize" for objective in goal.objectives],
         load_if_exists=True,
         pruner=optuna.pruners.NopPruner(),
     )
@@ -124,30 +131,54 @@ class Study:
 
     def __init__(self, folder: Path, spec: SweepSpec) -> None:
         self.spec, self._folder = spec, folder
-        self._distributions = {key: distribution(item) for key, item in spec.dimensions.items()}
+        self._coding, self._goal = Coding(spec), spec.goal
         place = study_place(folder, spec)
         with _database_errors(place):
-            self._study = _open(place)
+            self._study = _open(place, self._goal)
 
     def __reduce__(self) -> tuple[type[Study], tuple[Path, SweepSpec]]:
         """Tune pickles what it is given to disk: an open database would take its password there."""
         return Study, (self._folder, self.spec)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Return the trials in the given states, all when none is given, by number."""
-        return self._study.get_trials(deepcopy=False, states=states or None)
+        """Return the trials in the given states, all when none is given, by number, with the values that runs take."""
+        found = self._study.get_trials(deepcopy=False, states=states or None)
+        return [self._read(trial) for trial in found if OF not in trial.user_attrs]
+
+    def _read(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial with parameters as runs take them."""
+        read = copy.copy(trial)  # the study's own stays as it is
+        read.params = self._coding.read(trial.params)
+        return read
 
     def ask(self) -> tuple[int, dict[str, Any]]:
         """Propose one more configuration: (trial number, parameters)."""
-        self._study.sampler = sampler_for(self.spec, number=len(self.trials()))
-        trial = self._study.ask(self._distributions)
+        self._study.sampler = sampler_for(self.spec, number=len(self._study.get_trials(deepcopy=False)))
+        trial = self._study.ask(self._coding.space)
         # It has no say when trials end: Optuna's grid sampler would stop an optimize() that we never run.
         self._study.sampler = optuna.samplers.RandomSampler()
-        return trial.number, dict(trial.params)
+        return trial.number, self._coding.read(trial.params)
 
     def enqueue(self, parameters: dict[str, Any], **attributes: Any) -> None:
-        """Have these parameters proposed next, as a new trial with `attributes`."""
-        self._study.enqueue_trial(parameters, user_attrs=attributes)
+        """Have these parameters (the sampler fills in what is missing) proposed next, as a trial with `attributes`."""
+        self._study.enqueue_trial(self._coding.write(parameters), user_attrs=attributes)
+
+    def learn_from(self, trials: list[FrozenTrial], where: str) -> int:
+        """Have the sampler know trials of another study of this space; returns how many. They are none of ours."""
+        known = []
+        for trial in trials:
+            inside = trial.state == TrialState.COMPLETE and trial.params.keys() == self._coding.space.keys()
+            if inside and self._coding.holds(trial.params):
+                known.append(
+                    optuna.trial.create_trial(
+                        params=self._coding.write(trial.params),
+                        distributions=self._coding.space,
+                        values=trial.values,
+                        user_attrs={OF: where},
+                    )
+                )
+        self._study.add_trials(known)
+        return len(known)
 
     def go_on_with(self, steps: int) -> str:
         """Make the study in which the trials train to `steps`, and return its name.
@@ -160,7 +191,7 @@ class Study:
         with _database_errors(place):
             if place.name in optuna.get_all_study_names(place.address):
                 optuna.delete_study(study_name=place.name, storage=place.address)
-            _open(place).add_trials([_running(trial) for trial in self.trials()])
+            _open(place, self._goal).add_trials([_running(trial) for trial in self._study.get_trials(deepcopy=False)])
         return place.name
 
     def _held(self, number: int) -> FrozenTrial:
@@ -168,17 +199,56 @@ class Study:
         storage = self._study._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
 
-    def report(self, number: int, step: int, value: float) -> None:
-        """Keep an intermediate value; what is there already stays, and an ended trial takes no more."""
+    def parameters(self, number: int) -> dict[str, Any]:
+        """Return one trial's parameters as runs take them."""
+        return self._coding.read(self._held(number).params)
+
+    def left(self) -> bool:
+        """Whether a trial waits, or one more may be proposed."""
+        trials = self._study.get_trials(deepcopy=False)
+        ours = sum(OF not in trial.user_attrs for trial in trials)
+        return ours < self.spec.options.num_trials or any(trial.state == TrialState.WAITING for trial in trials)
+
+    def report(self, number: int, step: int, score: float) -> None:
+        """Keep an intermediate score (higher is better); what is there stays, and an ended trial takes no more."""
         held = self._held(number)
         if not held.state.is_finished() and step not in held.intermediate_values:
+            value = self._goal.first.signed(score)
             self._study._storage.set_trial_intermediate_value(held._trial_id, step, value)
 
-    def finish(self, number: int, state: TrialState, value: float | None, **attributes: Any) -> None:
-        """Close a trial once; `attributes` (JSON-able) are kept with it."""
-        trial = self._held(number)
+    def rungs(self, trial: FrozenTrial) -> list[tuple[int, float]]:
+        """Return a trial's (step, score) in order, higher being better."""
+        return [(step, self._goal.first.signed(value)) for step, value in sorted(trial.intermediate_values.items())]
+
+    def finish(self, number: int, state: TrialState, scores: float | Sequence[float] | None, **attributes: Any) -> None:
+        """Close a trial once, with a score (higher is better) for each objective; `attributes` are kept with it.
+
+        One that `diverged` counts as stopped and as worse than all others, so that the sampler learns to avoid it.
+        """
+        trial, storage = self._held(number), self._study._storage
         if trial.state.is_finished():
             return
+        metrics = attributes.get("metrics")
+        excess = {str(bound): min(bound.excess(metrics), FAR) for bound in self._goal.constraints} if metrics else {}
+        if attributes.get("diverged"):
+            excess["trained to its end"] = 1.0
         for key, item in attributes.items():
-            self._study._storage.set_trial_user_attr(trial._trial_id, key, item)
-        self._study.tell(number, value if state == TrialState.COMPLETE else None, state=state)
+            storage.set_trial_user_attr(trial._trial_id, key, item)
+        for key, value in excess.items():
+            storage.set_trial_system_attr(trial._trial_id, f"constraints:{key}", value)
+        values = None
+        if state == TrialState.COMPLETE and scores is not None:
+            each = [scores] if isinstance(scores, int | float) else list(scores)
+            bounded = [max(-FAR, min(score, FAR)) for score in each]
+            values = [item.signed(score) for item, score in zip(self._goal.objectives, bounded, strict=True)]
+        self._study.tell(number, values, state=state)
+
+
+def failed(trial: FrozenTrial) -> bool:
+    """Whether a trial came to no result: its process died, or its loss was no number."""
+    return trial.state == TrialState.FAIL or bool(trial.user_attrs.get("diverged"))
+
+
+def state_name(trial: FrozenTrial) -> str:
+    """Return a trial's state in a word: complete, pruned, fail, running or waiting."""
+    return "fail" if failed(trial) else trial.state.name.lower()

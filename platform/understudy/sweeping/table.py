@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.runs.directory import read_last_row
-from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.format import clock, describe, number
+from understudy.sweeping.objective import AUTO, Goal, read_goal
+from understudy.sweeping.racing import first_seeds
 from understudy.sweeping.spec import SweepSpec
-from understudy.sweeping.study import Study
+from understudy.sweeping.study import Study, failed
 from understudy.sweeping.trial import trial_folder
 
 STATES = {
@@ -28,6 +29,10 @@ STATES = {
 }
 
 
+ANY = read_goal((AUTO,), (AUTO,), ())
+"""The goal of a sweep that names none."""
+
+
 class SweepTable:
     """Draws what the study and the trials' own csv files say; of trials that have ended it reads nothing again."""
 
@@ -36,14 +41,14 @@ class SweepTable:
 
     def __init__(self, folder: Path, spec: SweepSpec, study: Study) -> None:
         self.folder, self.spec, self.study = folder, spec, study
-        self.base = spec.base
+        self.base, self.goal = spec.base, spec.goal
         self.started = time.monotonic()
         self.done_before: int | None = None
         self._ended: dict[int, dict[str, float]] = {}
 
     def __rich__(self) -> RenderableType:
         trials = self.study.trials()
-        best = best_trial(trials)
+        best = best_trial(trials, self.goal)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in (
             "trial",
@@ -69,8 +74,15 @@ class SweepTable:
         if self.limit is None or len(trials) <= self.limit:
             return trials
         running = [trial for trial in trials if not trial.state.is_finished()][: self.limit]
-        ended = sorted((trial for trial in trials if trial.state.is_finished()), key=_rank, reverse=True)
+        ended = sorted((trial for trial in trials if trial.state.is_finished()), key=self._rank, reverse=True)
         return sorted([*running, *ended[: self.limit - len(running)]], key=lambda trial: trial.number)
+
+    def _rank(self, trial: FrozenTrial) -> tuple[bool, bool, float, float]:
+        """Return what trials are ordered by: finished before stopped ones, then the goal, then the return."""
+        values, metrics = trial.intermediate_values, trial.user_attrs.get("metrics")
+        last = self.goal.first.signed(values[max(values)]) if values else float("-inf")
+        keeps, score, returns = self.goal.key(metrics) if metrics else (False, last, float("-inf"))
+        return trial.state == TrialState.COMPLETE, keeps, score, returns
 
     def _progress(self, trial: FrozenTrial) -> dict[str, float]:
         """Return how far a trial is, read once when it has ended."""
@@ -87,14 +99,14 @@ class SweepTable:
         values = trial.intermediate_values
         step = self.base.training_steps if trial.state == TrialState.COMPLETE else int(progress["step"])
         if metrics:
-            outcome = describe(metrics)
-        elif trial.state == TrialState.FAIL:
+            outcome = describe(metrics, self.goal.first.named(metrics))
+        elif failed(trial):
             outcome = trial.user_attrs.get("error", "")[:60]
         else:
             outcome = f"{values[max(values)]:.2f}" if values else "-"
         return [
             str(trial.number),
-            STATES[trial.state],
+            "failed" if failed(trial) else STATES[trial.state],
             *(number(trial.params.get(key, "-")) for key in self.spec.dimensions),
             *(number(chosen[key]) if key in chosen else "-" for key in self.spec.grid),
             f"{step}/{self.base.training_steps}",
@@ -104,8 +116,7 @@ class SweepTable:
 
     def _objective(self, best: FrozenTrial | None) -> str:
         metrics = best.user_attrs["metrics"] if best else {}
-        name = objective_name(metrics) or "objective"
-        return f"{name} [95 %]"
+        return f"{self.goal.first.named(metrics) if metrics else 'objective'} [95 %]"
 
     def line(self) -> str:
         """Return where the sweep stands in one or two lines: trials, time, the best so far with its interval."""
@@ -117,14 +128,15 @@ class SweepTable:
         gained = done - self.done_before
         left = f"about {clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
         ended = sum(trial.state.is_finished() for trial in trials)
-        seeds, episodes = len(self.base.all_seeds), self.base.evaluation.eval_episodes
+        seeds, episodes = len(first_seeds(self.spec)), self.base.evaluation.eval_episodes
         text = (
-            f"{ended}/{self.spec.options.num_trials} trials x {seeds} seeds x {episodes} episodes,"
+            f"{ended}/{self.spec.options.num_trials} trials x {seeds} seed{'s'[: seeds - 1]} x {episodes} episodes,"
             f" {clock(elapsed)} gone, {left}"
         )
-        best = best_trial(trials)
+        best = best_trial(trials, self.goal)
         if best is not None:
-            text += f"\nbest so far: trial {best.number}, {describe(best.user_attrs['metrics'])}"
+            metrics = best.user_attrs["metrics"]
+            text += f"\nbest so far: trial {best.number}, {describe(metrics, self.goal.first.named(metrics))}"
         return text
 
     def _steps(self, trials: list[FrozenTrial]) -> tuple[int, int]:
@@ -134,18 +146,10 @@ class SweepTable:
         return done, self.spec.options.num_trials * each
 
 
-def _rank(trial: FrozenTrial) -> tuple[bool, float, float]:
-    """Return what trials are ordered by: finished before stopped ones, then the objective, then the return."""
-    values = trial.intermediate_values
-    metrics = trial.user_attrs.get("metrics")
-    last = values[max(values)] if values else float("-inf")
-    return trial.state == TrialState.COMPLETE, *(rank_key(metrics) if metrics else (last, float("-inf")))
-
-
-def best_trial(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """Return the best finished trial by success (ties: by return, then the earlier one), or None."""
+def best_trial(trials: list[FrozenTrial], goal: Goal = ANY) -> FrozenTrial | None:
+    """Return the best finished trial by the goal (ties: by return, then the earlier one), or None."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(done, key=lambda trial: (rank_key(trial.user_attrs["metrics"]), -trial.number), default=None)
+    return max(done, key=lambda trial: (goal.key(trial.user_attrs["metrics"]), -trial.number), default=None)
 
 
 def read_progress(folder: Path) -> dict[str, float]:

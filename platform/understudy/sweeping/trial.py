@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray import tune
 
+from understudy.devices import resolve_device
 from understudy.errors import Stopped, UnderstudyError, UserError
+from understudy.files import write_json
+from understudy.policy import Policy
 from understudy.runs.directory import RunDir
+from understudy.runs.episodes import setting_text
 from understudy.runs.extend import train_on
 from understudy.runs.launch import launch
-from understudy.runs.results import RATES, objective_name, rank_key
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.sweeping.format import number as show
+from understudy.sweeping.objective import LATENCY
+from understudy.sweeping.racing import first_seeds
 from understudy.sweeping.spec import SweepSpec
 
 logger = logging.getLogger("understudy")
+LATENCIES, DECISIONS = "latency.json", 50
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -29,8 +37,8 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
-    """Return the run that a trial trains; the best one is filmed, once, at the sweep's end."""
-    return with_changes(spec.base, **parameters, video_episodes=0)
+    """Return the run that a trial trains first; the best one is filmed, once, at the sweep's end."""
+    return with_changes(spec.base, **parameters, video_episodes=0, seeds=list(first_seeds(spec)))
 
 
 def trial_name(number: int, parameters: Mapping[str, Any]) -> str:
@@ -51,16 +59,51 @@ def wait_until_free(run: RunDir, seconds: float = 60.0) -> None:
             time.sleep(0.5)
 
 
+def measure_latency(run: RunDir, spec: SweepSpec) -> None:
+    """Write latency.json: milliseconds that one decision takes, the median of DECISIONS, at each value of the grid."""
+    if (run.path / LATENCIES).is_file():
+        return
+    run_spec = run.spec()
+    file = run.member(run_spec.all_seeds[0], run_spec.all_seeds) / "final_model.pt"
+    policy = Policy.from_checkpoint(file, device=resolve_device(run_spec.placement.device))
+    shape = policy.algorithm.observation_shape
+    observation = {name: _blank(part) for name, part in shape.items()} if isinstance(shape, Mapping) else _blank(shape)
+    found = {}
+    for values in itertools.product(*spec.grid.values()):
+        acting = policy.with_config(**dict(zip(spec.grid, values, strict=True)))
+        times = []
+        for _ in range(DECISIONS):
+            began = time.perf_counter()
+            acting.act(observation)
+            times.append(1000 * (time.perf_counter() - began))
+        config = acting.algorithm.config
+        text = setting_text({key: getattr(config, key) for key in policy.algorithm.evaluation_parameters})
+        found[text] = sorted(times)[DECISIONS // 2]
+    write_json(run.path / LATENCIES, found)
+
+
+def _blank(shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.uint8 if len(shape) == 3 else np.float32)
+
+
 def run_trial(config: dict[str, Any]) -> None:
-    """Train one configuration, reporting each evaluation; a divergence is a result, any other error a crash."""
+    """Train one configuration, reporting each evaluation; a divergence is a result, any other error a crash.
+
+    A further pack of a trial has `seeds` and a `name` of its own.
+    """
     spec = SweepSpec.model_validate(config["sweep"])
     run_spec = trial_spec(spec, config["parameters"])
     folder = trial_folder(Path(config["folder"]), config["number"])
-    run = RunDir.at(folder, run_spec)
+    name = trial_name(config["number"], config["parameters"])
+    if "seeds" in config:
+        run_spec = with_changes(run_spec, seeds=config["seeds"])
+        folder, name = folder.with_name(config["name"]), f"{name} {config['name'].partition('_')[2]}"
+    run, goal = RunDir.at(folder, run_spec), spec.goal
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
-        rate = objective_name(metrics) in RATES
-        tune.report({"step": step, "objective": rank_key(metrics)[0], "rate": rate})
+        goal.check(metrics)
+        score = goal.first.score(metrics)
+        tune.report({"step": step, "objective": score, "rate": goal.first.is_rate(metrics)})
 
     wait_until_free(run)
     with run.locked():
@@ -69,11 +112,13 @@ def run_trial(config: dict[str, Any]) -> None:
         launch(
             run_spec,
             run,
-            name=trial_name(config["number"], config["parameters"]),
+            name=name,
             parent_run_id=config["parent_run_id"],
             report=report,
             grid=spec.grid,
         )
+        if LATENCY in goal.names:
+            measure_latency(run, spec)
     except Stopped:
         while True:  # the driver is ending: returning would tell Tune that the trial is done
             time.sleep(1.0)

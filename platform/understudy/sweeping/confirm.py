@@ -1,0 +1,265 @@
+"""Confirm what a sweep chose: the best, those that cannot be told from it and the default, on fresh start states.
+
+The start states' reset seeds are none that any trial was ranked by, and with confirm_seeds the policies are of fresh
+training seeds too. So what is printed for the best is never what it was chosen by. The episodes are in the sweep's own
+episodes.arrow (stage `confirmation`), which a resumed sweep takes them from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from understudy.comparisons import SIGNIFICANCE, Difference, holm, paired_difference, undistinguished
+from understudy.devices import resolve_device
+from understudy.errors import UserError
+from understudy.policy import Policy
+from understudy.registry import algorithms, loops
+from understudy.runs.directory import RunDir
+from understudy.runs.episodes import (
+    CONFIRMATION,
+    FILE,
+    put_evaluation,
+    read_episodes,
+    rows_where,
+    setting_text,
+    values_of,
+)
+from understudy.runs.registering import final_evaluation
+from understudy.spec.keys import build_run, with_changes
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, packs_of
+from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.trial import trial_spec
+from understudy.sweeping.tuning import run_packs
+
+logger = logging.getLogger("understudy")
+DEFAULT = "the default"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration that is confirmed."""
+
+    name: str
+    """`trial 3`, or `the default` where no trial is just that."""
+    trial: int | None
+    parameters: dict[str, Any]
+    chosen: dict[str, Any]
+    """Its evaluation-time parameters."""
+    ranked: float | None = None
+    """What it was ranked by."""
+    is_default: bool = False
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A candidate, and what came of it where it was not chosen by."""
+
+    name: str
+    trial: int | None
+    parameters: dict[str, Any]
+    chosen: dict[str, Any]
+    ranked: float | None
+    is_default: bool
+    seeds: list[int] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    below: list[float] | None = None
+    """How far below the best it is on the same start states: [mean, low, high]; None of the best itself."""
+    distinguishable: bool | None = None
+    """Whether that is more than chance, after Holm's correction for the number of candidates."""
+
+
+def candidates(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[Candidate]:
+    """Return what is to be confirmed: the best, at most confirm_rivals that cannot be told from it, the default."""
+    objective = spec.goal.first
+    found = [
+        Candidate(f"trial {item.number}", item.number, item.parameters, item.chosen, objective.value(item.metrics))
+        for item in (ranked[0], *rivals(spec, ranked)[: spec.options.confirm_rivals])
+    ]
+    default = default_candidate(spec, ranked)
+    if default is None:
+        return found
+    for place, item in enumerate(found):
+        if (item.trial, item.chosen) == (default.trial, default.chosen):
+            found[place] = replace(item, is_default=True)
+            return found
+    return [*found, default]
+
+
+def rivals(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[TrialOutcome]:
+    """Return, best first, those whose episodes of the ranking do not tell them from the best."""
+    first, *rest = ranked
+    matrices = {item.number: item.matrix(spec.goal.first) for item in ranked}
+    own = matrices[first.number]
+    if own is None:
+        return []
+    scores = {
+        str(number): matrix
+        for number, matrix in matrices.items()
+        if matrix is not None and matrix.shape[1] == own.shape[1] and max(len(own), len(matrix), own.shape[1]) > 1
+    }
+    if str(first.number) not in scores:
+        return []
+    alike = set(undistinguished(scores, str(first.number)))
+    return [item for item in rest if str(item.number) in alike and spec.goal.keeps(item.metrics)]
+
+
+def default_candidate(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> Candidate | None:
+    """Return the default values of all that is swept: a trial that has them, or one to be trained by confirm_seeds."""
+    if not spec.options.with_default:
+        return None
+    swept = {*spec.dimensions, *spec.grid}
+    try:
+        defaults = build_run({key: value for key, value in spec.run.items() if key not in swept}).flat()
+    except UserError:  # the default goes with no such run
+        return None
+    parameters = {key: defaults.get(key) for key in spec.dimensions}
+    chosen = {key: defaults.get(key) for key in spec.grid}
+    for item in ranked:
+        if item.parameters == parameters:
+            return Candidate(DEFAULT, item.number, parameters, chosen, is_default=True)
+    return Candidate(DEFAULT, None, parameters, chosen, is_default=True) if spec.options.confirm_seeds else None
+
+
+def confirm(
+    sweep: SweepDir, spec: SweepSpec, ranked: Sequence[TrialOutcome], parent_run_id: str | None
+) -> list[Confirmed]:
+    """Evaluate the candidates where none was ranked and return them, the best first."""
+    chosen = candidates(spec, ranked)
+    _train_fresh(sweep, spec, chosen, parent_run_id)
+    _say_cost(spec, chosen)
+    found, tables = [], []
+    for item in chosen:
+        runs = _runs(sweep.path, spec, item)
+        if not runs:
+            logger.warning("%s is not confirmed: it has no finished run of the fresh seeds", item.name)
+            continue
+        seeds = sorted(seed for run in runs for seed in run.spec().all_seeds)
+        metrics, table = _confirmed(sweep.path, spec, item, runs)
+        facts = (item.name, item.trial, item.parameters, item.chosen, item.ranked, item.is_default)
+        found.append(Confirmed(*facts, seeds, metrics))
+        tables.append(table)
+    return told_apart(spec, found, tables)
+
+
+def told_apart(spec: SweepSpec, found: list[Confirmed], tables: Sequence[pa.Table]) -> list[Confirmed]:
+    """Return the same with each one's difference from the best."""
+    matrices = [matrix_of(table, spec.goal.first) for table in tables]
+    if len(found) < 2 or any(matrix is None or max(matrix.shape) < 2 for matrix in matrices):
+        return found
+    known = {str(place): matrix for place, matrix in enumerate(matrices) if matrix is not None}
+    differences = verdicts(known, "0")
+    for place in range(1, len(found)):
+        difference, told = differences[str(place)]
+        below = [difference.mean, difference.low, difference.high]
+        found[place] = replace(found[place], below=below, distinguishable=told)
+    return found
+
+
+def verdicts(scores: Mapping[str, np.ndarray], best: str) -> dict[str, tuple[Difference, bool]]:
+    """Return the best's paired difference from each other, and whether it is more than chance (Holm)."""
+    differences = {name: paired_difference(scores[best], own) for name, own in scores.items() if name != best}
+    adjusted = holm({name: difference.p for name, difference in differences.items()})
+    return {name: (difference, adjusted[name] < SIGNIFICANCE) for name, difference in differences.items()}
+
+
+def fresh_seeds(spec: SweepSpec) -> tuple[int, ...]:
+    """Return the seeds that only confirmation trains."""
+    first = max(spec.base.all_seeds) + 1
+    return tuple(range(first, first + spec.options.confirm_seeds))
+
+
+def _fresh_name(item: Candidate, seeds: Sequence[int]) -> str:
+    stem = "default" if item.trial is None else f"{item.trial:04d}"
+    return f"{stem}_fresh_sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
+
+
+def _train_fresh(sweep: SweepDir, spec: SweepSpec, chosen: Sequence[Candidate], parent_run_id: str | None) -> None:
+    """Train each candidate's fresh seeds, as a pack, where that is not done."""
+    seeds = fresh_seeds(spec)
+    if not seeds:
+        return
+    packs = {}
+    for item in chosen:
+        name = _fresh_name(item, seeds)
+        if not finished(RunDir(sweep.path / "trials" / name), spec.base.training_steps):
+            number = item.trial if item.trial is not None else 0
+            packs[name] = {"number": number, "parameters": item.parameters, "seeds": list(seeds), "name": name}
+    if packs:
+        logger.info("confirming: %d configurations x %d fresh seeds are trained", len(packs), len(seeds))
+    run_packs(sweep, spec, list(packs.values()), parent_run_id)
+
+
+def _say_cost(spec: SweepSpec, chosen: Sequence[Candidate]) -> None:
+    seeds = spec.options.confirm_seeds or len(spec.base.all_seeds)
+    if spec.base.evaluation.eval_episodes and len(chosen) > 1:
+        episodes = spec.options.final_episodes
+        logger.info(
+            "confirming %s on %d fresh episodes a seed: up to %d in all (confirm_rivals, final_episodes)",
+            ", ".join(item.name for item in chosen),
+            episodes,
+            len(chosen) * seeds * episodes,
+        )
+
+
+def _runs(sweep: Path, spec: SweepSpec, item: Candidate) -> list[RunDir]:
+    """Return the run directories of the policies that a candidate is confirmed with."""
+    seeds, steps = fresh_seeds(spec), spec.base.training_steps
+    if seeds:
+        runs = [RunDir(sweep / "trials" / _fresh_name(item, seeds))]
+    else:
+        assert item.trial is not None
+        runs = packs_of(sweep, item.trial)
+    return [run for run in runs if finished(run, steps)]
+
+
+def load_policies(runs: Sequence[RunDir], device: str, chosen: Mapping[str, Any]) -> Policy:
+    """Return the final policies of all seeds of these runs as one, acting with `chosen` settings."""
+    files = {}
+    for run in runs:
+        own = run.spec().all_seeds
+        files |= {seed: run.member(seed, own) / "final_model.pt" for seed in own}
+    policy = Policy.from_checkpoint(*(files[seed] for seed in sorted(files)), device=resolve_device(device))
+    return policy.with_config(**{key: value for key, value in chosen.items() if value is not None})
+
+
+def _confirmed(
+    sweep: Path, spec: SweepSpec, item: Candidate, runs: Sequence[RunDir]
+) -> tuple[dict[str, float], pa.Table]:
+    """Return the metrics and the episodes of a candidate's policies where none was ranked, played once."""
+    base = trial_spec(spec, item.parameters)
+    run_spec = with_changes(
+        final_evaluation(base, spec.options.final_episodes),
+        seeds=sorted(seed for run in runs for seed in run.spec().all_seeds),
+    )
+    trial = None if item.name == DEFAULT else item.trial
+    held = _held(sweep / FILE, spec, run_spec, trial, item.chosen)
+    if held is not None:
+        return measured(spec, held), held
+    policy = load_policies(runs, base.placement.device, item.chosen)
+    outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec)
+    if not outcome.episodes:
+        return outcome.summary, read_episodes(sweep / "none")
+    played = [replace(one, seed=policy.seeds[one.seed]) for one in outcome.episodes]
+    steps = spec.base.training_steps
+    table = put_evaluation(sweep / FILE, CONFIRMATION, trial, outcome.setting, steps, played)
+    return measured(spec, table), table
+
+
+def _held(path: Path, spec: SweepSpec, run_spec: Any, trial: int | None, chosen: Mapping[str, Any]) -> pa.Table | None:
+    """Return the episodes of the same evaluation where they were played before."""
+    rows = rows_where(read_episodes(path), stage=CONFIRMATION, trial=trial, step=spec.base.training_steps)
+    config, names = run_spec.config, algorithms.get(run_spec.algo).evaluation_parameters
+    text = setting_text({**{key: getattr(config, key) for key in names}, **chosen})
+    rows = rows_where(rows, setting=text)
+    evaluation = run_spec.evaluation
+    states = range(evaluation.eval_seed, evaluation.eval_seed + evaluation.eval_episodes)
+    same = values_of(rows, "reset_seed") == list(states) and values_of(rows, "seed") == sorted(run_spec.all_seeds)
+    return rows if same and rows.num_rows else None

@@ -1,0 +1,98 @@
+"""What a sweep found beside its best: the Pareto front, what racing saved, how well held-out measures rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from understudy.comparisons import kendall
+from understudy.files import write_json
+from understudy.runs.results import lower_is_better, objective_name
+from understudy.sweeping.format import describe, number
+from understudy.sweeping.objective import HELD_OUT, pareto_front
+from understudy.sweeping.outcomes import TrialOutcome
+from understudy.sweeping.race import RECORD as RACE
+from understudy.sweeping.spec import SweepSpec
+
+REPORT = "report.json"
+SHOWN = 8
+"""Rows of a Pareto front that are printed; report.json has all."""
+
+
+def write_report(sweep: Path, spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[str]:
+    """Write report.json and return its findings, a line each."""
+    front, correlations = front_of(spec, ranked), rank_correlations(ranked)
+    race = json.loads((sweep / RACE).read_text()) if (sweep / RACE).is_file() else None
+    write_json(sweep / REPORT, {"pareto_front": front, "held_out": correlations, "race": race})
+    return [*_front_lines(spec, front), *_race_lines(race), *_correlation_lines(correlations)]
+
+
+def front_of(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[dict[str, Any]]:
+    """Return the configurations that no other beats, where there are several objectives; by the first of them."""
+    goal = spec.goal
+    if len(goal.objectives) < 2:
+        return []
+    kept = [item for item in ranked if goal.keeps(item.metrics)]
+    places = pareto_front([goal.scores(item.metrics) for item in kept])
+    rows = [
+        {
+            "trial": kept[place].number,
+            **{objective.name: objective.value(kept[place].metrics) for objective in goal.objectives},
+            "parameters": {**kept[place].parameters, **kept[place].chosen},
+            "metrics": kept[place].metrics,
+        }
+        for place in places
+    ]
+    return sorted(rows, key=lambda row: goal.first.score(row["metrics"]), reverse=True)
+
+
+def rank_correlations(ranked: Sequence[TrialOutcome]) -> dict[str, dict[str, float]]:
+    """Return Kendall's tau of each measure of held-out episodes with what episodes in the simulator say.
+
+    A measure of which less is better counts negated: 1 says that it ranks configurations as the simulator does.
+    """
+    rolled = [item for item in ranked if item.episodes.num_rows]
+    if not rolled:
+        return {}
+    target = objective_name(rolled[0].metrics) or "return"
+    names = sorted({key for item in rolled for key in item.validated})
+    found = {}
+    for name in names:
+        pairs = [(item.metrics[name], item.metrics[target]) for item in rolled if name in item.metrics]
+        sign = -1 if lower_is_better(name) else 1
+        result = kendall([sign * one for one, _ in pairs], [other for _, other in pairs])
+        if result is not None:
+            found[name] = {"with": target, **asdict(result)}
+    return found
+
+
+def _front_lines(spec: SweepSpec, front: Sequence[dict[str, Any]]) -> list[str]:
+    if not front:
+        return []
+    names = [objective.name for objective in spec.goal.objectives]
+    lines = [f"Pareto front of {' and '.join(names)} ({len(front)} configurations):"]
+    for row in front[:SHOWN]:
+        values = "  ".join(f"{name} {describe(row['metrics'], name)}" for name in names)
+        settings = " ".join(f"{key}={number(value)}" for key, value in row["parameters"].items())
+        lines.append(f"  trial {row['trial']}  {values}  {settings}")
+    return lines
+
+
+def _race_lines(race: dict[str, Any] | None) -> list[str]:
+    if race is None:
+        return []
+    stages = " > ".join(f"{len(stage['trials'])} x {stage['seeds']} seeds" for stage in race["rounds"])
+    share = race["seed_runs"] / max(1, race["all_seed_runs"])
+    return [f"seeds raced ({race['rule']}): {stages}: {race['seed_runs']} seeds trained, {share:.2f} of all for all"]
+
+
+def _correlation_lines(correlations: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"{name} ranks configurations as {found['with']} does by Kendall's tau {found['tau']:.2f}"
+        f" [{found['low']:.2f}, {found['high']:.2f}] ({found['configurations']:.0f} configurations)"
+        for name, found in correlations.items()
+        if name.startswith(HELD_OUT)
+    ]

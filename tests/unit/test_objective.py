@@ -1,0 +1,104 @@
+"""Objectives, their directions, constraints, Pareto fronts, and how well one measure ranks as another does."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from scipy import stats
+from tests.unit.test_sweeping import sweep
+
+from understudy.comparisons import kendall
+from understudy.errors import SpecError
+from understudy.runs.results import objective_name, rank_key
+from understudy.sweeping.objective import pareto_front, read_goal
+from understudy.sweeping.study import Study
+from understudy.sweeping.table import best_trial
+
+LR = "lr=interval(1e-5,1e-3)"
+HELD = ("algo=bc", "validation_fraction=0.1", "eval_episodes=0", LR)
+
+
+def test_less_of_a_loss_is_better_unless_it_is_said_otherwise() -> None:
+    goal = read_goal(("validation/mse",), ("auto",), ())
+    assert goal.first.minimized
+    assert goal.key({"validation/mse": 0.1}) > goal.key({"validation/mse": 0.2})
+    assert goal.first.score({}) == -math.inf
+    assert not read_goal(("length",), ("maximize",), ()).first.minimized
+    assert rank_key({"validation/mse": 0.1}) > rank_key({"validation/mse": 0.2})
+    assert objective_name({"validation/mse": 0.1, "success": 0.5}) == "success"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("objective=sucess",), "objective=sucess: no such objective (did you mean 'success'?)"),
+        (("objective=validation/mse",), "no episodes are held out; give validation_fraction"),
+        (("objective=success", "eval_episodes=0", "validation_fraction=0.1"), "no episode is played"),
+        (("objective=[success,success]",), "each once"),
+        (("objective=[success,latency]", "direction=[maximize,minimize,minimize]"), "one for each objective"),
+        (("constraints=[latency<20]",), "write them like latency<=20"),
+        (("eval_episodes=0",), "or hold episodes out with validation_fraction=0.1"),
+        (("objective=[success,latency]", "sampler=gp"), "sampler=gp takes one objective"),
+        (("objective=latency", "scheduler=asha"), "give scheduler=none"),
+        (("points=[{lr:1}]",), "points: lr=1 lies outside"),
+        (("points=[{batch_size:3}]",), "points: batch_size is not swept"),
+    ],
+)
+def test_what_a_sweep_cannot_want_is_refused_in_one_line(words, said) -> None:
+    with pytest.raises(SpecError) as refused:
+        sweep(LR, *words)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_held_out_episodes_alone_are_swept_for_and_less_is_better(tmp_path) -> None:
+    spec = sweep(*HELD)
+    assert spec.held_out_only
+    assert spec.goal.first.minimized
+    study = Study(tmp_path, spec)
+    for mse in (0.3, 0.1, 0.2):
+        number, _ = study.ask()
+        study.report(number, 100, -mse)
+        study.finish(number, TrialState.COMPLETE, -mse, metrics={"validation/mse": mse})
+    best = best_trial(study.trials(), spec.goal)
+    assert best is not None
+    assert (best.number, best.value, best.intermediate_values) == (1, 0.1, {100: 0.1})
+    assert study.rungs(best) == [(100, -0.1)]
+
+
+def test_several_objectives_are_told_to_the_sampler_each_in_its_direction(tmp_path) -> None:
+    spec = sweep(LR, "objective=success,latency", "constraints=latency<=20")
+    assert (spec.sampler, spec.options.scheduler) == ("nsga2", "none")
+    study = Study(tmp_path, spec)
+    for success, latency in ((0.9, 30.0), (0.8, 10.0), (0.7, 20.0)):
+        number, _ = study.ask()
+        metrics = {"success": success, "latency": latency}
+        study.finish(number, TrialState.COMPLETE, spec.goal.scores(metrics), metrics=metrics)
+    trials = study.trials()
+    assert [trial.values for trial in trials] == [[0.9, 30.0], [0.8, 10.0], [0.7, 20.0]]
+    assert [trial.constraints for trial in trials] == [{"latency<=20": 10}, {"latency<=20": -10}, {"latency<=20": 0}]
+    best = best_trial(trials, spec.goal)
+    assert best is not None
+    assert best.number == 1, "the first breaks the constraint"
+    assert pareto_front([spec.goal.scores(trial.user_attrs["metrics"]) for trial in trials]) == [0, 1]
+
+
+def test_a_front_holds_what_nothing_beats() -> None:
+    assert pareto_front([(1, 0), (0, 1), (0, 0), (1, 0)]) == [0, 1, 3]
+    assert pareto_front([]) == []
+
+
+def test_kendalls_tau_is_scipys_and_its_interval_holds_it() -> None:
+    random = np.random.default_rng(0)
+    first = random.normal(size=30).round(1)
+    second = first + random.normal(size=30)
+    found = kendall(first, second)
+    assert found is not None
+    assert found.tau == pytest.approx(stats.kendalltau(first, second).statistic)
+    assert found.low < found.tau < found.high
+    assert found.configurations == 30
+    assert kendall([1, 2, 3], [1, 2, 3]) is None, "three configurations say nothing"
+    assert kendall([1, 1, 1, 1], [1, 2, 3, 4]) is None
