@@ -54,6 +54,10 @@ class Task(abc.ABC):
     env_name: str
     """The dataset's name."""
 
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        """Go to other processes by name: reading it there loads the plug-ins that registered it and its environment."""
+        return _read_again, (self.source.name, self.env_name)
+
     # ---- the environment ----
 
     @property
@@ -212,3 +216,11 @@ class Task(abc.ABC):
         Must equal, bit for bit, what playing in `env` would have shown.
         """
         raise UserError(f"{self.source.name}: pictures of recorded states cannot be rendered")
+
+
+def _read_again(source: str, env_name: str) -> Task:
+    from understudy.registry import sources
+
+    task = sources.get(source).parse(env_name)
+    assert task is not None, env_name
+    return task

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 from tests.integration.commands import SMALL, run, start
-from tests.integration.test_preemption import press_ctrl_c, wait_until
+from tests.integration.test_preemption import HANGING, press_ctrl_c, wait_until, write_rows
 
-from understudy import models, tracking
+from understudy import checkpoints, models, tracking
 from understudy.errors import Interrupted
 from understudy.runs.directory import RunDir, read_csv
 from understudy.spec.compose import flat_values, parse, split_sweeps
@@ -55,6 +55,46 @@ def test_an_interrupted_sweep_registers_nothing_and_goes_on_to_its_end(hopper_da
     assert len(read_csv(folder / BEST_CSV)) == 1
     assert [model["name"] for model in models.list_models(uri)] == ["flow_bc-hopper-medium-v2"]
     assert {row["status"] for row in tracking.list_runs(uri)} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_sweep_at_once_and_loses_nothing_that_is_written(tmp_path) -> None:
+    hangs = HANGING.replace("if self.steps == 5:", 'if self.steps == 5 and __import__("os").path.exists("hang"):')
+    (tmp_path / "hanging.py").write_text(hangs.replace('"hang")', f'"{tmp_path}/hang")').replace(
+        'open("hanging"', f'open("{tmp_path}/hanging"'
+    ))  # fmt: skip
+    write_rows(tmp_path / "rows.pt")
+    plugin = {"UNDERSTUDY_PLUGINS": "hanging", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    data = ("--name", "expert:Hanging-v0", "--data_dir", "datasets")
+    run("data", "import", "expert_buffer", "rows.pt", *data, cwd=tmp_path, **plugin)
+    words = ("algo=bc", "data_dir=datasets", "env_name=expert:Hanging-v0", "training_steps=20", "eval_interval=10",
+             "log_interval=5", "checkpoint_seconds=0", "hidden_dims=[8]", "batch_size=4", "save_dir=runs",
+             "lr=1e-3,1e-4", "max_concurrent=1", "scheduler=none", "final_episodes=2", "register_as=none")  # fmt: skip
+    (tmp_path / "hang").touch()
+    process = start("sweep", *words, cwd=tmp_path, **plugin)
+    wait_until((tmp_path / "hanging").exists, process)
+    folder = next((tmp_path / "runs").rglob("sweep.json")).parent
+    press_ctrl_c(process)
+    wait_until((folder / ".stop").exists, process)  # two that come within an instant are one
+    press_ctrl_c(process)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert f"ended at once; `understudy resume {folder}` goes on from the last checkpoint" in said
+    assert RunDir(folder).state()["status"] == "interrupted"
+    trial = folder / "trials" / "0000"
+    assert [row["step"] for row in read_csv(trial / "train.csv")] == [5, 10]
+    assert checkpoints.load_newest(trial / "resume")["step"] in (9, 10)
+    before = (trial / "train.csv").read_bytes()
+
+    (tmp_path / "hang").unlink()
+    run("resume", str(folder), cwd=tmp_path, **plugin)
+    assert RunDir(folder).state()["status"] == "finished"
+    for name in ("0000", "0001"):
+        rows = read_csv(folder / "trials" / name / "train.csv")
+        assert [row["step"] for row in rows] == [5, 10, 15, 20]
+        assert [row["step"] for row in read_csv(folder / "trials" / name / "eval.csv")] == [10, 20]
+    assert (trial / "train.csv").read_bytes().startswith(before)
 
 
 def test_ctrl_c_after_the_trials_names_the_sweep_too(tmp_path, monkeypatch) -> None:
