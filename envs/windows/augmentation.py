@@ -115,8 +115,7 @@ def _augment(frames_BnCHW: torch.Tensor, uniforms_BD: torch.Tensor, config: Augm
     """Return augmented uint8 frames."""
     whole_levels = all(operation.whole_levels for operation in config.operations)
     # Contiguous, or the channels of the colour operations would lie 3n numbers apart.
-    values = frames_BnCHW.contiguous()
-    values = values if whole_levels else values.to(torch.float32).div_(255.0)
+    values = frames_BnCHW if whole_levels else frames_BnCHW.contiguous().to(torch.float32).div_(255.0)
     for operation, uniforms in _steps(config, uniforms_BD):
         before, values = values, operation.apply(values, uniforms)
         if values.shape != before.shape or values.dtype != before.dtype:

@@ -21,12 +21,12 @@ class RandomShift(Operation):
 
     def apply(self, values_BnCHW: torch.Tensor, uniforms_BD: torch.Tensor) -> torch.Tensor:
         """Return pictures moved by up to `random_shift` pixels each way: the first number is down, the second right."""
-        pad = self.random_shift
-        shifts = torch.floor(uniforms_BD * (2 * pad + 1)).clamp(max=2 * pad).to(torch.int64) - pad
-        for axis, shift in ((3, shifts[:, 0]), (4, shifts[:, 1])):
-            size = values_BnCHW.shape[axis]
-            places = (torch.arange(size, device=shift.device) + shift[:, None]).clamp(0, size - 1)
-            shape = [-1, 1, 1, 1, 1]
-            shape[axis] = size
-            values_BnCHW = values_BnCHW.gather(axis, places.reshape(shape).expand(values_BnCHW.shape))
-        return values_BnCHW
+        pad, (height, width) = self.random_shift, values_BnCHW.shape[3:]
+        shifts_B2 = torch.floor(uniforms_BD * (2 * pad + 1)).clamp(max=2 * pad).to(torch.int64) - pad
+        rows, columns = (
+            (torch.arange(size, device=shifts_B2.device) + shift).clamp(0, size - 1)
+            for size, shift in ((height, shifts_B2[:, :1]), (width, shifts_B2[:, 1:]))
+        )
+        places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None, None]
+        flat = values_BnCHW.flatten(3)
+        return flat.gather(3, places.expand(flat.shape)).unflatten(3, (height, width))
