@@ -50,7 +50,7 @@ def test_a_command_that_does_not_exist_is_found_out(text: str) -> None:
 
 # ---- and run, in small ----
 
-SMALL = ("training_steps=2", "log_interval=1", "seeds=[0,1]", "batch_size=4", "eval_episodes=1", "eval_max_steps=4")
+SMALL = ("training_steps=2", "log_interval=1", "seeds=[0,1]", "batch_size=4")
 """What a training of the pages is given besides, so that it takes seconds."""
 ONLY_READ = {
     "halfcheetah-policy-v2": "its expert takes minutes to be found",
@@ -98,8 +98,9 @@ def test_the_trainings_of_the_pages_run_in_small_on_the_datasets_of_the_pages(ma
             continue
         place = next((made / "data" / "raw").glob("*PandaPickCube*lerobot*"))
         words = [word.replace("lerobot:PATH", f"lerobot:{place}") for word in item.words]
-        none = ["eval_episodes=0"] if "eval_episodes=0" in words or "algo=reward_classifier" in words else []
-        run(*words[1:], *SMALL, *none, "data_dir=data", "tracking_uri=none", cwd=made)
+        none = "eval_episodes=0" in words or "algo=reward_classifier" in words
+        played = ["eval_episodes=0"] if none else ["eval_episodes=1", "eval_max_steps=4"]
+        run(*words[1:], *SMALL, *played, "data_dir=data", "tracking_uri=none", cwd=made)
         ran.append(item.text)
     assert len(ran) >= 15
 

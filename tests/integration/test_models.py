@@ -299,6 +299,18 @@ def test_a_model_that_a_run_has_not_is_one_whole_line_with_what_it_has(store: st
     assert not str(refused.value).endswith(":")
 
 
+def test_a_sweep_or_a_run_is_found_by_its_name_and_by_its_mlflow_run_id(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = Path("runs/fbc/bc_training/BC/hopper-medium-v2/sweep_20260101_120000")
+    make_policy((41,)).save(sweep / "best")
+    (sweep / "sweep.json").write_text("{}")
+    (sweep / "run.json").write_text('{"run_id": "0123abc"}')
+    for name in (sweep.name, "0123abc", str(sweep)):
+        assert models.load_policy(name).seeds == [41]
+    with pytest.raises(UserError, match=r"^no policy at 'sweep_2027': give .* a run or a sweep"):
+        models.load_policy("sweep_2027")
+
+
 def test_a_sweeps_folder_is_its_best_policy_or_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match=f"no best policy yet: `understudy resume {tmp_path}` goes on with it$"):

@@ -220,7 +220,7 @@ def show_result(metrics: Mapping[str, float]) -> None:
 
 def evaluate(
     context: typer.Context,
-    model: str = typer.Argument(..., help="run, sweep (its best), policy folder, models:/NAME@ALIAS or runs:/ID/model"),
+    model: str = typer.Argument(..., help="run or sweep (folder, name, MLflow id), policy folder, models:/NAME@ALIAS"),
     video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
 ) -> None:
