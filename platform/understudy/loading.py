@@ -24,15 +24,18 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
     """Return the policy at a model address or a path.
 
     `source` is models:/name@alias, models:/name/3, runs:/<run id>/model, a policy folder, an MLflow model folder, a
-    run directory (all of its seeds), a sweep's folder (its best policy), the name or MLflow run id of either, or a .pt
-    file. `tracking_uri` is for the first three; default as in RunSpec.
+    run directory (all of its seeds), a sweep's folder (its best policy), or a .pt file. `tracking_uri` is for the first
+    three; default as in RunSpec.
     """
     text = str(source)
     if re.match(r"(models|runs):/", text):
         return _from_store(text, tracking_uri, device)
     path = user_path(source)
     if not path.exists():
-        path = _of_name(text)
+        raise UserError(
+            f"no policy at {text!r}: give models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/model,"
+            " a run directory, a policy folder or a .pt file"
+        )
     if path.is_file():
         return Policy.from_checkpoint(path, device=device)
     if (path / POLICY_FILE).is_file():
@@ -48,21 +51,6 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
         hint = f"; it kept {kept[-1]}" if kept else ""
         raise UserError(f"{path} holds no {FINAL_MODEL}, {POLICY_FILE} or MLmodel: has the run finished?{hint}")
     return Policy.from_checkpoint(*models, device=device)
-
-
-def _of_name(text: str) -> Path:
-    """Return the folder of the run or sweep that is called so; UserError where there is none."""
-    from understudy.runs.find import find
-
-    try:
-        if "://" in text:
-            raise UnknownName(text)
-        return find(text)
-    except UnknownName:
-        raise UserError(
-            f"no policy at {text!r}: give models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/model, a run or"
-            " a sweep (its folder, its name or its MLflow run id), a policy folder or a .pt file"
-        ) from None
 
 
 def _best_of_sweep(sweep: Path, device: torch.device | str) -> Policy:

@@ -13,6 +13,7 @@ import torch
 from tests.unit.pack_worker import SIZES
 
 from understudy import checkpoints, models, tracking
+from understudy.cli.train import _folder_of
 from understudy.errors import CheckpointError, UnknownName, UserError
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy, content_hash
@@ -299,16 +300,16 @@ def test_a_model_that_a_run_has_not_is_one_whole_line_with_what_it_has(store: st
     assert not str(refused.value).endswith(":")
 
 
-def test_a_sweep_or_a_run_is_found_by_its_name_and_by_its_mlflow_run_id(tmp_path: Path, monkeypatch) -> None:
+def test_evaluate_finds_a_sweep_or_a_run_by_its_name_and_by_its_mlflow_run_id(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     sweep = Path("runs/fbc/bc_training/BC/hopper-medium-v2/sweep_20260101_120000")
     make_policy((41,)).save(sweep / "best")
     (sweep / "sweep.json").write_text("{}")
     (sweep / "run.json").write_text('{"run_id": "0123abc"}')
     for name in (sweep.name, "0123abc", str(sweep)):
-        assert models.load_policy(name).seeds == [41]
-    with pytest.raises(UserError, match=r"^no policy at 'sweep_2027': give .* a run or a sweep"):
-        models.load_policy("sweep_2027")
+        assert models.load_policy(_folder_of(name)).seeds == [41]
+    for other in ("sweep_2027", "models:/x@best", "nowhere/x.pt"):
+        assert _folder_of(other) == other
 
 
 def test_a_sweeps_folder_is_its_best_policy_or_says_what_to_do(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def evaluate(
 
     changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
     device = resolve_device(str(changes.get("device", "auto")))
-    policy = load_policy(model, tracking_uri=tracking_uri or None, device=device)
+    policy = load_policy(_folder_of(model), tracking_uri=tracking_uri or None, device=device)
     _check_evaluation_keys(policy, changes)
     if video is not None:
         changes.setdefault("video_episodes", 1)
@@ -258,6 +258,20 @@ def evaluate(
         loop.record(policy, spec, video)
         if video.is_file():
             console.print(f"video: {video}")
+
+
+def _folder_of(model: str) -> str:
+    """Return the folder of a run or sweep that is given by its name or its MLflow run id; anything else as it is."""
+    from understudy.errors import UnknownName
+    from understudy.files import user_path
+    from understudy.runs.find import find
+
+    if ":/" in model or user_path(model).exists():
+        return model
+    try:
+        return str(find(model))
+    except UnknownName:
+        return model
 
 
 def _check_evaluation_keys(policy: Policy, changes: dict[str, Any]) -> None:
