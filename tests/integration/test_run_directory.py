@@ -9,6 +9,7 @@ import pytest
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
 
+import understudy
 from understudy import load_episodes
 from understudy.checkpoints import load
 from understudy.loading import load_policy
@@ -45,6 +46,16 @@ def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all
     for name in files:
         assert (artifacts / name).read_bytes() == (run / name).read_bytes()
     assert state["run_id"] in (run / "tracking_url.txt").read_text()
+
+    import mlflow
+
+    held = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").get_run(state["run_id"])
+    assert held.data.tags["dataset_hash"] == state["dataset_hash"]
+    assert held.data.tags["understudy.version"] == understudy.__version__
+    assert {"algorithm", "environment", "understudy.host"} <= set(held.data.tags)
+    assert held.inputs is not None
+    (dataset,) = held.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("hopper-medium-v2", state["dataset_hash"])
 
     assert run.name in say("runs", "list", "--save_dir", "runs").out
     shown = say("runs", "show", state["run_id"][:8], "--save_dir", "runs").yaml

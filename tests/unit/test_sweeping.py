@@ -15,6 +15,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from rich.console import Console
 
 from understudy.errors import SpecError, UserError
+from understudy.registry import algorithms
 from understudy.runs.directory import CsvLog, read_csv, read_last_row
 from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.sweeping import table as table_module
@@ -434,3 +435,11 @@ def test_a_spent_budget_begins_no_trial(tmp_path) -> None:
     assert not budget("seeds=[0,1]", "max_seed_runs=12").spent()
     assert budget("patience=3").spent()
     assert not budget("patience=4").spent()
+
+
+@pytest.mark.parametrize("algo", algorithms.names())
+def test_every_method_has_a_search_space_that_is_a_sweep(algo) -> None:
+    plain, sweeps = split_sweeps(parse((f"space={algo}", "env_name=cube-single-play-v0")))
+    spec = build_sweep(flat_values(plain), sweeps)
+    assert spec.run["algo"] == algo
+    assert spec.dimensions

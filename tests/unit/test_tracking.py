@@ -28,8 +28,9 @@ from understudy.tracking.addresses import (
     ui_command,
     without_secrets,
 )
-from understudy.tracking.client import printable
+from understudy.tracking.client import _git_tags, printable
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
+from understudy.tracking.shown import is_shown
 from understudy.tracking.tailing import CsvTail, StepTimes
 from understudy.tracking.tracked import metric_sources, track
 
@@ -262,6 +263,40 @@ def test_a_run_of_one_seed_has_no_seed_folders_and_one_of_three_has_three(tmp_pa
     assert {("sd000/train.csv", "sd000/train/"), ("sd012/eval.csv", "sd012/eval/")} <= pack
 
 
+def test_of_what_is_logged_mlflow_gets_what_people_look_at() -> None:
+    sent = ("train/actor_loss", "train/grad_norm", "sd001/train/actor_loss", "sd001/eval/success", "eval/success_low")
+    sent += ("eval/length", "eval/flow_steps_10/success", "eval/best/success_low", "sd001/eval/validation/mse")
+    sent += ("eval/validation/max_std", "best/success", "sweep/trials", "timing/steps_per_sec")
+    left = ("sd001/train/grad_norm", "sd001/eval/length", "eval/success_seeds", "eval/success_iqm", "best/return_iqm")
+    left += ("eval/flow_steps_10/success_low", "eval/flow_steps_10/length", "sd001/eval/validation/max_std")
+    assert [key for key in (*sent, *left) if is_shown(key)] == list(sent)
+
+
+def test_a_run_says_which_commit_it_was_made_at_and_whether_files_differ_from_it(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        own = ("-c", "user.name=ada", "-c", "user.email=ada@example.org")
+        return subprocess.run(["git", "-C", tmp_path, *own, *words], check=True, capture_output=True, text=True).stdout
+
+    assert _git_tags(str(tmp_path)) == {}
+    git("init", "-q")
+    (tmp_path / "a.py").write_text("a = 1\n")
+    git("add", "a.py")
+    git("commit", "-q", "-m", "a")
+    commit = git("rev-parse", "HEAD").strip()
+    _git_tags.cache_clear()
+    tags = {"mlflow.source.git.commit": commit, "git_commit": commit}
+    assert _git_tags(str(tmp_path)) == {**tags, "git_dirty": "false"}
+    (tmp_path / "a.py").write_text("a = 2\n")
+    _git_tags.cache_clear()
+    assert _git_tags(str(tmp_path)) == {**tags, "git_dirty": "true"}
+    _git_tags.cache_clear()
+
+
+def test_parameters_keep_their_types_as_json_has_them() -> None:
+    got = printable({"a": True, "b": None, "c": 2, "d": 1e-4, "e": "none", "f": [1, "x"]})
+    assert got == {"a": "true", "b": "null", "c": "2", "d": "0.0001", "e": "none", "f": '[1, "x"]'}
+
+
 def test_tracking_none_writes_nothing_and_starts_nothing(tmp_path: Path) -> None:
     before = threading.active_count()
     tracked = track("none", tmp_path, experiment="e", name="n", sources=[(tmp_path / "train.csv", "")])
@@ -290,7 +325,7 @@ def test_parameters_are_flat_and_short_and_hold_no_secrets() -> None:
         }
     )
     assert got["lr"] == "0.0001"
-    assert got["config.hidden_dims"] == "(512, 512)"
+    assert got["config.hidden_dims"] == "[512, 512]"
     assert got["tracking_uri"] == "https://mlflow.example/x"
     assert (got["aws_secret"], got["api_key"], got["tokenizer"]) == ("***", "***", "bpe")
     assert len(got["seeds"]) <= 500

@@ -105,7 +105,15 @@ def _ending(run: RunDir, tracked: Tracked) -> Iterator[None]:
         raise
 
 
+def note_dataset(run: RunDir, tracked: Tracked) -> None:
+    """Tell MLflow what the run was trained on, as far as it came to know."""
+    content_hash, spec = run.state().get("dataset_hash"), run.spec()
+    if content_hash:
+        tracked.log_dataset(spec.env_name, str(content_hash), str(spec.placement.datasets))
+
+
 def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:
+    note_dataset(run, tracked)
     sent = tracked.close(status)
     _note(run, **sent_state(run, tracked, sent))
 
@@ -133,6 +141,7 @@ def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
 
 def _ship(run: RunDir, tracked: Tracked) -> None:
     """Upload the directory and close the MLflow run; where MLflow is away, a later sync or resume does it."""
+    note_dataset(run, tracked)
     tracked.log_folder(run.path)
     sent = tracked.close("FINISHED")
     run.update_state(**sent_state(run, tracked, sent))

@@ -8,7 +8,7 @@ seed) becomes the registered model, and its own number comes of further episodes
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def read_best(sweep: Path) -> BestPolicy | None:
     return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None
 
 
-def append_best(path: Path, steps: int, metrics: dict[str, float]) -> None:
+def append_best(path: Path, steps: int, metrics: Mapping[str, float | None]) -> None:
     """Append the best's row, at the steps that all trials may take; a changed best has a row of its own at any rate."""
     log = CsvLog(path)
     rows = read_csv(path) if path.is_file() else []

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from understudy import tracking
 from understudy.errors import Stopped, StoreAway, TrackingError, UnderstudyError, UserError
@@ -31,8 +31,9 @@ from understudy.runs.stop import stopped_by
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.spec.space import largest
-from understudy.sweeping.best import BEST_CSV, RECORD, BestPolicy, evaluate_best, register_best
+from understudy.sweeping.best import BEST_CSV, RECORD, BestPolicy, append_best, evaluate_best, register_best
 from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.race import RECORD as RACE
 from understudy.sweeping.race import race, ranking
 from understudy.sweeping.report import REPORT, write_report
@@ -45,6 +46,7 @@ from understudy.sweeping.tuning import run_trials, start_tune, trials_left
 from understudy.tracking import Tracked
 
 log = logging.getLogger("understudy")
+SWEEP_CSV = "sweep_metrics.csv"
 FILES = ("sweep.json", "summary.csv", BEST_CSV, RECORD, FILE, RACE, REPORT, "best")
 """What the sweep's run in MLflow holds."""
 
@@ -73,7 +75,7 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
         path,
         experiment=base.placement.project,
         name=path.name,
-        sources=[(path / BEST_CSV, "best/")],
+        sources=[(path / BEST_CSV, "best/"), (path / SWEEP_CSV, "sweep/")],
         run_id=run_id,
         params={
             **spec.run,
@@ -81,7 +83,15 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
             **{key: str(item) for key, item in spec.dimensions.items()},
             **spec.grid,
         },
-        tags={"kind": "sweep", "algo": base.algo, "env_name": base.env_name, "run_group": base.placement.run_group},
+        tags={
+            "kind": "sweep",
+            "sweep": path.name,
+            "algo": base.algo,
+            "algorithm": base.algo,
+            "env_name": base.env_name,
+            "environment": base.env_name,
+            "run_group": base.placement.run_group,
+        },
     )
 
 
@@ -134,6 +144,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
                 )
             policy = evaluate_best(sweep, spec, ranked, tracked.run_id)
             report = write_report(sweep.path, spec, ranked)
+            note_sweep(sweep.path, spec, trials, outcomes, policy)
             send_best(sweep.path, policy, tracked)
             try:
                 policy = register_best(sweep.path, spec, policy, tracked)
@@ -184,6 +195,28 @@ def _fault_of_trials(sweep: SweepDir) -> str | None:
         if fault:
             return f"trial {folder.name}: {fault}"
     return None
+
+
+def note_sweep(
+    path: Path,
+    spec: SweepSpec,
+    trials: list[FrozenTrial],
+    outcomes: Mapping[int, TrialOutcome],
+    policy: BestPolicy,
+) -> None:
+    """Write the sweep's own summary metrics, which its run in MLflow shows."""
+    names = [state_name(trial) for trial in trials]
+    row: dict[str, float | None] = {
+        "trials": float(len(trials)),
+        "complete": float(names.count("complete")),
+        "stopped": float(names.count("pruned")),
+        "failed": float(names.count("fail")),
+        "seed_runs": float(sum(len(outcome.seeds) for outcome in outcomes.values())),
+        "best_trial": float(policy.trial),
+        "ranked": policy.ranked,
+        "confirmed": spec.goal.first.value(policy.metrics),
+    }
+    append_best(path / SWEEP_CSV, spec.options.num_trials * spec.base.training_steps, row)
 
 
 def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, search_spaces
+from understudy.spec.choices import choices_of
 from understudy.spec.compose import listed
 from understudy.spec.effects import check_effects, check_searched
 from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_key, run_fields, validate, with_changes
@@ -84,14 +85,16 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
     """Build a SweepSpec from plain keys and swept keys; everything that could be tried is validated now."""
     values, dimensions = dict(values), {}
     space_name = values.pop("space", None)
+    fixed: Mapping[str, Any] = {}
     if space_name is not None:
         space = search_spaces.get(str(space_name))
         if values.get("algo", space.algo) != space.algo:
             raise SpecError(f"space={space_name} is for algo={space.algo}, not algo={values['algo']}")
         dimensions = {key: item for key, item in space.dimensions.items() if key not in values}
-        values = {"algo": space.algo, **space.fixed, **values}
+        values, fixed = {"algo": space.algo, **values}, space.fixed
     algo = algo_of(values)
-    options = {key: values.pop(key) for key in list(values) if key in SweepOptions.model_fields}
+    options = {key: values.pop(key) for key in list(values) if _is_option(algo, key, values[key])}
+    values = {**fixed, **values}
     if values.get("launcher") == "ray":
         raise SpecError("launcher=ray changes nothing in a sweep, whose trials Ray Tune starts: leave it out")
     for key in ("objective", "direction", "constraints"):
@@ -117,6 +120,12 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
             raise SpecError("horizon_length changes nothing with action_chunking=false; leave one of them out")
         values["action_chunking"] = True
     return _checked(algo, values, dimensions, validate(SweepOptions, options))
+
+
+def _is_option(algo: str, key: str, value: Any) -> bool:
+    """Whether a key is the sweep's own; one that runs have too (ddpm_bc's sampler) is theirs with their values."""
+    own = run_fields(algo).get(key)
+    return key in SweepOptions.model_fields and (own is None or value not in choices_of(own))
 
 
 def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:

@@ -6,9 +6,11 @@ Importing mlflow takes seconds, so nothing here may be needed to parse a command
 from __future__ import annotations
 
 import getpass
+import json
 import logging
 import os
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from understudy import __version__
 from understudy.errors import StoreAway, TrackingError, UnderstudyError
 from understudy.tracking.addresses import (
     OFF,
@@ -43,6 +46,8 @@ log = logging.getLogger("understudy")
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow open an experiment with its runs and charts, not with its pages for language models."""
 KEY_TAG = "understudy.key"
+GIT_SECONDS = 5.0
+"""How long git may take to say where a run's code is at."""
 LONGEST_PARAM = 500
 """Characters of a parameter's value: what every MLflow server takes."""
 _DEFAULTS = {
@@ -244,7 +249,27 @@ def _source_tags() -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.name": "understudy",
         "understudy.host": socket.gethostname(),
+        "understudy.version": __version__,
+        **_git_tags(os.getcwd()),
     }
+
+
+@lru_cache(maxsize=8)
+def _git_tags(folder: str) -> dict[str, str]:
+    """Return the commit that the working folder is at, and whether files differ from it; nothing without git."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, timeout=GIT_SECONDS)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        if not commit:
+            return {}
+        dirty = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": dirty}
 
 
 def _user() -> str:
@@ -262,11 +287,18 @@ def printable(params: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": text for inner, text in printable(value).items()}
             continue
-        text = "***" if is_secret(key) and value else without_secrets(str(value))
+        text = "***" if is_secret(key) and value else without_secrets(_typed(value))
         if len(text) > LONGEST_PARAM:
             text = f"{text[: LONGEST_PARAM - 40]}... ({len(text)} characters)"
         flat[key[:250]] = text
     return flat
+
+
+def _typed(value: Any) -> str:
+    """Return a parameter as JSON has it (`true`, `null`, `[0, 1]`), so that its type can be read back; texts stay."""
+    if isinstance(value, bool | int | float | list | tuple | None):
+        return json.dumps(value, default=str)
+    return str(value)
 
 
 def _tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
@@ -289,6 +321,18 @@ def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags of a run."""
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
         _log_facts(client(tracking_uri), run_id, {}, _tag_texts(tags))
+
+
+def log_dataset(tracking_uri: str, run_id: str, name: str, content_hash: str, source: str) -> None:
+    """Make a dataset, known by its name and the hash of its content, an input of a run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name[:500], digest=content_hash[:36], source_type="local", source=json.dumps({"uri": source})
+    )
+    tags = [InputTag("mlflow.data.context", "training")]
+    with tracking_errors(tracking_uri), our_turn(tracking_uri):
+        client(tracking_uri).log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
 
 def log_artifacts(tracking_uri: str, run_id: str, *paths: Path) -> None:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from understudy.errors import UnderstudyError
 from understudy.tracking.outages import is_away
+from understudy.tracking.shown import is_shown
 from understudy.tracking.tailing import TIMING_FILE, CsvTail, Extent, Row, StepTimes
 
 log = logging.getLogger(__name__)
@@ -255,9 +256,9 @@ class Shipper:
 
 
 def _points(row: Row, prefix: str, time_ms: int) -> list[Point]:
-    """Return the row's numbers as points; the column `time` is the points' time, not a metric."""
+    """Return the row's numbers that are shown as points; the column `time` is the points' time, not a metric."""
     return [
         Point(_NOT_IN_A_KEY.sub("_", prefix + column)[:250], value, time_ms, row.step)
         for column, value in row.values.items()
-        if column != "time"
+        if column != "time" and is_shown(prefix + column)
     ]

@@ -114,6 +114,12 @@ class Tracked:
         if self._shipper is not None:
             self._shipper.submit(lambda: store.set_tags(self.uri, self._id(), tags))
 
+    def log_dataset(self, name: str, content_hash: str, source: str) -> None:
+        """Note the dataset that the run was trained on as its input, and its hash as a tag to filter by."""
+        if self._shipper is not None and content_hash:
+            self.set_tags({"dataset_hash": content_hash})
+            self._shipper.submit(lambda: store.log_dataset(self.uri, self._id(), name, content_hash, source))
+
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until all there is now has been sent; False when it could not be in `timeout` seconds."""
         return self._shipper is None or self._shipper.flush(timeout)
@@ -234,8 +240,19 @@ def track_run(
             "seeds": ",".join(map(str, seeds)),
             "fingerprint": spec.fingerprint(),
             "run_dir": path.absolute(),
+            "algorithm": spec.algo,
+            "environment": spec.env_name,
+            **_trial_tags(path),
         },
     )
+
+
+def _trial_tags(path: Path) -> dict[str, Any]:
+    """Return which sweep and which of its trials a run directory is of."""
+    number = path.name.partition("_")[0]
+    if path.absolute().parent.name != "trials":
+        return {}
+    return {"sweep": path.absolute().parent.parent.name, **({"trial": int(number)} if number.isdecimal() else {})}
 
 
 def metric_sources(path: Path, seeds: Sequence[int]) -> list[tuple[Path, str]]:
@@ -245,5 +262,6 @@ def metric_sources(path: Path, seeds: Sequence[int]) -> list[tuple[Path, str]]:
     if len(seeds) > 1:
         for seed in seeds:
             folder = f"sd{seed:03d}"
-            sources += [(path / folder / f"{kind}.csv", f"{folder}/{prefix}/") for kind, prefix in kinds.items()]
+            own = {kind: prefix for kind, prefix in kinds.items() if kind != "eval_grid"}
+            sources += [(path / folder / f"{kind}.csv", f"{folder}/{prefix}/") for kind, prefix in own.items()]
     return [*sources, (path / TIMING_FILE, "timing/")]
