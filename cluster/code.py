@@ -77,10 +77,10 @@ def stage(folder: Path, plugins: Sequence[Plugin] = ()) -> str:
             target = folder / plugin.name / name if plugin.path.is_dir() else folder / plugin.path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    return content_hash(folder, [plugin.name for plugin in plugins])
+    return code_hash(folder, [plugin.name for plugin in plugins])
 
 
-def content_hash(folder: Path, plugins: Sequence[str] = ()) -> str:
+def code_hash(folder: Path, plugins: Sequence[str] = ()) -> str:
     """Return 16 hex digits over names and bytes of the package and the plug-ins below `folder`."""
     digest = hashlib.blake2b(digest_size=8)
     for name in (PACKAGE, *sorted(plugins)):
@@ -120,7 +120,7 @@ def pack(folder: Path, target: Path) -> Path:
 def check_code(wanted: str, plugins: Sequence[str]) -> None:
     """Raise UserError unless the code that runs here is the code that was submitted."""
     root = Path(understudy.__file__).parent.parent
-    found = content_hash(root, plugins)
+    found = code_hash(root, plugins)
     if found != wanted:
         raise UserError(
             f"the code at {root} is {found}, submitted was {wanted}: another understudy hides the job's own"

@@ -23,7 +23,7 @@ from understudy.registry import cluster_kinds
 from understudy.spec.placement import home
 from understudy.spec.run import RunSpec
 from understudy.sweeping.options import STORAGE_VARIABLE
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.tracking import without_secrets
 
 FILE = "job.json"

@@ -34,13 +34,13 @@ Word = Annotated[str, StringConstraints(pattern=r"^[\w.:/@+=,~-]*$")]
 """Text that a shell, a YAML file and a command line take as it is."""
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """A piece of a profile: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Nodes(Part):
+class Nodes(Section):
     """The head, or a group of equal worker nodes."""
 
     count: int = Field(default=1, ge=0, description="nodes that are always there")
@@ -69,7 +69,7 @@ class Nodes(Part):
         return self.count if self.max is None else self.max
 
 
-class Storage(Part):
+class Storage(Section):
     """The folder that every node sees under one path: datasets, runs, job files."""
 
     path: Word = Field(default="", description="where it is mounted, on every node alike")
@@ -94,14 +94,14 @@ class Storage(Part):
         return value
 
 
-class Ssh(Part):
+class Ssh(Section):
     """How `ray up` logs in."""
 
     user: Word = Field(default="ubuntu", description="login name")
     key: Word = Field(default="", description="private key file; default the cloud launcher's own, or ssh's")
 
 
-class Cloud(Part):
+class Cloud(Section):
     """Where a cloud's machines are."""
 
     region: Word = Field(default="", description="region")
@@ -109,7 +109,7 @@ class Cloud(Part):
     project: Word = Field(default="", description="GCP project id")
 
 
-class Kubernetes(Part):
+class Kubernetes(Section):
     """How a KubeRay cluster is placed."""
 
     namespace: Name = Field(default="default", description="namespace")
@@ -122,7 +122,7 @@ class Kubernetes(Part):
     )
 
 
-class Slurm(Part):
+class Slurm(Section):
     """What sbatch is asked for."""
 
     partition: Word = Field(default="", description="partition")
@@ -137,7 +137,7 @@ class Slurm(Part):
     options: tuple[Word, ...] = Field(default=(), description="more sbatch options, like --constraint=a100")
 
 
-class Profile(Part):
+class Profile(Section):
     """One place where jobs run."""
 
     name: Name

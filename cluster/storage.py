@@ -14,7 +14,7 @@ from pathlib import Path
 
 from understudy.errors import StorageError
 from understudy.files import storage_errors
-from understudy.runs.storage import open_storage, read_json, remote_errors
+from understudy.runs.storage import open_storage, read_stored_json, remote_errors
 
 log = logging.getLogger("understudy")
 MANIFEST = "manifest.json"
@@ -50,7 +50,7 @@ def _compare(folder: Path, place: str) -> None:
     """Say so where the nodes' folder has another dataset of that name than the object store."""
     held = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
     try:
-        offered = read_json(place, MANIFEST) or {}
+        offered = read_stored_json(place, MANIFEST) or {}
     except StorageError as error:
         log.warning("%s; the dataset in %s is used", error, folder)
         return

@@ -210,7 +210,7 @@ def run(file: Path = typer.Argument(..., help="the job's file")) -> None:
     from understudy.cluster.tools import check_secrets
     from understudy.runs.find import MARKERS
     from understudy.spec.keys import build_run
-    from understudy.sweeping.spec import SweepSpec
+    from understudy.sweeping.sweep_spec import SweepSpec
 
     made = read_job(file.read_text(encoding="utf-8"), str(file))
     folder = Path(made.folder)

@@ -76,11 +76,11 @@ def info(
 ) -> None:
     """Show a dataset's counts, lengths, ranges and histograms."""
     from understudy.envs.sources.getting import find_dataset
-    from understudy.envs.store.inspection import describe
+    from understudy.envs.store.inspection import describe_store
     from understudy.envs.store.picture_strips import save_strip
 
     store = find_dataset(name, data_folder(data_dir))
-    console.print(describe(store))
+    console.print(describe_store(store))
     if pictures:
         console.print(f"pictures: {save_strip(store, pictures)}", soft_wrap=True)
 

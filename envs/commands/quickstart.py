@@ -31,7 +31,7 @@ def quickstart(
     from understudy.envs.experts.demonstrations import Demonstrations
     from understudy.envs.store.transfer import ImportOptions
     from understudy.spec.compose import flat_values, parse, split_sweeps
-    from understudy.sweeping.spec import build_sweep
+    from understudy.sweeping.sweep_spec import build_sweep
 
     started = time.monotonic()
     expert = f"a scripted expert in {QUICKSTART_ENV}"

@@ -76,7 +76,7 @@ class Waiting:
     tries_offline: int = 2
 
 
-def place(remote: Remote, folder: Path) -> Path:
+def place_of(remote: Remote, folder: Path) -> Path:
     """Return where an address' file is kept: `folder/host/path`, so that datasets of one file share it."""
     parts = urlsplit(remote.url)
     path = [part for part in PurePosixPath(parts.path).parts if part not in ("/", "..")]

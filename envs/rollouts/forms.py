@@ -1,7 +1,7 @@
 """Show what an environment observes in the form that stores have: pictures uint8 [H, W, C], states numbers.
 
-By the same rules as imports (`envs.store.kinds`): an environment whose pictures have the channels first, are floats or
-stacks of frames, is shown as its data are kept. What a store did to its own columns counts first.
+By the same rules as imports (`envs.store.column_kinds`): an environment whose pictures have the channels first, are
+floats or stacks of frames, is shown as its data are kept. What a store did to its own columns counts first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from understudy.envs.store.column_kinds import Rows, decide_form
 from understudy.envs.store.form import DEPTH, NUMBERS, PICTURE, STATE, Form
-from understudy.envs.store.kinds import Rows, decide
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError
 from understudy.observations import STATE as STATE_PART
@@ -89,7 +89,7 @@ def _form(part: str, box: spaces.Box, name: str, recorded: Mapping[str, Any]) ->
         return plain
     rows = _rows(column, box)
     try:
-        form = decide(rows, camera=column.startswith(IMAGES))
+        form = decide_form(rows, camera=column.startswith(IMAGES))
     except DatasetError as error:
         raise DatasetError(_untold(name, column, box)) from error
     if form.kind == DEPTH or (form.kind == NUMBERS and len(box.shape) > 2):

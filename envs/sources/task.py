@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from understudy.envs.files.downloads import OnBytes, Remote, Unreachable, fetch, place
-from understudy.envs.store.kinds import Declared
+from understudy.envs.files.downloads import OnBytes, Remote, Unreachable, fetch, place_of
+from understudy.envs.store.column_kinds import Declared
 from understudy.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Task(abc.ABC):
             model = "" if self.expert() else " --policy MODEL"
             how = f"make it with `understudy data generate {self.env_name}{model}`, or give its --url"
             raise UserError(f"{self.env_name}: no address of it is known; {how}")
-        target = place(remote, folder)
+        target = place_of(remote, folder)
         try:
             return fetch(remote, target, progress, overwrite=overwrite)
         except Unreachable as error:

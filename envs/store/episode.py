@@ -67,7 +67,7 @@ def _check_pictures(rows: Mapping[str, np.ndarray], number: int) -> None:
             raise DatasetError(f"episode {number}: column {name!r} must hold values in [0, 1] of shape [T, H, W, 1]")
 
 
-def check_alike(rows: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray], number: int) -> None:
+def check_same_columns(rows: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray], number: int) -> None:
     """Raise DatasetError where an episode has other columns than the first one, or rows of another shape."""
     for name in sorted({*rows, *first}):
         if name not in rows or name not in first:

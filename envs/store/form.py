@@ -1,6 +1,6 @@
 """How rows of pictures come in, and what makes the store's form of them: uint8 [T, H, W, C], 0 to 255.
 
-Which form a column has is decided in `kinds`. Shape letters: T rows, H height, W width, C channels, k frames.
+Which form a column has is decided in `column_kinds`. Shape letters: T rows, H height, W width, C channels, k frames.
 """
 
 from __future__ import annotations

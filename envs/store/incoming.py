@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from understudy.envs.store.episode import is_episode_column, steps_of_final
-from understudy.envs.store.form import DEPTH, LEFT_OUT, NUMBERS, PICTURE, STATE, Form
-from understudy.envs.store.kinds import (
+from understudy.envs.store.column_kinds import (
     SMALLEST,
     Asked,
     Declared,
     Rows,
-    decide,
+    decide_form,
     doubt,
     flattened_size,
     size_of,
     upper,
     words_for,
 )
+from understudy.envs.store.episode import is_episode_column, steps_of_final
+from understudy.envs.store.form import DEPTH, LEFT_OUT, NUMBERS, PICTURE, STATE, Form
 from understudy.envs.store.store import FINAL, IMAGES, SALIENCY
 from understudy.errors import DatasetError, did_you_mean
 from understudy.observations import PIXELS
@@ -96,7 +96,7 @@ class Incoming:
         asked = self._asked.get(rows.name) or self._asked.get(IMAGES + rows.name)
         if not _is_seen(rows.name) and asked is None:
             return _form_beside(rows)
-        form = decide(rows, asked, camera=rows.name.startswith(IMAGES))
+        form = decide_form(rows, asked, camera=rows.name.startswith(IMAGES))
         if rows.name == "observations" and form.kind == DEPTH:
             raise doubt(rows, "depth, and policies see light of 8 bits", f"0..{upper(rows)}")
         if rows.name == "observations" and form.kind == NUMBERS and len(rows.shape) > 2:
@@ -160,7 +160,7 @@ def _form_beside(rows: Rows) -> Form:
     size = size_of(rows.shape)
     if size is not None and min(size) >= SMALLEST:
         with suppress(DatasetError):  # whatever it may be, it is kept
-            return decide(rows)
+            return decide_form(rows)
     return Form(NUMBERS, rows.shape, rows.dtype.name)
 
 

@@ -118,7 +118,7 @@ def _grouped(dimensions: list[DimensionInfo]) -> Iterator[tuple[DimensionInfo, D
             start = end + 1
 
 
-def describe(
+def describe_store(
     store: EpisodeStore, bins: int = 16, columns: tuple[str, ...] = ("observations", "actions", "rewards")
 ) -> StoreInfo:
     """Return counts, episode lengths and returns, and ranges with text histograms of every dimension."""

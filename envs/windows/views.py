@@ -36,7 +36,7 @@ class _Part:
     """Return rows [n, *shape] of the column."""
 
 
-class View:
+class StoreView:
     """The parts of a store's observations that a policy is shown.
 
     `data.cameras` names those that it sees (None: all); `data.use_proprio` says whether it sees the state beside them.

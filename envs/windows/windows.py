@@ -18,7 +18,7 @@ from understudy.algorithm import RETURNS, Batch
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.windows.episodes import Split, chosen_episodes
 from understudy.envs.windows.relabelling import goal_offsets
-from understudy.envs.windows.views import View, opaque
+from understudy.envs.windows.views import StoreView, opaque
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import Arrays, ObservationShape, each
@@ -58,7 +58,7 @@ class Windows:
             )
         self.num_episodes, self.num_transitions = len(lengths), int(lengths.sum())
         self._rows = None if len(lengths) == len(store.lengths) else _ranges(starts, lengths)
-        self._view = View(store, data, with_goal=self.goals != "none")
+        self._view = StoreView(store, data, with_goal=self.goals != "none")
         self._saliency_alpha = sampling.saliency_alpha
         if self._saliency_alpha is not None and not self._view.saliency_columns():
             raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")

@@ -12,7 +12,7 @@ import torch
 from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.files import user_path
 from understudy.policy import POLICY_FILE, Policy
-from understudy.tracking.addresses import absolute, check_reachable, sqlite_path
+from understudy.tracking.addresses import absolute_address, check_reachable, sqlite_path
 
 FINAL_MODEL = "final_model.pt"
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
@@ -71,7 +71,7 @@ def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) 
         from understudy.spec.placement import Placement
 
         tracking_uri = Placement().tracking()
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is not None and not path.is_file():  # asking mlflow would make an empty one
         raise UserError(f"{uri}: there is no tracking store {path}; give the tracking_uri it was registered in")

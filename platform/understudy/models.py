@@ -23,7 +23,7 @@ from understudy.observations import as_shape, dtype_of, parts_of
 from understudy.policy import Policy, content_hash, read_document
 from understudy.registry import algorithms
 from understudy.spec.model_names import check_model_name
-from understudy.tracking.addresses import absolute, check_reachable
+from understudy.tracking.addresses import absolute_address, check_reachable
 from understudy.tracking.client import client, tracking_errors
 from understudy.tracking.turns import our_turn
 
@@ -66,7 +66,7 @@ def _load_pyfunc(path: str) -> PolicyModel:
 
 def log_model(run_id: str, folder: Path, *, tracking_uri: str, tags: Mapping[str, Any] | None = None) -> str:
     """Log a policy folder as the run's model and return its MLflow model id; the same content is logged once."""
-    tracking_uri, folder = absolute(tracking_uri), Path(folder)
+    tracking_uri, folder = absolute_address(tracking_uri), Path(folder)
     digest = content_hash(folder)
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri), tempfile.TemporaryDirectory() as scratch:
@@ -157,7 +157,7 @@ def register(
     Content that is a version already is not registered again, so a resumed sweep may call this as often as it likes.
     """
     check_model_name(name)
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     digest = content_hash(Path(folder))
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri):
@@ -193,7 +193,7 @@ def tag_version(tracking_uri: str, name: str, version: int, tags: Mapping[str, A
     """Set tags of a registered version."""
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
         for key, value in tags.items():
-            client(absolute(tracking_uri)).set_model_version_tag(name, str(version), key, str(value))
+            client(absolute_address(tracking_uri)).set_model_version_tag(name, str(version), key, str(value))
 
 
 def set_best(tracking_uri: str, name: str, version: int) -> None:
@@ -202,13 +202,13 @@ def set_best(tracking_uri: str, name: str, version: int) -> None:
     if version not in held:
         raise UnknownName(f"model {name!r} has no version {version}{did_you_mean(str(version), map(str, held))}")
     with tracking_errors(tracking_uri):
-        client(absolute(tracking_uri)).set_registered_model_alias(name, BEST, str(version))
+        client(absolute_address(tracking_uri)).set_registered_model_alias(name, BEST, str(version))
 
 
 def offer_best(tracking_uri: str, name: str, version: int, judge: Judge) -> tuple[bool, str]:
     """Point the alias `best` at a version if `judge` says so; return (whether it is there, why)."""
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
-        store = client(absolute(tracking_uri))
+        store = client(absolute_address(tracking_uri))
         number = store.get_registered_model(name).aliases.get(BEST)
         if number is not None and int(number) == version:
             return True, "it was before"
@@ -229,7 +229,7 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
 
     The alias `latest`, the newest, is MLflow's own: nobody sets it.
     """
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri):
         rows = []
@@ -254,7 +254,7 @@ def show_model(tracking_uri: str, name: str) -> dict[str, Any]:
     rows = {row["name"]: row for row in list_models(tracking_uri)}
     if name not in rows:
         raise UnknownName(f"unknown model {name!r}{did_you_mean(name, rows)}")
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     with tracking_errors(tracking_uri):
         found = client(tracking_uri).search_model_versions(f"name = '{name}'")
         versions = [

@@ -20,7 +20,7 @@ from tests.contract.lerobot_examples import FINGERS, SOURCE, H, W, check, made, 
 from tests.contract.source_examples import copy, one_line, same_episodes
 
 from understudy.envs.sources.lerobot.progress import Sizes
-from understudy.envs.sources.lerobot.video import ENCODERS, Encoder
+from understudy.envs.sources.lerobot.video import ENCODERS, VideoEncoder
 from understudy.envs.sources.lerobot.writer import LeRobotWriter
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import episodes_of, import_file
@@ -321,7 +321,7 @@ def test_pictures_that_cannot_be_encoded_are_refused_before_anything_is_written(
 
 
 def test_an_encoder_that_pyav_lacks_is_one_line_with_those_there_are(monkeypatch, tmp_path) -> None:
-    monkeypatch.setitem(ENCODERS, "av2", Encoder("libnone", {}, 1, 1, "AV2"))
+    monkeypatch.setitem(ENCODERS, "av2", VideoEncoder("libnone", {}, 1, 1, "AV2"))
     with pytest.raises(UserError) as error, LeRobotWriter(tmp_path, pictures="av2") as writer:
         writer.add_episode(made(0))
     one_line(error, "has no AV2 encoder (libnone); there is: av1, h264, image")

@@ -15,7 +15,7 @@ from tests.integration.file_server import FileServer, serving
 from tests.unit.command_line import understudy
 
 from understudy.envs.files import downloads
-from understudy.envs.files.downloads import DownloadError, Remote, Unreachable, Waiting, fetch, place
+from understudy.envs.files.downloads import DownloadError, Remote, Unreachable, Waiting, fetch, place_of
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import import_file
@@ -186,13 +186,13 @@ def test_a_full_disk_is_seen_before_anything_is_fetched(server, tmp_path, monkey
 def test_each_address_has_its_own_place(tmp_path) -> None:
     urls = ["http://a.org/lift/mh/low_dim.hdf5", "http://a.org/lift/ph/low_dim.hdf5", "http://b.org:80/lift/mh/low_dim.hdf5",
             "http://a.org/lift/mh/low_dim.hdf5?v=1", "http://a.org/lift/mh/low_dim.hdf5?v=2"]  # fmt: skip
-    places = [place(Remote(url), tmp_path) for url in urls]
+    places = [place_of(Remote(url), tmp_path) for url in urls]
     assert len(set(places)) == len(urls)
     assert {path.suffix for path in places} == {".hdf5"}
-    assert place(Remote("http://a.org/../../etc/passwd"), tmp_path) == tmp_path / "a.org" / "etc" / "passwd"
+    assert place_of(Remote("http://a.org/../../etc/passwd"), tmp_path) == tmp_path / "a.org" / "etc" / "passwd"
     for url in ("ftp://a.org/x", "file:///etc/passwd", "http://a.org", "hopper.hdf5"):
         with pytest.raises(UserError, match="no address of a file"):
-            place(Remote(url), tmp_path)
+            place_of(Remote(url), tmp_path)
 
 
 def test_a_killed_download_goes_on_and_ends_as_the_same_dataset_as_a_direct_import(server, published, tmp_path) -> None:

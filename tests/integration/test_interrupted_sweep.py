@@ -18,8 +18,8 @@ from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.sweeping import run as driving
 from understudy.sweeping.best import BEST_CSV, RECORD, append_best
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.spec import SweepSpec, build_sweep
 from understudy.sweeping.study import Study
+from understudy.sweeping.sweep_spec import SweepSpec, build_sweep
 from understudy.tracking.shipping import CURSOR_FILE, Point, Shipper
 
 

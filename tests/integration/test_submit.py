@@ -28,7 +28,7 @@ from tests.integration.commands import SMALL, kill_when, run, start
 import understudy
 from understudy import tracking
 from understudy.cli.train import read_run
-from understudy.cluster.code import content_hash
+from understudy.cluster.code import code_hash
 from understudy.cluster.job import make_job
 from understudy.cluster.profile import load_profile
 from understudy.cluster.tokens import own_path
@@ -315,7 +315,7 @@ def assert_went_on(folder: Path, steps: dict[str, int], last: int) -> None:
 
 def test_a_driver_that_is_started_again_goes_on_in_its_jobs_folder(hopper_data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "algo=bc", "training_steps=50", f"save_dir={tmp_path}", f"data_dir={hopper_data}"]
-    job = make_job(read_run(words), load_profile("local"), "again", content_hash(Path(PACKAGE["PYTHONPATH"])))
+    job = make_job(read_run(words), load_profile("local"), "again", code_hash(Path(PACKAGE["PYTHONPATH"])))
     job.write(tmp_path)
     assert f"run directory: {job.folder}" in run("jobs", "run", "job.json", cwd=tmp_path, **PACKAGE)
     assert "has finished already (50 steps)" in run("jobs", "run", "job.json", cwd=tmp_path, **PACKAGE)

@@ -14,9 +14,9 @@ from understudy.errors import UserError
 from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.spec.keys import build_run
 from understudy.sweeping.options import STORAGE_VARIABLE
-from understudy.sweeping.spec import SweepSpec, build_sweep
 from understudy.sweeping.study import RECORD, Study, check_storage
-from understudy.tracking.addresses import absolute, check_reachable, sqlite_address, sqlite_path
+from understudy.sweeping.sweep_spec import SweepSpec, build_sweep
+from understudy.tracking.addresses import absolute_address, check_reachable, sqlite_address, sqlite_path
 from understudy.tracking.client import log_artifacts, start_run
 
 ODD = "what? %41 50% #1 'q' \"d\" {b} [x] &=;,+@ :n ~ü $HOME \\"
@@ -35,7 +35,7 @@ def test_the_address_of_a_file_leads_back_to_it_whatever_its_path_holds(tmp_path
     path.parent.mkdir()
     address = sqlite_address(path)
     assert sqlite_path(address) == path
-    assert absolute(address) == address
+    assert absolute_address(address) == address
     with sqlalchemy.create_engine(address).begin() as connection:
         connection.execute(sqlalchemy.text("create table here (number int)"))
     assert path.is_file()
@@ -88,7 +88,7 @@ def test_a_relative_study_storage_is_the_same_file_from_every_folder(tmp_path: P
 
 def test_options_of_an_address_are_kept_and_are_no_part_of_its_path() -> None:
     assert sqlite_path("sqlite:////x/y.db?timeout=30") == Path("/x/y.db")
-    assert absolute("sqlite:////x/y.db?timeout=30") == "sqlite:////x/y.db?timeout=30"
+    assert absolute_address("sqlite:////x/y.db?timeout=30") == "sqlite:////x/y.db?timeout=30"
     assert sqlite_path("sqlite:///file:/x/what%253F/y.db?mode=ro&uri=true") == Path("/x/what?/y.db")
     assert sqlite_path("postgresql://host/db?sslmode=require") is None
 

@@ -24,7 +24,7 @@ from tests.unit.command_line import Said, understudy
 from tests.unit.kuberay_schema import check_manifest, pod_templates
 
 from understudy.cli.sweep import read_sweep
-from understudy.cluster.code import check_code, content_hash, find_plugin, stage
+from understudy.cluster.code import check_code, code_hash, find_plugin, stage
 from understudy.cluster.job import Job, More, default_words, remember
 from understudy.cluster.jobs import open_cluster
 from understudy.cluster.profile import list_profiles, load_profile
@@ -327,8 +327,8 @@ def test_exactly_the_running_package_is_sent_its_links_followed(tmp_path: Path, 
         assert not held.is_symlink()
     assert not list(sent.rglob("__pycache__"))
     assert (sent / "my_plugins" / "spaces.py").read_text() == "X = 1\n"
-    assert content_hash(sent, ["my_plugins"]) == name
-    check_code(content_hash(sent), ())
+    assert code_hash(sent, ["my_plugins"]) == name
+    check_code(code_hash(sent), ())
 
 
 def test_the_hash_tells_one_changed_byte_and_the_driver_refuses_other_code(tmp_path: Path, plugin: Path) -> None:
@@ -450,7 +450,7 @@ def test_a_job_for_kubernetes_is_its_code_its_secrets_and_a_rayjob(
     archive = zipfile.ZipFile(BytesIO(base64.b64decode(code["binaryData"]["code.zip"])))
     archive.extractall(tmp_path / "unpacked")
     described = json.loads((tmp_path / "unpacked" / "code" / "job.json").read_text())
-    assert content_hash(tmp_path / "unpacked" / "code", ["my_plugins"]) == described["code"]
+    assert code_hash(tmp_path / "unpacked" / "code", ["my_plugins"]) == described["code"]
     assert described["folder"] == "/mnt/understudy/runs/bc_training/BC/hopper-medium-v2/monday"
     assert described["spec"]["run"]["data_dir"] == "/mnt/understudy/datasets"
     assert described["spec"]["run"]["tracking_uri"] == "http://mlflow:5000"
@@ -502,7 +502,7 @@ def test_a_job_for_slurm_is_a_folder_on_the_shared_storage_and_an_sbatch(
 
     folder = shared / "jobs" / "monday"
     described = json.loads((folder / "job.json").read_text())
-    assert content_hash(folder / "code") == described["code"]
+    assert code_hash(folder / "code") == described["code"]
     assert described["spec"]["run"]["save_dir"] == f"{shared}/runs"
     assert described["spec"]["run"]["tracking_uri"] == "http://mlflow:5000"
     shellcheck(tmp_path, (folder / "job.sbatch").read_text())

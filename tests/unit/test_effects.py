@@ -12,7 +12,7 @@ from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
 from understudy.spec.effects import FACTS, check_acting, check_effects, check_with_data
 from understudy.spec.keys import build_run, run_fields
 from understudy.spec.part import ActsOnly, Needs, mark, marks
-from understudy.sweeping.spec import build_sweep, check_given
+from understudy.sweeping.sweep_spec import build_sweep, check_given
 
 
 def notes(*words: str) -> list[str]:

@@ -26,7 +26,7 @@ from understudy.runs.directory import read_csv
 from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run, with_changes
 from understudy.spec.learning import Sampling
-from understudy.sweeping.spec import build_sweep
+from understudy.sweeping.sweep_spec import build_sweep
 from understudy.trainables.algorithms.bc import BC
 from understudy.trainables.algorithms.reward_classifier import RewardClassifier, RewardClassifierConfig, SuccessDetector
 from understudy.trainables.packs.pack import Pack

@@ -11,7 +11,7 @@ from understudy.spec.compose import flat_values, parse, split_sweeps
 from understudy.spec.keys import build_run, key_groups, resolve_key, run_fields, with_changes
 from understudy.spec.space import Choice, Interval
 from understudy.spec.words import ADVICE, ALIASES
-from understudy.sweeping.spec import SweepSpec, build_sweep
+from understudy.sweeping.sweep_spec import SweepSpec, build_sweep
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.store.inspection import describe, text_histogram, verify_store
+from understudy.envs.store.inspection import describe_store, text_histogram, verify_store
 from understudy.envs.store.store import EpisodeStore, find_store, list_stores
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
@@ -278,7 +278,7 @@ except UnderstudyError as error:
 
 def test_the_description_has_counts_returns_and_a_bar_for_each_bin(tmp_path) -> None:
     store = write(tmp_path / "x", [episode(4, 1), episode(8, 2)])
-    info = describe(store, bins=10)
+    info = describe_store(store, bins=10)
     assert (info.length_min, info.length_median, info.length_max) == (4, 6.0, 8)
     assert info.terminated_episodes == 2
     assert info.return_max == pytest.approx(max(episode(4, 1)["rewards"].sum(), episode(8, 2)["rewards"].sum()))

@@ -25,8 +25,8 @@ from understudy.sweeping.options import STORAGE_VARIABLE, SweepOptions
 from understudy.sweeping.proposals import NothingTwice
 from understudy.sweeping.run import begin
 from understudy.sweeping.search import Rungs, StudyAsha, keyed
-from understudy.sweeping.spec import SweepSpec, build_sweep
 from understudy.sweeping.study import Study, check_storage, failed, state_name
+from understudy.sweeping.sweep_spec import SweepSpec, build_sweep
 from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import trial_folder
 

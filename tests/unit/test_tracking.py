@@ -17,7 +17,7 @@ import pytest
 import understudy
 from understudy.errors import TrackingError, UserError
 from understudy.tracking.addresses import (
-    absolute,
+    absolute_address,
     artifact_root,
     check_port,
     check_reachable,
@@ -340,8 +340,8 @@ def test_the_default_store_is_sqlite_with_artifacts_beside_it(tmp_path: Path) ->
 
 
 def test_a_relative_sqlite_address_is_made_absolute_and_others_are_left() -> None:
-    assert absolute("sqlite:///runs/mlflow.db") == f"sqlite:///{Path.cwd()}/runs/mlflow.db"
-    assert absolute("http://host:5000") == "http://host:5000"
+    assert absolute_address("sqlite:///runs/mlflow.db") == f"sqlite:///{Path.cwd()}/runs/mlflow.db"
+    assert absolute_address("http://host:5000") == "http://host:5000"
 
 
 def test_run_pages_hold_no_password() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from understudy.envs.files.reading import damage
 from understudy.envs.sources.bridge.unpickling import map_file, unpickle_buffer
 from understudy.envs.sources.task import Episode
-from understudy.envs.store.episode import check_alike, prepare_episode, steps_of_final
+from understudy.envs.store.episode import check_same_columns, prepare_episode, steps_of_final
 from understudy.envs.store.store import FINAL, IMAGES, MASK, SALIENCY
 from understudy.errors import DatasetError
 
@@ -134,7 +134,7 @@ class NumpyWriter:
         """Write one episode."""
         rows = prepare_episode(episode, self.count)
         self._first = self._first or rows
-        check_alike(rows, self._first, self.count)
+        check_same_columns(rows, self._first, self.count)
         if "final_observations" not in rows and "observations" in rows:
             raise DatasetError(f"episode {self.count}: has no final observation, out.npy needs next observations")
         texts = {LANGUAGE: str(rows[LANGUAGE][0]).split("\n")} if LANGUAGE in rows else {}

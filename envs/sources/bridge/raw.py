@@ -23,7 +23,7 @@ from understudy.envs.sources.bridge.source import FILTER_KEYS, NAME, ROBOT, Brid
 from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, cameras_of
 from understudy.envs.sources.bridge.tree import Trajectory, Tree, scan
 from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
-from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.store import MASK, EpisodeStore, store_path
 from understudy.envs.store.transfer import episodes_of
 from understudy.envs.store.writer import StoreWriter
@@ -238,7 +238,7 @@ def _oddity(episode: dict[str, Any], first: dict[str, np.ndarray]) -> str:
     if not first:
         first.update({name: array[:1] for name, array in rows.items()})
     try:
-        check_alike(rows, first, 0)
+        check_same_columns(rows, first, 0)
     except DatasetError as error:
         return str(error).removeprefix("episode 0: ")
     return ""

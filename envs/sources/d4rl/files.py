@@ -25,7 +25,7 @@ from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5
 from understudy.envs.sources.episode_ends import breaks_in, episode_ends
 from understudy.envs.sources.task import Episode
-from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.errors import DatasetError, did_you_mean
 
 MAIN = ("observations", "actions", "rewards", "terminals")
@@ -148,7 +148,7 @@ class _Writer:
         last = rows["observations"][-1:] if final is None else final
         rows["next_observations"] = np.concatenate([rows["observations"][1:], last])
         self._first = self._first or {name: array[:1] for name, array in rows.items()}
-        check_alike(rows, self._first, number)
+        check_same_columns(rows, self._first, number)
         for name, array in rows.items():
             self._waiting.setdefault(name, []).append(array)
         self._lengths.append(len(ended))

@@ -146,7 +146,7 @@ class D4RLTask(Task):
         """Return the published file's path below PUBLISHED; None for the few versions that never were."""
 
 
-class Mujoco(D4RLTask):
+class MujocoTask(D4RLTask):
     """Gymnasium's MuJoCo tasks."""
 
     robots = tuple(MUJOCO)
@@ -173,7 +173,7 @@ class Mujoco(D4RLTask):
         return f"gym_mujoco/{self.robot}_{kind}.hdf5"
 
 
-class Adroit(D4RLTask):
+class AdroitTask(D4RLTask):
     """The hand of Adroit."""
 
     robots = tuple(ADROIT)
@@ -191,7 +191,7 @@ class Adroit(D4RLTask):
         return f"hand_dapg/{forms[self.kind].format(self.robot)}.hdf5"
 
 
-class AntMaze(D4RLTask):
+class AntMazeTask(D4RLTask):
     """An ant that walks to a place in a maze."""
 
     robots = ("antmaze",)
@@ -228,7 +228,7 @@ class AntMaze(D4RLTask):
         return f"{('ant_maze_new', 'ant_maze_v1', 'ant_maze_v2')[self.version]}/{file}.hdf5"
 
 
-class Kitchen(D4RLTask):
+class KitchenTask(D4RLTask):
     """Four tasks in a kitchen, for a Franka arm."""
 
     robots = ("kitchen",)
@@ -251,7 +251,7 @@ class D4RL(Source):
     name = "d4rl"
     title = "D4RL"
     suffix = ".hdf5"
-    domains = (Mujoco, Adroit, AntMaze, Kitchen)
+    domains = (MujocoTask, AdroitTask, AntMazeTask, KitchenTask)
 
     def parse(self, env_name: str) -> D4RLTask | None:
         """Return the task of a name such as halfcheetah-medium-v2."""
@@ -271,7 +271,7 @@ class D4RL(Source):
 
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write a D4RL HDF5 file; episodes of other sources' tasks too, with their rewards as they are."""
-        loose = isinstance(self.parse(env_name), AntMaze)
+        loose = isinstance(self.parse(env_name), AntMazeTask)
         made_by = str(provenance.get("made_by", ""))
         write_episodes(path, episodes, reward_shift=1.0 if loose else 0.0, loose=loose, made_by=made_by)
 

@@ -28,7 +28,7 @@ from understudy.envs.sources.expert_buffer.rows import ends_of, flags_of, read_r
 from understudy.envs.sources.expert_buffer.unpickling import load_tensors
 from understudy.envs.sources.source import Source, task_of
 from understudy.envs.sources.task import Episode, Settings, Task
-from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.errors import DatasetError, UnknownName, UserError, to_install
 from understudy.files import replaced_folder, write_atomic
 from understudy.registry import sources
@@ -132,7 +132,7 @@ class ExpertBuffer(Source):
         kept: list[dict[str, np.ndarray]] = []
         for number, episode in enumerate(episodes):
             kept.append(_transitions(number, episode))
-            check_alike(kept[-1], kept[0], number)
+            check_same_columns(kept[-1], kept[0], number)
         if not kept:
             raise DatasetError(f"{env_name}: no episodes, nothing to write")
         arrays = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}

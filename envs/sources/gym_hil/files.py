@@ -17,7 +17,7 @@ import numpy as np
 from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5
 from understudy.envs.sources.task import Episode
-from understudy.envs.store.episode import check_alike, is_episode_column, prepare_episode
+from understudy.envs.store.episode import check_same_columns, is_episode_column, prepare_episode
 from understudy.errors import DatasetError
 
 FORMAT = "understudy episodes 1"
@@ -35,7 +35,7 @@ def write_columns(path: Path, episodes: Iterable[Episode], provenance: Mapping[s
         for number, episode in enumerate(episodes):
             rows = prepare_episode(episode, number)
             first = first or {name: array[:1] for name, array in rows.items()}
-            check_alike(rows, first, number)
+            check_same_columns(rows, first, number)
             group, count = groups.create_group(str(number)), number + 1
             for name, array in rows.items():
                 exact = np.asarray(episode[name], np.float64) if name in EXACT else array

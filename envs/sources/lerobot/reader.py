@@ -29,7 +29,7 @@ from understudy.envs.sources.lerobot.meta import (
 from understudy.envs.sources.lerobot.tasks import changing_tasks
 from understudy.envs.sources.lerobot.video import TOLERANCE, FrameReader, require_vision, tolerance_advice
 from understudy.envs.sources.task import Episode
-from understudy.envs.store.kinds import Declared
+from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError
 

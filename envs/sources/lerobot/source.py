@@ -22,7 +22,7 @@ from understudy.envs.sources.lerobot.video import TOLERANCE
 from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Settings, Task
-from understudy.envs.store.kinds import Declared
+from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import tools_path, user_path

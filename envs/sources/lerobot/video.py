@@ -32,7 +32,7 @@ PIXELS = "yuv420p"
 
 
 @dataclass(frozen=True)
-class Encoder:
+class VideoEncoder:
     """How a codec is encoded: FFmpeg's name, its options, what sides of a picture must be, a name for messages."""
 
     name: str
@@ -43,8 +43,8 @@ class Encoder:
 
 
 ENCODERS = {
-    "av1": Encoder("libsvtav1", {"g": "2", "crf": "30", "preset": "12"}, 1, 4, "AV1"),
-    "h264": Encoder("libx264", {"g": "2", "crf": "23", "bf": "0"}, 2, 2, "H.264"),  # bf: frames lie in their order
+    "av1": VideoEncoder("libsvtav1", {"g": "2", "crf": "30", "preset": "12"}, 1, 4, "AV1"),
+    "h264": VideoEncoder("libx264", {"g": "2", "crf": "23", "bf": "0"}, 2, 2, "H.264"),  # bf: frames lie in their order
 }
 """AV1 as LeRobot writes it (`lerobot/configs/video.py`); libx264 needs a lower crf for the same error."""
 
@@ -56,7 +56,7 @@ def require_vision(what: str) -> None:
             raise UserError(f"{what}: its pictures need {package!r}; {to_install('vision')}")
 
 
-def find_encoder(codec: str, height: int, width: int) -> Encoder:
+def find_encoder(codec: str, height: int, width: int) -> VideoEncoder:
     """Return the encoder for pictures of that size; UserError when PyAV has none, or it cannot encode that size."""
     import av
 
@@ -243,7 +243,7 @@ def exact_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _available(encoder: Encoder) -> bool:
+def _available(encoder: VideoEncoder) -> bool:
     from av.codec import Codec
 
     try:

@@ -21,7 +21,7 @@ from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_data
 from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, Sizes
 from understudy.envs.sources.lerobot.tasks import row_tasks
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
-from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import held, replaced_folder, storage_errors, user_path
@@ -156,7 +156,7 @@ class LeRobotWriter:
     def _check(self, rows: Mapping[str, np.ndarray], number: int) -> None:
         """Check an episode against the first one, and the first one against what was asked for or is there."""
         if self._first:
-            check_alike(rows, self._first, number)
+            check_same_columns(rows, self._first, number)
             return
         found = features_of(rows, IMAGE if self._pictures == IMAGE else "video")
         for key, entry in self._wanted.items():

@@ -16,8 +16,8 @@ from understudy.envs.files.hdf5 import unfailing
 from understudy.envs.files.reading import DAMAGE, WrongContent, check_readable, damage, read_json, understood
 from understudy.envs.sources.minari.envs import is_flat
 from understudy.envs.sources.task import Episode, Settings
+from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.episode import prepare_episode
-from understudy.envs.store.kinds import Declared
 from understudy.errors import DatasetError, StorageError, UserError
 from understudy.files import replaced_folder, restore_folder, storage_errors
 
@@ -27,7 +27,7 @@ NOTED = ("dataset_id", "minari_version", "algorithm_name", "description", "code_
 DESCRIBE = "a Minari dataset is a folder with data/metadata.json"
 
 
-def data_folder(path: Path) -> Path:
+def metadata_folder(path: Path) -> Path:
     """Return the folder that holds metadata.json: `path`, or `data` in it."""
     for folder in (path, restore_folder(path / "data")):
         if (folder / METADATA).is_file():
@@ -43,13 +43,13 @@ def data_folder(path: Path) -> Path:
 
 def data_files(path: Path) -> list[Path]:
     """Return the dataset's files, sorted."""
-    return sorted(file for file in data_folder(path).rglob("*") if file.is_file())
+    return sorted(file for file in metadata_folder(path).rglob("*") if file.is_file())
 
 
 def provenance(path: Path) -> dict[str, Any]:
     """Return the metadata that say how the data were made, and under `environment` what `recover` needs."""
-    metadata = _metadata(data_folder(path))
-    space = _spaces(metadata, data_folder(path)).get("observation_space")
+    metadata = _metadata(metadata_folder(path))
+    space = _spaces(metadata, metadata_folder(path)).get("observation_space")
     note: dict[str, Any] = {key: metadata[key] for key in NOTED if key in metadata}
     if isinstance(space, spaces.Dict):
         note["observation"] = [f"{key} [{spaces.flatdim(part)}]" for key, part in space.spaces.items()]
@@ -63,7 +63,7 @@ def provenance(path: Path) -> dict[str, Any]:
 
 def declared(path: Path) -> dict[str, Declared]:
     """Return the bounds that the observations' space gives to pictures."""
-    space = _spaces(_metadata(data_folder(path)), data_folder(path)).get("observation_space")
+    space = _spaces(_metadata(metadata_folder(path)), metadata_folder(path)).get("observation_space")
     if not isinstance(space, spaces.Box) or len(space.shape) < 2:
         return {}
     low, high = float(space.low.min()), float(space.high.max())
@@ -72,7 +72,7 @@ def declared(path: Path) -> dict[str, Declared]:
 
 def read_episodes(path: Path, make_env: Callable[[Settings], Any]) -> Iterator[Episode]:
     """Yield a dataset's episodes; `make_env(settings)` is asked for spaces that the file leaves out."""
-    folder = data_folder(path)
+    folder = metadata_folder(path)
     metadata = _metadata(folder)
     for file in data_files(path):
         check_readable(file, "Minari")

@@ -26,7 +26,7 @@ from understudy.envs.sources.minari import files as minari_files
 from understudy.envs.sources.minari.envs import describe_registered, recover
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Expert, Settings, Task
-from understudy.envs.store.kinds import Declared
+from understudy.envs.store.column_kinds import Declared
 from understudy.errors import DatasetError, UserError, to_install
 from understudy.files import tools_path
 from understudy.registry import sources

@@ -43,7 +43,7 @@ def make(
     return _closed_at_exit(SeededMaze(env))
 
 
-def registered(env_id: str) -> Any:
+def registration(env_id: str) -> Any:
     """Return gymnasium's registration of an OGBench environment."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")  # from mujoco's viewer
@@ -94,6 +94,6 @@ def _closed_at_exit(env: gymnasium.Env) -> gymnasium.Env:
 
 
 def _build(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
-    registered(env_id)
+    registration(env_id)
     with quiet_boxes():
         return gymnasium.make(env_id, disable_env_checker=True, **arguments)

@@ -35,7 +35,7 @@ PARKING = np.array([(x, y, 0.02) for x, y in itertools.product((0.425, 0.5, 0.35
 
 
 @dataclass(frozen=True)
-class Step:
+class Subtask:
     """One thing for an oracle to do: `kind` is cube, button, drawer or window; `goal` its place, state or slide."""
 
     kind: str
@@ -57,7 +57,7 @@ class OracleExpert:
     def __init__(self, kind: str) -> None:
         self._next_step = {"cube": next_cube, "scene": next_in_scene, "puzzle": next_button}[kind]
         self._closed = kind == "puzzle"  # buttons are pressed with a closed gripper, as in OGBench's own data
-        self._step = Step("cube", 0, (0.0,))
+        self._step = Subtask("cube", 0, (0.0,))
         self._oracle: Any = None
 
     def reset(self, env: Any, observation: np.ndarray, info: dict[str, Any], rng: np.random.Generator) -> None:
@@ -88,7 +88,7 @@ class OracleExpert:
         held = info["proprio/gripper_contact"][0] >= 0.5
         return self._step.kind == "cube" and arm._num_cubes > 1 and not held and is_done(arm, self._step)
 
-    def _begin(self, env: Any, observation: np.ndarray, info: dict[str, Any], step: Step) -> None:
+    def _begin(self, env: Any, observation: np.ndarray, info: dict[str, Any], step: Subtask) -> None:
         from ogbench.manipspace.oracles.markov.button_markov import ButtonMarkovOracle
         from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
         from ogbench.manipspace.oracles.markov.drawer_markov import DrawerMarkovOracle
@@ -109,7 +109,7 @@ def _let_go(info: dict[str, Any]) -> np.ndarray:
     return np.array([0.0, 0.0, 1.0 if is_open else 0.0, 0.0, -1.0])
 
 
-def told(arm: Any, step: Step) -> dict[str, Any]:
+def told(arm: Any, step: Subtask) -> dict[str, Any]:
     """Return what the oracle looks for in `info`, which OGBench leaves out of its single-task mode."""
     if step.kind == "cube":
         extra = {"target_block": step.index, "target_block_pos": np.array(step.goal), "target_block_yaw": np.zeros(1)}
@@ -125,7 +125,7 @@ def told(arm: Any, step: Step) -> dict[str, Any]:
     return {f"privileged/{name}": value for name, value in extra.items()}
 
 
-def is_done(arm: Any, step: Step) -> bool:
+def is_done(arm: Any, step: Subtask) -> bool:
     """Return whether a step's object is where the step wants it."""
     if step.kind == "cube":
         return bool(np.linalg.norm(_cubes(arm)[step.index] - step.goal) <= NEAR)
@@ -134,7 +134,7 @@ def is_done(arm: Any, step: Step) -> bool:
     return abs(_slide(arm, step.kind) - step.goal[0]) <= SLIDE
 
 
-def is_lost(arm: Any, step: Step) -> bool:
+def is_lost(arm: Any, step: Subtask) -> bool:
     """Return whether the cube that another one is being put on is not there any more."""
     if step.kind != "cube" or arm._num_cubes == 1 or step.goal[2] < HEIGHT:
         return False
@@ -142,7 +142,7 @@ def is_lost(arm: Any, step: Step) -> bool:
     return _nearest(below, np.delete(_cubes(arm), step.index, axis=0)) > CLEAR
 
 
-def next_cube(arm: Any) -> Step | None:
+def next_cube(arm: Any) -> Subtask | None:
     """Return a cube to move: to its goal, lowest goals first, or out of the way where no goal can be reached."""
     places, goals = _cubes(arm), _goals(arm)
     waiting = [i for i in np.argsort(goals[:, 2], kind="stable") if np.linalg.norm(places[i] - goals[i]) > NEAR]
@@ -156,49 +156,49 @@ def next_cube(arm: Any) -> Step | None:
             blocked |= bool(np.linalg.norm(under - below) > NEAR)
             place = under + np.array([0.0, 0.0, HEIGHT])
         if not blocked.any():
-            return Step("cube", int(i), tuple(place.tolist()))
+            return Subtask("cube", int(i), tuple(place.tolist()))
     wanted = goals[waiting, :2]
     in_the_way = [i for i in movable if np.linalg.norm(wanted - places[i, :2], axis=1).min() < CLEAR]
     for i in in_the_way or movable:
         for spot in PARKING:
             if min(_nearest(spot, places), _nearest(spot, goals)) > 1.5 * CLEAR:
-                return Step("cube", int(i), tuple(spot.tolist()))
+                return Subtask("cube", int(i), tuple(spot.tolist()))
     return None
 
 
-def next_in_scene(arm: Any) -> Step | None:
+def next_in_scene(arm: Any) -> Subtask | None:
     """Return what to move next: the cube, the drawer, the window, then the buttons that lock the last two."""
     cube, goal = _cubes(arm)[0], _goals(arm)[0]
     if np.linalg.norm(cube - goal) > NEAR:
         if goal[1] > -0.3:
-            return Step("cube", 0, tuple(goal.tolist()))
+            return Subtask("cube", 0, tuple(goal.tolist()))
         if not arm._is_in_drawer(cube):
             if _slide(arm, "drawer") > OPEN_DRAWER + SLIDE:
-                return _unlocked(arm, Step("drawer", 0, (OPEN_DRAWER,)))
-            return Step("cube", 0, tuple(arm._drawer_center.tolist()))
+                return _unlocked(arm, Subtask("drawer", 0, (OPEN_DRAWER,)))
+            return Subtask("cube", 0, tuple(arm._drawer_center.tolist()))
     for step in (
-        Step("drawer", 0, (float(arm._target_drawer_pos),)),
-        Step("window", 1, (float(arm._target_window_pos),)),
+        Subtask("drawer", 0, (float(arm._target_drawer_pos),)),
+        Subtask("window", 1, (float(arm._target_window_pos),)),
     ):
         if not is_done(arm, step):
             return _unlocked(arm, step)
-    wanted = [Step("button", i, (int(state),)) for i, state in enumerate(arm._target_button_states)]
+    wanted = [Subtask("button", i, (int(state),)) for i, state in enumerate(arm._target_button_states)]
     return next((step for step in wanted if not is_done(arm, step)), None)
 
 
-def _unlocked(arm: Any, step: Step) -> Step:
+def _unlocked(arm: Any, step: Subtask) -> Subtask:
     """Return the step, or the button that unlocks it; the button's index is the step's."""
     if arm._cur_button_states[step.index] == 1:
         return step
-    return Step("button", step.index, (1,))
+    return Subtask("button", step.index, (1,))
 
 
-def next_button(arm: Any) -> Step | None:
+def next_button(arm: Any) -> Subtask | None:
     """Return the first button of the shortest solution of the puzzle."""
     presses = lights_out(arm._cur_button_states != arm._target_button_states, arm._num_rows, arm._num_cols)
     if not presses:
         return None
-    return Step("button", presses[0], (1 - int(arm._cur_button_states[presses[0]]),))
+    return Subtask("button", presses[0], (1 - int(arm._cur_button_states[presses[0]]),))
 
 
 def lights_out(wrong: np.ndarray, rows: int, columns: int) -> list[int]:

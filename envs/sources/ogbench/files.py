@@ -13,7 +13,7 @@ import numpy as np
 from understudy.envs.files.reading import read_npz
 from understudy.envs.sources.ogbench.npz_rows import RowReader, RowWriter, open_rows
 from understudy.envs.sources.task import Episode
-from understudy.envs.store.episode import check_alike, prepare_episode
+from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError
 
@@ -74,7 +74,7 @@ def write_npz(path: Path, episodes: Iterable[Episode], name: str, notes: Mapping
         for number, episode in enumerate(episodes):
             rows = _extended(number, episode)
             first = first or {key: array[:1] for key, array in rows.items()}
-            check_alike(rows, first, number)
+            check_same_columns(rows, first, number)
             observations.append(rows.pop("observations"))
             kept.append(rows)
         if not kept:

@@ -26,7 +26,7 @@ from understudy.envs.files.downloads import Remote
 from understudy.envs.files.reading import read_npz
 from understudy.envs.simulators.rendering import FAST, PUBLISHED, Rendering
 from understudy.envs.simulators.video import choose_renderer
-from understudy.envs.sources.ogbench.envs import PICTURE, VISUAL, make, registered, states_of
+from understudy.envs.sources.ogbench.envs import PICTURE, VISUAL, make, registration, states_of
 from understudy.envs.sources.ogbench.experts import FAMILIES as SOLVED
 from understudy.envs.sources.ogbench.experts import expert_for
 from understudy.envs.sources.ogbench.files import STATE_KEYS, Trajectories, open_trajectories, write_npz
@@ -113,7 +113,7 @@ class OGBenchTask(Task):
         """The time limit that OGBench registers."""
         if importlib.util.find_spec("ogbench") is None:
             return STEPS.get(self.family, 1000)
-        return int(registered(self.env_id).max_episode_steps or 1000)
+        return int(registration(self.env_id).max_episode_steps or 1000)
 
     @property
     def has_success(self) -> bool:

@@ -19,7 +19,7 @@ from understudy.envs.files.hdf5 import new_hdf5
 from understudy.envs.files.reading import damage, open_hdf5, read_dataset
 from understudy.envs.sources.robomimic.images import cameras_of, is_picture_column, read_pictures, write_pictures
 from understudy.envs.sources.task import Episode
-from understudy.envs.store.episode import MASK, check_alike, prepare_episode
+from understudy.envs.store.episode import MASK, check_same_columns, prepare_episode
 from understudy.envs.store.store import IMAGES, TEXTS
 from understudy.errors import DatasetError
 
@@ -129,7 +129,7 @@ def write_demonstrations(
             name, count = f"demo_{number}", number + 1
             alike = {key: array[:1] for key, array in rows.items() if key != "states"}  # these may differ
             first = first or alike
-            check_alike(alike, first, number)
+            check_same_columns(alike, first, number)
             if "states" in episode:
                 rows["states"] = np.asarray(episode["states"], np.float64)
             _write_demonstration(data.create_group(name), rows, layout, number)

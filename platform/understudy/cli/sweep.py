@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from understudy.sweeping.best import BestPolicy
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.run import SweepResult
-    from understudy.sweeping.spec import SweepSpec
+    from understudy.sweeping.sweep_spec import SweepSpec
     from understudy.sweeping.table import SweepTable
 
 EXAMPLES = """\
@@ -99,7 +99,7 @@ def show_replay(rule: str, words: list[str]) -> None:
 def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:
     """Return the validated sweep that the words describe."""
     from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
-    from understudy.sweeping.spec import build_sweep, check_given
+    from understudy.sweeping.sweep_spec import build_sweep, check_given
 
     plain, sweeps = split_sweeps(parse(words))
     spec = build_sweep(flat_values(plain, config_dir), sweeps)

@@ -20,7 +20,7 @@ from understudy import checkpoints
 from understudy.errors import StorageError, UnknownName
 from understudy.files import storage_errors
 from understudy.runs.directory import RunDir
-from understudy.runs.storage import open_storage, put, read_json, remote_errors
+from understudy.runs.storage import open_storage, put, read_stored_json, remote_errors
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
@@ -44,7 +44,7 @@ def attach(run: RunDir, spec: RunSpec) -> None:
         return
     place = _place(run.path, spec)
     try:
-        flags = read_json(place, "flags.json")
+        flags = read_stored_json(place, "flags.json")
         if flags is not None and build_run(flags).fingerprint() == spec.fingerprint():
             fetch(place, run.path)
             log.info("went on from what %s held", place)
@@ -57,7 +57,7 @@ def attach(run: RunDir, spec: RunSpec) -> None:
 
 def bring(url: str) -> Path:
     """Return the local directory of the run that a storage holds at `url`, fetched where it is gone or has less."""
-    flags, state = read_json(url, "flags.json"), read_json(url, "run.json") or {}
+    flags, state = read_stored_json(url, "flags.json"), read_stored_json(url, "run.json") or {}
     if flags is None:
         raise UnknownName(f"{url} holds no run: there is no flags.json")
     spec = build_run(flags)

@@ -42,7 +42,7 @@ def remote_errors(url: str) -> Iterator[None]:
         raise StorageError(f"{url} cannot be used: {type(error).__name__}: {reason[:200]}") from error
 
 
-def read_json(url: str, name: str) -> dict[str, Any] | None:
+def read_stored_json(url: str, name: str) -> dict[str, Any] | None:
     """Return the JSON file `name` of a folder in a storage, None where it is missing."""
     store, root = open_storage(url)
     with remote_errors(url):

@@ -24,7 +24,7 @@ from understudy.spec.run import RunSpec
 from understudy.sweeping.confirm import Confirmed, confirm, fresh_seeds, load_policies
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.outcomes import TrialOutcome, finished, packs_of
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_folder, trial_spec
 from understudy.tracking import Tracked
 

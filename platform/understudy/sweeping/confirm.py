@@ -35,7 +35,7 @@ from understudy.runs.registering import final_evaluation
 from understudy.spec.keys import build_run, with_changes
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, packs_of
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_spec
 from understudy.sweeping.tuning import run_packs
 

@@ -9,7 +9,7 @@ from typing import Any
 from understudy.errors import UserError
 from understudy.files import user_path, write_json
 from understudy.runs.directory import RunDir, hold, new_folder
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 
 
 class SweepDir:

@@ -15,8 +15,8 @@ from understudy.runs.directory import RunDir
 from understudy.spec.space import Dimension, Interval, checked
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import check_sweep
-from understudy.sweeping.spec import SweepSpec, dimension_of, largest_number, value_of
 from understudy.sweeping.study import Study, failed
+from understudy.sweeping.sweep_spec import SweepSpec, dimension_of, largest_number, value_of
 
 
 def add_trials(sweep: SweepDir, count: int) -> None:

@@ -33,7 +33,7 @@ from understudy.runs.episodes import (
 from understudy.spec.run import RunSpec
 from understudy.statistics import return_interval
 from understudy.sweeping.objective import AUTO, LATENCY, PLAYED, Objective
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import LATENCIES, trial_folder, trial_spec
 
 

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from understudy.randomness import stream_key
 from understudy.spec.space import Choice, Dimension, every_value, is_ordered
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 
 PROPOSALS, RANDOM = 20, 200
 """How often the sampler is asked for a configuration that was not tried, then chance; then all are gone through."""

@@ -25,8 +25,8 @@ from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.objective import Objective
 from understudy.sweeping.outcomes import TrialOutcome, finished, held_out, matrix_of, outcome_of, packs_of
 from understudy.sweeping.racing import Replay, Rule, binomial_floor, looks, replay, survivors
-from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_folder
 from understudy.sweeping.tuning import run_packs
 

@@ -20,7 +20,7 @@ import numpy as np
 from understudy.errors import UserError
 
 if TYPE_CHECKING:
-    from understudy.sweeping.spec import SweepSpec
+    from understudy.sweeping.sweep_spec import SweepSpec
 
 Rule = Literal["none", "halving", "guaranteed"]
 LOOKS: dict[Rule, tuple[int, ...]] = {"none": (), "halving": (1, 3), "guaranteed": (2, 3, 4, 6, 8)}

@@ -15,7 +15,7 @@ from understudy.sweeping.format import describe, number
 from understudy.sweeping.objective import HELD_OUT, pareto_front
 from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.race import RECORD as RACE
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 
 REPORT = "report.json"
 SHOWN = 8

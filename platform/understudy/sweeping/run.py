@@ -37,9 +37,9 @@ from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.race import RECORD as RACE
 from understudy.sweeping.race import race, ranking
 from understudy.sweeping.report import REPORT, write_report
-from understudy.sweeping.spec import SweepSpec, check_point, default_point
 from understudy.sweeping.study import Study, check_storage, failed, state_name
 from understudy.sweeping.summary import write_summary
+from understudy.sweeping.sweep_spec import SweepSpec, check_point, default_point
 from understudy.sweeping.table import SweepTable
 from understudy.sweeping.trial import trial_folder, trial_name
 from understudy.sweeping.tuning import run_trials, start_tune, trials_left

@@ -28,8 +28,8 @@ from understudy.files import write_json
 from understudy.sweeping.objective import Goal
 from understudy.sweeping.options import STORAGE_VARIABLE
 from understudy.sweeping.proposals import Coding, sampler_for
-from understudy.sweeping.spec import SweepSpec
-from understudy.tracking.addresses import absolute, check_lasting, sqlite_address, without_secrets
+from understudy.sweeping.sweep_spec import SweepSpec
+from understudy.tracking.addresses import absolute_address, check_lasting, sqlite_address, without_secrets
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STUDY = "sweep"
@@ -68,7 +68,7 @@ def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
         name = f"{folder.name}-{secrets.token_hex(4)}"
         write_json(record, {"study_name": name, "storage": without_secrets(given)})
     held = json.loads(record.read_text())
-    if without_secrets(given) not in (held["storage"], without_secrets(absolute(held["storage"]))):
+    if without_secrets(given) not in (held["storage"], without_secrets(absolute_address(held["storage"]))):
         now = without_secrets(given) or "not set"
         raise UserError(
             f"the study of {folder} is in {held['storage']}: set {STORAGE_VARIABLE} to that address (now: {now})"
@@ -78,7 +78,7 @@ def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
 
 def _given(spec: SweepSpec) -> str:
     """Return the address that the key, else the environment says; "" for neither."""
-    return absolute(spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, ""))
+    return absolute_address(spec.options.study_storage or os.environ.get(STORAGE_VARIABLE, ""))
 
 
 @contextmanager

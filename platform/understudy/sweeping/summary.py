@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 
 from understudy.files import write_atomic
 from understudy.sweeping.outcomes import TrialOutcome
-from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import state_name
+from understudy.sweeping.sweep_spec import SweepSpec
 
 
 def write_summary(path: Path, spec: SweepSpec, trials: list[FrozenTrial], outcomes: Mapping[int, TrialOutcome]) -> None:

@@ -16,8 +16,8 @@ from understudy.runs.directory import read_last_row
 from understudy.sweeping.format import clock, describe, number
 from understudy.sweeping.objective import AUTO, Goal, read_goal
 from understudy.sweeping.racing import first_seeds
-from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study, failed
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_folder
 
 STATES = {

@@ -25,7 +25,7 @@ from understudy.spec.run import RunSpec
 from understudy.sweeping.format import number as show
 from understudy.sweeping.objective import LATENCY
 from understudy.sweeping.racing import first_seeds
-from understudy.sweeping.spec import SweepSpec
+from understudy.sweeping.sweep_spec import SweepSpec
 
 logger = logging.getLogger("understudy")
 LATENCIES, DECISIONS = "latency.json", 50

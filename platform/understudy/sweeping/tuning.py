@@ -15,8 +15,8 @@ from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import resources, start_ray
 from understudy.runs.stop import on_signals
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.spec import SweepSpec
 from understudy.sweeping.study import Study
+from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.table import SweepTable
 from understudy.sweeping.trial import run_trial
 

@@ -50,7 +50,7 @@ def default_tracking_uri(root: Path | str) -> str:
     return sqlite_address(Path(root) / "mlflow.db")
 
 
-def absolute(address: str) -> str:
+def absolute_address(address: str) -> str:
     """Return the address with a relative SQLite path made absolute: workers start in other folders."""
     path = sqlite_path(address)
     if path is None:
@@ -206,7 +206,7 @@ def ui_command(tracking_uri: str, port: int = UI_PORT, host: str = UI_HOST) -> t
     check_port(port, host)
     argv = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": absolute(tracking_uri),
+        "MLFLOW_BACKEND_STORE_URI": absolute_address(tracking_uri),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }

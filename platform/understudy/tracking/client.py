@@ -24,7 +24,7 @@ from understudy import __version__
 from understudy.errors import StoreAway, TrackingError, UnderstudyError
 from understudy.tracking.addresses import (
     OFF,
-    absolute,
+    absolute_address,
     artifact_root,
     check_reachable,
     is_secret,
@@ -114,7 +114,7 @@ def prepare(tracking_uri: str) -> None:
     """Create or migrate the store, once, before any worker starts; TrackingError within seconds if it is unfit."""
     if tracking_uri == OFF:
         return
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     check_reachable(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is None:
@@ -169,7 +169,7 @@ def start_run(
     tags: Mapping[str, Any] | None = None,
 ) -> TrackedRun:
     """Create a run, or go on with `run_id` (or with the run that was created under `key`); it is RUNNING after."""
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     check_reachable(tracking_uri)
     store = client(tracking_uri)
     with tracking_errors(tracking_uri), our_turn(tracking_uri):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from understudy.errors import UnknownName, did_you_mean
-from understudy.tracking.addresses import absolute, check_reachable, run_url
+from understudy.tracking.addresses import absolute_address, check_reachable, run_url
 from understudy.tracking.client import artifact_names, client, tracking_errors
 
 SHORTEST_ID = 6
@@ -18,7 +18,7 @@ def list_runs(tracking_uri: str, experiment: str | None = None, limit: int = 50)
     Keys: run_id, name, experiment, status, start (unix seconds), seconds (None while running), parent_run_id, metrics,
     params, tags, url. Raises UnknownName for an experiment that is not there.
     """
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri):
         names = _experiments(tracking_uri)
@@ -34,7 +34,7 @@ def list_runs(tracking_uri: str, experiment: str | None = None, limit: int = 50)
 def run_details(tracking_uri: str, run: str) -> dict[str, Any]:
     """Return one run, named by its id, the beginning of its id, or its name, with its artifacts and child runs."""
     found = _find(list_runs(tracking_uri, limit=1000), run)
-    tracking_uri = absolute(tracking_uri)
+    tracking_uri = absolute_address(tracking_uri)
     with tracking_errors(tracking_uri):
         store = client(tracking_uri)
         entity = store.get_run(found["run_id"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StoreAway
 from understudy.tracking import client as store
-from understudy.tracking.addresses import OFF, absolute, without_secrets
+from understudy.tracking.addresses import OFF, absolute_address, without_secrets
 from understudy.tracking.client import Status, TrackedRun
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
 from understudy.tracking.tailing import TIMING_FILE
@@ -195,7 +195,7 @@ def track(
     """Track a folder's csv files (path, metric prefix) as one MLflow run, going on with the one it had."""
     if tracking_uri == OFF:
         return Tracked(OFF, folder, (), None)
-    uri = absolute(tracking_uri)
+    uri = absolute_address(tracking_uri)
 
     def start(key: str, known: str | None) -> TrackedRun:
         return store.start_run(

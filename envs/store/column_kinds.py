@@ -91,7 +91,7 @@ class Asked:
         return found
 
 
-def decide(rows: Rows, asked: Asked | None = None, *, camera: bool = False) -> Form:
+def decide_form(rows: Rows, asked: Asked | None = None, *, camera: bool = False) -> Form:
     """Return what a column is and how it comes to the store's form; a camera's rows are pictures, or depth.
 
     Other columns are pictures where shape, type and values say so. DatasetError, with what to type, for a doubt.
