@@ -20,8 +20,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from pydantic import ValidationError
-
 from understudy.errors import UnderstudyError, UnknownName, UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -170,6 +168,8 @@ def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:
 
 def _said(error: BaseException) -> str:
     """Return an error's message in one line."""
+    from pydantic import ValidationError  # not before something went wrong: commands start without it
+
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
     lines = str(error.msg if isinstance(error, SyntaxError) else error).strip().splitlines()
