@@ -24,7 +24,7 @@ from understudy.errors import UnderstudyError, UserError
 STATUS = {"SUCCEEDED": "FINISHED"}
 ANSWER_SECONDS = 10
 SAVE_SECONDS = 30
-"""What a stopped job has for its trials' checkpoints on heads that we start."""
+"""Seconds that a stopped job has to write its trials' checkpoints, on heads that understudy started."""
 
 
 class JobServer:

@@ -28,7 +28,7 @@ class JobState:
     ended: float = 0.0
     message: str = ""
     job: Job | None = None
-    """None where the job was not submitted by an understudy like this one."""
+    """None where the job was not submitted by this version of understudy."""
 
     @property
     def going(self) -> bool:
@@ -37,7 +37,7 @@ class JobState:
 
 
 def lost_job(job: Job) -> JobState:
-    """Return what is known of a job that its cluster does not tell of: how its folder says that it stands."""
+    """Return the state of a job that its cluster no longer knows, as the job's folder tells it."""
     state = RunDir(job.folder).state()
     ended = {"finished": "FINISHED", "failed": "FAILED"}
     return JobState(job.id, ended.get(state.get("status", ""), "UNKNOWN"), job=job)

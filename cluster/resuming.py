@@ -43,7 +43,7 @@ def next_job(profile: Profile, cluster: Cluster, old: Job, more: More, code: str
 
 
 def still_to_add(job: Job) -> More:
-    """Return what the job adds to its folder: nothing where its driver, started again, has been here before."""
+    """Return what the job still has to add to its folder: nothing, if an earlier start of its driver added it."""
     if job.more == More():
         return job.more
     folder = RunDir(job.folder)

@@ -16,7 +16,7 @@ from understudy.runs.stop import STOP_WAIT
 
 LOG = "job.log"
 STOP_SECONDS = 60
-"""Between SIGTERM, which the driver answers with checkpoints, and the time limit or the end of a preemption's grace."""
+"""Seconds for checkpoints, from SIGTERM to the time limit or the end of a preemption's grace."""
 
 
 def script(profile: Profile, job: Job, folder: Path) -> str:
@@ -70,7 +70,7 @@ def _setup(profile: Profile, job: Job, folder: Path) -> list[str]:
 
 
 QUOTED = "# shellcheck disable=SC2016"
-"""The driver's own shell expands what is in its quotes."""
+"""A comment before lines whose single quotes are meant: the driver's own shell expands what they hold."""
 ANY_PORT = "--min-worker-port=0 --max-worker-port=0"
 """Ports of workers: the usual range may be taken by another job's Ray on the node."""
 

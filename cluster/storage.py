@@ -47,7 +47,7 @@ def fetch_dataset(uri: str, datasets: Path, name: str) -> None:
 
 
 def _compare(folder: Path, place: str) -> None:
-    """Say so where the nodes' folder has another dataset of that name than the object store."""
+    """Log a warning where the nodes' folder and the object store have different datasets of that name."""
     held = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
     try:
         offered = read_stored_json(place, MANIFEST) or {}

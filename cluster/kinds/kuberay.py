@@ -34,7 +34,7 @@ OWNER = {"app.kubernetes.io/managed-by": "understudy"}
 CODE = "/understudy"
 CODE_ZIP = "code.zip"
 MOST_BYTES = 1_000_000
-"""What a ConfigMap takes, less its names."""
+"""Bytes of data that a ConfigMap may hold, with room left for its names."""
 STATUS = {"SUCCEEDED": "FINISHED", "STOPPED": "STOPPED", "FAILED": "FAILED", "RUNNING": "RUNNING"}
 GPU = "nvidia.com/gpu"
 
@@ -284,7 +284,7 @@ def _yaml(manifest: dict[str, Any]) -> str:
 
 
 class _NoAliases(yaml.SafeDumper):
-    """Write what occurs twice twice: people read these files."""
+    """Write YAML without anchors and aliases, for the people who read these files."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -25,7 +25,7 @@ FILE = "cluster.yaml"
 TOKEN = "~/.understudy-token"
 PACKAGES = {"aws": "boto3", "gcp": "googleapiclient"}
 START = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.understudy-token "
-"""Before each `ray start`: a head that finds no token would serve its job server to everyone."""
+"""Variables before each `ray start`: a head without a token would let everyone use its job server."""
 
 
 @cluster_kinds.register("gcp")

@@ -41,7 +41,7 @@ class SlurmCluster(Cluster):
 
     @property
     def folder(self) -> Path:
-        """Where each job has a folder with its script, code, token and output."""
+        """The folder of the jobs' folders, which hold script, code, token and output."""
         self.profile.require(storage__path="a folder that the login node and all compute nodes have")
         return Path(self.profile.storage.path) / "jobs"
 

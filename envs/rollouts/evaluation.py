@@ -52,7 +52,7 @@ class Episodes:
     seed: int = 0
     """Environment seed of the first one; the next has the next seed."""
     filmed: int = 0
-    """How many, from the first, become videos."""
+    """Episodes, from the first, that become videos."""
     frame_skip: int = 3
     """Environment steps per video frame."""
 

@@ -21,7 +21,7 @@ from understudy.errors import DatasetError
 from understudy.observations import STATE as STATE_PART
 
 ALONE = ""
-"""The part of an observation that has no parts."""
+"""The name of the one part of an observation that is a single array."""
 
 
 def in_stored_form(env: gymnasium.Env, name: str, recorded: Mapping[str, Any] | None = None) -> gymnasium.Env:

@@ -32,9 +32,9 @@ MakeEnv = Callable[..., Any]
 
 
 POLL_SECONDS = 0.1
-"""Between two calls of a Poll while worker processes are at work."""
+"""Seconds between two calls of a Poll, while worker processes are at work."""
 CLOSE_SECONDS = 2.0
-"""That worker processes have to end by themselves."""
+"""Seconds that worker processes have to end by themselves, before they are killed."""
 
 
 class Pool(Protocol):

@@ -36,7 +36,7 @@ class Command:
     record: bool = False
     """Whether every step is wanted back."""
     check: bool = False
-    """Whether the reset is for a try: the environment is checked, and stepped once after it."""
+    """Whether the reset begins a check of the environment: one step follows it."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Outcome:
     frames: list[np.ndarray] = field(default_factory=list)
     recorded: list[Step] = field(default_factory=list)
     goal: Arrays | None = None
-    """In the answer to a reset: what the episode is to reach, where the environment tells it."""
+    """The episode's goal, where the environment tells one (in the answer to a reset)."""
     action_dim: int = 0
     """Numbers in one action (in the answer to a reset)."""
     limit: int | None = None
@@ -146,5 +146,5 @@ class Slot:
 
 
 def one_line(error: Exception) -> str:
-    """Return an exception for a message."""
+    """Return an exception's type and message in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -13,7 +13,7 @@ from understudy.spec.data import DataSpec, Order
 
 Split = Literal["train", "validation", "all"]
 SEED = 0
-"""Decides splits and shares: they are the same for all seeds of a run, and for all runs."""
+"""Seed of splits and shares, which are the same for all seeds of a run and for all runs."""
 
 
 def chosen_episodes(store: EpisodeStore, data: DataSpec, split: Split) -> np.ndarray:

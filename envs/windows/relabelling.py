@@ -21,7 +21,7 @@ from understudy.registry import goal_strategies
 
 @dataclass(frozen=True)
 class Relabelled:
-    """Steps that get goals: what a strategy chooses by."""
+    """The steps that a strategy chooses goals for."""
 
     index: np.ndarray
     """int64 [b]: each step's place in its episode, from 0."""

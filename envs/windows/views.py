@@ -21,12 +21,12 @@ from understudy.observations import GOAL, PIXELS, STATE, Arrays, ObservationShap
 from understudy.spec.data import DataSpec
 
 GOAL_COLUMN = "achieved_goals"
-"""What a state is as a goal, in stores where that is not the observation itself."""
+"""The column of goals that states reach, in stores where a goal is not an observation."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One part of the observation: its column and that of what comes after an episode's last action."""
+    """One part of the observation: its column, and the column of final observations."""
 
     name: str
     column: str

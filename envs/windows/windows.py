@@ -203,7 +203,7 @@ class Windows:
         return returns_to_go(self.rewards(), lengths, self._data.discount)
 
     def _goal_rows(self, rows: np.ndarray, episodes: np.ndarray, places: np.ndarray | None) -> np.ndarray:
-        """Return for each row one of its episode's future; the row after the last means the final observation."""
+        """Return a goal's row for each row, later in its episode; the row after the last is the final observation."""
         if places is None:
             raise DatasetError(f"goals={self.goals} need a place in [0, 1) for each sample")
         index, length = rows - self.store.starts[episodes], self.store.lengths[episodes]
@@ -269,7 +269,7 @@ def _sides(rewards: np.ndarray, above: float, name: str, split: Split) -> tuple[
 def _balanced(
     sides: tuple[np.ndarray, np.ndarray], generator: np.random.Generator, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return indices [steps, samples]: at even places drawn from the first side, at odd ones from the second."""
+    """Return transitions [steps, samples]: even samples are drawn from the first side, odd ones from the second."""
     numbers = np.empty(shape, np.int64)
     for place, side in enumerate(sides):
         count = len(range(place, shape[1], 2))

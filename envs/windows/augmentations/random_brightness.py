@@ -12,7 +12,7 @@ from understudy.spec.augmentation import Operation
 
 @augmentations.register("random_brightness")
 class RandomBrightness(Operation):
-    """Pixels times a factor."""
+    """Multiply all pixels by a factor."""
 
     channels = (1, 3)
 

@@ -12,7 +12,7 @@ from understudy.spec.augmentation import Operation
 
 @augmentations.register("random_contrast")
 class RandomContrast(Operation):
-    """Each frame nearer to its mean grey, or farther from it."""
+    """Move the pixels of a frame towards its mean grey, or away from it."""
 
     channels = (1, 3)
 

@@ -19,7 +19,7 @@ ATTEMPTS = 10
 
 @augmentations.register("random_resized_crop")
 class RandomResizedCrop(Operation):
-    """A box of the picture at the picture's own size."""
+    """Cut a box out of the picture, and enlarge it to the picture's size."""
 
     numbers = 4 * ATTEMPTS
     moves = True

@@ -12,7 +12,7 @@ from understudy.spec.augmentation import Operation
 
 @augmentations.register("random_saturation")
 class RandomSaturation(Operation):
-    """Each pixel nearer to its grey, or farther from it; a single channel stays as it is."""
+    """Move each pixel towards its own grey, or away from it; a single channel stays as it is."""
 
     channels = (1, 3)
 

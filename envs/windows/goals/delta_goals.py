@@ -10,7 +10,7 @@ from understudy.registry import goal_strategies
 
 @goal_strategies.register("delta_goals")
 def delta_goals(steps: Relabelled) -> np.ndarray:
-    """Draw alike in [lo, hi) states ahead, as far as there are such; the last state where there are none."""
+    """Draw uniformly from those of the states lo to hi - 1 ahead that there are; the last state if there are none."""
     low, high = steps.delta
     inside = np.maximum(np.minimum(high, steps.ahead + 1) - low, 0)
     return low + (steps.places * inside).astype(np.int64)

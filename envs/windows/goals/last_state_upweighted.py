@@ -10,5 +10,5 @@ from understudy.registry import goal_strategies
 
 @goal_strategies.register("last_state_upweighted")
 def last_state_upweighted(steps: Relabelled) -> np.ndarray:
-    """Draw k in [1, T - 1] alike, and take the last state for all k beyond it."""
+    """Draw k uniformly from [1, T - 1], and take the last state for all k beyond it."""
     return 1 + np.minimum(1 + (steps.places * (steps.length - 1)).astype(np.int64), steps.ahead - 1)

@@ -1,4 +1,4 @@
-"""Every later state alike."""
+"""Any later state, uniformly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from understudy.registry import goal_strategies
 
 @goal_strategies.register("uniform")
 def uniform(steps: Relabelled) -> np.ndarray:
-    """Draw every later state alike: OGBench's with the next state among them, BridgeData's without."""
+    """Draw uniformly from the later states: with the next one (OGBench), or without it (BridgeData)."""
     first = 2 if steps.after_next else 1
     return first + (steps.places * (steps.ahead + 1 - first)).astype(np.int64)
