@@ -98,6 +98,7 @@ def _as_stored(array: np.ndarray, name: str, number: int) -> np.ndarray:
         raise DatasetError(f"episode {number}: column {name!r} holds {array.dtype}, not numbers")
     if array.ndim == 0:
         raise DatasetError(f"episode {number}: column {name!r} is one number, an array with a row a step is needed")
+    original = array
     if name == "terminals" or name.startswith(MASK):
         array = array.astype(np.uint8)
     elif name.endswith(EXACT) and array.dtype in (np.int64, np.float64):
@@ -106,6 +107,9 @@ def _as_stored(array: np.ndarray, name: str, number: int) -> np.ndarray:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if original.dtype.kind != "f" or np.isfinite(original).all():
+            largest = float(np.abs(original.astype(np.float64)).max())
+            raise DatasetError(f"episode {number}: column {name!r} holds {largest:.3g}, more than a float32 can hold")
         where = np.argwhere(~np.isfinite(array))[0]
         place = f"at step {where[0]}, index {where[1:].tolist()}"
         raise DatasetError(

@@ -53,6 +53,7 @@ class Incoming:
         columns = {key: np.asarray(value) for key, value in episode.items() if _is_judged(key, value)}
         if not self._forms:
             self._decide(columns)
+            self.notes += _of_actions(episode)
         brought: dict[str, Any] = {}
         for key, value in episode.items():
             of = steps_of_final(_canonical(key)) or key
@@ -153,6 +154,14 @@ class Incoming:
         if of not in self._names:
             return key
         return self._names[of] if key == of else FINAL + self._names[of]
+
+
+def _of_actions(episode: Mapping[str, Any]) -> list[str]:
+    """Return a line on actions that may be choices, where the first episode's are no real numbers."""
+    kind = np.asarray(episode.get("actions", 0.0)).dtype
+    if kind.kind not in "iub":
+        return []
+    return [f"actions: {kind.name}, are kept as float32: policies learn continuous actions, never a choice among some"]
 
 
 def _form_beside(rows: Rows) -> Form:

@@ -16,7 +16,9 @@ from tensordict import TensorDict
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.expert_buffer.source import BUFFER, METADATA, README
 from understudy.envs.sources.source import task_of
-from understudy.envs.store.transfer import import_file
+from understudy.envs.store.inspection import notes_of
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
 from understudy.registry import sources
 
@@ -84,6 +86,46 @@ def assert_same(first, second) -> None:
 def test_a_torchrl_buffer_is_read_with_its_episodes_and_finals(tmp_path) -> None:
     episodes = make_episodes()
     assert_same(episodes, SOURCE.task(NAME).read(save(tmp_path / BUFFER, as_torchrl(episodes))))
+
+
+@pytest.mark.parametrize("states", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_torchrls_pixels_are_a_camera_and_come_back(tmp_path, states, first) -> None:
+    episodes, rng = make_episodes(), np.random.default_rng(1)
+    frames = [rng.integers(0, 256, (len(e["actions"]) + 1, 32, 48, 3), dtype=np.uint8) for e in episodes]
+    turned = [np.moveaxis(part, -1, 1) if first else part for part in frames]
+    rows = as_torchrl(
+        episodes,
+        pixels=np.concatenate([part[:-1] for part in turned]),
+        next={"pixels": np.concatenate([part[1:] for part in turned])},
+        **({} if states else {"observation": None}),
+    )
+    if not states:
+        del rows["next"]["observation"]
+    store = import_file(task_of(NAME), save(tmp_path / BUFFER, rows), tmp_path / "stores")
+    kept = np.concatenate([part[:-1] for part in frames])
+    np.testing.assert_array_equal(store.frames("images/pixels").gather(np.arange(len(kept))), kept)
+    assert ("observations" in store.manifest.columns) is states
+    back = export_store(store, tmp_path / "back", "expert_buffer")
+    again = import_file(task_of(NAME), back, tmp_path / "again")
+    assert again.manifest.content_hash == store.manifest.content_hash
+
+
+def test_keys_that_are_not_read_are_named(tmp_path) -> None:
+    rows = as_torchrl(make_episodes(), sample_log_prob=np.zeros(14, np.float32))
+    store = import_file(task_of(NAME), save(tmp_path / BUFFER, rows), tmp_path / "stores")
+    assert "left out: keys that are not read: sample_log_prob" in notes_of(store)
+
+
+def test_whole_numbers_as_actions_are_said(tmp_path) -> None:
+    rows = as_torchrl(make_episodes(), action=np.random.default_rng(0).integers(0, 3, (14, 1)))
+    store = import_file(task_of(NAME), save(tmp_path / BUFFER, rows), tmp_path / "stores")
+    assert any(note.startswith("actions: int64, are kept as float32") for note in notes_of(store))
+    assert not any("actions:" in note for note in notes_of(plain_store(tmp_path)))
+
+
+def plain_store(tmp_path: Path) -> EpisodeStore:
+    return import_file(task_of(NAME), save(tmp_path / "plain.pt", as_torchrl(make_episodes())), tmp_path / "plain")
 
 
 def test_flat_spellings_and_plain_dicts_are_read_too(tmp_path) -> None:

@@ -217,10 +217,32 @@ def lose(name: str) -> Any:
     return change
 
 
+@pytest.mark.parametrize("floats", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_pictures_of_other_layouts_and_ranges_come_in_as_the_same(tmp_path, floats, first) -> None:
+    path, other = write(tmp_path / "x.hdf5"), write(tmp_path / "y.hdf5")
+    with File(other, "a") as file:
+        for demo in file["data"].values():
+            for group in ("next_obs", "last_obs"):
+                if group in demo:
+                    del demo[group]
+            for name in [name for name in demo["obs"] if name.endswith("_image")]:
+                values = demo[f"obs/{name}"][()]
+                del demo[f"obs/{name}"]
+                values = np.moveaxis(values, -1, 1) if first else values
+                demo[f"obs/{name}"] = (values / 255).astype(np.float32) if floats else values
+    one, two = (import_file(task_of(LIFT), file, tmp_path / file.stem) for file in (path, other))
+    for name in ("images/agentview", "images/robot0_eye_in_hand"):
+        np.testing.assert_array_equal(one.frames(name).gather(np.arange(5)), two.frames(name).gather(np.arange(5)))
+    env_args = [store.manifest.provenance["environment"]["env_kwargs"] for store in (one, two)]
+    assert env_args[0]["camera_heights"] == env_args[1]["camera_heights"]
+    assert env_args[0]["camera_widths"] == env_args[1]["camera_widths"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (retype, "data/demo_1/obs/agentview_image holds float32"),
+        (retype, "column 'images/agentview' has rows (12, 10, 3) float32, earlier ones (12, 10, 3) uint8"),
         (shorten, "data/demo_2/obs/agentview_image holds uint8 (3, 12, 10, 3), 4 pictures of (12, 10) are expected"),
         (resize, "data/demo_2/obs/agentview_image holds uint8 (4, 10, 12, 3), 4 pictures of (12, 10) are expected"),
         (lose("data/demo_1/obs/robot0_eye_in_hand_image"), "no dataset 'data/demo_1/obs/robot0_eye_in_hand_image'"),

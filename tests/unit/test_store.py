@@ -292,3 +292,12 @@ def test_a_histogram_shows_every_bin_that_holds_something() -> None:
     assert bars[0] == "█"
     assert bars[1:3] == "  "
     assert bars[3] == "▁"
+
+
+def test_numbers_beyond_float32_are_said_to_be_that(tmp_path) -> None:
+    with (
+        pytest.raises(DatasetError, match=r"column 'observations' holds 1e\+300, more than a float32 can hold"),
+        StoreWriter(tmp_path / "x", name="x", source="d4rl", env_id="x") as writer,
+    ):
+        rows = {"actions": np.zeros((2, 1)), "rewards": np.zeros(2), "terminals": np.zeros(2)}
+        writer.add_episode({"observations": np.full((2, 3), 1e300), **rows})

@@ -77,3 +77,15 @@ def test_a_closed_standard_output_is_no_traceback(monkeypatch) -> None:
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
+
+
+def test_names_and_notes_with_colons_and_brackets_are_printed_as_they_are(monkeypatch, capsys) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "_file", stream)
+    console.print("bridge:a: 3 episodes [bold] :smile:")
+    show_table(("name",), [("lerobot:x:cat:",)], title="keys of :a:")
+    with progress_bar("expert:a:", "episodes") as bar:
+        bar(1, 1, "success 0.5 [0, 1] :dog: [red]")
+    said = stream.getvalue()
+    for text in ("bridge:a: 3 episodes [bold] :smile:", "lerobot:x:cat:", "keys of :a:", "expert:a:", ":dog: [red]"):
+        assert text in said

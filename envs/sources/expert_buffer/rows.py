@@ -21,9 +21,13 @@ SPELLINGS = {
     "terminated": ("next/terminated", "terminated", "terminations", "terminals"),
     "truncated": ("next/truncated", "truncated", "truncations", "timeouts"),
     "step_count": ("step_count",),
+    "pixels": ("pixels",),
+    "next_pixels": ("next/pixels",),
 }
 """What a key may be called, the first one found is taken; nested keys with a slash."""
 FLAGS = ("done", "terminated", "truncated")
+LOGS = ("next/step_count", "is_init", "next/is_init", "collector/traj_ids", "traj_ids", "index")
+"""Keys of torchrl's collectors that say nothing which is not in the others."""
 
 
 def read_rows(file: Path) -> dict[str, np.ndarray]:
@@ -37,7 +41,7 @@ def read_rows(file: Path) -> dict[str, np.ndarray]:
         spelling = next((item for item in spellings if item in arrays), None)
         if spelling is not None:
             rows[name] = arrays[spelling]
-        elif name in ("observations", "actions", "rewards"):
+        elif name in ("actions", "rewards") or (name == "observations" and "pixels" not in arrays):
             raise DatasetError(f"{file}: no key {spellings[0]!r}{did_you_mean(spellings[0], arrays)}")
     for name in ("rewards", "step_count", *FLAGS):
         if name in rows and rows[name].ndim == 2 and rows[name].shape[1] == 1:
@@ -68,15 +72,29 @@ def _check_rows(rows: dict[str, np.ndarray], file: Path) -> None:
             raise DatasetError(f"{file}: {name} have shape {array.shape}, the actions have {count} rows")
         if name in FLAGS and array.ndim != 1:
             raise DatasetError(f"{file}: {name} have shape {array.shape}, one flag a row is needed")
-    if "next_observations" in rows and rows["next_observations"].shape != rows["observations"].shape:
-        shapes = f"next observations {rows['next_observations'].shape}, observations {rows['observations'].shape}"
-        raise DatasetError(f"{file}: {shapes}: must be alike")
+    for after, name in (("next_observations", "observations"), ("next_pixels", "pixels")):
+        if after in rows and (name not in rows or rows[after].shape != rows[name].shape):
+            own = rows[name].shape if name in rows else "none"
+            raise DatasetError(f"{file}: {after.replace('_', ' ')} {rows[after].shape}, {name} {own}: must be alike")
+
+
+def seen(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return what is observed in each row, states where there are some, and what comes after it, if that is kept."""
+    if "observations" in rows:
+        return rows["observations"], rows.get("next_observations")
+    return rows["pixels"], rows.get("next_pixels")
+
+
+def unread_keys(file: Path) -> list[str]:
+    """Return the keys of a buffer that nothing is read from."""
+    known = {spelling for spellings in SPELLINGS.values() for spelling in spellings} | set(LOGS)
+    return sorted(name for name, _ in _flattened(load_tensors(file)) if name not in known)
 
 
 def repeats_itself(rows: dict[str, np.ndarray]) -> bool:
     """Return whether each next observation is its own observation although the observations change."""
-    looks = rows["observations"]
-    if "next_observations" not in rows or not np.array_equal(rows["next_observations"], looks):
+    looks, after = seen(rows)
+    if after is None or not np.array_equal(after, looks):
         return False
     return bool(breaks_in(len(looks), lambda begin, stop: (looks[begin:stop], looks[begin:stop])).any())
 
@@ -92,13 +110,14 @@ def ends_of(rows: dict[str, np.ndarray], usable: bool, file: Path) -> tuple[np.n
     """Return the last row of each episode, and what is to be said of how they were found, or ""."""
     over = flags_of(rows)[0]
     if usable:
-        looks, after = rows["observations"], rows["next_observations"]
+        looks, after = seen(rows)
+        assert after is not None
         breaks = breaks_in(len(over), lambda begin, stop: (looks[begin:stop], after[begin:stop]))
         return episode_ends(over, breaks, complete="done" in rows or "truncated" in rows)
     if "step_count" in rows:
         over = over | np.append(np.diff(rows["step_count"].astype(np.int64)) <= 0, True)
     elif not over.any() and len(over) > 1:
-        why = "its next observations repeat the observations" if "next_observations" in rows else "no next observations"
+        why = "no next observations" if seen(rows)[1] is None else "its next observations repeat the observations"
         raise DatasetError(
             f"{file}: {why} and no done flag is set: where episodes end cannot be told; collect it again"
         )

@@ -24,13 +24,15 @@ import numpy as np
 
 from understudy.envs.files.hdf5 import UnfailingFile
 from understudy.envs.simulators.registered import make_registered, registered_spec
-from understudy.envs.sources.expert_buffer.rows import ends_of, flags_of, read_rows, repeats_itself
+from understudy.envs.sources.expert_buffer.rows import ends_of, flags_of, read_rows, repeats_itself, seen, unread_keys
 from understudy.envs.sources.expert_buffer.unpickling import load_tensors
 from understudy.envs.sources.source import Source, task_of
 from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.episode import check_same_columns, prepare_episode
+from understudy.envs.store.store import FINAL, IMAGES
 from understudy.errors import DatasetError, UnknownName, UserError, to_install
 from understudy.files import replaced_folder, write_atomic
+from understudy.observations import PIXELS
 from understudy.registry import sources
 
 if TYPE_CHECKING:
@@ -81,24 +83,34 @@ class ExpertBufferTask(Task):
             note["metadata"] = _plain(load_tensors(file.with_name(METADATA)))
         if repeats:
             note["next_observations"] = "left out: each repeats its own observation"
-        said = ends_of(rows, not repeats and "next_observations" in rows, file)[1]
-        return {**note, **({"notes": [said]} if said else {})}
+        said = ends_of(rows, not repeats and seen(rows)[1] is not None, file)[1]
+        unread = unread_keys(file)
+        left_out = {"left_out": [f"keys that are not read: {', '.join(unread)}"]} if unread else {}
+        return {**note, **left_out, **({"notes": [said]} if said else {})}
 
     def read(self, path: Path) -> Iterator[Episode]:
         """Yield the episodes of a buffer."""
         file = self.source.files(path)[0]
         rows = read_rows(file)
-        usable = "next_observations" in rows and not repeats_itself(rows)
+        usable = seen(rows)[1] is not None and not repeats_itself(rows)
+        columns = {name: column for column, name in _COLUMNS.items() if name in rows}
         terminals = flags_of(rows)[1]
         begin = 0
         for end in ends_of(rows, usable, file)[0]:
             steps = slice(begin, end + 1)
-            episode = {name: rows[name][steps] for name in ("observations", "actions", "rewards")}
+            episode = {column: rows[name][steps] for name, column in columns.items()}
             episode["terminals"] = terminals[steps]
             if usable:
-                episode["final_observation"] = rows["next_observations"][end]
+                episode |= {column: rows[name][end] for column, name in _AFTER.items() if name in rows}
             yield episode
             begin = end + 1
+
+
+_PIXELS = f"{IMAGES}{PIXELS}"
+_COLUMNS = {"observations": "observations", _PIXELS: "pixels", "actions": "actions", "rewards": "rewards"}
+_SEEN = {"observations": "observation", _PIXELS: "pixels"}
+_AFTER = {"final_observation": "next_observations", f"{FINAL}{_PIXELS}": "next_pixels"}
+"""Columns of an episode, and of what came after its last action, by their rows here."""
 
 
 class ExpertBuffer(Source):
@@ -164,19 +176,26 @@ def _environment(env_name: str) -> str:
 
 
 def _transitions(number: int, episode: Episode) -> dict[str, np.ndarray]:
-    if "final_observation" not in episode:
-        raise DatasetError(f"episode {number}: has no final observation, which expert buffers need")
     prepare_episode(episode, number)
-    observations = np.asarray(episode["observations"])
-    following = np.concatenate([observations[1:], np.asarray(episode["final_observation"])[None]])
-    last = np.arange(len(observations)) == len(observations) - 1
+    odd = [name for name in episode if name.startswith(IMAGES) and name != _PIXELS]
+    if odd:
+        raise DatasetError(f"episode {number}: column {odd[0]!r}: expert buffers keep one camera, {_PIXELS}")
+    seen_here: dict[str, np.ndarray] = {}
+    for (column, name), after in zip(_SEEN.items(), _AFTER, strict=True):
+        if column not in episode:
+            continue
+        if after not in episode:
+            raise DatasetError(f"episode {number}: has no final observation, which expert buffers need")
+        rows = np.asarray(episode[column])
+        following = np.concatenate([rows[1:], np.asarray(episode[after])[None]])
+        seen_here |= {name: rows, f"next/{name}": following.astype(rows.dtype)}
+    last = np.arange(len(episode["actions"])) == len(episode["actions"]) - 1
     terminated = np.asarray(episode["terminals"]) != 0
     columns = {"next/reward": np.asarray(episode["rewards"], np.float32), "next/terminated": terminated}
     columns |= {"next/truncated": last & ~terminated, "next/done": last}
     return {
-        "observation": observations,
+        **seen_here,
         "action": np.asarray(episode["actions"]),
-        "next/observation": following.astype(observations.dtype),
         **{name: array[:, None] for name, array in columns.items()},
     }
 

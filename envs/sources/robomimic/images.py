@@ -28,11 +28,17 @@ def cameras_of(path: Path, group: Any) -> dict[str, tuple[int, int]]:
     found = {}
     for name, values in group.items() if isinstance(group, h5py.Group) else ():
         if name.endswith(SUFFIX) and isinstance(values, h5py.Dataset):
-            if values.ndim != 4 or values.dtype != np.uint8:
+            if values.ndim != 4 or values.dtype.kind not in "uif":
                 said = f"{values.dtype} {values.shape}"
-                raise DatasetError(f"{path}: {values.name} holds {said}, pictures are uint8 [T, H, W, C]")
-            found[name.removesuffix(SUFFIX)] = (int(values.shape[1]), int(values.shape[2]))
+                raise DatasetError(f"{path}: {values.name} holds {said}, pictures are numbers [T, H, W, C]")
+            found[name.removesuffix(SUFFIX)] = _size(values.shape[1:])
     return found
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the height and width of a picture, whose channels may be first."""
+    first = shape[0] in (1, 3) and shape[2] not in (1, 3)
+    return (int(shape[1]), int(shape[2])) if first else (int(shape[0]), int(shape[1]))
 
 
 def read_pictures(path: Path, file: Any, demo: str, sizes: Mapping[str, tuple[int, int]]) -> Episode:
@@ -46,7 +52,7 @@ def read_pictures(path: Path, file: Any, demo: str, sizes: Mapping[str, tuple[in
                 continue
             frames = read_dataset(path, file, name) if group == "obs" else _last(path, file, name)
             rows = file[name].shape[0]
-            if rows != steps or frames.dtype != np.uint8 or frames.shape[-3:-1] != size:
+            if rows != steps or _size(frames.shape[-3:]) != size:
                 said = f"{frames.dtype} {file[name].shape}"
                 raise DatasetError(f"{path}: {name} holds {said}, {steps} pictures of {size} are expected")
             columns[f"{IMAGES if group == 'obs' else FINAL + IMAGES}{camera}"] = frames

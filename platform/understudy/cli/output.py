@@ -22,8 +22,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-# No markup: a path or a message with [brackets] in it is printed as it is.
-console = Console(highlight=False, markup=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
+# No markup and no emoji: a path or a name with [brackets] or :a: in it is printed as it is.
+console = Console(
+    highlight=False, markup=False, emoji=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 120
+)
 HELP_WIDTH = {"max_content_width": 110}
 """Click settings of every command."""
 OVERRIDES: dict[str, Any] = {
@@ -91,14 +93,18 @@ def show_mapping(values: Mapping[str, Any], title: str | None = None, indent: in
 @contextmanager
 def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show a bar; the block gets a function of (done, total, note). The unit "bytes" shows sizes and a rate."""
-    counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    counts = (
+        (DownloadColumn(), TransferSpeedColumn())
+        if unit == "bytes"
+        else (MofNCompleteColumn(), TextColumn(unit, markup=False))
+    )
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *counts,
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     bar = Progress(*columns, console=console, transient=False)
     task = bar.add_task(label, total=None, note="")
