@@ -13,12 +13,14 @@ import click
 from typer.main import get_command
 
 from understudy.cli import command_line
-from understudy.cli.sweep import EXAMPLES as OF_SWEEP
+from understudy.cli.compare import EXAMPLES as OF_COMPARE
 from understudy.cli.sweep import read_sweep
+from understudy.cli.sweep_command import EXAMPLES as OF_SWEEP
 from understudy.cli.train import EXAMPLES as OF_TRAIN
 from understudy.cli.train import PLACEMENT_KEYS, read_run, run_values
 from understudy.cluster.commands.jobs import SUBMIT
 from understudy.cluster.profile import list_profiles, load_profile
+from understudy.matrix.cells import cells_of, is_matrix
 from understudy.registry import algorithms, sources
 from understudy.spec.compose import flat_values, parse
 from understudy.spec.evaluation import EvaluationSpec
@@ -87,7 +89,13 @@ def _alternatives(text: str) -> Iterator[str]:
 
 
 def _of_help() -> Iterator[Shown]:
-    texts = {"train": OF_TRAIN, "sweep": OF_SWEEP, "submit": SUBMIT, **dict(_epilogs(_root(), ""))}
+    texts = {
+        "train": OF_TRAIN,
+        "sweep": OF_SWEEP,
+        "compare": OF_COMPARE,
+        "submit": SUBMIT,
+        **dict(_epilogs(_root(), "")),
+    }
     for name, text in texts.items():
         for line in text.splitlines():
             if line.startswith("  understudy "):
@@ -183,7 +191,20 @@ def _train(context: click.Context) -> None:
 
 
 def _sweep(context: click.Context) -> None:
-    read_sweep(context.args)
+    if context.params.get("replay"):
+        assert len(context.args) == 1
+        return
+    if not is_matrix(context.args):
+        read_sweep(context.args)
+        return
+    for cell in cells_of(context.args, "sweep"):
+        read_sweep(list(cell.words))
+
+
+def _compare(context: click.Context) -> None:
+    if not context.params.get("help_"):
+        for cell in cells_of(context.args, "compare"):
+            read_run(list(cell.words))
 
 
 def _submit(context: click.Context) -> None:
@@ -207,6 +228,7 @@ def _cluster(context: click.Context) -> None:
 _KEYS = {
     "train": _train,
     "sweep": _sweep,
+    "compare": _compare,
     "submit": _submit,
     "evaluate": _evaluate,
     **dict.fromkeys(("show", "render", "up", "status", "down"), _cluster),

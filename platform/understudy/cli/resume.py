@@ -71,6 +71,15 @@ def go_on(
         extend_sweep(sweep, add_steps, add_trials, retry_failed, change_space)
         drive(sweep)
         return
+    if (path / "matrix.json").is_file():
+        from understudy.cli.compare import drive_matrix
+        from understudy.matrix.cells import MatrixDir
+
+        if group is not None or add_steps or add_trials or retry_failed or change_space:
+            raise UserError(
+                f"{path} is a matrix: its cells, below {path / 'cells'}, are resumed with these, one by one"
+            )
+        return drive_matrix(MatrixDir(path))
     if add_trials or retry_failed or change_space:
         raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
     run = RunDir.existing(path)

@@ -169,7 +169,7 @@ def start_training(spec: RunSpec, folder: Path | None = None) -> None:
         group.train(spec, lead)
 
 
-def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None) -> None:
+def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_run_id: str | None = None) -> None:
     """Train in a run directory with a progress bar, and print what came of it."""
     from understudy.errors import NotTracked
     from understudy.runs.directory import TRACKING_ERROR
@@ -186,7 +186,7 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None) -> None
             loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
             bar(step, last, f"{speed}{loss}{describe(metrics) if objective_name(metrics) else ''}")
 
-        result = launch(spec, run, loop=loop, progress=progress)
+        result = launch(spec, run, loop=loop, progress=progress, parent_run_id=parent_run_id)
     show_result(result.metrics)
     state = run.state()
     console.print(

@@ -118,7 +118,7 @@ class RunDir:
         """Make a new directory for `spec`, named by its seeds and the time, and write flags.json."""
         seeds = spec.all_seeds
         name = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
-        return cls.at(new_folder(spec, name), spec)
+        return cls.at(new_folder(spec.folder, name), spec)
 
     @classmethod
     def at(cls, path: Path, spec: RunSpec) -> RunDir:
@@ -179,9 +179,8 @@ class RunDir:
             yield
 
 
-def new_folder(spec: RunSpec, name: str) -> Path:
-    """Make and return `<save_dir>/<project>/<run_group>/<env_name>/<name>_<time>`, numbered where that is taken."""
-    parent = spec.folder
+def new_folder(parent: Path, name: str) -> Path:
+    """Make and return `<parent>/<name>_<time>`, numbered where that is taken."""
     stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
     with storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from understudy.files import user_path
 from understudy.runs import mirror
 from understudy.spec.placement import Placement
 
-MARKERS = ("sweep.json", "flags.json")
+MARKERS = ("sweep.json", "flags.json", "matrix.json")
 
 
 def find(name: str, root: Path | None = None) -> Path:

@@ -21,7 +21,7 @@ class SweepDir:
     @classmethod
     def create(cls, spec: SweepSpec) -> SweepDir:
         """Make a new folder for the sweep and write its spec."""
-        return cls.at(new_folder(spec.base, "sweep"), spec)
+        return cls.at(new_folder(spec.base.folder, "sweep"), spec)
 
     @classmethod
     def at(cls, path: Path, spec: SweepSpec) -> SweepDir:

@@ -67,8 +67,8 @@ class SweepResult:
     """Further findings, a line each: the Pareto front, what the seeds cost, how well held-out measures rank."""
 
 
-def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
-    """Open the sweep's parent run in MLflow."""
+def track_sweep(spec: SweepSpec, path: Path, run_id: str | None, parent_run_id: str | None = None) -> Tracked:
+    """Open the sweep's run in MLflow, the parent of its trials'; it may be a child of a matrix's."""
     base = spec.base
     return tracking.track(
         base.placement.tracking(),
@@ -77,6 +77,7 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None) -> Tracked:
         name=path.name,
         sources=[(path / BEST_CSV, "best/"), (path / SWEEP_CSV, "sweep/")],
         run_id=run_id,
+        parent_run_id=parent_run_id,
         params={
             **spec.run,
             **spec.options.model_dump(),
@@ -125,7 +126,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         study = Study(sweep.path, spec)
         if trials_left(study) > 0:
             start_tune()
-        tracked = track_sweep(spec, sweep.path, state.get("run_id"))
+        tracked = track_sweep(spec, sweep.path, state.get("run_id"), state.get("parent_run_id"))
         sweep.update_state(
             status="running", run_id=tracked.run_id or state.get("run_id"), pid=os.getpid(), shipped=False
         )

@@ -1,0 +1,170 @@
+"""`understudy compare`, and sweeps of several methods or tasks: the cells of a matrix, and their comparison."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from understudy.cli.output import OVERRIDES, console, show_table
+from understudy.cli.train import read_run, run_training, show_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from understudy.matrix.cells import Cell, Kind, MatrixDir
+    from understudy.spec.run import RunSpec
+    from understudy.sweeping.sweep_spec import SweepSpec
+    from understudy.tracking import Tracked
+
+EXAMPLES = """\
+Train several methods on several tasks, with the same seeds, and compare them.
+
+  understudy compare algo=bc,flow_bc env_name=hopper-medium-v2,walker2d-medium-v2 seeds=[0,1,2] training_steps=100000
+  understudy sweep algo=bc,flow_bc env_name=A,B num_trials=20 seeds=[0,1,2]     # the same, each cell tuned first
+
+Every cell is a run of its own; what a method does not take (flow_steps of bc) is left out of its cells. On each task
+methods are compared on the same start states; over tasks by interquartile mean and chance of improvement.
+`understudy resume` goes on with a matrix where it was left."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(context_settings=OVERRIDES, short_help="Train methods x tasks x seeds and compare them.")(compare)
+
+
+def compare(
+    context: typer.Context,
+    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    help_: bool = typer.Option(False, "--help", help="show every key"),
+) -> None:
+    """Train several methods on several tasks and compare them."""
+    if help_:
+        return show_keys(EXAMPLES, [word for word in context.args if "," not in word])
+    start_matrix(context.args, "compare", config_dir)
+    return None
+
+
+def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None) -> None:
+    """Check every cell, then make the matrix's folder and do all of them."""
+    from understudy.cli.sweep import read_sweep
+    from understudy.matrix.cells import MatrixDir, cells_of, check_cells
+    from understudy.runs.directory import RunDir, new_folder
+    from understudy.runs.loop import make_loop
+    from understudy.runs.on_ray import check_launcher
+    from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.run import check_sweep
+
+    cells = cells_of(words, kind)
+    check_cells(cells)
+    sweeps = [read_sweep(list(cell.words), config_dir) for cell in cells] if kind == "sweep" else []
+    runs = [read_run(list(cell.words), config_dir) for cell in cells] if kind == "compare" else []
+    for spec in sweeps:
+        check_sweep(spec)
+    for run in runs:
+        make_loop(run)
+        check_launcher(run)
+    first = (sweeps[0].base if sweeps else runs[0]).folder
+    matrix = MatrixDir.create(new_folder(first.parent, "matrix"), kind, cells)
+    for cell, sweep in zip(cells, sweeps, strict=False):
+        SweepDir.at(matrix.folder(cell), sweep)
+    for cell, run in zip(cells, runs, strict=False):
+        RunDir.at(matrix.folder(cell), run)
+    drive_matrix(matrix)
+
+
+def drive_matrix(matrix: MatrixDir) -> None:
+    """Do what is left of a matrix and print the comparison."""
+    console.print(f"matrix: {matrix.path}", soft_wrap=True)
+    cells = matrix.cells()
+    with matrix.held():
+        parent = _parent_run(matrix, cells)
+        for place, cell in enumerate(cells):
+            console.print(f"\n{place + 1}/{len(cells)}: {cell.method} on {cell.task}", soft_wrap=True)
+            _do(matrix, cell, parent)
+        show_comparison(matrix, parent)
+
+
+def _specs(matrix: MatrixDir, cells: Sequence[Cell]) -> list[RunSpec | SweepSpec]:
+    from understudy.runs.directory import RunDir
+    from understudy.sweeping.directory import SweepDir
+
+    if matrix.kind == "sweep":
+        return [SweepDir(matrix.folder(cell)).spec() for cell in cells]
+    return [RunDir(matrix.folder(cell)).spec() for cell in cells]
+
+
+def _parent_run(matrix: MatrixDir, cells: Sequence[Cell]) -> Tracked:
+    """Open the matrix's run in MLflow, which all cells are children of."""
+    from understudy import tracking
+    from understudy.sweeping.sweep_spec import SweepSpec
+
+    spec = _specs(matrix, cells)[0]
+    base = spec.base if isinstance(spec, SweepSpec) else spec
+    tracking.prepare(base.placement.tracking())
+    return tracking.track(
+        base.placement.tracking(),
+        matrix.path,
+        experiment=base.placement.project,
+        name=matrix.path.name,
+        params={
+            "methods": list(dict.fromkeys(cell.method for cell in cells)),
+            "tasks": list(dict.fromkeys(cell.task for cell in cells)),
+            "seeds": list(base.all_seeds),
+        },
+        tags={"kind": f"matrix of {matrix.kind}s" if matrix.kind == "sweep" else "comparison"},
+    )
+
+
+def _do(matrix: MatrixDir, cell: Cell, parent: Tracked) -> None:
+    """Do one cell, unless it is done."""
+    from understudy.cli.sweep import drive
+    from understudy.matrix.comparison import result_of
+    from understudy.runs.directory import RunDir
+    from understudy.sweeping.directory import SweepDir
+
+    folder = matrix.folder(cell)
+    if RunDir(folder).state().get("status") == "finished" and result_of(matrix, cell) is not None:
+        console.print("done already")
+        return
+    if parent.run_id:
+        RunDir(folder).update_state(parent_run_id=parent.run_id)
+    if matrix.kind == "sweep":
+        drive(SweepDir(folder))
+    else:
+        run = RunDir(folder)
+        run_training(run.spec(), run, parent_run_id=parent.run_id)
+
+
+def show_comparison(matrix: MatrixDir, parent: Tracked) -> None:
+    """Print and keep the comparison of all cells."""
+    from understudy.matrix.comparison import RECORD, TABLE, lines_of, result_of, table_rows, write_comparison
+
+    cells = matrix.cells()
+    found = [result for cell in cells if (result := result_of(matrix, cell)) is not None]
+    comparison = write_comparison(matrix, found)
+    console.print()
+    show_table(*table_rows(found))
+    console.print(_budget(matrix, cells), soft_wrap=True)
+    for line in lines_of(comparison):
+        console.print(line, soft_wrap=True)
+    console.print(f"{matrix.path / TABLE}", soft_wrap=True)
+    parent.log_files(matrix.path / RECORD, matrix.path / TABLE, matrix.path / "matrix.json")
+    parent.close("FINISHED")
+
+
+def _budget(matrix: MatrixDir, cells: Sequence[Cell]) -> str:
+    """Return what each cell was given, and that it was the same, or not."""
+    from understudy.sweeping.sweep_spec import SweepSpec
+
+    given = {}
+    for cell, spec in zip(cells, _specs(matrix, cells), strict=True):
+        base = spec.base if isinstance(spec, SweepSpec) else spec
+        text = f"{len(base.all_seeds)} seeds x {base.training_steps} steps"
+        if isinstance(spec, SweepSpec):
+            text = f"{spec.options.num_trials} configurations x {text}"
+        given.setdefault(text, []).append(f"{cell.method} on {cell.task}")
+    if len(given) == 1:
+        how = "each tuned with the same budget" if matrix.kind == "sweep" else "each with its values as given"
+        return f"{how}: {next(iter(given))}; not chosen by these episodes"
+    return "budgets differ: " + "; ".join(f"{text} ({', '.join(names)})" for text, names in given.items())

@@ -1,0 +1,158 @@
+"""What a matrix is made of: words with several values of algo (or space) and env_name become a cell for each pair.
+
+A key that one method takes and another does not is left out of the other's cells; one that none takes is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from understudy.errors import SpecError, UserError
+from understudy.files import write_json
+from understudy.registry import algorithms, search_spaces
+from understudy.runs.directory import hold
+from understudy.spec.compose import given_keys, listed, parse, split_sweeps, to_overrides
+from understudy.spec.keys import algo_of, run_fields
+from understudy.spec.run import plain_name
+from understudy.spec.words import ALIASES
+from understudy.sweeping.options import SweepOptions
+
+MARKER = "matrix.json"
+Kind = Literal["sweep", "compare"]
+AXES = ("algo", "space", "env_name")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one task."""
+
+    method: str
+    task: str
+    folder: str
+    """Its folder below `cells`."""
+    words: tuple[str, ...] = ()
+    """The key=value words that describe it."""
+
+
+def axis_of(key: str) -> str | None:
+    """Return which axis of a matrix a key names."""
+    name = ALIASES.get(key, key)
+    return name if name in AXES else None
+
+
+def is_matrix(words: Sequence[str]) -> bool:
+    """Return whether words name several methods or tasks."""
+    _, sweeps = split_sweeps(parse(words))
+    return any(axis_of(key) for key in sweeps)
+
+
+def cells_of(words: Sequence[str], kind: Kind) -> list[Cell]:
+    """Return the cells that the words describe, the tasks one after another; SpecError for keys that no cell takes."""
+    plain, sweeps = split_sweeps(parse(words))
+    axes: dict[str, list[str]] = {}
+    for item in plain:
+        if axis := axis_of(item.key_or_group):
+            axes[axis] = [str(item.value())]
+    for key, values in sweeps.items():
+        if axis := axis_of(key):
+            axes[axis] = [str(value) for value in listed(key, values)]
+    if "space" in axes and "algo" in axes:
+        raise SpecError("give algo=... or space=... for the methods of a matrix, not both")
+    if "env_name" not in axes:
+        raise SpecError("name the tasks: env_name=A,B")
+    along = "space" if "space" in axes else "algo"
+    methods = axes.get(along, [algo_of({})])
+    rest = [word for word in to_overrides(words) if axis_of(word.partition("=")[0]) is None]
+    _check_known(rest, [_algorithm(along, method) for method in methods])
+    return [
+        Cell(method, task, f"{method}-{plain_name(task)}", tuple(_words(rest, along, method, task, kind)))
+        for task, method in itertools.product(axes["env_name"], methods)
+    ]
+
+
+def _algorithm(along: str, method: str) -> str:
+    return search_spaces.get(method).algo if along == "space" else method
+
+
+def _taken(algo: str) -> set[str]:
+    """Return the keys that a cell of an algorithm takes."""
+    algorithms.get(algo)  # or the error is about its keys
+    return run_fields(algo).keys() | SweepOptions.model_fields.keys()
+
+
+def _check_known(rest: Sequence[str], algos: Sequence[str]) -> None:
+    """Raise SpecError for a key that no method of the matrix takes; keys of Hydra's groups are no concern here."""
+    taken = [_taken(algo) for algo in algos]
+    for word, key in zip(rest, given_keys(rest), strict=True):
+        if _known(key) and not any(ALIASES.get(key, key) in keys for keys in taken):
+            raise SpecError(f"{word}: none of {', '.join(dict.fromkeys(algos))} takes it")
+
+
+def _known(key: str) -> bool:
+    """Return whether some method takes a key."""
+    return any(ALIASES.get(key, key) in run_fields(name) for name in algorithms.names())
+
+
+def _words(rest: Sequence[str], along: str, method: str, task: str, kind: Kind) -> list[str]:
+    algo = _algorithm(along, method)
+    taken = _taken(algo)
+    kept = [
+        word
+        for word, key in zip(rest, given_keys(rest), strict=True)
+        if ALIASES.get(key, key) in taken or not _known(key)
+    ]
+    _, sweeps = split_sweeps(parse(kept))
+    searched = [key for key in sweeps if key not in ("seed", "seeds", *SweepOptions.model_fields)]
+    by = along
+    if kind == "sweep" and along == "algo" and not searched and algo in search_spaces.names():
+        by = "space"  # nothing is said of what to search: the method's own space
+    return [*kept, f"{by}={method}", f"env_name={task}"]
+
+
+class MatrixDir:
+    """A matrix's folder: matrix.json lists its cells, which have folders below `cells`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, kind: Kind, cells: Sequence[Cell]) -> MatrixDir:
+        """Write matrix.json in a new folder."""
+        write_json(path / MARKER, {"kind": kind, "cells": [asdict(cell) for cell in cells]})
+        return cls(path)
+
+    def read(self) -> dict[str, Any]:
+        """Return matrix.json."""
+        return json.loads((self.path / MARKER).read_text())
+
+    @property
+    def kind(self) -> Kind:
+        """Whether its cells are sweeps or runs."""
+        return self.read()["kind"]
+
+    def cells(self) -> list[Cell]:
+        """Return its cells."""
+        return [Cell(**{**cell, "words": tuple(cell["words"])}) for cell in self.read()["cells"]]
+
+    def folder(self, cell: Cell) -> Path:
+        """Return a cell's folder."""
+        return self.path / "cells" / cell.folder
+
+    def held(self) -> Any:
+        """Hold the matrix for this process; a second holder gets a UserError naming the first."""
+        return hold(self.path / ".lock", f"matrix {self.path}")
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Raise UserError for two cells of one name, and for a matrix of one cell."""
+    names = [cell.folder for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name} is named twice: each method and each task once")
+    if len(cells) < 2:
+        raise UserError("one method on one task is no matrix: `understudy train` and `understudy sweep` do that")

@@ -1,0 +1,100 @@
+"""A matrix: words become cells, and what the cells came to is compared on the same start states and over tasks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.unit.test_statistics import simulated
+
+from understudy.errors import UserError
+from understudy.matrix.cells import MatrixDir, cells_of, check_cells, is_matrix
+from understudy.matrix.comparison import Result, compare, lines_of, table_rows, write_comparison
+
+WORDS = ("algo=bc,flow_bc", "env_name=hopper-medium-v2,walker2d-medium-v2", "seeds=[0,1]", "flow_steps=5")
+
+
+def test_several_methods_or_tasks_make_a_matrix() -> None:
+    assert is_matrix(WORDS)
+    assert is_matrix(["dataset=a,b"])
+    assert not is_matrix(["algo=bc", "env_name=a", "lr=1e-3,1e-4"])
+
+
+def test_each_pair_is_a_cell_with_the_keys_that_its_method_takes() -> None:
+    cells = cells_of(WORDS, "compare")
+    assert [(cell.method, cell.task) for cell in cells] == [
+        ("bc", "hopper-medium-v2"),
+        ("flow_bc", "hopper-medium-v2"),
+        ("bc", "walker2d-medium-v2"),
+        ("flow_bc", "walker2d-medium-v2"),
+    ]
+    assert cells[0].words == ("seeds=[0,1]", "algo=bc", "env_name=hopper-medium-v2")
+    assert cells[1].words == ("seeds=[0,1]", "flow_steps=5", "algo=flow_bc", "env_name=hopper-medium-v2")
+
+
+def test_a_method_without_values_to_search_takes_its_own_space() -> None:
+    cells = cells_of(("algo=bc,flow_bc", "env_name=a", "num_trials=3"), "sweep")
+    assert [cell.words for cell in cells] == [
+        ("num_trials=3", "space=bc", "env_name=a"),
+        ("num_trials=3", "space=flow_bc", "env_name=a"),
+    ]
+    cells = cells_of(("algo=bc,flow_bc", "env_name=a", "lr=1e-3,1e-4"), "sweep")
+    assert [cell.words[1] for cell in cells] == ["algo=bc", "algo=flow_bc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("algo=bc,flow_bc", "env_name=a", "sampling_steps=5"), "none of bc, flow_bc takes it"),
+        (("algo=bc,flow_bc",), "name the tasks"),
+        (("algo=bc,bd", "env_name=a"), "unknown algorithm 'bd'"),
+        (("algo=bc,bc", "env_name=a"), "named twice"),
+        (("algo=bc", "env_name=a"), "no matrix"),
+        (("algo=bc,flow_bc", "space=bc,flow_bc", "env_name=a"), "not both"),
+    ],
+)
+def test_what_is_no_matrix_is_refused_in_one_line(words, said) -> None:
+    with pytest.raises(UserError) as refused:
+        check_cells(cells_of(words, "compare"))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def results(gap: float = 0.0) -> list[Result]:
+    """Return bc and flow_bc on two tasks, 5 seeds x 50 episodes; flow_bc is better by `gap`."""
+    random = np.random.default_rng(0)
+    found = []
+    for task in ("a", "b"):
+        both = simulated(random, 10, 50)
+        for method, own in (("bc", both[:5]), ("flow_bc", np.maximum(both[5:], random.random((5, 50)) < gap))):
+            metrics = {"success": float(own.mean()), "success_low": 0.1, "success_high": 0.9, "success_seeds": 5.0}
+            found.append(Result(method, task, "success", metrics, {"lr": 1e-3}, own.astype(float)))
+    return found
+
+
+def test_methods_that_differ_are_told_apart_and_others_not(tmp_path) -> None:
+    same = compare(results())
+    assert [pair["distinguishable"] for pair in same["pairs"]] == [False, False]
+    matrix = MatrixDir.create(tmp_path, "sweep", cells_of(WORDS, "sweep"))
+    found = write_comparison(matrix, results(0.8))
+    assert [pair["distinguishable"] for pair in found["pairs"]] == [True, True]
+    assert all(pair["high"] < 0 for pair in found["pairs"])
+    assert found["over_tasks"]["improvement"][0]["p"] < 0.1
+    assert found["over_tasks"]["iqm"]["flow_bc"][0] > found["over_tasks"]["iqm"]["bc"][0]
+    assert json.loads((tmp_path / "comparison.json").read_text()) == found
+    assert (tmp_path / "comparison.csv").read_text().splitlines()[0].startswith("task,method,objective,value,low,high")
+    lines = list(lines_of(found))
+    assert lines[0] == "a: bc at its best: lr=0.001"
+    assert any("a: bc minus flow_bc: -0." in line and "after Holm" in line for line in lines)
+    headings, rows = table_rows(results())
+    assert headings == ["task", "measure [95 %]", "bc", "flow_bc"]
+    assert [row[0] for row in rows] == ["a", "b"]
+
+
+def test_tasks_of_several_measures_are_not_averaged() -> None:
+    mixed = results()
+    mixed[0] = Result("bc", "a", "return", {"return": 5.0}, {}, mixed[0].scores)
+    found = compare(mixed)
+    assert found["over_tasks"] == {}
+    assert [pair["task"] for pair in found["pairs"]] == ["b"]
