@@ -132,11 +132,12 @@ def _run() -> int:
         # typer's own errors: their class has moved between click and typer, what they hold has not.
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
-        message = error.format_message()  # type: ignore[attr-defined]
+        refused: Any = error
+        message = str(refused.format_message())
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message, file=sys.stderr)
         else:
             command = getattr(getattr(error, "ctx", None), "command_path", "understudy")
             print(f"understudy: {message.rstrip('.')}; see `{command} --help`", file=sys.stderr)
-        return int(error.exit_code)  # type: ignore[attr-defined]
+        return int(refused.exit_code)
     return code if isinstance(code, int) else 0

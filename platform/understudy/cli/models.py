@@ -27,7 +27,7 @@ def list_(tracking_uri: str = TRACKING_URI, save_dir: str = SAVE_DIR) -> None:
     """List the registered models and their aliases."""
     from understudy.models import list_models
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in list_models(existing_address(tracking_uri, save_dir)):
         aliases = ", ".join(f"{alias} -> {version}" for alias, version in model["aliases"].items())
         rows.append((model["name"], model["newest"], aliases, clock_time(model["updated"])))

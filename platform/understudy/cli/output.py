@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,7 +91,7 @@ def show_mapping(values: Mapping[str, Any], title: str | None = None, indent: in
 
 
 @contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+def progress_bar(label: str, unit: str) -> Generator[Callable[[int, int, str], None]]:
     """Show a bar; the block gets a function of (done, total, note). The unit "bytes" shows sizes and a rate."""
     counts = (
         (DownloadColumn(), TransferSpeedColumn())

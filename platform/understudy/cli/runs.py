@@ -55,7 +55,7 @@ def existing_address(tracking_uri: str, save_dir: str) -> str:
 def under_parents(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the runs, newest first, each child below its parent where that is among them."""
     ids = {run["run_id"] for run in found}
-    ordered = []
+    ordered: list[dict[str, Any]] = []
     for run in found:
         if run["parent_run_id"] not in ids:
             ordered += [run, *(child for child in found if child["parent_run_id"] == run["run_id"])]
@@ -78,7 +78,7 @@ def list_(
     from understudy.tracking import list_runs
 
     found = list_runs(existing_address(tracking_uri, save_dir), project, limit)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for run in under_parents(found):
         key = next((name for name in OUTCOMES if name in run["metrics"]), None)
         outcome = f"{key.split('/')[1]} {run['metrics'][key]:.3f}" if key else "-"
@@ -114,7 +114,7 @@ def evaluation_rows(table: pa.Table) -> tuple[tuple[str, ...], list[tuple[Any, .
     from understudy.runs.episodes import interval_of, objective_column, rows_where
 
     keys = ["trial", "stage", "step", "setting"]
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for group in table.group_by(keys).aggregate([]).sort_by([(key, "ascending") for key in keys]).to_pylist():
         chosen = rows_where(table, **group)
         found = interval_of(chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def drive(sweep: SweepDir) -> SweepResult:
 
 
 @contextmanager
-def show_live(table: SweepTable) -> Iterator[None]:
+def show_live(table: SweepTable) -> Generator[None]:
     """Draw the sweep's table once a second on a screen; elsewhere print a line every half minute and the table last."""
     from rich.live import Live
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
     BeforeValidator,
@@ -134,15 +134,16 @@ class AugmentationConfig(Part):
     def _with_parameters(cls, values: Any) -> Any:
         """Give each operation its keys; nothing is looked up where nothing is augmented."""
         if not isinstance(values, dict) or "parameters" in values:
-            return values
-        others = {key: value for key, value in values.items() if key not in cls.model_fields}
-        if not others and values.get("augmentation", "none") in ("none", False):
-            return values
-        parameters = []
+            return cast(Any, values)
+        given = cast("dict[str, Any]", values)
+        others = {key: value for key, value in given.items() if key not in cls.model_fields}
+        if not others and given.get("augmentation", "none") in ("none", False):
+            return given
+        parameters: list[Operation] = []
         for kind in operations():
             mine = {key: others.pop(key) for key in list(others) if key in kind.model_fields}
             parameters.append(kind(**mine))
-        own = {key: value for key, value in values.items() if key in cls.model_fields}
+        own = {key: value for key, value in given.items() if key in cls.model_fields}
         return {**own, **others, "parameters": tuple(parameters)}
 
     @field_validator("augment_order")

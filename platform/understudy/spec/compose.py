@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -64,7 +64,7 @@ def to_overrides(words: Sequence[str]) -> list[str]:
 def parse(words: Sequence[str]) -> list[Override]:
     """Parse words with Hydra's grammar; a value it cannot read is taken as a string."""
     parser = OverridesParser.create()
-    parsed = []
+    parsed: list[Override] = []
     for override in to_overrides(words):
         key, value = override.split("=", 1)
         if value == "None":
@@ -79,16 +79,21 @@ def parse(words: Sequence[str]) -> list[Override]:
                 raise UserError(f"cannot read {override!r}: {str(error).splitlines()[0]}") from None
     seen: dict[str, str] = {}
     for item in parsed:
-        key = str(item.key_or_group)
+        key = _key(item)
         held = seen.setdefault(ALIASES.get(key, key), key)
         if held != key:
             raise SpecError(f"{held}= and {key}= are two names of one key, {ALIASES.get(key, key)}: give one of them")
     return parsed
 
 
+def _key(override: Override) -> str:
+    """Return the key (or the group) of a parsed word; Hydra's own field has no type."""
+    return str(cast(Any, override).key_or_group)
+
+
 def given_keys(words: Sequence[str]) -> list[str]:
     """Return the keys that the words themselves give, and no group that they choose."""
-    return [str(item.key_or_group) for item in parse(words)]
+    return [_key(item) for item in parse(words)]
 
 
 def split_sweeps(overrides: Sequence[Override]) -> tuple[list[Override], dict[str, Sweep]]:
@@ -100,7 +105,7 @@ def split_sweeps(overrides: Sequence[Override]) -> tuple[list[Override], dict[st
             value = item.value()
             if not isinstance(value, ChoiceSweep | IntervalSweep | RangeSweep):
                 raise UserError(f"{item.input_line}: only choices, range(...) and interval(...) can be swept")
-            sweeps[item.key_or_group] = value
+            sweeps[_key(item)] = value
     return plain, sweeps
 
 
@@ -122,9 +127,9 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
     """
     groups = _groups(config_dir)
     values: dict[str, Any] = {}
-    chosen = []
+    chosen: list[str] = []
     for item in overrides:
-        key = item.key_or_group
+        key = _key(item)
         if key in groups:
             option = str(item.value())
             if option not in groups[key]:
@@ -151,9 +156,12 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
     return {**composed, **{key: _plain(value) for key, value in values.items()}}
 
 
+TEXT: tuple[Any, ...] = (str, str | None)
+
+
 def _texts() -> set[str]:
     """Return the keys whose value is a text, even where it looks like a number."""
-    texts = {key for key, field in shared_fields().items() if field.annotation in (str, str | None)}
+    texts = {key for key, field in shared_fields().items() if field.annotation in TEXT}
     return texts | {word for word, key in ALIASES.items() if key in texts}
 
 
@@ -170,9 +178,9 @@ def _groups(config_dir: str | None) -> dict[str, list[str]]:
 def _plain(value: Any) -> Any:
     """Turn Hydra's quoted strings and nested containers into plain Python values."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
     if hasattr(value, "text") and hasattr(value, "quote"):
         return value.text
     return value

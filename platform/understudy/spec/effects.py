@@ -8,9 +8,9 @@ something off, asks for nothing and passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic.fields import FieldInfo
 
@@ -107,7 +107,7 @@ class _Effects:
 
     def notes(self, given: Collection[str]) -> list[str]:
         """Return a line for each key that changes nothing and is only noted; SpecError for one that is refused."""
-        notes = []
+        notes: list[str] = []
         for key in dict.fromkeys(canonical(key, self.fields) for key in given):
             value, default = self.values.get(key), self.defaults.get(key)
             if key not in self.fields or value == default or _off(value, default):
@@ -196,4 +196,6 @@ def _shown(value: Any) -> str:
     """Return a value as a user writes it."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    return f"[{','.join(map(_shown, value))}]" if isinstance(value, tuple | list) else str(value)
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(_shown, cast('Sequence[Any]', value)))}]"
+    return str(value)

@@ -91,7 +91,7 @@ def build_run(values: Mapping[str, Any]) -> RunSpec:
     allowed = run_fields(algo).keys() | config.former.model_fields.keys()
     flat = {resolve_key(key, allowed): value for key, value in values.items()}
     built: dict[str, Any] = {}
-    wrong = []
+    wrong: list[str] = []
     for name, kind in {**PARTS, "config": config, "former": config.former}.items():
         try:
             mine = kind.flat_fields().keys() & flat.keys()
@@ -113,7 +113,7 @@ def validate(model: Any, values: dict[str, Any]) -> Any:
     try:
         return model(**values)
     except ValidationError as error:
-        parts = []
+        parts: list[str] = []
         errors = error.errors()
         inside = {item["loc"][0] for item in errors if len(item["loc"]) > 1}
         for item in errors:

@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     JsonValue,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -221,6 +222,6 @@ class Part(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_idle_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_idle_fields(self, serialise: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         idle = self.idle
         return {key: value for key, value in serialise(self).items() if key not in idle}

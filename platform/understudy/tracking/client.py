@@ -13,12 +13,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from understudy import __version__
 from understudy.errors import StoreAway, TrackingError, UnderstudyError
@@ -87,8 +87,13 @@ def client(tracking_uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
+def untyped(store: object) -> Any:
+    """Return an object of mlflow's whose methods have types in part only, or none."""
+    return store
+
+
 @contextmanager
-def tracking_errors(tracking_uri: str) -> Iterator[None]:
+def tracking_errors(tracking_uri: str) -> Generator[None]:
     """Turn what mlflow raises into one TrackingError line with no password in it; StoreAway where the store is away."""
     try:
         yield
@@ -119,16 +124,16 @@ def prepare(tracking_uri: str) -> None:
     path = sqlite_path(tracking_uri)
     if path is None:
         with tracking_errors(tracking_uri), _environment(**IMPATIENT):
-            client(tracking_uri).search_experiments(max_results=1)
+            untyped(client(tracking_uri)).search_experiments(max_results=1)
         return
     from understudy.tracking.migrating import migrated
 
     with migrated(path), tracking_errors(tracking_uri):
-        client(tracking_uri).search_experiments(max_results=1)
+        untyped(client(tracking_uri)).search_experiments(max_results=1)
 
 
 @contextmanager
-def _environment(**changes: str) -> Iterator[None]:
+def _environment(**changes: str) -> Generator[None]:
     """Set variables of the environment while the block runs."""
     held = {name: os.environ.get(name) for name in changes}
     os.environ |= changes
@@ -153,7 +158,7 @@ class TrackedRun:
     experiment_id: str
     url: str
     artifact_uri: str
-    newest: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[str, int] = field(default_factory=dict[str, int])
     """The last step that it held of each metric when it was opened."""
 
 
@@ -192,7 +197,7 @@ def start_run(
         )
     info = run.info
     url = run_url(tracking_uri, info.experiment_id, info.run_id)
-    newest = {metric.key: metric.step for metric in run.data._metric_objs}
+    newest = {metric.key: metric.step for metric in untyped(run.data)._metric_objs}
     return TrackedRun(info.run_id, info.experiment_id, url, info.artifact_uri or "", newest)
 
 
@@ -210,7 +215,7 @@ def _existing(store: MlflowClient, experiment_id: str, run_id: str | None, key: 
         if run.info.lifecycle_stage == "deleted":
             store.restore_run(run_id)
         return run
-    found = store.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
+    found: list[Any] = store.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1) if key else []
     return found[0] if found else None
 
 
@@ -285,7 +290,8 @@ def printable(params: Mapping[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": text for inner, text in printable(value).items()}
+            nested = printable(cast("Mapping[str, Any]", value))
+            flat |= {f"{key}.{inner}": text for inner, text in nested.items()}
             continue
         text = "***" if is_secret(key) and value else without_secrets(_typed(value))
         if len(text) > LONGEST_PARAM:
@@ -342,7 +348,7 @@ def log_artifacts(tracking_uri: str, run_id: str, *paths: Path) -> None:
             for path in [root] if root.is_file() else sorted(item for item in root.rglob("*") if item.is_file()):
                 place = path.relative_to(root.parent).parent.as_posix()
                 source = str(_shareable(path, Path(scratch)))
-                client(tracking_uri).log_artifact(run_id, source, None if place == "." else place)
+                untyped(client(tracking_uri)).log_artifact(run_id, source, None if place == "." else place)
 
 
 def _shareable(path: Path, scratch: Path) -> Path:

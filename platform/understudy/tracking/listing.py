@@ -6,7 +6,7 @@ from typing import Any
 
 from understudy.errors import UnknownName, did_you_mean
 from understudy.tracking.addresses import absolute_address, check_reachable, run_url
-from understudy.tracking.client import artifact_names, client, tracking_errors
+from understudy.tracking.client import artifact_names, client, tracking_errors, untyped
 
 SHORTEST_ID = 6
 """Characters of a run id that are enough to name it."""
@@ -22,7 +22,7 @@ def list_runs(tracking_uri: str, experiment: str | None = None, limit: int = 50)
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri):
         names = _experiments(tracking_uri)
-        runs = []
+        runs: list[Any] = []
         if experiment is not None and experiment not in names.values():
             raise UnknownName(f"unknown experiment {experiment!r}{did_you_mean(experiment, names.values())}")
         chosen = [key for key, name in names.items() if experiment in (None, name)]
@@ -65,9 +65,9 @@ def _find(rows: list[dict[str, Any]], run: str) -> dict[str, Any]:
 def _experiments(tracking_uri: str) -> dict[str, str]:
     """Return the names of all experiments by their ids."""
     names: dict[str, str] = {}
-    page = None
+    page: str | None = None
     while True:
-        found = client(tracking_uri).search_experiments(max_results=1000, page_token=page)
+        found = untyped(client(tracking_uri)).search_experiments(max_results=1000, page_token=page)
         names |= {item.experiment_id: item.name for item in found}
         page = found.token
         if not page:

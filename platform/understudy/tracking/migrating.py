@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ log = logging.getLogger("understudy")
 
 
 @contextmanager
-def migrated(path: Path) -> Iterator[None]:
+def migrated(path: Path) -> Generator[None]:
     """Hold the store's lock file while the block creates it, after upgrading one that an older MLflow made.
 
     MLflow creates missing tables by itself, but two processes that do it at once break each other, and it refuses

@@ -213,7 +213,8 @@ class Shipper:
         self.cursor.pending.clear()
         points: list[Point] = []
         for name, tail in self._tails.items():
-            clock, times = self._clock(tail.path), []
+            clock = self._clock(tail.path)
+            times: list[int] = []
             for row in tail.rows(self.cursor.files.get(name)):
                 new = _points(row, tail.prefix, clock.at(row.step))
                 if points and len(points) + len(new) > BATCH_METRICS:

@@ -53,7 +53,7 @@ class CsvTail:
             if not first.endswith(b"\n"):
                 return
             header = first.decode("utf-8", "replace").strip()
-            columns = next(csv.reader([header]), [])
+            columns = next(csv.reader([header]), list[str]())
             number, sent = 0, after["rows"] if after else 0
             if after is not None and after["header"] == header and file.seek(0, 2) >= after["offset"]:
                 number = sent
@@ -104,7 +104,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 def _row(line: bytes, columns: list[str], extent: Extent) -> Row | None:
     """Return the row's numbers; None when it has no step (a blank line, say)."""
-    cells = dict(zip(columns, next(csv.reader([line.decode("utf-8", "replace").strip()]), []), strict=False))
+    cells = dict(zip(columns, next(csv.reader([line.decode("utf-8", "replace").strip()]), list[str]()), strict=False))
     numbers = {name: number for name, cell in cells.items() if (number := _number(cell)) is not None}
     if "step" not in numbers:
         return None

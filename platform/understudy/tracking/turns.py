@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from filelock import FileLock, Timeout
@@ -14,7 +14,7 @@ TURN_SECONDS = 60.0
 
 
 @contextmanager
-def our_turn(tracking_uri: str) -> Iterator[None]:
+def our_turn(tracking_uri: str) -> Generator[None]:
     """Let one process at a time write to a SQLite store while the block runs; nothing for other stores.
 
     SQLite lets writers wait, but not in turn: of 64, some see "database is locked" after MLflow's 20 seconds. A process
