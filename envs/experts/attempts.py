@@ -32,7 +32,7 @@ from understudy.files import write_atomic
 from understudy.randomness import numpy_generator, stream_key
 
 LAST = "last/"
-"""Before the names of an attempt's simulator state after the last action, which the episode does not keep."""
+"""Prefix of the columns of the simulator's state after an attempt's last action, which the episode does not keep."""
 SUCCESSES = 10
 """Solved steps after which an episode ends, where the environment does not end it: the data show how to stay there."""
 PATIENCE = 3 * SUCCESSES

@@ -29,7 +29,7 @@ class Step:
 
     action: np.ndarray
     observation: Any
-    """After it: an array, or a dict of parts."""
+    """What is seen after the action: an array, or a dict of parts."""
     reward: float
     terminated: bool
     truncated: bool = False

@@ -1,4 +1,4 @@
-"""After how many steps an environment ends an episode, whatever the policy does."""
+"""The number of steps after which an environment ends an episode, whatever the policy does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look at every picture of a store for what `understudy data verify` should say: unreadable, one colour, stuck, black.
+"""Check every picture of a store for `understudy data verify`: unreadable, one colour, stuck, black.
 
 Frames are read in blocks, each once, so memory does not grow with the store. Shapes: N frames, [H, W, C] a picture.
 """
@@ -78,7 +78,7 @@ def picture_columns(store: EpisodeStore) -> dict[str, str]:
 
 
 def scan_pictures(store: EpisodeStore) -> list[PictureReport]:
-    """Look at every frame of every camera, and at what came after the last actions."""
+    """Check every frame of every camera, and what came after the last actions."""
     reports = [_scan(store, column, by_episode=False) for column in picture_columns(store).values()]
     final = [FINAL + column for column in picture_columns(store).values()]
     return reports + [_scan(store, name, by_episode=True) for name in final if name in store.manifest.episode_columns]

@@ -47,7 +47,7 @@ class TrackingError(UserError):
 
 
 class StoreAway(TrackingError):
-    """Nothing answers at the tracking store, or it is busy: waiting mends that, and what it missed is sent later."""
+    """The tracking store does not answer, or is busy: waiting mends that, and what it missed is sent later."""
 
 
 class NotTracked(UnderstudyError):

@@ -64,7 +64,7 @@ class BridgeTask(Task):
 
     @property
     def has_success(self) -> bool:
-        """Nothing tells success."""
+        """Whether the task tells success: it does not."""
         return False
 
     def download(self, folder: Path, progress: OnBytes | None = None) -> Path:

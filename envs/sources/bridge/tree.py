@@ -17,7 +17,7 @@ from understudy.randomness import numpy_generator
 
 DATE = "%Y-%m-%d_%H-%M-%S"
 LATENCY_UNTIL = datetime(2021, 7, 23)
-"""Before that day an action was recorded with the picture before the one that it answers."""
+"""The day before which an action was recorded with the picture before the one that it answers."""
 DEEPEST = 6
 """Levels that are looked through for dated folders, to say which depth is right."""
 

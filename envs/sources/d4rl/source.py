@@ -155,7 +155,7 @@ class MujocoTask(D4RLTask):
 
     @property
     def has_success(self) -> bool:
-        """Nothing tells success."""
+        """Whether the task tells success: it does not."""
         return False
 
     def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:

@@ -69,7 +69,7 @@ class ExpertBufferTask(Task):
 
     @property
     def has_success(self) -> bool:
-        """False: gymnasium's own tasks report none (where an environment does, rollouts see it all the same)."""
+        """Whether the task tells success: gymnasium's own do not (where one does, rollouts see it anyway)."""
         return False
 
     def provenance(self, path: Path) -> dict[str, Any]:

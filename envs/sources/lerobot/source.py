@@ -139,7 +139,7 @@ class LeRobotTask(Task):
 
     @property
     def has_success(self) -> bool:
-        """Nothing tells success."""
+        """Whether the task tells success: it does not."""
         return False
 
     def provenance(self, path: Path) -> dict[str, Any]:

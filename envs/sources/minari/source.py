@@ -78,7 +78,7 @@ class MinariTask(Task):
 
     dataset_id: str
     made: MadeHere | None
-    """None for a published dataset: its file names the environment."""
+    """The task, where its data are made here; None for a published dataset: its file names the environment."""
 
     @property
     def env_id(self) -> str:
@@ -145,7 +145,7 @@ class MinariTask(Task):
 
     @property
     def is_published(self) -> bool:
-        """True for every name but those of data made here."""
+        """Whether others have published it: every name but those of data made here."""
         return self.made is None
 
     def download(self, folder: Path, progress: OnBytes | None = None) -> Path:

@@ -88,7 +88,7 @@ class OGBenchTask(Task):
 
     @property
     def goal_conditioned(self) -> bool:
-        """True for every name but the single-task ones."""
+        """Whether a goal is told: in all but the single tasks."""
         return not self.single
 
     @property

@@ -113,7 +113,7 @@ def go_on(
 
 
 def prepare(tracking_uri: str) -> None:
-    """Ready the store; a server that is away does not keep interrupted work from going on."""
+    """Prepare the store; where its server is away, say so and let interrupted work go on."""
     from understudy import tracking
     from understudy.errors import StoreAway
 

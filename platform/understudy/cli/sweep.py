@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MIN_ROWS = 10
 LINE_SECONDS = 30.0
-"""Between two progress lines where the output is no screen."""
+"""Seconds between two progress lines, where the output is no screen."""
 
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:

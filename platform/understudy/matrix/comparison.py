@@ -49,7 +49,7 @@ class Result:
     objective: str
     metrics: dict[str, float]
     parameters: dict[str, Any] = field(default_factory=dict)
-    """Of a tuned cell: the best configuration."""
+    """The best configuration, of a tuned cell."""
     scores: np.ndarray | None = None
     """[K, E]; None where no episodes were played."""
 

@@ -66,7 +66,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Setting:
-    """Under which settings an evaluation's episodes were played: `text` as `flow_steps=10`, the scale of the noise."""
+    """The settings of an evaluation's episodes: `text` as `flow_steps=10`, the scale of the noise."""
 
     text: str = ""
     temperature: float = 0.0

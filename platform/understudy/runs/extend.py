@@ -34,7 +34,7 @@ def add_steps(run: RunDir, steps: int) -> RunSpec:
 
 
 def train_on(run: RunDir, longer: RunSpec) -> None:
-    """Ready a run that was made for fewer steps to go on to `longer`'s; nothing where it was made for as many.
+    """Let a run that was made for fewer steps go on to `longer`'s; one that was made for as many stays as it is.
 
     flags.json is written last: a process that dies in here can do it again.
     """

@@ -29,7 +29,7 @@ class Fact:
     text: str
     """What a message says is lacking."""
     holds: Callable[[RunSpec], bool] | None = None
-    """None: only the run's data tell, and until they are opened it is taken to be so."""
+    """How the spec tells; None where only the run's data do, and until they are opened it is taken to be so."""
 
 
 FACTS = {
@@ -65,7 +65,7 @@ def check_searched(spec: RunSpec, searched: Collection[str]) -> None:
 
 
 def check_with_data(spec: RunSpec, facts: Mapping[str, bool]) -> list[str]:
-    """Do as check_effects by what only the run's data tell, for every key that is not as it is by default."""
+    """Check, as check_effects does, by what only the run's data tell, every key that is not as it is by default."""
     return _Effects.of(spec, facts, of_data=True).notes(run_fields(spec.algo))
 
 

@@ -164,7 +164,7 @@ class NothingTwice(BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: optuna.trial.TrialState, values: Sequence[float] | None
     ) -> None:
-        """Nothing: a sampler is made for one proposal."""
+        """Do nothing: a sampler is made for one proposal."""
 
 
 def _text(parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> str:

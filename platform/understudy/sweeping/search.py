@@ -82,10 +82,10 @@ class StudySearch(Searcher):
             self._study.finish(number, TrialState.PRUNED, None, step=int((result or {}).get("step", 0)))
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is in its database."""
+        """Do nothing: the study is in its database."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the study is in its database."""
+        """Do nothing: the study is in its database."""
 
 
 class Packs(Searcher):
@@ -99,13 +99,13 @@ class Packs(Searcher):
         return self._waiting.pop(0) if self._waiting else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the run directory has it."""
+        """Do nothing: the run directory has it."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a pack that is not done is handed out again."""
+        """Do nothing: a pack that is not done is handed out again."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class SayCrashes(Callback):

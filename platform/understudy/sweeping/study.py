@@ -37,7 +37,7 @@ RECORD = "study.json"
 OF = "of"
 """Attribute of a trial that another sweep trained: the sampler knows it, and it is none of this sweep's."""
 FAR = 1e30
-"""In the place of infinity, which no database takes."""
+"""What is stored for infinity, which no database takes."""
 OUTCOME = ("metrics", "best_parameters")
 """A finished trial's attributes beside those that it began with."""
 

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from understudy.tracking.addresses import sqlite_path
 
 TURN_SECONDS = 60.0
-"""After which a process that holds the turn is not waited for any longer."""
+"""How long a process that holds the turn is waited for."""
 
 
 @contextmanager
