@@ -19,7 +19,8 @@ from pathlib import Path
 
 from understudy import registry
 
-SLOW = ("torch", "understudy.cli", "understudy.trainables.loops.offline", "understudy.trainables.algorithms.bc")
+SLOW = ("torch", "sympy", "understudy.cli", "understudy.spec.compose", "understudy.trainables.loops.offline")
+"""Modules that take long to import; sympy is torch's, for a first batch."""
 
 
 def said(words: list[str]) -> tuple[int, str, str]:
