@@ -166,6 +166,8 @@ class PictureEncoding:
             raise UserError(f"image_encoding={self.name}: no such way{did_you_mean(self.name, (RAW, JPEG))}")
         if not 1 <= self.quality <= 100:
             raise UserError(f"jpeg_quality={self.quality}: must be 1 to 100")
+        if self.name != JPEG and self.quality != type(self).quality:
+            raise UserError(f"jpeg_quality={self.quality} changes nothing without --image_encoding jpeg")
 
 
 RAW_PICTURES = PictureEncoding()

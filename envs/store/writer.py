@@ -21,6 +21,7 @@ from understudy.envs.store.episode import is_episode_column, prepare_episode
 from understudy.envs.store.incoming import Incoming
 from understudy.envs.store.store import (
     EPISODES,
+    JPEG,
     MANIFEST,
     TRANSITIONS,
     EpisodeStore,
@@ -112,6 +113,8 @@ class StoreWriter:
         """Return the provenance with what was done to the columns, and without cameras that are not kept."""
         incoming, found = self.incoming, dict(self.provenance)
         found["notes"] = [*found.get("notes", []), *incoming.notes]
+        if self._pictures.name == JPEG and JPEG not in [column.schema.encoding for column in self._columns.values()]:
+            found["notes"] += ["image_encoding=jpeg changes nothing: there are no pictures"]
         found |= {"forms": incoming.record(), "asked": incoming.asked}
         if isinstance(found.get("cameras"), dict):
             found["cameras"] = {name: how for name, how in found["cameras"].items() if name not in incoming.left_out}

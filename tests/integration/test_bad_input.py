@@ -216,6 +216,12 @@ def test_a_dataset_is_not_replaced_unless_asked(copied, understudy_home, say) ->
     assert say(*words, "--data_dir", str(copied), "--overwrite").code == 0
 
 
+def test_an_encoding_of_pictures_that_changes_nothing_is_refused_or_said(file, say) -> None:
+    words = ("data", "import", "d4rl", "file.hdf5", "--name", "hopper-medium-v2", "--data_dir", "data")
+    refused(say(*words, "--jpeg_quality", "50"), "jpeg_quality=50 changes nothing without --image_encoding jpeg")
+    assert "image_encoding=jpeg changes nothing: there are no pictures" in say(*words, "--image_encoding", "jpeg").out
+
+
 # ---- other commands ----
 
 

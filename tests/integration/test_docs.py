@@ -66,7 +66,9 @@ ONLY_READ = {
 def name_of(words: list[str]) -> str:
     """Return the dataset that a `data generate` or a `train` names."""
     given = [word.split("=", 1)[1] for word in words if word.startswith("env_name=")]
-    return given[0] if given else words[3]
+    if words[1] == "train":
+        return given[0] if given else "halfcheetah-medium-v2"
+    return words[3]
 
 
 @pytest.fixture(scope="module")

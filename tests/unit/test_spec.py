@@ -357,3 +357,22 @@ def test_a_sweeps_cfg_is_yaml_that_shows_dimensions_grid_options_and_the_rest(sa
     assert shown["options"]["num_trials"] == 7
     assert shown["run"]["seeds"] == [0, 1]
     assert not set(shown["run"]) & {"lr", "horizon_length", "flow_steps"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"seed": 10**20}, "seed=100000000000000000000: must be less than"),
+        ({"seeds": [0, -1]}, "must be greater than or equal to 0"),
+        ({"seeds": [10**20]}, "must be less than"),
+        ({"training_steps": 10**21}, "must be less than"),
+        ({"eval_seed": 2**32 - 1}, "must be less than"),
+        ({"hidden_dims": 64}, r"hidden_dims=64: must be a list, like hidden_dims=\[64\]"),
+        ({"cameras": "front"}, r"cameras='front': must be a list, like cameras=\[front\]"),
+        ({"seeds": 5}, r"seeds=5: must be a list, like seeds=\[5\]"),
+    ],
+)
+def test_numbers_that_nothing_can_hold_and_single_values_for_lists_are_one_line(values, said) -> None:
+    with pytest.raises(SpecError, match=said) as error:
+        build_run(values)
+    assert "\n" not in str(error.value)

@@ -51,7 +51,7 @@ class EvaluationSpec(Part):
         description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n",
     )
     eval_seed: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
-        default=1_000_000, ge=0, description="seed of the first evaluation episode"
+        default=1_000_000, ge=0, lt=2**32 - 2**20, description="seed of the first evaluation episode"
     )
     video_episodes: Annotated[int, Needs("eval_episodes>=1")] = Field(
         default=0, ge=0, description="episodes of the last evaluation to record"

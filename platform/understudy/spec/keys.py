@@ -135,4 +135,6 @@ def _explain(item: Any) -> str:
         return f"no such choice{did_you_mean(str(item['input']), allowed)}"
     if item["type"] == "too_short":
         return f"must have at least {item['ctx']['min_length']} value"
+    if item["type"] == "tuple_type":
+        return f"must be a list, like {item['loc'][0]}=[{item['input']}]"
     return message.replace("Input should be", "must be").split(", unable to")[0]

@@ -28,6 +28,11 @@ def plain_name(env_name: str) -> str:
     return env_name.replace(":", "_").replace("/", "__")
 
 
+MOST = 2**62
+"""What files and databases can count to, with room to add an episode's number."""
+Seed = Annotated[int, Field(ge=0, lt=MOST)]
+
+
 class RunSpec(Part):
     """One configuration and its seeds. The order of fields and parts is that of `--cfg` and flags.json."""
 
@@ -35,9 +40,13 @@ class RunSpec(Part):
 
     algo: str = Field(default="flow_bc", description="algorithm, by its registered name")
     env_name: FolderName = Field(default="halfcheetah-medium-v2", description="dataset and environment, by name alone")
-    seed: Annotated[int, GivesWayTo("seeds")] = Field(default=0, ge=0, description="random seed of a single run")
-    seeds: tuple[int, ...] | None = Field(default=None, min_length=1, description="several seeds, trained as one pack")
-    training_steps: int = Field(default=1_000_000, ge=1, description="gradient updates (offline_steps is the same key)")
+    seed: Annotated[int, GivesWayTo("seeds")] = Field(
+        default=0, ge=0, lt=MOST, description="random seed of a single run"
+    )
+    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1, description="several seeds, trained as one pack")
+    training_steps: int = Field(
+        default=1_000_000, ge=1, lt=MOST, description="gradient updates (offline_steps is the same key)"
+    )
 
     data: DataSpec = Field(default_factory=DataSpec)
     hooks: HookSpec = Field(default_factory=HookSpec)
