@@ -39,7 +39,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "reward_classifier": {"dropout": 0.0},
 }
 UPDATES = {"act": 300}
-"""In which it memorises; 1000 for those not named here."""
+"""Within which it memorises; 1000 for those not named here."""
 SETTINGS = [
     *[(name, {}) for name in NAMES],
     *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in NAMES if algorithms.get(name).acts],
@@ -240,11 +240,16 @@ def test_eight_samples_are_memorised(name: str, settings: dict[str, Any]) -> Non
     few["valid"].fill_(1.0)
     repeated = {key: value.repeat(1, 16, *[1] * (value.ndim - 2)) for key, value in few.items()}
     pack = Pack(algorithm, [0], normaliser=Normaliser.fit(few["observations"][0].numpy(), "zscore"))
-    losses = [pack.update(repeated, step)["actor_loss"].item() for step in range(1, UPDATES.get(name, 1000) + 1)]
-    assert np.mean(losses[-50:]) < losses[0]
-    actions = pack.act(few["observations"], torch.zeros(1, 8, *algorithm.noise_shape()))
     wanted = few["actions"] if algorithm.acts else (few["rewards"] > 0)[:, :, None, None].float()
-    assert np.abs(actions - wanted.numpy()).mean() < 0.1
+    losses: list[float] = []
+    error = np.inf
+    while error >= 0.1 and len(losses) < UPDATES.get(name, 1000):
+        steps = range(len(losses) + 1, len(losses) + 51)
+        losses += [pack.update(repeated, step)["actor_loss"].item() for step in steps]
+        actions = pack.act(few["observations"], torch.zeros(1, 8, *algorithm.noise_shape()))
+        error = np.abs(actions - wanted.numpy()).mean()
+    assert error < 0.1
+    assert np.mean(losses[-50:]) < losses[0]
 
 
 @EACH

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.contract.bridge_tree import Recorded, make_tree
 from tests.contract.source_examples import one_line, same_episodes
+from tests.integration.commands import start
 from tests.unit.command_line import Said, understudy
 
 from understudy.envs.rollouts.factory import EnvFactory
@@ -397,16 +396,17 @@ def test_an_import_that_was_killed_goes_on_and_does_nothing_twice(root, tmp_path
     raw = tmp_path / "raw"
     for number in range(8):
         shutil.copytree(root / NEW, raw / "task" / f"2022-02-{number + 1:02}_00-00-00")
-    words = [sys.executable, "-m", "understudy", "data", "import", "bridge-raw", str(raw), "--depth", "2"]
+    words = ["data", "import", "bridge-raw", str(raw), "--depth", "2"]
     words += ["--num_workers", "2", "--im_size", "64", "--data_dir", str(tmp_path / "stores")]
     parts = tmp_path / "stores" / PARTS / "bridge:task"
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = start(*words, cwd=tmp_path)
     while len(list(parts.glob("*.npz"))) < 4:
         assert child.poll() is None, "it ended before it could be killed"
         time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
+    its_workers = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
     child.wait()
-    time.sleep(1.0)  # its workers end with it
+    assert psutil.wait_procs(its_workers, timeout=600)[1] == []  # they end with it
     reading = Reading(im_size=64)
     trajectories = scan(raw, 2, 0.9, 0).trajectories
     ready = [item for item in trajectories if part_file(parts, item, reading).exists()]

@@ -67,7 +67,7 @@ def test_what_is_written_is_read_back_bit_for_bit(kind, tmp_path_factory, data) 
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_great_many_odd_episodes_are_read_back_bit_for_bit(kind, tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("data")

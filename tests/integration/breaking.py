@@ -17,17 +17,24 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.integration.commands import SMALL, run
+from tests.integration.commands import SMALL, Process, run
 
 from understudy import tracking
 
 RUN = (
-    *("train", *SMALL, "training_steps=3000", "log_interval=10", "eval_interval=1000"),
+    *("train", *SMALL, "training_steps=2000", "log_interval=10", "eval_interval=1000"),
     *("save_interval=1000", "checkpoint_seconds=0.2"),
 )
 SWEEP = (
-    *("sweep", *SMALL, "lr=1e-3,1e-4", "flow_steps=2,5", "seeds=[0,1]", "sampler=grid", "scheduler=none"),
-    *("max_concurrent=1", "training_steps=2000", "eval_interval=500", "log_interval=10", "checkpoint_seconds=0.2"),
+    *("sweep", *SMALL, "lr=interval(1e-4,1e-2)", "horizon_length=1,3", "flow_steps=2,5", "seeds=[0,1]", "num_trials=2"),
+    *(
+        "scheduler=none",
+        "max_concurrent=1",
+        "training_steps=1200",
+        "eval_interval=400",
+        "log_interval=10",
+        "checkpoint_seconds=0.2",
+    ),
     *("final_episodes=2", "register_as=none"),
 )
 
@@ -38,7 +45,7 @@ def only(root: Path, marker: str = "flags.json") -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(hopper_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train one run that nothing happens to; return its folder."""
     root = tmp_path_factory.mktemp("undisturbed")
@@ -46,7 +53,7 @@ def undisturbed(hopper_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return only(root)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed_sweep(hopper_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run one sweep that nothing happens to; return its folder."""
     root = tmp_path_factory.mktemp("undisturbed")
@@ -68,7 +75,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.rglob("resume/step_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], object], seconds: float = 600) -> None:
+def wait_for(process: Process, ready: Callable[[], object], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if process.poll() is None and time.monotonic() > deadline:
@@ -78,7 +85,7 @@ def wait_for(process: subprocess.Popen[str], ready: Callable[[], object], second
         time.sleep(0.02)
 
 
-def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+def ended(process: Process, code: int = 0) -> str:
     """Wait for the end of a command; return what it said, which is never a traceback."""
     try:
         out, err = process.communicate(timeout=600)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+
+from tests.integration.template import Command, Template
 
 SMALL = (
     "env_name=hopper-medium-v2",
@@ -20,17 +24,27 @@ SMALL = (
 """A run on the hopper data small enough for tests; the rest of its keys are the tests' own."""
 
 
-def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `understudy WORDS` in `cwd`; it leads a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "understudy", *words],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+Process = subprocess.Popen[str] | Command
+"""A command that was started: it can be asked whether it has ended, sent a signal, and waited for."""
+
+
+@cache
+def template() -> Template:
+    """Return the process that commands are copies of; it is started with the first of them."""
+    return Template()
+
+
+def start(*words: str, cwd: Path, fresh: bool = False, **environment: str) -> Process:
+    """Start `understudy WORDS` in `cwd`; it leads a process group of its own.
+
+    It is a copy of a process that has imported what it will need; `fresh` has a new interpreter import it again.
+    """
+    whole = {**os.environ, **environment}
+    if not fresh:
+        return template().start(*words, cwd=cwd, environment=whole)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "understudy", *words]
+    return subprocess.Popen(command, cwd=cwd, env=whole, start_new_session=True, **pipes)
 
 
 def run(*words: str, cwd: Path, code: int = 0, **environment: str) -> str:
@@ -41,7 +55,18 @@ def run(*words: str, cwd: Path, code: int = 0, **environment: str) -> str:
     return out + err
 
 
-def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool], seconds: float = 600) -> None:
+def workers(*words: str, cwd: Path) -> list[tuple[int, str, str]]:
+    """Run `understudy WORDS` as torchrun's two workers would, without torchrun; return exit codes, stdout, stderr."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    both = [start(*words, cwd=cwd, **group, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    said = [process.communicate(timeout=600) for process in both]
+    return [(int(process.returncode or 0), *texts) for process, texts in zip(both, said, strict=True)]
+
+
+def kill_when(process: Process, ready: Callable[[], bool], seconds: float = 600) -> None:
     """Kill -9 the whole process group as soon as `ready()`; fails when the process ends before that."""
     deadline = time.monotonic() + seconds
     while not ready():

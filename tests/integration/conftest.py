@@ -1,4 +1,4 @@
-"""Commands that are run in the tests' own process: where no process is killed, none is started."""
+"""Commands that are run in the tests' own process, where none is killed; what the tests of faults compare with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.integration.breaking import server as server
+from tests.integration.breaking import undisturbed as undisturbed
+from tests.integration.breaking import undisturbed_sweep as undisturbed_sweep
 from tests.unit.command_line import Said, understudy
 
 

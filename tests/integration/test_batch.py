@@ -110,7 +110,7 @@ def test_a_batch_job_that_is_stopped_saves_its_trials_ends_its_ray_and_goes_on(s
     assert "is being stopped" in slurm.command("jobs", "stop", "batch")
     wait_until(lambda: (slurm.folder / f"ended-{slurm.number}").is_file())
     assert (slurm.folder / f"ended-{slurm.number}").read_text().strip() == "143"
-    wait_until(lambda: not [line for line in command_lines() if f":{20000 + slurm.number}" in line], 60)
+    wait_until(lambda: not [line for line in command_lines() if f":{20000 + slurm.number}" in line])
     assert re.search(r"batch +stopped", slurm.command("jobs", "list"))
     steps = saved(folder)
 
@@ -124,4 +124,4 @@ def test_a_batch_job_that_is_stopped_saves_its_trials_ends_its_ray_and_goes_on(s
     ran = {f"{shared}/jobs/{name}/code/cluster_plugin.py" for name in ("batch", "batch-r1")}
     assert {note["code"] for note in notes} == ran
     assert SECRET not in said + "\n".join(texts(shared / "jobs"))
-    wait_until(lambda: not [line for line in command_lines() if f":{20000 + slurm.number + 1}" in line], 60)
+    wait_until(lambda: not [line for line in command_lines() if f":{20000 + slurm.number + 1}" in line])

@@ -153,11 +153,16 @@ def table(sweep: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_failed_trials_are_tried_once_more_when_asked_to(hopper_data, say, tmp_path) -> None:
+def test_a_diverging_trial_fails_with_its_step_named_and_is_tried_once_more_when_asked_to(
+    hopper_data, say, tmp_path
+) -> None:
     words = ("lr=1e-3,9.9", "weight_decay=0.3", "normalize=none", "sampler=grid", "scheduler=none", "save_dir=runs")
     run(*SWEEP, *words, "training_steps=500", "log_interval=1", cwd=tmp_path)
     sweep, study = study_of(tmp_path / "runs")
     assert sorted(trial.state.name for trial in study.trials()) == ["COMPLETE", "FAIL"]
+    rows = {float(row["lr"]): row for row in table(sweep)}
+    assert (rows[1e-3]["state"], rows[9.9]["state"]) == ("complete", "fail")
+    assert "step" in rows[9.9]["error"]
     run("resume", str(sweep), "--retry-failed", cwd=tmp_path)
     trials = study_of(tmp_path / "runs")[1].trials()
     failed = next(trial for trial in trials if trial.state == TrialState.FAIL)

@@ -31,10 +31,7 @@ from tests.integration.breaking import (
     store_of,
     wait_for,
 )
-from tests.integration.breaking import server as server
-from tests.integration.breaking import undisturbed as undisturbed
-from tests.integration.breaking import undisturbed_sweep as undisturbed_sweep
-from tests.integration.commands import kill_when, run, start
+from tests.integration.commands import kill_when, start, workers
 
 from understudy import tracking
 
@@ -96,9 +93,9 @@ def test_a_wall_clock_that_jumps_by_days_back_and_forth_changes_nothing(undistur
     (tmp_path / "clock" / "sitecustomize.py").write_text(JUMPING_CLOCK)
     path = os.pathsep.join([str(tmp_path / "clock"), os.environ.get("PYTHONPATH", "")])
     clock = {"PYTHONPATH": path, "CLOCK_JUMP": str(tmp_path / "jump")}
-    process = start(*RUN, "save_dir=runs", cwd=tmp_path, **clock)
-    for step, days in ((300, -1), (1300, 1)):
-        wait_for(process, lambda step=step: step_of(tmp_path) >= step)
+    process = start(*RUN, "save_dir=runs", cwd=tmp_path, fresh=True, **clock)
+    for step, days in ((300, -1), (1000, 1)):
+        wait_for(process, lambda step=step: step_of(tmp_path) >= step and checkpoints(tmp_path))
         before = checkpoints(tmp_path)[-1]
         (tmp_path / "jump").write_text(str(days * 86400))
         wait_for(
@@ -150,15 +147,16 @@ def test_a_run_whose_server_went_for_good_is_sent_by_sync_once_it_is_back(
 
 
 def test_a_killed_ray_train_worker_is_replaced_and_the_run_ends_the_same(hopper_data: Path, tmp_path: Path) -> None:
-    words = (*RUN, "training_steps=800", "eval_interval=400", "launcher=ray", "num_workers=2")
-    run(*words, "save_dir=whole", "tracking_uri=none", cwd=tmp_path)
-    process = start(*words, "save_dir=runs", cwd=tmp_path)
+    words = (*RUN, "training_steps=600", "eval_interval=300")
+    both = workers(*words, "save_dir=whole", "tracking_uri=none", cwd=tmp_path)  # two processes, without Ray
+    assert [code for code, _, _ in both] == [0, 0], both
+    process = start(*words, "launcher=ray", "num_workers=2", "save_dir=runs", cwd=tmp_path)
     wait_for(process, lambda: step_of(tmp_path / "runs") >= 200)
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in named(child)]
-    assert len(workers) == 2
+    found = [child for child in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in named(child)]
+    assert len(found) == 2
     folder = only(tmp_path / "runs")
     newest, reached = checkpoints(folder)[-1], step_of(folder)
-    workers[1].kill()
+    found[1].kill()
     ended(process)
     assert_little_was_repeated(folder, newest, reached)
     assert_same(only(tmp_path / "runs"), only(tmp_path / "whole"))
@@ -193,12 +191,15 @@ def test_a_killed_sweep_with_a_truncated_checkpoint_goes_on_in_one_process_howev
     before, newest = checkpoints(trial)
     reached = step_of(trial)
     newest.write_bytes(newest.read_bytes()[:-100])
+    finished = sweep / "trials" / "0000" / "sd000" / "final_model.pt"
+    made = finished.stat().st_mtime_ns
     first = start("resume", str(sweep), cwd=tmp_path)
     wait_for(first, lambda: str(first.pid) in (sweep / ".lock").read_text())
     said = ended(start("resume", str(sweep), cwd=tmp_path), code=2)
     assert f"process {first.pid}" in said
     assert len(said.strip().splitlines()) == 1
     ended(first)
+    assert finished.stat().st_mtime_ns == made  # a trial that was finished is not done again
     assert_little_was_repeated(trial, before, reached)
     assert_same_sweep(sweep, undisturbed_sweep)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.integration.commands import SMALL, run, start
+from tests.integration.commands import SMALL, Process, run, start
 from tests.integration.test_run_directory import only_run
 
 from understudy import checkpoints
@@ -21,13 +20,13 @@ from understudy.runs.directory import RunDir, read_csv
 WORDS = ("training_steps=900", "log_interval=25", "eval_interval=450", "tracking_uri=none", "checkpoint_seconds=1000")
 
 
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(ready: Callable[[], bool], process: Process) -> None:
     while not ready():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
-def terminate_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> str:
+def terminate_when(process: Process, ready: Callable[[], bool]) -> str:
     """Send SIGTERM as soon as `ready()`, and return what the process said; it must have ended with 143."""
     wait_until(ready, process)
     process.send_signal(signal.SIGTERM)
@@ -36,7 +35,7 @@ def terminate_when(process: subprocess.Popen[str], ready: Callable[[], bool]) ->
     return err
 
 
-def press_ctrl_c(process: subprocess.Popen[str]) -> None:
+def press_ctrl_c(process: Process) -> None:
     """Send SIGINT to every process of the group, as a terminal does."""
     os.killpg(process.pid, signal.SIGINT)
 
@@ -46,9 +45,16 @@ def steps(root: Path) -> int:
     return max((int(rows[-1]["step"]) for rows in map(read_csv, logs) if rows), default=0)
 
 
+@pytest.fixture(scope="module")
+def whole(hopper_data, tmp_path_factory) -> Path:
+    """Train one run that nothing happens to; return its folder."""
+    root = tmp_path_factory.mktemp("whole")
+    run("train", *SMALL, *WORDS, "save_dir=runs", cwd=root)
+    return only_run(root)
+
+
 @pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(hopper_data, done, tmp_path, launcher) -> None:
-    done("train", *SMALL, *WORDS, "save_dir=undisturbed")
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(whole, tmp_path, launcher) -> None:
     extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ()
     process = start("train", *SMALL, *WORDS, "save_dir=stopped", *extra, cwd=tmp_path)
     said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
@@ -61,22 +67,21 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(hopper_dat
     assert not (folder / ".stop").exists()
 
     run("resume", str(folder), cwd=tmp_path)
-    one, two = (load_policy(only_run(tmp_path / name)).weights() for name in ("undisturbed", "stopped"))
+    one, two = (load_policy(path).weights() for path in (whole, folder))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0 if not extra else 1e-3, atol=0 if not extra else 1e-4)
     if not extra:
         for file in ("train.csv", "eval.csv"):
-            assert (only_run(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
+            assert (whole / file).read_bytes() == (folder / file).read_bytes()
 
 
 @pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(hopper_data, done, tmp_path, launcher) -> None:
+def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(whole, tmp_path, launcher) -> None:
     extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ("loader_workers=1",)
-    done("train", *SMALL, *WORDS, "save_dir=undisturbed")
     process = start("train", *SMALL, *WORDS, *extra, "save_dir=stopped", cwd=tmp_path)
     wait_until(lambda: steps(tmp_path / "stopped") >= 100, process)
     press_ctrl_c(process)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     folder = only_run(tmp_path / "stopped")
     state = RunDir(folder).state()
     assert process.returncode == 130, said
@@ -90,7 +95,7 @@ def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(hopper_da
     run("resume", str(folder), cwd=tmp_path)
     if launcher == "inline":
         for file in ("train.csv", "eval.csv"):
-            assert (only_run(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
+            assert (whole / file).read_bytes() == (folder / file).read_bytes()
 
 
 def write_rows(path: Path) -> None:
@@ -143,7 +148,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_keeps_what_is_written(tmp_path) 
     press_ctrl_c(process)
     wait_until((folder / ".stop").exists, process)  # two that come within an instant are one
     press_ctrl_c(process)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert f"`understudy resume {folder}` goes on from the last checkpoint" in said

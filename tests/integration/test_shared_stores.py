@@ -24,7 +24,6 @@ from tests.integration.breaking import (
     store_of,
     wait_for,
 )
-from tests.integration.breaking import undisturbed as undisturbed
 from tests.integration.commands import SMALL, kill_when, run, start
 from tests.integration.postgres import PASSWORD, postgres
 

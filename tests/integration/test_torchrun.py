@@ -7,14 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from tests.integration.commands import SMALL, run
+from tests.integration.breaking import wait_for
+from tests.integration.commands import SMALL, workers
 
 from understudy.runs.directory import RunDir, read_csv
 
@@ -34,6 +33,7 @@ def torchrun(*words: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -49,21 +49,34 @@ def weights(root: Path) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_two_workers_of_torchrun_equal_one_within_rounding_and_write_one_run(hopper_data, tmp_path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    run(*RUN, cwd=tmp_path / "one")
-    out, err = (process := torchrun(*RUN, cwd=tmp_path / "two")).communicate(timeout=250)
+def test_two_workers_equal_one_within_rounding_write_one_run_and_make_it_longer(hopper_data, done, tmp_path) -> None:
+    done(*RUN, "save_dir=one")
+    out, err = (process := torchrun(*RUN, "save_dir=two", cwd=tmp_path)).communicate(timeout=600)
     assert process.returncode == 0, err
     assert out.count("run directory:") == 1
-    assert len(list((tmp_path / "two").rglob("flags.json"))) == 1
+    (flags,) = (tmp_path / "two").rglob("flags.json")
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-3, atol=1e-4)
     assert not torch.equal(weights(tmp_path / "two"), weights(tmp_path / "one"))
     rows = [len(next((tmp_path / name).rglob("train.csv")).read_text().splitlines()) for name in ("one", "two")]
     assert rows == [4, 4]
 
+    process = torchrun("resume", str(flags.parent), "--add-steps", "20", cwd=tmp_path)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert out.count("run directory:") == 1
+    assert [row["step"] for row in read_csv(flags.parent / "train.csv")] == [20, 40, 60, 80]
+
 
 @pytest.mark.slow
+def test_an_error_is_said_once_with_its_exit_code_in_torchruns_report(hopper_data, tmp_path) -> None:
+    _, err = (process := torchrun(*RUN, "lrr=1", cwd=tmp_path)).communicate(timeout=600)
+    assert process.returncode != 0
+    assert len(ours(err)) == 1, err
+    assert "unknown key 'lrr'" in ours(err)[0]
+    assert list(tmp_path.rglob("flags.json")) == []
+    assert "exitcode  : 2" in err
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -75,38 +88,32 @@ def test_two_workers_of_torchrun_equal_one_within_rounding_and_write_one_run(hop
         (("evaluate", "nothing"), "`understudy evaluate` is no work to share"),
     ],
 )
-def test_an_error_is_said_once_and_nothing_is_written(hopper_data, tmp_path, words, part) -> None:
-    _, err = (process := torchrun(*words, cwd=tmp_path)).communicate(timeout=250)
-    assert process.returncode != 0
-    assert len(ours(err)) == 1, err
-    assert part in ours(err)[0]
+def test_one_worker_of_two_says_what_is_wrong_and_nothing_is_written(hopper_data, tmp_path, words, part) -> None:
+    both = workers(*words, cwd=tmp_path)
+    assert [code for code, _, _ in both] == [2, 2]
+    (line,) = [line for _, _, err in both for line in ours(err)]
+    assert part in line
     assert list(tmp_path.rglob("flags.json")) == []
-    assert "exitcode  : 2" in err  # in torchrun's own report
 
 
-@pytest.mark.slow
-def test_the_specification_is_printed_once(hopper_data, tmp_path) -> None:
-    out, err = (process := torchrun(*RUN, "--cfg", cwd=tmp_path)).communicate(timeout=250)
-    assert process.returncode == 0, err
-    assert out.count("training_steps: 60") == 1
+def test_one_worker_of_two_prints_the_specification_and_that_a_run_has_finished(hopper_data, done, tmp_path) -> None:
+    both = workers(*RUN, "--cfg", cwd=tmp_path)
+    assert [code for code, _, _ in both] == [0, 0]
+    assert "".join(out for _, out, _ in both).count("training_steps: 60") == 1
+    done(*RUN)
+    (flags,) = tmp_path.rglob("flags.json")
+    both = workers("resume", str(flags.parent), cwd=tmp_path)
+    assert [code for code, _, _ in both] == [0, 0]
+    assert "".join(out for _, out, _ in both).count("has finished already (60 steps)") == 1
 
 
 LONG = (*RUN, "training_steps=1000000", "checkpoint_seconds=0", "eval_episodes=0", "log_interval=10")
 
 
-def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    """Wait until `ready()`; fails when the process ends before that."""
-    deadline = time.monotonic() + 200
-    while not ready():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def stop(process: subprocess.Popen[str]) -> int:
     """Send SIGTERM to torchrun and return the step that its workers say they stopped at, once."""
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     assert len(ours(err)) == 1, err
     assert "stopped by SIGTERM at step" in ours(err)[0]
@@ -127,25 +134,13 @@ def test_sigterm_leaves_a_checkpoint_that_torchrun_goes_on_from(hopper_data, tmp
 
 
 @pytest.mark.slow
-def test_a_run_is_made_longer_by_torchrun_and_a_finished_one_is_not_done_again(hopper_data, tmp_path) -> None:
-    run(*RUN, cwd=tmp_path)
-    (flags,) = tmp_path.rglob("flags.json")
-    for words, said in ((("--add-steps", "20"), "run directory:"), ((), "has finished already (80 steps)")):
-        process = torchrun("resume", str(flags.parent), *words, cwd=tmp_path)
-        out, err = process.communicate(timeout=250)
-        assert process.returncode == 0, err
-        assert out.count(said) == 1
-    assert [row["step"] for row in read_csv(flags.parent / "train.csv")] == [20, 40, 60, 80]
-
-
-@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_others_with_one_line(hopper_data, tmp_path) -> None:
     process = torchrun(*LONG, cwd=tmp_path)
     wait_for(process, lambda: bool(list(tmp_path.rglob("train.csv"))))
     workers = [item for item in psutil.Process(process.pid).children() if "understudy" in item.cmdline()]
     victim = next(item for item in workers if item.environ()["RANK"] == "1")
     victim.kill()
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     assert len(ours(err)) == 1, err
     assert "another worker of torchrun ended" in ours(err)[0]

@@ -63,7 +63,7 @@ def test_what_is_advised_for_a_lock_works(hdf5: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "FALSE"}
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=600, check=False
         )
     assert done.stdout == "['a']\n", done.stderr
 
@@ -73,7 +73,7 @@ def test_a_file_that_was_not_closed_by_its_writer_is_said_so(hdf5: Path) -> None
         f"import h5py, os\nfile = h5py.File({str(hdf5)!r}, 'w', libver='latest')\nfile['a'] = 1\n"
         "file.swmr_mode = True\nfile.flush()\nos._exit(0)"
     )
-    subprocess.run([sys.executable, "-c", writer], timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", writer], timeout=600, check=True)
     line = said(lambda: opened(hdf5), hdf5)
     assert "not closed by the program that wrote it" in line
     assert f"h5clear -s {hdf5}" in line

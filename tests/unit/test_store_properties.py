@@ -91,7 +91,7 @@ def test_columns_of_any_name_dtype_and_shape_keep_their_bits(tmp_path_factory, d
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(odd_columns(), st.integers(0, 2**32 - 1))
 def test_a_great_many_odd_columns_keep_their_bits(tmp_path_factory, drawn, seed) -> None:
     lengths, columns = drawn

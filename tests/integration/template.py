@@ -1,0 +1,190 @@
+"""Commands in processes of their own that need not import torch, Ray and MLflow again: copies of one that has.
+
+Importing them takes six seconds of a CPU, and the tests start some 150 commands to kill, to stop or to run beside
+others. `Template` starts one process that imports and then forks for each command: a child leads a session of its own,
+has its own working folder, environment and pipes, and from there on runs as `python -m understudy` does. Started as a
+program, this file is that process; it must not import pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Thread
+from typing import TextIO
+
+IMPORTED = (
+    *("torch", "torch.distributed", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "ray.train.torch", "ray.tune"),
+    *("mlflow.pyfunc", "hydra", "optuna", "gymnasium"),
+    *("understudy.cli", "understudy.cli.train", "understudy.runs.loop", "understudy.tracking"),
+)
+LONGEST = 1 << 20
+"""The longest request, in bytes."""
+
+
+class Command:
+    """One command of a template's: what subprocess.Popen tells of its child, with text in its pipes."""
+
+    def __init__(self, pid: int, out: int, err: int, status: TextIO) -> None:
+        self.pid, self._out, self._err, self._status = pid, out, err, status
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; return the exit code."""
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"command {self.pid}", timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait until it and all that write to its pipes have ended; return stdout and stderr."""
+        said: dict[int, str] = {}
+
+        def read(pipe: int) -> None:
+            with open(pipe, errors="replace") as file:
+                said[pipe] = file.read()
+
+        readers = [Thread(target=read, args=(pipe,), daemon=True) for pipe in (self._out, self._err)]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(f"command {self.pid}", timeout or 0)
+        self.wait(None if deadline is None else max(1.0, deadline - time.monotonic()))
+        return said[self._out], said[self._err]
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, where it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, seconds: float | None) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], seconds)[0]:
+            self.returncode = int(self._status.readline())
+            self._status.close()
+        return self.returncode
+
+
+class Template:
+    """The process that commands are copies of, as the tests see it; it ends when they do."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST)
+        command = [sys.executable, __file__, str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            command,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # not a file: what wraps it in Python is what a child will have
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+
+    def start(self, *words: str, cwd: Path, environment: dict[str, str]) -> Command:
+        """Start `understudy WORDS` in `cwd`; it leads a process group of its own."""
+        pipes = [os.pipe() for _ in range(3)]
+        request = json.dumps({"words": words, "cwd": str(cwd), "environment": environment}).encode()
+        socket.send_fds(self._control, [request], [end for _, end in pipes])
+        for _, end in pipes:
+            os.close(end)
+        out, err, status = (end for end, _ in pipes)
+        told = open(status)  # noqa: SIM115  (the command closes it)
+        pid = told.readline()
+        if not pid:
+            raise RuntimeError(f"the template of commands ended: {self._process.communicate()[0].decode()}")
+        return Command(int(pid), out, err, told)
+
+
+# ---- the template's own side ----
+
+
+def serve(control: socket.socket) -> None:
+    """Fork a child for each request until the tests end; return in each child, as what it was asked to be."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # children share these pages as long as nothing writes to them
+    alarm, ring = os.pipe()
+    os.set_blocking(alarm, False)
+    os.set_blocking(ring, False)
+    signal.set_wakeup_fd(ring)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    told: dict[int, int] = {}
+    while True:
+        ready, _, _ = select.select([control, alarm], [], [])
+        if alarm in ready:
+            os.read(alarm, 4096)
+            tell_ends(told)
+        if control not in ready:
+            continue
+        request, pipes, _, _ = socket.recv_fds(control, LONGEST, 3)
+        if not request:
+            raise SystemExit(0)
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (alarm, ring, control.detach(), *told.values(), pipes[2]):
+                os.close(end)
+            become(json.loads(request), pipes[0], pipes[1])
+            return
+        for pipe in pipes[:2]:
+            os.close(pipe)
+        told[pid] = pipes[2]
+        os.write(pipes[2], f"{pid}\n".encode())
+
+
+def tell_ends(told: dict[int, int]) -> None:
+    """Take the exit codes of the children that have ended, and pass each on."""
+    while told:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        pipe = told.pop(pid)
+        with contextlib.suppress(BrokenPipeError):  # the test does not wait for it
+            os.write(pipe, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os.close(pipe)
+
+
+def become(asked: dict, out: int, err: int) -> None:
+    """Make this process what was asked for: a new session, its folder, environment and pipes."""
+    os.setsid()
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    for pipe, number in ((out, 1), (err, 2)):
+        os.dup2(pipe, number)
+        os.close(pipe)
+    added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    sys.path[:0] = [asked["cwd"], *added]
+    sys.argv = ["understudy", *asked["words"]]
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file, whose modules are no top-level ones
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module("understudy", run_name="__main__", alter_sys=True)
