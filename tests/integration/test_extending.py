@@ -18,7 +18,7 @@ from tests.integration.test_run_directory import only_run
 from understudy.loading import load_policy
 from understudy.runs.directory import RunDir, read_csv
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.study import Study
+from understudy.sweeping.study import Study, failed, state_name
 
 OFF = ("tracking_uri=none",)
 
@@ -159,14 +159,14 @@ def test_a_diverging_trial_fails_with_its_step_named_and_is_tried_once_more_when
     words = ("lr=1e-3,9.9", "weight_decay=0.3", "normalize=none", "sampler=grid", "scheduler=none", "save_dir=runs")
     run(*SWEEP, *words, "training_steps=500", "log_interval=1", cwd=tmp_path)
     sweep, study = study_of(tmp_path / "runs")
-    assert sorted(trial.state.name for trial in study.trials()) == ["COMPLETE", "FAIL"]
+    assert sorted(state_name(trial) for trial in study.trials()) == ["complete", "fail"]
     rows = {float(row["lr"]): row for row in table(sweep)}
     assert (rows[1e-3]["state"], rows[9.9]["state"]) == ("complete", "fail")
     assert "step" in rows[9.9]["error"]
     run("resume", str(sweep), "--retry-failed", cwd=tmp_path)
     trials = study_of(tmp_path / "runs")[1].trials()
-    failed = next(trial for trial in trials if trial.state == TrialState.FAIL)
+    diverged = next(trial for trial in trials if failed(trial))
     assert len(trials) == 3
-    assert trials[2].params == failed.params
-    assert trials[2].user_attrs["retry_of"] == failed.number
+    assert trials[2].params == diverged.params
+    assert trials[2].user_attrs["retry_of"] == diverged.number
     refused(say("resume", str(sweep), "--add-trials", "5"), "the space holds 2 configurations")
