@@ -71,6 +71,11 @@ class Score:
         return self.metrics[self.objective]
 
     @property
+    def where(self) -> str:
+        """What it was reached on."""
+        return f"{self.episodes} episodes" if self.episodes else "held-out episodes"
+
+    @property
     def never_succeeds(self) -> bool:
         """Whether it is a rate of nothing: no policy to recommend."""
         return self.objective in RATES and self.value <= 0
@@ -105,14 +110,14 @@ def judge(new: Score | None, tags: Mapping[str, str], version: int | None) -> tu
     if new.never_succeeds:
         return False, f"{shown} is nothing to recommend"
     if version is None:
-        return True, f"{shown} on {new.episodes} episodes, the first"
+        return True, f"{shown} on {new.where}, the first"
     held = Score.from_tags(tags)
     if held is None:
         return False, f"how version {version} was evaluated is not known"
     difference = new.difference(held)
     if difference:
         return False, f"version {version} was evaluated {difference}, so they do not compare"
-    theirs = f"{held.value:.3f} of version {version} on the same {new.episodes} episodes"
+    theirs = f"{held.value:.3f} of version {version} on the same {new.where}"
     if new.better_than(held):
         return True, f"{shown} against {theirs}"
     return False, f"{shown} is no better than {theirs}"

@@ -129,8 +129,9 @@ class SweepTable:
         left = f"about {clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
         ended = sum(trial.state.is_finished() for trial in trials)
         seeds, episodes = len(first_seeds(self.spec)), self.base.evaluation.eval_episodes
+        played = f"{episodes} episodes" if episodes else "held-out episodes"
         text = (
-            f"{ended}/{self.spec.options.num_trials} trials x {seeds} seed{'s'[: seeds - 1]} x {episodes} episodes,"
+            f"{ended}/{self.spec.options.num_trials} trials x {seeds} seed{'s'[: seeds - 1]} x {played},"
             f" {clock(elapsed)} gone, {left}"
         )
         best = best_trial(trials, self.goal)
