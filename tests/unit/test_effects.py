@@ -34,7 +34,6 @@ def notes(*words: str) -> list[str]:
         ("random_hue=0.2", "random_hue in augmentation= or augment_order="),
         ("random_shift=2 encoder=impala_small augmentation=bridge", "random_shift in augmentation= or augment_order="),
         ("save_best=true eval_episodes=0", "eval_episodes of at least 1 or validation_fraction"),
-        ("eval_max_steps=9 eval_episodes=0", "eval_episodes of at least 1"),
         ("discount=0.9", "goal_relabelling=geometric or a method that learns from rewards"),
         ("num_samples=5", "actor=best_of_n"),
         ("num_samples=5 actor=one_step", "actor=best_of_n"),
@@ -69,6 +68,7 @@ def test_a_key_that_changes_nothing_is_refused_with_what_it_needs(words: str, ne
         ("chunk_size=4", "horizon_length"),
         ("video_frame_skip=2", "video_frame_skip"),
         ("eval_seed=3 eval_episodes=0", "eval_seed"),
+        ("eval_max_steps=9 eval_episodes=0", "eval_max_steps"),  # `understudy evaluate` takes the run's
         ("eval_interval=9 eval_episodes=0", "eval_interval"),
         ("eval_timeout=9 eval_episodes=0", "eval_timeout"),
         ("eval_episodes=9 algo=reward_classifier encoder=resnet10", "eval_episodes"),
@@ -164,6 +164,8 @@ def test_what_is_set_by_a_group_is_not_what_was_typed() -> None:
         ("lr=1e-3,1e-4 launcher=ray", "launcher=ray changes nothing in a sweep"),
         ("lr=1e-3,1e-4 scheduler=none grace_steps=5", "grace_steps changes nothing without scheduler=asha"),
         ("lr=1e-3,1e-4 scheduler=none asha_slack=0.3", "asha_slack changes nothing without scheduler=asha"),
+        ("lr=1e-3,1e-4 racing=halving", "racing=halving changes nothing with 1 seed: give more"),
+        ("lr=1e-3,1e-4 seeds=[0,1] racing=guaranteed", "racing=guaranteed changes nothing with 2 seeds: give more"),
         ("lr=1e-3,1e-4 seed=3 seeds=[0,1]", "seed=3 changes nothing beside seeds=[0,1]"),
         ("lr=1e-3,1e-4 goal_delta=[1,3]", "goal_delta=[1,3] changes nothing without goal_relabelling=delta_goals"),
     ],
@@ -183,6 +185,7 @@ def test_a_sweep_refuses_what_changes_nothing_in_it(words: str, line: str) -> No
         "lr=1e-3,1e-4 gpus=0.5",
         "lr=1e-3,1e-4 grace_steps=5 horizon_length=1,5",
         "lr=1e-3,1e-4 scheduler=none",
+        "lr=1e-3,1e-4 seeds=[0,1] racing=halving",
         "space=flow_bc num_trials=3",
     ],
 )

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from tests.unit.command_line import understudy
 from tests.unit.test_statistics import simulated
 
 from understudy.errors import UserError
@@ -98,3 +99,15 @@ def test_tasks_of_several_measures_are_not_averaged() -> None:
     found = compare(mixed)
     assert found["over_tasks"] == {}
     assert [pair["task"] for pair in found["pairs"]] == ["b"]
+
+
+def test_cfg_prints_the_cells_as_commands_and_makes_nothing(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = understudy(monkeypatch, capsys, "compare", *WORDS, "--cfg")
+    assert said.code == 0, said.err
+    lines = said.out.splitlines()
+    assert lines[0] == "understudy train 'seeds=[0,1]' algo=bc env_name=hopper-medium-v2"
+    assert len(lines) == 4
+    said = understudy(monkeypatch, capsys, "sweep", "algo=bc,flow_bc", "env_name=hopper-medium-v2", "--cfg")
+    assert said.out.splitlines()[0] == "understudy sweep space=bc env_name=hopper-medium-v2"
+    assert not list(tmp_path.iterdir())

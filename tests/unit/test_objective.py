@@ -54,6 +54,14 @@ def test_what_a_sweep_cannot_want_is_refused_in_one_line(words, said) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "words", ["constraints=latency<=20", "constraints=[latency<=20]", "constraints=[ latency<=20 ]"]
+)
+def test_constraints_are_written_with_brackets_or_without(words) -> None:
+    assert sweep(LR, words).options.constraints == ("latency<=20",)
+    assert sweep(LR, words.replace("20", "20,success>=0.5")).options.constraints == ("latency<=20", "success>=0.5")
+
+
 def test_held_out_episodes_alone_are_swept_for_and_less_is_better(tmp_path) -> None:
     spec = sweep(*HELD)
     assert spec.held_out_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import typer
@@ -28,6 +29,10 @@ methods are compared on the same start states; over tasks by interquartile mean 
 `understudy resume` goes on with a matrix where it was left."""
 
 
+ALONE: dict[Kind, str] = {"sweep": "sweep", "compare": "train"}
+"""The command that each cell alone would be."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(context_settings=OVERRIDES, short_help="Train methods x tasks x seeds and compare them.")(compare)
@@ -35,18 +40,19 @@ def add_to(app: typer.Typer) -> None:
 
 def compare(
     context: typer.Context,
+    cfg: bool = typer.Option(False, "--cfg", help="check every cell, print them as commands, and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
     """Train several methods on several tasks and compare them."""
     if help_:
         return show_keys(EXAMPLES, [word for word in context.args if "," not in word])
-    start_matrix(context.args, "compare", config_dir)
+    start_matrix(context.args, "compare", config_dir, cfg=cfg)
     return None
 
 
-def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None) -> None:
-    """Check every cell, then make the matrix's folder and do all of them."""
+def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None, *, cfg: bool = False) -> None:
+    """Check every cell, then make the matrix's folder and do all of them; with `cfg` print the cells and stop."""
     from understudy.cli.sweep import read_sweep
     from understudy.matrix.cells import MatrixDir, cells_of, check_cells
     from understudy.runs.directory import RunDir, new_folder
@@ -59,6 +65,10 @@ def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None
     check_cells(cells)
     sweeps = [read_sweep(list(cell.words), config_dir) for cell in cells] if kind == "sweep" else []
     runs = [read_run(list(cell.words), config_dir) for cell in cells] if kind == "compare" else []
+    if cfg:
+        for cell in cells:  # as commands: with --cfg, each prints all its keys
+            print(shlex.join(["understudy", ALONE[kind], *cell.words]))
+        return
     for spec in sweeps:
         check_sweep(spec)
     for run in runs:

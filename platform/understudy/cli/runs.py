@@ -132,7 +132,7 @@ def episode_rows(table: pa.Table, step: int, failures: bool) -> tuple[tuple[str,
         raise UserError(f"--step {step}: there are evaluations at {', '.join(map(str, values_of(table, 'step')))}")
     if failures:
         rows = [row for row in rows if row["success"] is not None and row["success"] < 1]
-    names = ("trial", "seed", "setting", "episode", "reset_seed", "success", "return", "length", "last_frame")
+    names = ("trial", "stage", "seed", "setting", "episode", "reset_seed", "success", "return", "length", "last_frame")
     return names, [tuple(dash(row[name]) for name in names) for row in rows]
 
 

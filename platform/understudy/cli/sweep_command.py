@@ -8,7 +8,6 @@ from understudy.cli.compare import start_matrix
 from understudy.cli.output import OVERRIDES, console
 from understudy.cli.sweep import read_sweep, show_sweep, start_sweep
 from understudy.cli.train import show_keys
-from understudy.errors import UserError
 
 EXAMPLES = """\
 Search over configurations, each trained across all seeds.
@@ -46,9 +45,7 @@ def sweep(
     from understudy.matrix.cells import is_matrix
 
     if is_matrix(context.args):
-        if cfg:
-            raise UserError("--cfg shows one sweep: give one method and one task")
-        return start_matrix(context.args, "sweep", config_dir)
+        return start_matrix(context.args, "sweep", config_dir, cfg=cfg)
     spec = read_sweep(context.args, config_dir)
     if cfg:
         from understudy.sweeping.run import check_trials
@@ -68,8 +65,9 @@ def show_replay(rule: str, words: list[str]) -> None:
     from understudy.sweeping.racing import LOOKS
     from understudy.sweeping.study import Study
 
-    if rule not in LOOKS:
-        raise SpecError(f"--replay {rule}: no such rule{did_you_mean(rule, LOOKS)}")
+    rules = [known for known in LOOKS if LOOKS[known]]
+    if rule not in rules:
+        raise SpecError(f"--replay {rule}: no such rule{did_you_mean(rule, rules)}")
     if len(words) != 1:
         raise SpecError("--replay RULE SWEEP: give one sweep, its folder or name")
     folder = SweepDir.existing(find(words[0]))

@@ -42,7 +42,7 @@ class EvaluationSpec(Part):
     eval_episodes: Annotated[int, Needs("acts", note=True)] = Field(
         default=10, ge=0, description="episodes per seed and evaluation; 0: no evaluation"
     )
-    eval_max_steps: Annotated[int, Needs("eval_episodes>=1")] = Field(
+    eval_max_steps: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
         default=0, ge=0, description="steps after which an evaluation's episode ends; 0: the environment's own limit"
     )
     eval_temperature: Annotated[float | None, Needs("eval_episodes>=1", note=True), Needs("noise")] = Field(

@@ -15,8 +15,12 @@ OF_ASHA = Needs("scheduler=asha")
 
 
 def _several(value: Any) -> Any:
-    """Return one text as a list of it, and commas as several."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    """Return one text as a list of it, and commas as several; brackets around `latency<=20` come here as text."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return [part.strip() for part in text.split(",")]
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]

@@ -24,6 +24,7 @@ from understudy.spec.space import Choice, Dimension, Interval, checked, size
 from understudy.spec.words import canonical
 from understudy.sweeping.objective import AUTO, HELD_OUT, LATENCY, PLAYED, Goal, read_goal
 from understudy.sweeping.options import SweepOptions
+from understudy.sweeping.racing import looks
 
 logger = logging.getLogger("understudy")
 
@@ -136,6 +137,11 @@ def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
             continue
         if getattr(spec.options, key) != field.default:
             raise SpecError(f"{key} changes nothing without scheduler=asha")
+    rule, seeds = spec.options.racing, len(spec.base.all_seeds)
+    if rule != "none" and len(looks(rule, seeds)) == 1:
+        raise SpecError(
+            f"racing={rule} changes nothing with {seeds} seed{'s' * (seeds > 1)}: give more, or leave it out"
+        )
     searched = [*spec.dimensions, *spec.grid]
     of_the_run = [key for key in given if key not in SweepOptions.model_fields and key not in ("space", "gpus")]
     return check_effects(spec.base, [key for key in of_the_run if key not in searched], searched)
