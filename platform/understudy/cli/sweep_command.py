@@ -65,8 +65,8 @@ def show_replay(rule: str, words: list[str]) -> None:
     from understudy.sweeping.racing import LOOKS
     from understudy.sweeping.study import Study
 
-    rules = [known for known in LOOKS if LOOKS[known]]
-    if rule not in rules:
+    if rule not in LOOKS or not LOOKS[rule]:
+        rules = [known for known in LOOKS if LOOKS[known]]
         raise SpecError(f"--replay {rule}: no such rule{did_you_mean(rule, rules)}")
     if len(words) != 1:
         raise SpecError("--replay RULE SWEEP: give one sweep, its folder or name")
