@@ -57,6 +57,17 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of ours; UserError in one line where it holds something else."""
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it was cut or changed by hand; put its copy back") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object: it was changed by hand; put its copy back")
+    return found
+
+
 def check_writable(folder: Path) -> None:
     """Raise StorageError where the folder, or the nearest one above it that is there, takes no files."""
     with storage_errors(folder):

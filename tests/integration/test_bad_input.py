@@ -18,7 +18,8 @@ from tests.unit.command_line import Said
 
 from understudy.envs.store.store import store_path
 from understudy.envs.store.writer import StoreWriter
-from understudy.runs.directory import read_csv
+from understudy.runs.directory import RunDir, read_csv
+from understudy.spec.keys import build_run
 
 TRAIN = ("train", *SMALL, "training_steps=20", "log_interval=10", "tracking_uri=none", "save_dir=runs")
 
@@ -269,6 +270,22 @@ def test_a_key_that_an_evaluation_would_ignore_is_refused(hopper_data, say) -> N
     folder = next(Path("runs").rglob("flags.json")).parent
     refused(say("evaluate", str(folder), "lr=1e-4"), "lr is no key of an evaluation", "flow_steps")
     assert "2 episodes" in say("evaluate", str(folder), "eval_episodes=2", "flow_steps=3").out
+
+
+@pytest.mark.parametrize("name", ["flags.json", "run.json"])
+@pytest.mark.parametrize("content", ['{"algo": "flow', "[1, 2]", ""])
+def test_a_file_of_a_run_that_was_cut_or_changed_by_hand_is_one_line(say, tmp_path, name, content) -> None:
+    run = RunDir.at(tmp_path / "run", build_run({}))
+    run.update_state(status="interrupted")
+    (run.path / name).write_text(content)
+    refused(say("resume", "run"), f"run/{name}", "changed by hand")
+
+
+def test_a_sweeps_file_that_was_cut_is_one_line(say, tmp_path) -> None:
+    (tmp_path / "sweep").mkdir()
+    for content in ('{"run": {"al', "[]", '{"nothing": 1}'):
+        (tmp_path / "sweep" / "sweep.json").write_text(content)
+        refused(say("resume", "sweep"))
 
 
 # ---- a full disk, in a process of its own: the limit is the process's ----

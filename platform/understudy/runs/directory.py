@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import held, storage_errors, user_path, write_json
+from understudy.files import held, read_object, storage_errors, user_path, write_json
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
@@ -155,7 +154,7 @@ class RunDir:
 
     def spec(self) -> RunSpec:
         """Read the run's spec back from flags.json."""
-        return build_run(json.loads(self.flags.read_text()))
+        return build_run(read_object(self.flags))
 
     def member(self, seed: int, seeds: tuple[int, ...]) -> Path:
         """Return the folder of one seed's files: the run's own when there is one seed."""
@@ -166,7 +165,7 @@ class RunDir:
     def state(self) -> dict[str, Any]:
         """Return run.json: status, step, MLflow ids, error."""
         path = self.path / "run.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
     def update_state(self, **changes: Any) -> None:
         """Merge `changes` into run.json, atomically."""

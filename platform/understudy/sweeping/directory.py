@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UserError
-from understudy.files import user_path, write_json
+from understudy.files import read_object, user_path, write_json
 from understudy.runs.directory import RunDir, hold, new_folder
+from understudy.spec.keys import validate
 from understudy.sweeping.sweep_spec import SweepSpec
 
 
@@ -45,7 +46,7 @@ class SweepDir:
 
     def spec(self) -> SweepSpec:
         """Read the sweep's spec back."""
-        return SweepSpec.model_validate_json((self.path / "sweep.json").read_text())
+        return validate(SweepSpec, read_object(self.path / "sweep.json"))
 
     def state(self) -> dict[str, Any]:
         """Return run.json."""
