@@ -159,6 +159,8 @@ def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:
         raise UserError(f"plug-in {module}: {error}") from error
     except (Exception, SystemExit) as error:
         name = module.partition(":")[0]
+        if isinstance(error, SystemExit) and name.startswith("understudy."):
+            raise  # no module of this package ends the process: a signal came while it was imported
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             reason = "there is no module of that name; is its folder in PYTHONPATH?"
         else:
