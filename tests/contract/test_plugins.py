@@ -93,6 +93,7 @@ GOOD = {
         *("encoder=patches", "goal_relabelling=halfway", "augmentation=[random_grey,random_shift]", "random_grey=0.5"),
         *("augment_where=workers", "loader_workers=1"),
     ],
+    "critic": [*TRAIN, *SMALL, "algo=td_bc", "env_name=lab:demo", "seeds=[0,1]", "discount=0.9", "target_rate=0.1"],
     "loop": [*TRAIN, *SMALL, "algo=timed_bc", "env_name=lab:demo", "hidden_dims=[16]", "eval_episodes=1"],
     "space": ["sweep", "space=linear_bc", "env_name=lab:demo", "data_dir=data", "num_trials=2", "--cfg"],
     "cluster": ["cluster", "render", "desk.yaml", "room=B12"],
@@ -271,7 +272,18 @@ def test_the_page_has_a_file_for_every_registry() -> None:
 
 
 def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
-    for name in ("help", "keys", "import", "import pictures", "episodes", "train", "loop", "space", "cluster"):
+    for name in (
+        "help",
+        "keys",
+        "import",
+        "import pictures",
+        "episodes",
+        "train",
+        "critic",
+        "loop",
+        "space",
+        "cluster",
+    ):
         assert said[name].code == 0, f"{name}: {said[name].out}{said[name].err}"
     assert "Print how many episodes a dataset has." in said["help"].out
     assert "shrinkage" in said["keys"].out
