@@ -10,9 +10,11 @@ from optuna.trial import TrialState
 from scipy import stats
 from tests.unit.test_sweeping import sweep
 
+from understudy.cli.sweep import confirmation_lines
 from understudy.comparisons import kendall
 from understudy.errors import SpecError
 from understudy.runs.results import objective_name, rank_key
+from understudy.sweeping.best import BestPolicy
 from understudy.sweeping.objective import pareto_front, read_goal
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import best_trial
@@ -110,3 +112,12 @@ def test_kendalls_tau_is_scipys_and_its_interval_holds_it() -> None:
     assert found.configurations == 30
     assert kendall([1, 2, 3], [1, 2, 3]) is None, "three configurations say nothing"
     assert kendall([1, 1, 1, 1], [1, 2, 3, 4]) is None
+
+
+def test_a_difference_without_spread_has_no_interval() -> None:
+    metrics = {"success": 0.0, "success_low": 0.0, "success_high": 0.66}
+    other = {"name": "trial 1", "metrics": metrics, "distinguishable": False, "below": [0.0, 0.0, 0.0]}
+    best = BestPolicy(0, 60, {}, metrics, 0, metrics, "", ranked=0.0, seeds=[0], compared=[other])
+    lines = confirmation_lines(best, sweep(LR))
+    assert "over its 1 seed x 50 episodes" in lines[0]
+    assert lines[2] == "  best minus trial 1 (0.00 [0.00, 0.66]): 0.00, with no spread to tell more by"

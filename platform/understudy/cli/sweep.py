@@ -146,14 +146,14 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     objective, metrics = spec.goal.first, best.metrics
     name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
     ranked = "" if best.ranked is None else f"ranked {figure(best.ranked, name)}, "
-    fresh = "fresh" if spec.options.confirm_seeds else "its"
+    fresh, plural = "fresh" if spec.options.confirm_seeds else "its", "s" if seeds > 1 else ""
     if not best.fresh:
-        where = f"{name} {describe(metrics, name)} over {seeds} seed{'s' if seeds > 1 else ''}"
+        where = f"{name} {describe(metrics, name)} over {seeds} seed{plural}"
         return [f"{where}, on the held-out episodes that it was chosen by (confirm_seeds trains fresh seeds)"]
     episodes = f" x {spec.options.final_episodes} episodes that no trial was ranked by"
     where = "" if spec.held_out_only else episodes
     extra = f"; return {metrics['return']:.2f}, length {metrics['length']:.1f}" if "return" in metrics else ""
-    lines = [f"{name}: {ranked}confirmed {describe(metrics, name)} over {fresh} {seeds} seeds{where}{extra}"]
+    lines = [f"{name}: {ranked}confirmed {describe(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"]
     alike = [item["name"] for item in best.compared if item["distinguishable"] is False]
     if alike:
         lines.append(f"not distinguishable from {', '.join(alike)}")
@@ -163,5 +163,7 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
         mean, low, high = (objective.signed(value) if objective.minimized else value for value in item["below"])
         text = f"{figure(mean, name)} [{figure(min(low, high), name)}, {figure(max(low, high), name)}]"
         told = "" if item["distinguishable"] else ": not distinguishable"
+        if low == high:  # an interval of no width would say that the difference is known
+            text, told = figure(mean, name), ", with no spread to tell more by"
         lines.append(f"  best minus {item['name']} ({describe(item['metrics'], name)}): {text}{told}")
     return lines
