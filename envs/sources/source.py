@@ -39,6 +39,10 @@ class Source(abc.ABC):
     def known_names(self) -> list[str]:
         """Return the dataset names that are published, for error messages."""
 
+    def registered(self, env_name: str) -> Task | None:
+        """Return what a name stands for that no source's `parse` knows, such as an environment's id; else None."""
+        return None
+
     def matches(self, env_name: str) -> bool:
         """Return whether the dataset's name belongs to this source."""
         return self.parse(env_name) is not None
@@ -73,6 +77,9 @@ def task_of(env_name: str) -> Task:
     """Return the task that a dataset's name stands for, or raise UnknownName with the nearest known name."""
     for _, source in sources.items():
         if (task := source.parse(env_name)) is not None:
+            return task
+    for _, source in sources.items():
+        if (task := source.registered(env_name)) is not None:
             return task
     known = [name for _, source in sources.items() for name in source.known_names()]
     raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6)}")

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
+from understudy.algorithm import Batch
 from understudy.checkpoints import RollingWriter
 from understudy.errors import Stopped
-from understudy.runs.mirror import Mirror
 from understudy.runs.results import OnEvaluation, OnProgress, rank_key
 from understudy.runs.stop import Notice
-from understudy.trainables.loops.batches import Batches
 from understudy.trainables.loops.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.models import drop_old_models, save_models
@@ -49,7 +48,7 @@ class Log:
     def __call__(self, metrics: dict[str, torch.Tensor]) -> None:
         """Every log_interval steps, and at the last."""
         training = self._training
-        if training.step % training.spec.hooks.log_interval and not training.last:
+        if not metrics or (training.step % training.spec.hooks.log_interval and not training.last):
             return
         metrics = training.pack.average_over_workers(metrics)  # by every worker, or none
         if self._logs is None:
@@ -81,10 +80,16 @@ class Show:
 
 
 class Checkpoint:
-    """Hand a copy of the state to the writer; the rows of its steps are made durable before the file."""
+    """Hand a copy of the state to the writer; `before` makes what its steps wrote durable, and precedes the file."""
 
-    def __init__(self, training: Training, logs: Logs, writer: RollingWriter, mirror: Mirror) -> None:
-        self._training, self._logs, self._writer, self._mirror = training, logs, writer, mirror
+    def __init__(
+        self,
+        training: Training,
+        writer: RollingWriter,
+        before: Callable[[], None],
+        after: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._training, self._writer, self._before, self._after = training, writer, before, after
         self._saved_at = time.monotonic()
 
     def __call__(self, metrics: dict[str, torch.Tensor] | None = None) -> None:
@@ -99,13 +104,13 @@ class Checkpoint:
         """Write one now, in the background."""
         training = self._training
         training.pack.check_finite()
-        step = training.step
+        step, state = training.step, training.state()
 
         def written() -> None:
             training.run.update_state(step=step)
-            self._mirror.submit()
+            self._after(state)
 
-        self._writer.submit(step, training.state(), self._logs.sync, written)
+        self._writer.submit(step, state, self._before, written)
 
 
 class Stop:
@@ -148,7 +153,7 @@ class Evaluation:
         self,
         training: Training,
         logs: Logs,
-        batches: Batches,
+        batches: Iterator[Batch],
         evaluator: Evaluator | None,
         grid: Mapping[str, tuple[Any, ...]],
         stop: Stop,

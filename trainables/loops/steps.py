@@ -13,21 +13,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
 from understudy.envs.windows.augmentation import augment_batch
+from understudy.envs.windows.windows import Windows
 from understudy.errors import CheckpointError
-from understudy.normaliser import Normaliser
+from understudy.normaliser import Mode, Normaliser
 from understudy.runs.directory import RunDir
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.batches import Batches
-from understudy.trainables.loops.data import Data
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.transfer import read_weights
 
@@ -47,6 +47,24 @@ class Worker:
         return self.rank == 0
 
 
+class TrainsOn(Protocol):
+    """What a training needs to know of its data, if it has any."""
+
+    @property
+    def content_hash(self) -> str:
+        """What tells these data from others; a run goes on with the same ones only."""
+        ...
+
+    @property
+    def validation(self) -> Windows | None:
+        """Held-out episodes."""
+        ...
+
+    def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
+        """Return the scaling of observations and actions."""
+        ...
+
+
 class Training:
     """What a run has reached: its pack, the step, the newest metrics, the best policies so far."""
 
@@ -54,7 +72,7 @@ class Training:
         self,
         spec: RunSpec,
         run: RunDir,
-        data: Data,
+        data: TrainsOn,
         algorithm: Algorithm,
         device: torch.device,
         worker: Worker = Worker(),
@@ -62,6 +80,8 @@ class Training:
         self.spec, self.run, self.data, self.algorithm, self.worker = spec, run, data, algorithm, worker
         self.seeds = spec.all_seeds
         saved = checkpoints.load_newest(run.resume)
+        self.begun_from = saved or {}
+        """The checkpoint that the run goes on from."""
         self.pack = Pack(
             algorithm,
             self.seeds,
@@ -77,6 +97,8 @@ class Training:
         self.best_parameters: dict[str, Any] = {}
         """Evaluation-time parameters that the last grid chose."""
         self.best_scores = [-math.inf] * len(self.seeds)
+        self.more: Callable[[], dict[str, Any]] = dict
+        """What a loop's checkpoints hold beside this."""
         self.evaluating = False
         """Whether the evaluation that is due at `step` is still to be made."""
         if saved:
@@ -119,6 +141,7 @@ class Training:
             "best_parameters": self.best_parameters,
             "best_scores": self.best_scores,
             "members": [self.pack.member_state(index) for index in range(len(self.seeds))],
+            **self.more(),
         }
 
     @property
@@ -161,10 +184,19 @@ def _augmented(batch: Batch, training: Training, step: int) -> Batch:
     return augment_batch(batch, spec.augment, training.seeds, step, obs_horizon=spec.data.obs_horizon, **share)
 
 
+class Waits(Protocol):
+    """What a loop waits for: batches that others prepare."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds so far."""
+        ...
+
+
 class Speed:
     """Steps per second, and the share of the time that was waited for batches, since the last mark."""
 
-    def __init__(self, training: Training, batches: Batches) -> None:
+    def __init__(self, training: Training, batches: Waits) -> None:
         self._training, self._batches = training, batches
         self.mark()
 

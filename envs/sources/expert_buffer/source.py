@@ -1,6 +1,7 @@
 """Expert buffers (RLOpt's `expert_buffer.pt`): transitions of a trained expert in one saved TensorDict.
 
-A dataset's name is `expert:` and the gymnasium id of its environment: `expert:Pendulum-v1`. A buffer is a folder with
+A dataset's name is `expert:` and the gymnasium id of its environment: `expert:Pendulum-v1`. An id alone, which no other
+source knows, names the environment and a buffer that was imported as it. A buffer is a folder with
 `expert_buffer.pt` (rows [N], keys as torchrl has them), `metadata.pt` (a dict) and `README.txt`; the .pt alone does
 too. Files are unpickled with `weights_only`, and a TensorDict becomes a plain dict: tensordict itself is needed for
 writing only.
@@ -125,6 +126,15 @@ class ExpertBuffer(Source):
         """Return the task of a name `expert:<gymnasium id>`."""
         found = NAME.fullmatch(env_name)
         return None if found is None else ExpertBufferTask(self, env_name, found["id"])
+
+    def registered(self, env_name: str) -> ExpertBufferTask | None:
+        """Return the task of a gymnasium id that is registered on this machine."""
+        if NAME.fullmatch(f"expert:{env_name}") is None:
+            return None
+        with suppress(UserError):
+            registered_spec(env_name, env_name)
+            return ExpertBufferTask(self, env_name, env_name)
+        return None
 
     def known_names(self) -> list[str]:
         """Return the names of gymnasium's own continuous-control tasks; any registered id will do."""

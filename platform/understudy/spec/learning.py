@@ -218,6 +218,21 @@ class Vision(Part):
     )
 
 
+class Interaction(Part):
+    """How a method that acts while it learns collects what it learns from."""
+
+    title: ClassVar[str] = "acting while learning"
+
+    start_training: int = Field(
+        default=1000, ge=1, description="environment steps of uniformly random actions before the first update"
+    )
+    utd_ratio: int = Field(default=1, ge=1, le=1000, description="updates a step of the environment")
+    buffer_size: int = Field(default=1_000_000, ge=1, description="newest steps that batches are drawn from")
+    offline_ratio: float = Field(
+        default=0.0, ge=0, lt=1, description="share of each batch that is drawn from the dataset (RLPD: 0.5)"
+    )
+
+
 _FIRST = ("lr", "weight_decay", "batch_size", "horizon_length", "action_chunking", "hidden_dims")
 _PARTS = {**Chunks.model_fields, **Vision.model_fields, **Optimisation.model_fields}
 _WRITTEN = dict.fromkeys((*_FIRST, *(key for key in _PARTS if key != "action_clip"), "action_clip"))

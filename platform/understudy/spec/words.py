@@ -40,6 +40,8 @@ ALIASES = {
     "num_eval_episodes": "eval_episodes",
 }
 """Other tools' names for our keys, with the same values."""
+OF_STEPS = ("frames", "online_steps", "total_timesteps", "total_frames")
+"""Names for `training_steps` of methods that act while they learn: elsewhere they mean other things."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ _COUNTED = re.compile(r"^(n|num|nb|max|total|number_of)_")
 
 def canonical(key: str, allowed: Collection[str] = ()) -> str:
     """Return our name of a key; one that is `allowed` (a plug-in's, say) is never taken for another tool's word."""
+    if key in OF_STEPS and "start_training" in allowed:
+        return "training_steps"
     return key if key in allowed else ALIASES.get(key, key)
 
 

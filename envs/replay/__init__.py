@@ -1,0 +1,1 @@
+"""Replay buffers: what a policy did while it learned, in append-only segments on disk."""

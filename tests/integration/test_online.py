@@ -1,0 +1,89 @@
+"""Online runs: killed at any moment and resumed, they end as if never stopped; a member equals its seed alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.integration.commands import kill_when, start
+
+SMALL = (
+    *("algo=sac", "env_name=Pendulum-v1", "hidden_dims=[16,16]", "batch_size=16", "start_training=150"),
+    *("training_steps=900", "log_interval=50", "eval_interval=400", "eval_episodes=2", "checkpoint_seconds=0.02"),
+    *("save_interval=300", "launcher=inline"),
+)
+
+
+def only_run(root: Path) -> Path:
+    found = [path.parent for path in root.rglob("flags.json") if "mlartifacts" not in path.parts]
+    assert len(found) == 1
+    return found[0]
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["weights"]
+
+
+def same(one: Path, other: Path) -> None:
+    """Assert that two run directories hold the same rows and weights."""
+    names = sorted(path.relative_to(other) for path in other.rglob("*.csv") if path.name != "timing.csv")
+    assert {"train.csv", "eval.csv", "env.csv"} <= {name.name for name in names}
+    for name in names:
+        assert (one / name).read_text() == (other / name).read_text(), name
+    for name in [path.relative_to(other) for path in other.rglob("*.pt")]:
+        mine, theirs = weights(one / name), weights(other / name)
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs), name
+
+
+def step_of(root: Path) -> int:
+    found = list(root.rglob("run.json"))
+    return json.loads(found[0].read_text()).get("step", 0) if found else 0
+
+
+@pytest.mark.parametrize(("seeds", "moments"), [("[3]", (100, 450)), ("[0,1]", (250,))])
+def test_a_run_killed_while_it_acts_resumes_to_the_same_rows_and_weights(done, tmp_path, seeds, moments) -> None:
+    done("train", *SMALL, f"seeds={seeds}", "save_dir=whole")
+    process = start("train", *SMALL, f"seeds={seeds}", "save_dir=broken", cwd=tmp_path)
+    for moment in moments:
+        kill_when(process, lambda moment=moment: step_of(tmp_path / "broken") > moment)
+        if moment != moments[-1]:
+            process = start("resume", str(only_run(tmp_path / "broken")), cwd=tmp_path)
+    broken = only_run(tmp_path / "broken")
+    assert 0 < step_of(broken) < 900
+    done("resume", str(broken))
+    same(broken, only_run(tmp_path / "whole"))
+    assert not (broken / "resume").exists()  # the buffer goes with the checkpoints
+
+
+def test_a_member_of_an_online_pack_equals_its_seed_alone(done, tmp_path) -> None:
+    done("train", *SMALL, "seeds=[0,1]", "save_dir=pack")
+    done("train", *SMALL, "seeds=[1]", "save_dir=alone")
+    pack, alone = only_run(tmp_path / "pack"), only_run(tmp_path / "alone")
+    for name in ("train.csv", "env.csv", "eval.csv"):
+        assert (pack / "sd001" / name).read_text() == (alone / name).read_text()
+    mine, theirs = weights(pack / "sd001" / "final_model.pt"), weights(alone / "final_model.pt")
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_a_trained_policy_is_evaluated_where_it_was_trained(done, tmp_path) -> None:
+    done("train", *SMALL, "seed=0")
+    said = done("evaluate", str(only_run(tmp_path)), "eval_episodes=2")
+    assert "return" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("env_name=CartPole-v1",), "its actions are Discrete(2)"),
+        (("training_steps=100",), "training_steps=100 leaves no update after the start_training=150 random steps"),
+        (("obs_horizon=2",), "obs_horizon=2"),
+        (("env_name=Pendulumm-v1",), "Pendulumm-v1"),
+    ],
+)
+def test_what_an_online_run_cannot_do_is_one_line_and_nothing_is_written(done, tmp_path, words, said) -> None:
+    printed = done("train", *SMALL, *words, code=2)
+    assert said in printed
+    assert len(printed.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("flags.json"))

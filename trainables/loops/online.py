@@ -1,0 +1,203 @@
+"""Training from what the policy itself does: act, step, insert, draw, update. No ray, no mlflow, no command line.
+
+A step of the run is a step of the environment, of every member; updates begin at `start_training` and are `utd_ratio`
+a step. With several updates a step the phases before the last take all of them and the last phase, that of what acts,
+only the last (RLPD, arXiv 2302.02948). With `offline_ratio` a share of each batch is drawn from the run's dataset.
+Going on from a checkpoint equals never having stopped, bit for bit on the CPU: see `interaction.py`.
+Shape suffixes: K members, b samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy.algorithm import Algorithm, Batch
+from understudy.devices import resolve_device
+from understudy.envs.windows.windows import Windows
+from understudy.errors import SpecError
+from understudy.normaliser import Mode, Normaliser
+from understudy.registry import algorithms, loops
+from understudy.runs.directory import CsvLog, RunDir
+from understudy.runs.loop import Loop
+from understudy.runs.results import OnEvaluation, OnProgress, RunResult
+from understudy.spec.learning import Interaction as InteractionConfig
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.agent import Agent
+from understudy.trainables.loops.data import Data, environment_of, open_data
+from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
+from understudy.trainables.loops.interaction import REPLAY, Interaction, Surroundings
+from understudy.trainables.loops.logs import Logs
+from understudy.trainables.loops.session import Caller, train
+from understudy.trainables.loops.steps import Training
+from understudy.trainables.packs.optimiser import Schedule
+from understudy.trainables.packs.precision import check_precision
+
+
+class Experience:
+    """What an online run knows before it acts: the action space, and its dataset where it draws from one."""
+
+    validation: Windows | None = None
+
+    def __init__(self, surroundings: Surroundings, data: Data | None) -> None:
+        self._surroundings, self.data = surroundings, data
+
+    @property
+    def content_hash(self) -> str:
+        """The dataset's; '' without one."""
+        return self.data.content_hash if self.data else ""
+
+    def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
+        """Return the action space's scaling to [-1, 1], and that of observations as the dataset says."""
+        return self._surroundings.normaliser(self.data.normaliser(mode) if self.data else None)
+
+
+@loops.register("online")
+class OnlineLoop(Loop):
+    """Train every seed of one configuration in environments of its own."""
+
+    evaluate = staticmethod(evaluate_policy)
+    record = staticmethod(record_policy)
+    agent = Agent
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self._settings(spec)
+        self.device = resolve_device(spec.placement.device)
+        check_precision(spec.config.precision, self.device)
+        Schedule.of(spec.config, spec.training_steps)
+        self.surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
+        data = open_data(spec) if self._settings(spec).offline_ratio else None
+        self.experience = Experience(self.surroundings, data)
+        kind = algorithms.get(spec.algo)
+        self.algorithm: Algorithm = kind(self.surroundings.shape, self.surroundings.action_dim, spec.config)
+        self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
+        self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes else None
+        if self.evaluator:
+            self.evaluator.check(self.surroundings.shape, self.surroundings.action_dim)
+
+    @classmethod
+    def check(cls, spec: RunSpec) -> None:
+        """Raise what is wrong with a new run's device, environment's name and numbers; nothing is simulated."""
+        cls._settings(spec)
+        resolve_device(spec.placement.device)
+
+    @staticmethod
+    def _settings(spec: RunSpec) -> InteractionConfig:
+        """Return how the run collects; SpecError for numbers that leave it nothing to learn."""
+        config = spec.config
+        assert isinstance(config, InteractionConfig)
+        if config.start_training >= spec.training_steps:
+            raise SpecError(
+                f"training_steps={spec.training_steps} leaves no update after the"
+                f" start_training={config.start_training} random steps"
+            )
+        if spec.placement.num_workers > 1:
+            raise SpecError(
+                f"num_workers={spec.placement.num_workers}: a run that acts in an environment is one worker"
+            )
+        if spec.placement.checkpoint_storage:
+            raise SpecError("checkpoint_storage does not copy replay buffers, which resuming an online run needs")
+        if spec.data.obs_horizon > 1:
+            raise SpecError(f"obs_horizon={spec.data.obs_horizon}: online methods see the newest observation alone")
+        return config
+
+    def run(
+        self,
+        path: Path,
+        *,
+        report: OnEvaluation | None = None,
+        progress: OnProgress | None = None,
+        grid: Mapping[str, tuple[Any, ...]] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> RunResult:
+        """Act and train to `training_steps`, going on from the newest whole checkpoint in the run directory."""
+        torch.set_num_threads(self.spec.placement.cpus)
+        run = RunDir(path)
+        training = Training(self.spec, run, self.experience, self.algorithm, self.device)
+        feed = FromEnvironments(training, self.surroundings, self.experience.data)
+        return train(training, feed, self.evaluator, Caller(report, progress, grid or {}))
+
+
+class FromEnvironments:
+    """Updates on what the members have done so far, one step of the environment after another."""
+
+    waited = 0.0
+
+    def __init__(self, training: Training, surroundings: Surroundings, data: Data | None) -> None:
+        self._training, self._data = training, data
+        config = training.spec.config
+        assert isinstance(config, InteractionConfig)
+        self._config = config
+        folder, discount = training.run.resume / REPLAY, training.spec.data.discount
+        self._interaction = Interaction(surroundings, training.seeds, folder, config.buffer_size, discount=discount)
+        if REPLAY in training.begun_from:
+            self._interaction.restore(training.begun_from[REPLAY])
+        training.more = lambda: {REPLAY: self._interaction.state()}
+        spec = training.spec
+        self._episodes = [CsvLog(training.run.member(seed, spec.all_seeds) / "env.csv") for seed in training.seeds]
+        self._offline = round(spec.config.batch_size * config.offline_ratio)
+
+    def updates(self, training: Training, logs: Logs | None) -> Iterator[dict[str, torch.Tensor]]:
+        """Take the remaining steps of the environment; yield the newest update's metrics, {} before the first."""
+        metrics: dict[str, torch.Tensor] = {}
+        while not training.last:
+            step = training.step + 1
+            exploring = step <= self._config.start_training
+            acted = self._interaction.explore(step) if exploring else self._interaction.act(training.pack, step)
+            for log, totals in zip(self._episodes, acted, strict=True):
+                if totals is not None:
+                    log.append(step, totals)
+            if not exploring:
+                metrics = self._update(training, step)
+            training.step = step
+            yield metrics
+
+    def _update(self, training: Training, step: int) -> dict[str, torch.Tensor]:
+        """Take the updates that follow a step of the environment."""
+        ratio = self._config.utd_ratio
+        first = (step - self._config.start_training - 1) * ratio + 1
+        before_last = [phase.name for phase in training.pack.phases[:-1]]
+        metrics: dict[str, torch.Tensor] = {}
+        for update in range(first, first + ratio):
+            only = None if update == first + ratio - 1 else before_last
+            metrics = training.pack.update(self._batch(update), update, only)
+        return metrics
+
+    def _batch(self, update: int) -> Batch:
+        """Return the batch of an update: a share of the dataset first, then of what the member did."""
+        size = self._training.spec.config.batch_size
+        done = self._interaction.sample(update, size - self._offline)
+        if not self._offline:
+            return done
+        assert self._data is not None
+        shown = self._data.windows(update).sample(self._training.seeds, update, self._offline)
+        return {name: _joined(shown[name], done[name]) for name in done}
+
+    def held_out(self) -> Iterator[Batch]:
+        """Return nothing: there are no held-out episodes."""
+        return iter(())
+
+    def sync(self) -> None:
+        """Make the buffers' rows durable, and the episodes' rows."""
+        self._interaction.sync()
+        for log in self._episodes:
+            log.sync()
+
+    def written(self, state: Mapping[str, Any]) -> None:
+        """Delete what no checkpoint that is kept needs any more."""
+        self._interaction.keep(state[REPLAY])
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._interaction.close()
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {name: torch.cat((one[name], other[name]), dim=1) for name in one}
+    return torch.cat((one, other), dim=1)
