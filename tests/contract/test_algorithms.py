@@ -16,11 +16,15 @@ from understudy.errors import CheckpointError, TrainingDiverged, UserError
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator, torch_generator
 from understudy.registry import algorithms
+from understudy.spec.learning import Chunks
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, HORIZON = 5, 3, 4
 NAMES = algorithms.names()
+IN_CHUNKS = [name for name in NAMES if issubclass(algorithms.get(name).Config, Chunks)]
+IMITATE = [name for name in NAMES if not algorithms.get(name).Config().sampling.transitions]
+"""Those that learn the actions that they are shown, and not from what these led to."""
 
 # Sizes that are quick to train, of algorithms that are not sized by hidden_dims.
 SIZES: dict[str, dict[str, Any]] = {
@@ -42,7 +46,7 @@ UPDATES = {"act": 300}
 """Within which it memorises; 1000 for those not named here."""
 SETTINGS = [
     *[(name, {}) for name in NAMES],
-    *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in NAMES if algorithms.get(name).acts],
+    *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in IN_CHUNKS],
     *[("flow_bc", {"actor": actor}) for actor in ("one_step", "best_of_n")],
 ]
 EACH = pytest.mark.parametrize("name", NAMES)
@@ -69,10 +73,12 @@ def width(algorithm: Algorithm) -> int:
     return ACTION if algorithm.acts else 1
 
 
-def columns(algorithm: Algorithm, size: int) -> dict[str, np.ndarray]:
-    """Return what the algorithm learns from beside actions, [B]."""
-    random = numpy_generator(7, "test columns")
-    return {name: random.normal(size=size).astype(np.float32) for name in algorithm.config.sampling.columns}
+def columns(algorithm: Algorithm, observations: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the algorithm learns from beside observations and actions, [B]; what followed is what was seen."""
+    random, size, sampling = numpy_generator(7, "test columns"), len(observations), algorithm.config.sampling
+    names = [*sampling.columns, *(("rewards", "discounts") if sampling.transitions else ())]
+    found = {name: random.normal(size=size).astype(np.float32) for name in names}
+    return found | ({"next_observations": observations} if sampling.transitions else {})
 
 
 def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:
@@ -85,7 +91,7 @@ def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> 
         "observations": random.normal(size=(size, OBSERVATION)).astype(np.float32),
         "actions": random.uniform(-1, 1, size=(*shape, ACTION)).astype(np.float32),
         "valid": valid,
-        **columns(algorithm, size),
+        **columns(algorithm, np.zeros((size, OBSERVATION), np.float32)),
     }
     if algorithm.config.sampling.transitions:
         arrays |= {
@@ -233,7 +239,7 @@ def test_a_nan_loss_names_step_and_seed_and_touches_no_parameter(name: str) -> N
     assert torch.equal(before, pack.parameters)
 
 
-@EACH_SETTING
+@pytest.mark.parametrize(("name", "settings"), [item for item in SETTINGS if item[0] in IMITATE])
 def test_eight_samples_are_memorised(name: str, settings: dict[str, Any]) -> None:
     algorithm = make(name, **settings, **{"lr": 3e-3, **QUICK.get(name, {})})
     few = batch(algorithm, 0, size=8)
@@ -284,7 +290,7 @@ def test_an_agent_acts_saves_and_loads(name: str, settings: dict[str, Any], tmp_
 @EACH
 def test_an_agent_refuses_arrays_of_the_wrong_shape(name: str) -> None:
     agent = Agent(make(name))
-    more = columns(agent.algorithm, 4)
+    more = columns(agent.algorithm, np.zeros((4, OBSERVATION), np.float32))
     with pytest.raises(UserError, match=r"observations \(4, 9\)"):
         agent.update({"observations": np.zeros((4, 9)), "actions": np.zeros((4, ACTION)), **more})
     with pytest.raises(UserError, match="actions missing"):
@@ -302,5 +308,5 @@ def test_pixels_train_and_act_through_an_encoder(name: str) -> None:
     random = numpy_generator(0, "pixels")
     pixels = random.integers(0, 256, size=(4, 16, 16, 3), dtype=np.uint8)
     actions = random.uniform(-1, 1, size=(4, ACTION))
-    agent.update({"observations": pixels, "actions": actions, **columns(agent.algorithm, 4)})
+    agent.update({"observations": pixels, "actions": actions, **columns(agent.algorithm, pixels)})
     assert agent.sample_actions(pixels[0]).shape == (width(agent.algorithm),)

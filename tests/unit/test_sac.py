@@ -1,0 +1,159 @@
+"""SAC against torch.distributions, plain loops and Stable-Baselines3's order of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+
+from understudy.algorithm import Batch
+from understudy.randomness import torch_generator
+from understudy.trainables.algorithms.sac import SAC, ActorCritic, SACConfig
+from understudy.trainables.networks.actor_critic import QEnsemble
+from understudy.trainables.packs.pack import Pack
+
+OBSERVATION, ACTION, SAMPLES = 5, 2, 64
+
+
+def make(**settings: Any) -> SAC:
+    return SAC((OBSERVATION,), ACTION, SACConfig(**{"hidden_dims": (16, 16), **settings}))
+
+
+def batch(step: int, members: int = 1) -> Batch:
+    random = torch_generator(0, "sac test", step)
+    arrays = {
+        "observations": torch.randn(SAMPLES, OBSERVATION, generator=random),
+        "next_observations": torch.randn(SAMPLES, OBSERVATION, generator=random),
+        "actions": torch.rand(SAMPLES, 1, ACTION, generator=random) * 2 - 1,
+        "rewards": torch.randn(SAMPLES, 1, generator=random),
+        "discounts": 0.99 * (torch.rand(SAMPLES, 1, generator=random) > 0.2).float(),
+        "valid": torch.ones(SAMPLES, 1),
+    }
+    return {name: value.expand(members, *value.shape) for name, value in arrays.items()}
+
+
+def test_the_log_density_of_an_action_is_that_of_torch_distributions() -> None:
+    network = make().network(torch_generator(0, "x"))
+    features = torch.randn(SAMPLES, OBSERVATION)
+    noise = 2.0 * torch.randn(SAMPLES, ACTION)
+    actions, log_prob = network.actor.sample(features, noise)
+    mean, log_std = network.actor(features)
+    squashed = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), TanhTransform(cache_size=1))
+    before = mean + log_std.exp() * noise
+    expected = squashed.base_dist.log_prob(before) - torch.log1p(-(before.tanh() ** 2)).sum(-1)  # type: ignore[attr-defined]
+    torch.testing.assert_close(actions, before.tanh())
+    torch.testing.assert_close(log_prob, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_ensemble_is_its_members_one_after_the_other() -> None:
+    ensemble = QEnsemble(3, OBSERVATION + ACTION, (8, 8), torch_generator(0, "x"), layer_norm=True)
+    for parameter in ensemble.parameters():  # the norms' too, which start as nothing
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    features, actions = torch.randn(SAMPLES, OBSERVATION), torch.randn(SAMPLES, ACTION)
+    values = ensemble(features, actions)
+    assert values.shape == (3, SAMPLES)
+    for member in range(3):
+        x = torch.cat((features, actions), -1)
+        for layer in ensemble.layers:
+            if hasattr(layer, "width"):
+                x = torch.nn.functional.layer_norm(x, (8,), layer.weight[member, 0], layer.bias[member, 0])  # type: ignore[index, arg-type]
+            elif hasattr(layer, "weight"):
+                x = x @ layer.weight[member] + layer.bias[member]  # type: ignore[index]
+            else:
+                x = x.relu()
+        torch.testing.assert_close(values[member], x.squeeze(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_critics_target_is_the_least_target_value_less_the_entropys_price() -> None:
+    algorithm = make(init_temperature=0.3)
+    network, slow = (algorithm.network(torch_generator(seed, "x")) for seed in (0, 1))
+    data = {name: value[0] for name, value in batch(1).items()}
+    draws = algorithm.draw(SAMPLES, torch_generator(0, "draws"))
+    loss, metrics = algorithm.critic_loss(network, {"critic": slow.critic}, data, draws)
+    with torch.no_grad():
+        actions, log_prob = network.actor.sample(data["next_observations"], draws["next_noise"])
+        after = torch.min(*slow.critic(data["next_observations"], actions)) - 0.3 * log_prob
+        wanted = data["rewards"][:, 0] + data["discounts"][:, 0] * after
+        values = network.critic(data["observations"], data["actions"][:, 0])
+    expected = 0.5 * sum(torch.nn.functional.mse_loss(one, wanted) for one in values)
+    torch.testing.assert_close(loss, torch.as_tensor(expected))
+    torch.testing.assert_close(metrics["q_target"], wanted.mean())
+
+
+def test_the_temperature_rises_when_the_policy_is_surer_than_wanted_and_falls_otherwise() -> None:
+    for target, rises in ((50.0, True), (-50.0, False)):
+        pack = Pack(make(target_entropy=target, temperature_lr=1e-2), [0])
+        before = pack.weights(0)["log_temperature"]
+        for step in range(1, 6):
+            pack.update(batch(step), step)
+        assert bool(pack.weights(0)["log_temperature"] > before) is rises
+
+
+def test_the_actors_gradient_reaches_neither_critics_nor_temperature_and_back() -> None:
+    algorithm = make()
+    network = algorithm.network(torch_generator(0, "x"))
+    data = {name: value[0] for name, value in batch(1).items()}
+    draws = algorithm.draw(SAMPLES, torch_generator(0, "draws"))
+    with_zero = draws | {"noise": draws["noise"]}
+    loss, metrics = algorithm.loss(network, {}, data, with_zero)
+    own = torch.autograd.grad(metrics["policy_loss"], network.log_temperature, allow_unused=True, retain_graph=True)
+    assert own == (None,)
+    of_actor = torch.autograd.grad(
+        metrics["temperature_loss"], list(network.actor.parameters()), allow_unused=True, retain_graph=True
+    )
+    assert all(gradient is None for gradient in of_actor)
+    torch.testing.assert_close(loss, metrics["policy_loss"] + metrics["temperature_loss"])
+
+
+def test_a_subset_of_target_critics_is_drawn_for_each_sample() -> None:
+    algorithm = make(num_critics=4, num_subsample_critics=2)
+    values = torch.arange(4.0)[:, None].expand(4, SAMPLES)
+    draws = algorithm.draw(SAMPLES, torch_generator(0, "draws"))
+    least = algorithm._least(values, draws)
+    assert set(least.tolist()) == {0.0, 1.0, 2.0}  # 3 is never the least of two
+    expected = draws["critics"].topk(2, dim=1).indices.amin(dim=1).float()
+    assert torch.equal(least, expected)
+
+
+def test_actions_without_noise_are_the_squashed_mean() -> None:
+    algorithm = make()
+    network = algorithm.network(torch_generator(0, "x"))
+    seen = torch.randn(3, OBSERVATION)
+    acted = algorithm.act(network, seen, torch.zeros(3, 1, ACTION))
+    assert isinstance(network, ActorCritic)
+    torch.testing.assert_close(acted[:, 0], network.actor(seen)[0].tanh())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"log_std_min": 3.0}, "log_std_min=3 must be below log_std_max=2"),
+        ({"num_subsample_critics": 3}, "num_subsample_critics=3 exceeds num_critics=2"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        SACConfig(**settings)
+
+
+def test_pictures_train_the_encoder_by_the_critics_alone() -> None:
+    algorithm = SAC((16, 16, 3), ACTION, SACConfig(hidden_dims=(16,), encoder="impala_small"))
+    pack = Pack(algorithm, [0])
+    pictures = torch.randint(0, 256, (1, 4, 16, 16, 3), dtype=torch.uint8, generator=torch_generator(0, "pictures"))
+    data = {name: value[:, :4] for name, value in batch(1).items()} | {
+        "observations": pictures,
+        "next_observations": pictures.flip(2),
+    }
+    before = pack.weights(0)
+    pack.update(data, 1, only=["actor"])
+    middle = pack.weights(0)
+    pack.update(data, 2, only=["critic"])
+    after = pack.weights(0)
+    encoder = [name for name in before if name.startswith("encoder.")]
+    assert encoder
+    assert all(torch.equal(before[name], middle[name]) for name in encoder)
+    assert not all(torch.equal(middle[name], after[name]) for name in encoder)
+    assert all(torch.equal(middle[name], after[name]) for name in before if name.startswith("actor."))
