@@ -16,6 +16,7 @@ from understudy.errors import TrainingDiverged
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.workers import Worker
 
 SEEDS, SAMPLES, STEPS = [0, 1], 32, 8
 SIZES: dict[str, dict[str, Any]] = {
@@ -54,14 +55,14 @@ def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
 
 def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -> dict[str, Any]:
     """Train and return parameters, last gradients, losses, and the noise this worker drew at the first step."""
-    pack = Pack(algorithm(name), SEEDS, rank=rank, world_size=world)
+    pack = Pack(algorithm(name), SEEDS, worker=Worker(rank, world))
     drawn = pack._draw(SAMPLES // world, 1)
     losses = []
     for step in range(1, STEPS + 1):
         batch = share(pack.algorithm, step, rank, world)
         if step == poison and rank == 0:
             batch["actions"] = batch["actions"].clone().fill_(float("nan"))
-        losses.append(pack.average_over_workers(pack.update(batch, step))["actor_loss"])
+        losses.append(pack.worker.average_each(pack.update(batch, step))["actor_loss"])
     return {
         "parameters": pack.parameters.clone(),
         "gradients": pack._gradients.clone(),  # Adam forgives a wrong scale; these do not

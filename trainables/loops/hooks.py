@@ -50,7 +50,7 @@ class Log:
         training = self._training
         if not metrics or (training.step % training.spec.hooks.log_interval and not training.last):
             return
-        metrics = training.pack.average_over_workers(metrics)  # by every worker, or none
+        metrics = training.worker.average_each(metrics)  # by every worker, or none
         if self._logs is None:
             return
         training.pack.check_finite()
@@ -138,7 +138,7 @@ class Stop:
         agreed = training.step % AGREE_STEPS == 0 or training.evaluation_due(training.step)
         if last or (world > 1 and not agreed):
             return
-        if training.pack.any_worker(self.told is not None or self._notice.given()):
+        if training.worker.any(self.told is not None or self._notice.given(), training.pack.device):
             if self._checkpoint is not None:
                 if self.told is None:
                     self._checkpoint.write()

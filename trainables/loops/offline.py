@@ -27,11 +27,12 @@ from understudy.trainables.loops.data import algorithm_for, data_here, facts_of,
 from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.session import Caller, Feed, train
-from understudy.trainables.loops.steps import Training, Worker, steps
+from understudy.trainables.loops.steps import Training, steps
 from understudy.trainables.loops.trial import try_plug_ins
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.transfer import load_encoder, read_weights
+from understudy.trainables.packs.workers import Worker
 
 logger = logging.getLogger("understudy")
 

@@ -14,7 +14,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,21 +29,9 @@ from understudy.spec.run import RunSpec
 from understudy.trainables.loops.batches import Batches
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.transfer import read_weights
+from understudy.trainables.packs.workers import Worker
 
 logger = logging.getLogger("understudy")
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Which of the workers that share a run this process is."""
-
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def writes(self) -> bool:
-        """Whether this worker writes the run's files: one does."""
-        return self.rank == 0
 
 
 class TrainsOn(Protocol):
@@ -87,8 +74,7 @@ class Training:
             self.seeds,
             normaliser=self._normaliser(saved),
             device=device,
-            world_size=worker.world,
-            rank=worker.rank,
+            worker=worker,
             training_steps=spec.training_steps,
         )
         self.step = 0

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from understudy.algorithm import Algorithm, Batch, Phase
 from understudy.errors import CheckpointError, TrainingDiverged
@@ -43,6 +42,7 @@ from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, named_loss, part_of
 from understudy.trainables.packs.targets import TargetNetworks
 from understudy.trainables.packs.transfer import LoadedEncoder, load_encoder
+from understudy.trainables.packs.workers import Worker
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
@@ -64,8 +64,7 @@ class Pack:
         device: torch.device | str = "cpu",
         learning_rates: Sequence[float] | None = None,
         weight_decays: Sequence[float] | None = None,
-        world_size: int = 1,
-        rank: int = 0,
+        worker: Worker = Worker(),
         mode: Mode | None = None,
         training_steps: int | None = None,
     ) -> None:
@@ -73,7 +72,7 @@ class Pack:
         self.seeds = [int(seed) for seed in seeds]
         self.device = torch.device(device)
         self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
-        self.world_size, self.rank = world_size, rank
+        self.worker = worker
         check_precision(algorithm.config.precision, self.device)
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
         self._scaling = self.normaliser.on(self.device)
@@ -150,9 +149,7 @@ class Pack:
         optimiser = self._optimisers[phase.name]
         self._gradients.zero_()
         metrics = self._backward(phase, batch, draws)
-        if self.world_size > 1:
-            dist.all_reduce(self._gradients)
-            self._gradients.div_(self.world_size)
+        self.worker.average(self._gradients)
         scaled = self.algorithm.config.precision == "fp16"
         if not scaled:
             self._note_divergence(self._losses, step)
@@ -201,22 +198,6 @@ class Pack:
                 " lower lr, or set grad_clip"
             )
 
-    def average_over_workers(self, metrics: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return metrics averaged over the workers; every worker must call it. For log points, not each step."""
-        if self.world_size == 1:
-            return metrics
-        stacked = torch.stack(list(metrics.values()))
-        dist.all_reduce(stacked)
-        return dict(zip(metrics, (stacked / self.world_size).unbind(), strict=True))
-
-    def any_worker(self, vote: bool) -> bool:
-        """Return whether any worker votes yes; every worker must call it."""
-        if self.world_size == 1:
-            return vote
-        votes = torch.tensor(float(vote), device=self.device)
-        dist.all_reduce(votes)
-        return bool(votes.item())
-
     def _prepare(self, batch: Batch) -> Batch:
         """Move a batch to the device, scale observations and actions, and clip the actions."""
         moved = {
@@ -233,12 +214,8 @@ class Pack:
         """Draw each member's random numbers for the global batch and keep this worker's rows."""
         draws = []
         for seed in self.seeds:
-            drawn = self.algorithm.draw(
-                share * self.world_size, torch_generator(seed, "draw", step, device=self.device)
-            )
-            if self.world_size > 1:
-                drawn = {name: value[self.rank * share : (self.rank + 1) * share] for name, value in drawn.items()}
-            draws.append(drawn)
+            generator = torch_generator(seed, "draw", step, device=self.device)
+            draws.append(self.worker.share(self.algorithm.draw(share * self.worker.world, generator), share))
         return draws
 
     def _backward(self, phase: Phase, batch: Batch, draws: list[Tensors]) -> Tensors:
