@@ -15,6 +15,7 @@ from understudy.algorithm import Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
+from understudy.spec.learning import Chunks
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.workers import Worker
 
@@ -34,7 +35,7 @@ def algorithm(name: str, **settings: Any) -> Algorithm:
     sizes = SIZES.get(name, {"hidden_dims": (32, 32)})
     # A key's bias in attention has no gradient but rounding, which Adam would make steps of with its usual epsilon.
     sizes = {**sizes, "adam_eps": 1e-3}
-    chunk = {"action_chunking": True, "horizon_length": 4} if kind.acts else {}
+    chunk = {"action_chunking": True, "horizon_length": 4} if issubclass(kind.Config, Chunks) else {}
     return kind((5,), 3, kind.Config(**{**sizes, **chunk, "batch_size": SAMPLES, **settings}))
 
 
@@ -47,6 +48,9 @@ def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
         "valid": (torch.rand(2, SAMPLES, chunk, generator=random) < 0.8).float(),
         **{name: torch.randn(2, SAMPLES, generator=random) for name in of.config.sampling.columns},
     }
+    if of.config.sampling.transitions:
+        drawn |= {name: torch.randn(2, SAMPLES, chunk, generator=random) for name in ("rewards", "discounts")}
+        drawn["next_observations"] = torch.randn(2, SAMPLES, 5, generator=random)
     if of.name in MEAN_OVER_ENTRIES:
         drawn["valid"] = torch.ones_like(drawn["valid"])
     size = SAMPLES // world
