@@ -26,6 +26,10 @@ ACT: dict[str, Any] = {
     **{"dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "latent_dim": 4, "n_vae_encoder_layers": 2},
     **{"n_encoder_layers": 2, "lr": 1e-3, "horizon_length": HORIZON},
 }
+RLPD: dict[str, Any] = {
+    **{"num_critics": 4, "num_subsample_critics": 2, "critic_layer_norm": True, "actor_q": "mean"},
+    **{"backup_entropy": False, "critic_lr": 3e-3},
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_bc": ("flow_bc", CHUNK),
     "flow_bc single": ("flow_bc", {**CHUNK, "action_chunking": False}),
@@ -45,12 +49,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "act": ("act", ACT),
     "act no vae": ("act", {**ACT, "use_vae": False, "dropout": 0.0, "n_decoder_layers": 2}),
     "reward_classifier": ("reward_classifier", {"latent_dim": 16, "hidden_dim": 16, "lr": 1e-3}),
+    "sac": ("sac", {"hidden_dims": (32, 32), "lr": 1e-3}),
+    "sac rlpd": ("sac", {**RLPD, "hidden_dims": (32, 32), "lr": 1e-3}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 
 
 def losses(name: str, settings: dict[str, Any]) -> list[float]:
-    """Train 20 steps on drawn data and return the loss of each."""
+    """Train 20 steps on drawn data and return the loss of each, summed over its phases."""
     kind = algorithms.get(name)
     algorithm = kind((OBSERVATION,), ACTION, kind.Config(**settings))
     random = numpy_generator(0, "golden")
@@ -64,8 +70,12 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
     for step in range(STEPS):
         arrays = {"observations": observations, "actions": actions[:, :, :chunk], "valid": valid[:, :, :chunk]}
         arrays |= {name: rewards for name in algorithm.config.sampling.columns}
+        if algorithm.config.sampling.transitions:
+            following = {"rewards": rewards[..., None], "discounts": 0.99 * valid[:, :, 1:2]}
+            arrays |= {"next_observations": observations[:, ::-1], **following}
         batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
-        rows.append(pack.update(batch, step + 1)["actor_loss"].item())
+        metrics = pack.update(batch, step + 1)
+        rows.append(sum(metrics[f"{phase.name}_loss"].item() for phase in pack.phases))
     return rows
 
 

@@ -20,6 +20,7 @@ from understudy.policy import Policy, content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.runs.scores import Score, judge
+from understudy.spec.learning import Chunks
 from understudy.tracking.client import client, log_artifacts, start_run
 
 OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
@@ -28,7 +29,7 @@ OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
 def make_policy(seeds: tuple[int, ...] = (3, 4), algo: str = "flow_bc", chunking: bool = True) -> Policy:
     kind = algorithms.get(algo)
     sizes = SIZES.get(algo, {"hidden_dims": (16, 16)})
-    chunk = {"horizon_length": 3, "action_chunking": chunking} if kind.acts else {}
+    chunk = {"horizon_length": 3, "action_chunking": chunking} if issubclass(kind.Config, Chunks) else {}
     algorithm = kind((5,), 2, kind.Config(**sizes, **chunk))
     weights = [
         {name: value.detach() for name, value in algorithm.network(torch_generator(seed, "weights")).named_parameters()}
