@@ -29,6 +29,8 @@ RETURNS = "returns_to_go"
 Batch = dict[str, Any]
 """`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32; `valid`
 [B, H] float32 in {0, 1}; and what `config.sampling` asks for beside them, such as `saliency/<camera>` [B, H, W, 1]."""
+EXPERT = "expert/"
+"""Prefix of the arrays of a batch that are of demonstrations, beside a method's own samples."""
 Draws = dict[str, "torch.Tensor"]
 """A loss's random numbers by name, each [B, ...]."""
 Targets = Mapping[str, "nn.Module"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.errors import CheckpointError, TrainingDiverged, UserError
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator, torch_generator
@@ -33,6 +33,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"n_encoder_layers": 1, "n_vae_encoder_layers": 1, "lr": 1e-3, "action_chunking": False},
     },
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
+    "ipmd": {"hidden_dims": (32, 32), "reward_hidden_dims": (32,)},
 }
 OTHER_SIZES: dict[str, dict[str, Any]] = {"act": {"dim_model": 32}, "reward_classifier": {"hidden_dim": 32}}
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
@@ -78,7 +79,13 @@ def columns(algorithm: Algorithm, observations: np.ndarray) -> dict[str, np.ndar
     random, size, sampling = numpy_generator(7, "test columns"), len(observations), algorithm.config.sampling
     names = [*sampling.columns, *(("rewards", "discounts") if sampling.transitions else ())]
     found = {name: random.normal(size=size).astype(np.float32) for name in names}
-    return found | ({"next_observations": observations} if sampling.transitions else {})
+    found |= {"next_observations": observations} if sampling.transitions else {}
+    if sampling.demonstrations:
+        actions = random.uniform(-1, 1, size=(size, ACTION)).astype(np.float32)
+        shown = {"observations": observations, "next_observations": observations, "actions": actions}
+        found |= {f"{EXPERT}{name}": value for name, value in shown.items()}
+        found[f"{EXPERT}rewards"] = np.zeros(size, np.float32)
+    return found
 
 
 def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:
@@ -99,6 +106,8 @@ def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> 
             "rewards": random.normal(size=shape).astype(np.float32),
             "discounts": random.integers(0, 2, size=shape).astype(np.float32),
         }
+    if algorithm.config.sampling.demonstrations:
+        arrays[f"{EXPERT}actions"] = arrays[f"{EXPERT}actions"][:, None]
     return {name: torch.from_numpy(np.stack([array] * members)) for name, array in arrays.items()}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from understudy.algorithm import EXPERT
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator
 from understudy.registry import algorithms
@@ -51,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reward_classifier": ("reward_classifier", {"latent_dim": 16, "hidden_dim": 16, "lr": 1e-3}),
     "sac": ("sac", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "sac rlpd": ("sac", {**RLPD, "hidden_dims": (32, 32), "lr": 1e-3}),
+    "ipmd": ("ipmd", {"hidden_dims": (32, 32), "reward_hidden_dims": (32,), "lr": 1e-3}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 
@@ -73,6 +75,9 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
         if algorithm.config.sampling.transitions:
             following = {"rewards": rewards[..., None], "discounts": 0.99 * valid[:, :, 1:2]}
             arrays |= {"next_observations": observations[:, ::-1], **following}
+        if algorithm.config.sampling.demonstrations:
+            names = ("observations", "next_observations", "actions")
+            arrays |= {f"{EXPERT}{name}": arrays[name][:, ::-1] for name in names}
         batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
         metrics = pack.update(batch, step + 1)
         rows.append(sum(metrics[f"{phase.name}_loss"].item() for phase in pack.phases))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
@@ -51,6 +51,9 @@ def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
     if of.config.sampling.transitions:
         drawn |= {name: torch.randn(2, SAMPLES, chunk, generator=random) for name in ("rewards", "discounts")}
         drawn["next_observations"] = torch.randn(2, SAMPLES, 5, generator=random)
+    if of.config.sampling.demonstrations:
+        names = ("observations", "next_observations", "actions")
+        drawn |= {f"{EXPERT}{name}": drawn[name].flip(1) for name in names}
     if of.name in MEAN_OVER_ENTRIES:
         drawn["valid"] = torch.ones_like(drawn["valid"])
     size = SAMPLES // world

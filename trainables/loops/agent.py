@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from understudy import checkpoints
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.envs.store.store import SALIENCY
 from understudy.errors import CheckpointError, UserError
 from understudy.normaliser import Normaliser
@@ -31,7 +31,8 @@ FOLLOWING = ("rewards", "discounts", "next_observations")
 Arrays = Mapping[str, Any]
 """observations [B, *O] (or a dict of parts), actions [B, A] or [B, H, A], optionally valid [B, H], and the columns that
 the algorithm learns from beside them, `saliency/<camera>` [B, H, W, 1] among them, and where it learns from transitions
-rewards and discounts [B] or [B, H] and next_observations [B, *O]: numpy arrays or tensors."""
+rewards and discounts [B] or [B, H] and next_observations [B, *O], and `expert/...` of the same names where it learns
+from demonstrations beside them: numpy arrays or tensors."""
 
 
 class Agent:
@@ -112,7 +113,9 @@ class Agent:
     def _batch(self, arrays: Arrays) -> Batch:
         """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
         sampling = self.algorithm.config.sampling
-        needed = ["observations", "actions", *sampling.columns, *(FOLLOWING if sampling.transitions else ())]
+        own = ["observations", "actions", *(FOLLOWING if sampling.transitions else ())]
+        shown = [f"{EXPERT}{name}" for name in own if sampling.demonstrations and name != "discounts"]
+        needed = [*own, *sampling.columns, *shown]
         missing = [name for name in needed if name not in arrays]
         if missing:
             raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
@@ -122,10 +125,7 @@ class Agent:
         batch: Batch = {"observations": self._seen(arrays["observations"]), "actions": actions}
         batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
         if sampling.transitions:
-            batch["next_observations"] = self._seen(arrays["next_observations"])
-            for name in ("rewards", "discounts"):
-                values = torch.as_tensor(arrays[name]).to(torch.float32)
-                batch[name] = values[:, None] if values.ndim == 1 else values
+            batch |= self._following(arrays, "")
         chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)
         shape, wanted = shape_of(batch["observations"], leading=1), self.algorithm.observation_shape
         if shape != wanted or actions.shape[1:] != chunk or len(_lengths(batch)) > 1:
@@ -137,7 +137,32 @@ class Agent:
         valid = torch.ones(actions.shape[:2])
         if self.algorithm.config.chunks.action_chunking and "valid" in arrays:
             valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : self.algorithm.chunk_length]
-        return part_of({**batch, "valid": valid}, (None,))
+        batch["valid"] = valid
+        if sampling.demonstrations:
+            batch |= self._demonstrated(arrays)
+        return part_of(batch, (None,))
+
+    def _following(self, arrays: Arrays, whose: str) -> Batch:
+        """Return what followed the actions of own (`""`) or demonstrated samples."""
+        found: Batch = {f"{whose}next_observations": self._seen(arrays[f"{whose}next_observations"])}
+        for name in [name for name in (f"{whose}rewards", f"{whose}discounts") if name in arrays]:
+            values = torch.as_tensor(arrays[name]).to(torch.float32)
+            found[name] = values[:, None] if values.ndim == 1 else values
+        return found
+
+    def _demonstrated(self, arrays: Arrays) -> Batch:
+        """Return demonstrated samples, which may be more or fewer than one's own."""
+        actions = torch.as_tensor(arrays[f"{EXPERT}actions"]).to(torch.float32)
+        seen = self._seen(arrays[f"{EXPERT}observations"])
+        found: Batch = {
+            f"{EXPERT}observations": seen,
+            f"{EXPERT}actions": actions[:, None] if actions.ndim == 2 else actions,
+            **self._following(arrays, EXPERT),
+        }
+        shape = shape_of(seen, leading=1)
+        if shape != self.algorithm.observation_shape or len(_lengths(found)) > 1:
+            raise UserError(f"a batch has {_shapes(arrays)}: its {EXPERT}... arrays are not of one length and shape")
+        return found
 
     def _seen(self, observations: Any) -> Observations:
         """Return observations as tensors, without the parts that this agent does not see."""

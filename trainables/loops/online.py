@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from understudy.algorithm import Algorithm, Batch
+from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.devices import resolve_device
 from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
@@ -70,7 +70,8 @@ class OnlineLoop(Loop):
         check_precision(spec.config.precision, self.device)
         Schedule.of(spec.config, spec.training_steps)
         self.surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
-        data = open_data(spec) if self._settings(spec).offline_ratio else None
+        shown = self._settings(spec).offline_ratio or spec.config.sampling.demonstrations
+        data = open_data(spec) if shown else None
         self.experience = Experience(self.surroundings, data)
         kind = algorithms.get(spec.algo)
         self.algorithm: Algorithm = kind(self.surroundings.shape, self.surroundings.action_dim, spec.config)
@@ -95,6 +96,8 @@ class OnlineLoop(Loop):
                 f"training_steps={spec.training_steps} leaves no update after the"
                 f" start_training={config.start_training} random steps"
             )
+        if config.grad_accumulation > 1 and config.sampling.demonstrations:
+            raise SpecError(f"grad_accumulation={config.grad_accumulation}: batches with demonstrations come whole")
         if spec.placement.num_workers > 1:
             raise SpecError(
                 f"num_workers={spec.placement.num_workers}: a run that acts in an environment is one worker"
@@ -172,11 +175,16 @@ class FromEnvironments:
         """Return the batch of an update: a share of the dataset first, then of what the member did."""
         size = self._training.spec.config.batch_size
         done = self._interaction.sample(update, size - self._offline)
-        if not self._offline:
-            return done
-        assert self._data is not None
-        shown = self._data.windows(update).sample(self._training.seeds, update, self._offline)
-        return {name: _joined(shown[name], done[name]) for name in done}
+        seeds, demonstrations = self._training.seeds, self._training.spec.config.sampling.demonstrations
+        if self._offline:
+            assert self._data is not None
+            shown = self._data.windows(update).sample(seeds, update, self._offline)
+            done = {name: _joined(shown[name], done[name]) for name in done}
+        if demonstrations:
+            assert self._data is not None
+            shown = self._data.windows(update).sample(seeds, update, demonstrations)
+            done |= {f"{EXPERT}{name}": value for name, value in shown.items()}
+        return done
 
     def held_out(self) -> Iterator[Batch]:
         """Return nothing: there are no held-out episodes."""

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.algorithm import Algorithm, Batch, Phase
+from understudy.algorithm import EXPERT, Algorithm, Batch, Phase
 from understudy.errors import CheckpointError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
@@ -47,8 +47,10 @@ from understudy.trainables.packs.workers import Worker
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
 NEVER = 2**62
-SEEN = {"observations", "next_observations"}
+SEEN = {f"{whose}{name}" for whose in ("", EXPERT) for name in ("observations", "next_observations")}
 """Arrays of a batch that are scaled as observations."""
+DONE = {"actions", f"{EXPERT}actions"}
+"""Arrays that are scaled as actions."""
 Tensors = dict[str, torch.Tensor]
 
 
@@ -205,9 +207,10 @@ class Pack:
         }
         for name in SEEN & moved.keys():
             moved[name] = self._scaling.observations(moved[name])
-        moved["actions"] = self._scaling.actions(moved["actions"])
-        if self.algorithm.config.chunks.action_clip:
-            moved["actions"] = moved["actions"].clamp(-ACTION_LIMIT, ACTION_LIMIT)
+        for name in DONE & moved.keys():
+            moved[name] = self._scaling.actions(moved[name])
+            if self.algorithm.config.chunks.action_clip:
+                moved[name] = moved[name].clamp(-ACTION_LIMIT, ACTION_LIMIT)
         return moved
 
     def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:

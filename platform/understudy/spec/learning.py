@@ -34,6 +34,9 @@ class Sampling:
     transitions: bool = False
     """Whether a batch also holds what followed: `rewards` and `discounts` [B, H], a discount being 0 where the
     episode terminated (not where it was cut off), and `next_observations` [B, *O], seen after the last valid action."""
+    demonstrations: int = 0
+    """Samples of the run's dataset that a batch of a method that acts while it learns holds beside its own, as arrays
+    named `expert/...`."""
     balanced_above: float | None = None
     """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
     after: bool = False

@@ -1,0 +1,116 @@
+"""IPMD: what is known to be wrong in published code is right here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from understudy.algorithm import EXPERT, Batch
+from understudy.randomness import torch_generator
+from understudy.trainables.algorithms.ipmd import IPMD, IPMDConfig, WithReward
+from understudy.trainables.packs.pack import Pack
+
+OBSERVATION, ACTION, SAMPLES = 4, 2, 32
+
+
+def make(**settings: Any) -> IPMD:
+    return IPMD((OBSERVATION,), ACTION, IPMDConfig(**{"hidden_dims": (16,), "reward_hidden_dims": (16,), **settings}))
+
+
+def transitions(name: str, count: int, step: int = 0) -> Batch:
+    random = torch_generator(0, name, step)
+    return {
+        "observations": torch.randn(1, count, OBSERVATION, generator=random),
+        "next_observations": torch.randn(1, count, OBSERVATION, generator=random),
+        "actions": torch.rand(1, count, 1, ACTION, generator=random) * 2 - 1,
+        "rewards": torch.randn(1, count, 1, generator=random),
+        "discounts": torch.full((1, count, 1), 0.99),
+        "valid": torch.ones(1, count, 1),
+    }
+
+
+def batch(step: int, own: int = SAMPLES, shown: int = SAMPLES) -> Batch:
+    demonstrated = transitions("shown", shown, step)
+    return {**transitions("own", own, step), **{f"{EXPERT}{name}": value for name, value in demonstrated.items()}}
+
+
+@pytest.mark.parametrize("change", [lambda rewards: rewards + 100.0, lambda rewards: -rewards, torch.zeros_like])
+def test_the_environments_reward_changes_nothing_bit_for_bit(change: Any) -> None:
+    one, other = Pack(make(), [0]), Pack(make(), [0])
+    for step in range(1, 6):
+        one.update(batch(step), step)
+        changed = batch(step)
+        changed["rewards"] = change(changed["rewards"])
+        changed[f"{EXPERT}rewards"] = change(changed[f"{EXPERT}rewards"])
+        other.update(changed, step)
+    assert torch.equal(one.parameters, other.parameters)
+
+
+def loss_of(algorithm: IPMD, network: WithReward, data: Batch) -> tuple[float, float]:
+    draws = algorithm.draw(SAMPLES, torch_generator(0, "draws"))
+    loss, metrics = algorithm.reward_loss(network, {}, {name: value[0] for name, value in data.items()}, draws)
+    return loss.item(), metrics["reward_gap"].item()
+
+
+def test_the_size_of_the_demonstrated_batch_does_not_move_the_reward() -> None:
+    algorithm = make()
+    network = algorithm.network(torch_generator(0, "x"))
+    once = batch(1)
+    thrice = {
+        name: value.repeat(1, 3, *[1] * (value.ndim - 2)) if name.startswith(EXPERT) else value
+        for name, value in once.items()
+    }
+    assert loss_of(algorithm, network, once) == pytest.approx(loss_of(algorithm, network, thrice), abs=1e-6)
+
+
+def test_the_gap_is_nought_where_the_policy_does_what_was_demonstrated() -> None:
+    algorithm = make()
+    network = algorithm.network(torch_generator(0, "x"))
+    own = transitions("own", SAMPLES)
+    data = {**own, **{f"{EXPERT}{name}": value for name, value in own.items()}}
+    assert loss_of(algorithm, network, data)[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_reward_learns_to_rate_demonstrations_above_what_the_policy_does() -> None:
+    pack = Pack(make(reward_lr=1e-3), [0])
+    gaps = [pack.update(batch(1), step)["reward_gap"].item() for step in range(1, 60)]
+    assert gaps[-1] > gaps[0] + 0.1
+
+
+def test_a_step_of_policy_and_critics_leaves_the_reward_as_it_is() -> None:
+    pack = Pack(make(reward_interval=3), [0])
+    before = pack.weights(0)
+    pack.update(batch(2), 2)
+    after = pack.weights(0)
+    for name in before:
+        assert torch.equal(before[name], after[name]) is name.startswith("reward."), name
+
+
+def test_a_reward_of_actions_does_not_look_at_what_follows() -> None:
+    algorithm = make(reward_of="action")
+    network = algorithm.network(torch_generator(0, "x"))
+    one = batch(1)
+    moved = {"next_observations": one["next_observations"] + 1, f"{EXPERT}next_observations": one["observations"]}
+    other = {**one, **moved}
+    assert loss_of(algorithm, network, one) == loss_of(algorithm, network, other)
+
+
+def test_the_gradient_penalty_is_that_of_its_definition() -> None:
+    algorithm = make(reward_gradient_penalty=1.0, reward_output_penalty=0.0, reward_parameter_penalty=0.0)
+    network = algorithm.network(torch_generator(0, "x"))
+    data = {name: value[0] for name, value in batch(1).items()}
+    draws = algorithm.draw(SAMPLES, torch_generator(0, "draws"))
+    own, shown = (
+        torch.cat((data[f"{p}observations"], data[f"{p}actions"][:, 0], data[f"{p}next_observations"]), -1)
+        for p in ("", EXPERT)
+    )
+    points = own + draws["between"] * (shown - own)
+    norms = [
+        torch.autograd.functional.jacobian(lambda x: network.reward(x[None])[0], point).norm().item()
+        for point in points
+    ]
+    expected = sum((norm - 1) ** 2 for norm in norms) / len(norms)
+    _, metrics = algorithm.reward_loss(network, {}, data, draws)
+    assert metrics["gradient_penalty"].item() == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,172 @@
+"""Inverse policy mirror descent (Wu, Ke and Wu 2023, arXiv 2305.14608): learn a reward from demonstrations, act for it.
+
+Each update takes a step of soft actor-critic on the reward that is learned, and a step on the reward, which rates what
+demonstrations do above what the policy does. The environment's own reward is never read. (Some scripts call the method
+"Inverse Preference-based Model Distillation".)
+Shape suffixes: B samples, D demonstrated samples, F features, A action dims.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+from torch.nn.utils import skip_init
+
+from understudy.algorithm import EXPERT, Batch, Draws, LossAndMetrics, Phase, Targets
+from understudy.registry import algorithms
+from understudy.spec.learning import Sampling
+from understudy.spec.part import LOG
+from understudy.trainables.algorithms.sac import SAC, ActorCritic, SACConfig
+from understudy.trainables.networks.observation import ObservationEncoder
+
+
+class IPMDConfig(SACConfig):
+    """Settings of ipmd."""
+
+    expert_batch_size: int | None = Field(
+        default=None, ge=1, description="demonstrated samples an update; none: batch_size"
+    )
+    reward_of: Literal["transition", "action"] = Field(
+        default="transition", description="what the learned reward rates: (s, a, s'), or (s, a)"
+    )
+    reward_hidden_dims: tuple[PositiveInt, ...] = Field(default=(256, 256), description="widths of the reward network")
+    reward_lr: float | None = Field(
+        default=None, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of the reward; none: lr"
+    )
+    reward_interval: int = Field(default=1, ge=1, description="updates from one step of the reward to the next")
+    reward_output_penalty: float = Field(
+        default=0.05, ge=0, description="weight of the mean squared reward, which keeps rewards bounded"
+    )
+    reward_parameter_penalty: float = Field(
+        default=1e-4, ge=0, description="weight of half the squared parameters of the reward network"
+    )
+    reward_gradient_penalty: float = Field(
+        default=0.0, ge=0, description="weight of (|gradient of r| - 1)^2 between demonstrated and own samples"
+    )
+
+    @property
+    def sampling(self) -> Sampling:
+        """Transitions of one step, and those of demonstrations."""
+        return Sampling(transitions=True, demonstrations=self.expert_batch_size or self.batch_size)
+
+
+class RewardNetwork(nn.Module):
+    """r [B] of (s, a, s') or (s, a): dense layers, ELU between them, orthogonal weights, as the published code has."""
+
+    def __init__(self, inputs: int, hidden_dims: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        widths = [inputs, *hidden_dims]
+        for before, width in itertools.pairwise(widths):
+            layers += [_orthogonal(before, width, math.sqrt(2.0), generator), nn.ELU()]
+        self.layers = nn.Sequential(*layers, _orthogonal(widths[-1], 1, 1.0, generator))
+
+    def forward(self, inputs_BI: torch.Tensor) -> torch.Tensor:
+        """Return the rewards."""
+        return self.layers(inputs_BI).squeeze(-1)
+
+
+class WithReward(ActorCritic):
+    """Actor, critics, temperature and the reward that is learned."""
+
+    def __init__(
+        self, encoder: ObservationEncoder, action_dim: int, config: IPMDConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__(encoder, action_dim, config, generator)
+        states = 2 if config.reward_of == "transition" else 1
+        self.reward = RewardNetwork(states * encoder.features + action_dim, config.reward_hidden_dims, generator)
+
+
+@algorithms.register("ipmd")
+class IPMD(SAC):
+    """Learn the reward that demonstrations earn more of than the policy, and the policy that earns most of it."""
+
+    Config = IPMDConfig
+    name = "ipmd"
+    example = "understudy train algo=ipmd env_name=expert:Pendulum-v1 frames=20000 lr=1e-3 start_training=100"
+    config: IPMDConfig
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Critics, actor and temperature, then the reward."""
+        return (*super().phases, Phase("reward", self.reward_loss, ("reward",), every=self.config.reward_interval))
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Rates of the parts that have their own."""
+        own = {} if self.config.reward_lr is None else {"reward": self.config.reward_lr}
+        return {**super().learning_rates, **own}
+
+    def network(self, generator: torch.Generator) -> WithReward:
+        """Build encoder, actor, critics and reward."""
+        encoder = ObservationEncoder(self.observation_shape, self.config, generator)
+        return WithReward(encoder, self.action_dim, self.config, generator)
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+        """Draw what soft actor-critic draws, and places between demonstrated and own samples [B, 1]."""
+        drawn = super().draw(batch_size, generator)
+        if self.config.reward_gradient_penalty:
+            drawn["between"] = torch.rand(batch_size, 1, generator=generator, device=generator.device)
+        return drawn
+
+    def critic_loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
+        """Return soft actor-critic's loss on the learned reward; the environment's is not looked at."""
+        assert isinstance(network, WithReward)
+        with torch.no_grad():
+            learned_B = network.reward(self._inputs(network, batch, ""))
+        loss, metrics = super().critic_loss(network, target, {**batch, "rewards": learned_B.unsqueeze(-1)}, draws)
+        return loss, {**metrics, "learned_reward": learned_B.mean()}
+
+    def reward_loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
+        """Return mean r of own samples minus mean r of demonstrated ones, and the penalties.
+
+        Means, not sums: batches of unequal sizes give the same gradient. Metric `reward_gap` is the difference that the
+        policy is to close, demonstrated minus own.
+        """
+        assert isinstance(network, WithReward)
+        with torch.no_grad():
+            own_BI, shown_DI = self._inputs(network, batch, ""), self._inputs(network, batch, EXPERT)
+        own_B, shown_D = network.reward(own_BI), network.reward(shown_DI)
+        loss = own_B.mean() - shown_D.mean()
+        metrics = {"reward_gap": -loss}
+        config = self.config
+        if config.reward_output_penalty:
+            loss = loss + config.reward_output_penalty * 0.5 * (own_B.square().mean() + shown_D.square().mean())
+        if config.reward_parameter_penalty:
+            squares = torch.stack([parameter.square().sum() for parameter in network.reward.parameters()])
+            loss = loss + config.reward_parameter_penalty * 0.5 * squares.sum()
+        if config.reward_gradient_penalty:
+            penalty = self._gradient_penalty(network.reward, own_BI, shown_DI, draws["between"])
+            metrics["gradient_penalty"] = penalty
+            loss = loss + config.reward_gradient_penalty * penalty
+        return loss, metrics
+
+    def _inputs(self, network: WithReward, batch: Batch, whose: str) -> torch.Tensor:
+        """Return what the reward rates [B, I]: encoded states and actions of own (`""`) or demonstrated samples."""
+        seen = [network.encoder(batch[f"{whose}observations"]), batch[f"{whose}actions"][:, 0]]
+        if self.config.reward_of == "transition":
+            seen.append(network.encoder(batch[f"{whose}next_observations"]))
+        return torch.cat(seen, dim=-1)
+
+    @staticmethod
+    def _gradient_penalty(
+        reward: nn.Module, own_BI: torch.Tensor, shown_DI: torch.Tensor, between_B1: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the mean of (|dr/dx| - 1)^2 at points between pairs of samples (arXiv 1704.00028)."""
+        count = min(len(own_BI), len(shown_DI))
+        points = torch.lerp(own_BI[:count], shown_DI[:count], between_B1[:count]).requires_grad_()
+        (gradient,) = torch.autograd.grad(reward(points).sum(), points, create_graph=True)
+        return (gradient.norm(dim=-1) - 1.0).square().mean()
+
+
+def _orthogonal(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
+    layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs))
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
