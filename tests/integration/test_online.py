@@ -79,6 +79,8 @@ def test_a_trained_policy_is_evaluated_where_it_was_trained(done, tmp_path) -> N
         (("env_name=CartPole-v1",), "its actions are Discrete(2)"),
         (("training_steps=100",), "training_steps=100 leaves no update after the start_training=150 random steps"),
         (("obs_horizon=2",), "obs_horizon=2"),
+        (("dataset_proportion=0.5",), "dataset_proportion=0.5 changes nothing without a dataset to learn from"),
+        (("validation_fraction=0.1",), "validation_fraction=0.1 changes nothing without"),
         (("env_name=Pendulumm-v1",), "Pendulumm-v1"),
     ],
 )

@@ -17,6 +17,7 @@ import torch
 
 from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.devices import resolve_device
+from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
 from understudy.normaliser import Mode, Normaliser
@@ -74,6 +75,7 @@ class OnlineLoop(Loop):
         data = open_data(spec) if shown else None
         self.experience = Experience(self.surroundings, data)
         kind = algorithms.get(spec.algo)
+        spec.augment.check(self.surroundings.shape, 1)
         self.algorithm: Algorithm = kind(self.surroundings.shape, self.surroundings.action_dim, spec.config)
         self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
         self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes else None
@@ -166,9 +168,11 @@ class FromEnvironments:
         first = (step - self._config.start_training - 1) * ratio + 1
         before_last = [phase.name for phase in training.pack.phases[:-1]]
         metrics: dict[str, torch.Tensor] = {}
+        augment, device = training.spec.augment, training.pack.device
         for update in range(first, first + ratio):
             only = None if update == first + ratio - 1 else before_last
-            metrics = training.pack.update(self._batch(update), update, only)
+            batch = augment_batch(self._batch(update), augment, training.seeds, update, device=device)
+            metrics = training.pack.update(batch, update, only)
         return metrics
 
     def _batch(self, update: int) -> Batch:

@@ -19,27 +19,31 @@ class DataSpec(Part):
 
     title: ClassVar[str] = "the data"
 
-    normalize: Annotated[Scaling, Needs("states")] = Field(
+    normalize: Annotated[Scaling, Needs("dataset"), Needs("states")] = Field(
         default="zscore", description="scaling of state observations"
     )
-    dataset_proportion: float = Field(default=1.0, gt=0, le=1, description="share of the episodes to train on")
+    dataset_proportion: Annotated[float, Needs("dataset")] = Field(
+        default=1.0, gt=0, le=1, description="share of the episodes to train on"
+    )
     proportion_order: Annotated[Order, Needs("dataset_proportion<1")] = Field(
         default="seeded", description="which episodes that share is"
     )
     dataset_replace_interval: Annotated[int, Needs("ogbench_dataset_dir", note=True)] = Field(
         default=0, ge=0, description="steps per file of ogbench_dataset_dir; 0 keeps the first"
     )
-    ogbench_dataset_dir: LocalPath | None = Field(
+    ogbench_dataset_dir: Annotated[LocalPath | None, Needs("dataset")] = Field(
         default=None, description="folder of OGBench .npz files to rotate through"
     )
-    filter_key: str | None = Field(
+    filter_key: Annotated[str | None, Needs("dataset")] = Field(
         default=None, description="train on the episodes of this mask of the file (robomimic's)"
     )
-    validation_fraction: float = Field(
+    validation_fraction: Annotated[float, Needs("fixed_data")] = Field(
         default=0.0, ge=0, lt=1, description="share of the episodes held out; seeded, whole"
     )
-    validation_filter_key: str | None = Field(default=None, description="hold out the episodes of this mask instead")
-    sparse: Annotated[bool, Needs("rewards", note=True)] = Field(
+    validation_filter_key: Annotated[str | None, Needs("fixed_data")] = Field(
+        default=None, description="hold out the episodes of this mask instead"
+    )
+    sparse: Annotated[bool, Needs("dataset"), Needs("rewards", note=True)] = Field(
         default=False, description="rewards become -1 where they were not 0"
     )
     obs_horizon: int = Field(
@@ -51,10 +55,10 @@ class DataSpec(Part):
     use_proprio: Annotated[bool, Needs("pictures_here")] = Field(
         default=True, description="show the state beside pictures"
     )
-    normalize_actions: Annotated[Scaling, Needs("acts")] = Field(
+    normalize_actions: Annotated[Scaling, Needs("fixed_data"), Needs("acts")] = Field(
         default="none", description="scaling of actions, undone by the policy itself; bounds is to [-1, 1]"
     )
-    goal_relabelling: Annotated[str, OneOf(goal_strategies.names, "auto", "none")] = Field(
+    goal_relabelling: Annotated[str, OneOf(goal_strategies.names, "auto", "none"), Needs("dataset")] = Field(
         default="auto",
         description="later states shown as goals; auto: uniform where task or algorithm is goal-conditioned",
     )

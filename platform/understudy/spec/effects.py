@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from understudy.errors import SpecError
 from understudy.registry import algorithms
 from understudy.spec.keys import build_run, run_fields
+from understudy.spec.learning import Interaction
 from understudy.spec.part import ActsOnly, GivesWayTo, Needs, OnlyWith, Part, mark, marks
 from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical
@@ -34,6 +35,17 @@ class Fact:
 
 FACTS = {
     "acts": Fact("a method that acts in an environment", lambda spec: algorithms.get(spec.algo).acts),
+    "dataset": Fact(
+        "a dataset to learn from: a method of fixed data, or offline_ratio",
+        lambda spec: (
+            not isinstance(spec.config, Interaction)
+            or spec.config.offline_ratio > 0
+            or spec.config.sampling.demonstrations > 0
+        ),
+    ),
+    "fixed_data": Fact(
+        "a method that learns from a dataset alone", lambda spec: not isinstance(spec.config, Interaction)
+    ),
     "held_out": Fact("validation_fraction", lambda spec: spec.data.holds_out),
     "rewards": Fact(
         "a method that learns from rewards, such as actor=best_of_n",

@@ -33,7 +33,7 @@ class Placement(Part):
     gpus: Annotated[float, Needs("launcher=ray", hint="device=cuda chooses a GPU here")] = Field(
         default=0.0, ge=0, description="GPUs of each worker"
     )
-    loader_workers: int = Field(
+    loader_workers: Annotated[int, Needs("fixed_data")] = Field(
         default=-1,
         ge=-1,
         description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures",
