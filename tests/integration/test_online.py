@@ -9,6 +9,8 @@ import pytest
 import torch
 from tests.integration.commands import kill_when, start
 
+from understudy.runs.directory import read_csv
+
 SMALL = (
     *("algo=sac", "env_name=Pendulum-v1", "hidden_dims=[16,16]", "batch_size=16", "start_training=150"),
     *("training_steps=900", "log_interval=50", "eval_interval=400", "eval_episodes=2", "checkpoint_seconds=0.02"),
@@ -67,10 +69,17 @@ def test_a_member_of_an_online_pack_equals_its_seed_alone(done, tmp_path) -> Non
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-def test_a_trained_policy_is_evaluated_where_it_was_trained(done, tmp_path) -> None:
+def test_a_trained_policy_is_evaluated_where_it_was_trained_and_does_not_go_on_without_its_buffer(
+    done, tmp_path
+) -> None:
     done("train", *SMALL, "seed=0")
-    said = done("evaluate", str(only_run(tmp_path)), "eval_episodes=2")
-    assert "return" in said
+    run = only_run(tmp_path)
+    assert "return" in done("evaluate", str(run), "eval_episodes=2")
+    for words in (("resume", str(run), "--add-steps", "100"), ("train", "--fork", str(run), "training_steps=1200")):
+        said = done(*words, code=2)
+        assert "learns from a replay buffer, which is deleted when a run finishes" in said
+        assert len(said.strip().splitlines()) == 1
+    assert only_run(tmp_path) == run
 
 
 @pytest.mark.parametrize(
@@ -89,3 +98,18 @@ def test_what_an_online_run_cannot_do_is_one_line_and_nothing_is_written(done, t
     assert said in printed
     assert len(printed.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("flags.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "column"),
+    [
+        (("algo=sac", "offline_ratio=0.5", "utd_ratio=2", "num_critics=3", "critic_layer_norm=true"), "q_mean"),
+        (("algo=ipmd", "reward_hidden_dims=[16]", "expert_batch_size=8"), "reward_gap"),
+    ],
+)
+def test_demonstrations_are_drawn_beside_what_was_done(hopper_data, done, tmp_path, words, column) -> None:
+    small = [word for word in SMALL if not word.startswith(("algo", "env_name", "training_steps"))]
+    done("train", *small, "env_name=hopper-medium-v2", "training_steps=260", *words)
+    rows = read_csv(only_run(tmp_path) / "train.csv")
+    assert [row["step"] for row in rows] == [200, 250, 260]
+    assert all(column in row for row in rows)

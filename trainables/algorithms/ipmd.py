@@ -90,6 +90,7 @@ class IPMD(SAC):
     Config = IPMDConfig
     name = "ipmd"
     example = "understudy train algo=ipmd env_name=expert:Pendulum-v1 frames=20000 lr=1e-3 start_training=100"
+    expected = "Not measured yet: its parts are tested, its policies are not."
     config: IPMDConfig
 
     @property

@@ -18,6 +18,7 @@ from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import check_launcher
 from understudy.spec.effects import check_effects
 from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
+from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
 
 logger = logging.getLogger("understudy")
@@ -109,7 +110,15 @@ def _rolling_state(run: RunDir) -> dict[str, Any] | None:
 
 
 def _state_of_models(files: list[Path], spec: RunSpec) -> dict[str, Any]:
-    """Return what a rolling checkpoint would have held when these files were written, one a seed."""
+    """Return what a rolling checkpoint would have held when these files were written, one a seed.
+
+    SpecError for a method that learns from what it did: its replay buffer is in rolling checkpoints only.
+    """
+    if isinstance(spec.config, Interaction):
+        raise SpecError(
+            f"{files[0]}: {spec.algo} learns from a replay buffer, which is deleted when a run finishes, so no run can"
+            " go on from a model of it: train anew with more training_steps"
+        )
     models = [checkpoints.load(file) for file in files]
     steps = {int(model["step"]) for model in models}
     if len(steps) != 1:
