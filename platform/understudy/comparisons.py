@@ -15,6 +15,8 @@ from understudy.errors import UserError
 from understudy.statistics import CONFIDENCE, Crossed
 
 SIGNIFICANCE = 1 - CONFIDENCE
+ROUNDING = 1e-9
+"""Share of the largest score below which a standard error is none."""
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,29 @@ class Difference:
 
     mean: float
     low: float
+    """NaN, as is `high`, where there is no spread to tell an interval by."""
     high: float
     p: float
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """The interval; None where there is none."""
+        return None if np.isnan(self.low) else (self.low, self.high)
+
+    @property
     def distinguishable(self) -> bool:
-        """Whether 0 lies outside the interval."""
+        """Whether the difference is more than chance, where it is the only one that is looked at."""
         return self.p < SIGNIFICANCE
 
 
-def paired_difference(first_KE: ArrayLike, second_JE: ArrayLike) -> Difference:
+def paired_difference(first_KE: ArrayLike, second_JE: ArrayLike, *, rate: bool = False) -> Difference:
     """Return first minus second, two configurations with seeds of their own that play the same E start states.
 
     With VA the variance of the mean of the seeds' means, VR = MSR / (K E) of each (`Crossed`), and VS the variance of
     the mean of the states' differences, V = max(VA1 + VA2 + VS - VR1 - VR2, VA1 + VA2, VS), with Satterthwaite's
     degrees of freedom. One seed each: the states' differences alone, for these two policies. One state: the seeds.
+    Where V is 0, all seeds and states agree, which few do by chance: see `_without_spread`. `rate`: scores are 0 or 1.
     """
-    from scipy.special import stdtr, stdtrit
-
     first, second = np.atleast_2d(np.asarray(first_KE, float)), np.atleast_2d(np.asarray(second_JE, float))
     if first.shape[1] != second.shape[1]:
         raise UserError(f"scores on {first.shape[1]} and on {second.shape[1]} start states are not pairs")
@@ -55,12 +62,36 @@ def paired_difference(first_KE: ArrayLike, second_JE: ArrayLike) -> Difference:
     counted_twice = sum(Crossed.of(scores).rest for scores in (first, second) if min(scores.shape) > 1)
     variance = max(between_seeds + between_states - counted_twice, between_seeds, between_states)
     mean = float(differences.mean())
-    if variance == 0:
-        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    freedom = variance**2 / sum(term**2 / df for term, df in terms)
+    if variance <= (ROUNDING * max(np.abs(first).max(), np.abs(second).max())) ** 2:
+        return _without_spread(first, second, rate)
+    return _student_t(mean, variance, variance**2 / sum(term**2 / df for term, df in terms))
+
+
+def _student_t(mean: float, variance: float, freedom: float) -> Difference:
+    from scipy.special import stdtr, stdtrit
+
     error = float(np.sqrt(variance))
     half = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
     return Difference(mean, mean - half, mean + half, 2 * float(stdtr(freedom, -abs(mean) / error)))
+
+
+def _without_spread(first_KE: np.ndarray, second_JE: np.ndarray, rate: bool) -> Difference:
+    """Return the difference of scores that have no spread of their own: all 1 and all 0, say.
+
+    Rates have the spread that chance alone gives them: p (1 - p) / n each, n the states (the seeds, where there is one
+    state) and p half an episode from 0 and from 1 at least, with Student's t. Other scores have no interval, and the
+    p of a sign test over the states, 2^(1 - E).
+    """
+    states, mean = first_KE.shape[1], float(first_KE.mean() - second_JE.mean())
+    if not rate:
+        return Difference(mean, float("nan"), float("nan"), 1.0 if mean == 0 else 2.0 ** (1 - states))
+    variance, freedom = 0.0, states - 1.0 if states > 1 else len(first_KE) + len(second_JE) - 2.0
+    for scores in (first_KE, second_JE):
+        trials = states if states > 1 else len(scores)
+        share = float(np.clip(abs(scores.mean()), 0.5 / trials, 1 - 0.5 / trials))
+        variance += share * (1 - share) / trials
+    found = _student_t(mean, variance, freedom)
+    return Difference(mean, max(found.low, -1.0), min(found.high, 1.0), found.p)
 
 
 def _seed_variance(scores_KE: np.ndarray) -> float:
@@ -78,13 +109,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def undistinguished(scores: Mapping[str, ArrayLike], best: str) -> list[str]:
+def undistinguished(scores: Mapping[str, ArrayLike], best: str, *, rate: bool = False) -> list[str]:
     """Return the configurations whose paired difference from `best` is not significant after Holm's correction.
 
     `scores` are [K, E] of each configuration on the same start states, `best` among them: which one that is must have
-    been decided by other episodes.
+    been decided by other episodes. `rate`: as of `paired_difference`.
     """
-    p_values = {name: paired_difference(scores[best], values).p for name, values in scores.items() if name != best}
+    others = {name: values for name, values in scores.items() if name != best}
+    p_values = {name: paired_difference(scores[best], values, rate=rate).p for name, values in others.items()}
     return [name for name, p in holm(p_values).items() if p >= SIGNIFICANCE]
 
 

@@ -105,6 +105,34 @@ def test_holms_p_values_are_the_published_ones() -> None:
     assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
 
 
+def test_rates_without_spread_have_the_spread_of_chance() -> None:
+    two = paired_difference([[1, 1]], [[0, 0]], rate=True)
+    assert (two.mean, two.high, two.distinguishable) == (1.0, 1.0, False)
+    assert two.low < 0
+    assert not paired_difference([[1], [1]], [[0], [0]], rate=True).distinguishable, "two seeds, one state"
+    many = paired_difference(np.ones((1, 50)), np.zeros((3, 50)), rate=True)
+    assert many.distinguishable
+    assert 0.9 < many.low < many.mean == 1.0
+    alike = paired_difference(np.ones((3, 50)), np.ones((3, 50)), rate=True)
+    assert (alike.mean, alike.p) == (0.0, 1.0)
+    assert -0.1 < alike.low < 0 < alike.high < 0.1
+    assert not paired_difference([[1, 0], [0, 1]], [[0, 0]], rate=True).distinguishable, "spread that cancels out"
+
+
+def test_rates_without_spread_are_told_apart_no_sooner_than_chance_allows() -> None:
+    for states in range(2, 8):
+        p = paired_difference(np.ones((1, states)), np.zeros((1, states)), rate=True).p
+        assert p >= 2 * 0.25**states, "all of one won and all of the other lost, at even odds"
+
+
+def test_other_scores_without_spread_have_no_interval() -> None:
+    two = paired_difference([[3.3, 3.3]], [[1.1, 1.1]])
+    assert (two.mean, two.p, two.ends, two.distinguishable) == (pytest.approx(2.2), 0.5, None, False)
+    assert paired_difference([[3.3], [3.3]], [[1.1], [1.1]]).p == 1.0, "one state"
+    assert paired_difference(np.full((3, 50), 0.1), np.full((3, 50), 0.1)).p == 1.0
+    assert paired_difference(np.full((3, 50), 0.3), np.full((3, 50), 0.1)).distinguishable
+
+
 def test_scores_of_other_states_are_no_pairs() -> None:
     with pytest.raises(UserError, match="50 and on 49 start states"):
         paired_difference(np.zeros((2, 50)), np.zeros((2, 49)))

@@ -8,7 +8,7 @@ from tests.unit.test_statistics import simulated
 from tests.unit.test_sweeping import sweep
 
 from understudy.runs.episodes import SCHEMA, EpisodeLog, Played, Setting, read_episodes
-from understudy.sweeping.confirm import candidates, fresh_seeds, rivals, verdicts
+from understudy.sweeping.confirm import Confirmed, candidates, fresh_seeds, rivals, told_apart, verdicts
 from understudy.sweeping.outcomes import TrialOutcome
 
 SPEC = sweep("lr=interval(1e-5,1e-3)", "seeds=[0,1,2]")
@@ -82,6 +82,17 @@ def test_a_parameter_that_changes_nothing_is_confirmed_unbiased_and_not_distingu
         assert ranked[order[0]].mean() >= ranked.mean()
     assert told <= 10
     assert abs(np.mean(biases)) < (0.02 if fresh else 0.035), "seeds that were chosen stay lucky ones"
+
+
+def test_two_episodes_that_all_agree_tell_nothing_apart(tmp_path) -> None:
+    tables = [item.episodes for item in outcomes(tmp_path, [np.ones((1, 2)), np.zeros((1, 2))])]
+    found = [Confirmed(f"trial {n}", n, {}, {}, None, False, [0], {"success": 1.0 - n}) for n in range(2)]
+    other = told_apart(SPEC, found, tables)[1]
+    assert other.below is not None
+    mean, low, high = other.below
+    assert (mean, high, other.distinguishable) == (1.0, 1.0, False)
+    assert low is not None
+    assert low < 0
 
 
 def played(random: np.random.Generator, seeds: np.ndarray, truth: float) -> np.ndarray:

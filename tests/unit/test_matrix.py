@@ -93,6 +93,27 @@ def test_methods_that_differ_are_told_apart_and_others_not(tmp_path) -> None:
     assert [row[0] for row in rows] == ["a", "b"]
 
 
+def test_methods_without_spread_are_shown_with_their_difference() -> None:
+    def lines(objective: str, episodes: int) -> list[str]:
+        metrics = {objective: 0.0}
+        all_equal = [Result(str(n), "a", objective, metrics, {}, np.full((1, episodes), 1.0 - n)) for n in range(2)]
+        found = compare(all_equal)
+        json.dumps(found, allow_nan=False)
+        return list(lines_of(found))
+
+    assert lines("success", 2) == ["a: 0 minus 1: 1.00 [-1.00, 1.00]: not distinguishable"]
+    assert lines("success", 50)[0].startswith("a: 0 minus 1: 1.00 [0.96, 1.00]: p ")
+    assert lines("return", 2) == ["a: 0 minus 1: 1.00 no interval, without any spread: not distinguishable"]
+
+
+def test_compare_says_that_it_takes_one_value_a_key_and_what_searches(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = understudy(monkeypatch, capsys, "compare", *WORDS, "lr=1e-3,1e-4", "--cfg")
+    assert said.code == 2
+    assert "lr has several values: `understudy sweep` tries them; compare takes one value a key" in said.err
+    assert said.err.count("\n") == 1
+
+
 def test_tasks_of_several_measures_are_not_averaged() -> None:
     mixed = results()
     mixed[0] = Result("bc", "a", "return", {"return": 5.0}, {}, mixed[0].scores)

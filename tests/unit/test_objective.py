@@ -120,4 +120,7 @@ def test_a_difference_without_spread_has_no_interval() -> None:
     best = BestPolicy(0, 60, {}, metrics, 0, metrics, "", ranked=0.0, seeds=[0], compared=[other])
     lines = confirmation_lines(best, sweep(LR))
     assert "over its 1 seed x 50 episodes" in lines[0]
-    assert lines[2] == "  best minus trial 1 (0.00 [0.00, 0.66]): 0.00, with no spread to tell more by"
+    expected = "  best minus trial 1 (0.00 [0.00, 0.66]): 0.00, with no spread to tell more by"
+    assert lines[2] == expected
+    other["below"] = [0.0, None, None]
+    assert confirmation_lines(best, sweep(LR))[2] == expected

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from tests.unit import small_actor_critic as small
+from torch import nn
 
 from understudy.algorithm import Phase
 from understudy.errors import CheckpointError, SpecError, UserError
 from understudy.trainables.loops.agent import Agent
+from understudy.trainables.packs.flat import Layout
 from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.targets import TargetNetworks
 
 
 def train(pack: Pack, first: int, last: int, **options: Any) -> dict[str, torch.Tensor]:
@@ -212,6 +215,47 @@ def test_a_method_whose_parts_do_not_add_up_is_said_in_one_line(kind: type[small
         Pack(kind((small.OBSERVATION,), small.ACTION, small.Config(hidden_dims=(8,))), [0])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class SameName(small.ActorCritic):
+    """The actor's phase has a metric of the critic's name."""
+
+    def loss(self, *arguments: Any) -> Any:
+        """Name it."""
+        value, metrics = super().loss(*arguments)
+        return value, {**metrics, "q_mean": value}
+
+
+def test_two_phases_with_a_metric_of_one_name_are_refused_at_the_first_update() -> None:
+    pack = Pack(SameName((small.OBSERVATION,), small.ACTION, small.Config(hidden_dims=(8,))), [0])
+    with pytest.raises(SpecError, match="the phases 'critic' and 'actor' both have a metric 'q_mean'"):
+        pack.update(small.batch(1), 1)
+
+
+class Head(nn.Module):
+    """A layer with a constant of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("scale", torch.ones(()))
+
+
+class TwoHeads(nn.Module):
+    """Two parts, one of which has a layer of the other's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.ModuleDict({"q2": Head()})
+        self.q2 = Head()
+
+
+def test_a_target_takes_the_constants_of_its_own_part_alone() -> None:
+    network = TwoHeads()
+    layout = Layout(network)
+    targets = TargetNetworks({"q": 0.1}, [network], layout, torch.zeros(1, layout.size))
+    targets.load_buffers(0, {"q.q2.scale": torch.tensor(3.0), "q2.scale": torch.tensor(5.0)})
+    assert targets.members[0]["q"].state_dict()["q2.scale"] == 3.0
 
 
 def test_a_state_of_other_phases_is_refused() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.unit.test_sweeping import sweep
 
 from understudy.errors import UserError
+from understudy.sweeping.race import replayed
 from understudy.sweeping.racing import at_best_setting, binomial_floor, looks, replay, survivors
 
 SEED, STATE, REST = 0.005, 0.06, 0.14
@@ -18,6 +20,15 @@ def seed_means(random: np.random.Generator, truths: np.ndarray, seeds: int = 8, 
     own = random.normal(0, np.sqrt(SEED), (len(truths), seeds))
     rest = random.normal(0, np.sqrt(REST / episodes), (len(truths), seeds))
     return (truths[:, None] + states + own + rest)[:, None, :]
+
+
+def test_a_race_is_not_replayed_on_a_sweep_that_was_raced(tmp_path) -> None:
+    spec = sweep("lr=1e-3,1e-4", "seeds=[0,1,2]", "racing=halving")
+    with pytest.raises(UserError, match=r"its seeds were raced \(racing=halving\)") as refused:
+        replayed(tmp_path, spec, [], "guaranteed")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="fewer than two trials"):
+        replayed(tmp_path, sweep("lr=1e-3,1e-4", "seeds=[0,1,2]"), [], "halving")
 
 
 def test_looks_end_with_all_seeds() -> None:

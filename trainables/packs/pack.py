@@ -37,7 +37,7 @@ from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
 from understudy.trainables.packs.flat import ALIGNMENT, Layout, move_into
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
-from understudy.trainables.packs.phases import phases_of
+from understudy.trainables.packs.phases import check_names, phases_of
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, named_loss, part_of
 from understudy.trainables.packs.targets import TargetNetworks
@@ -134,14 +134,17 @@ class Pack:
 
         `batch` holds observations [K, b, *O] (raw), actions [K, b, H, A] and valid [K, b, H], b being this
         worker's share. `only` names the phases that are taken, where not all that are due are. Metrics are of this
-        worker's share and of each phase's last step; `<phase>_loss` is the phase's loss. On the CPU a loss that is
-        not finite raises TrainingDiverged before the phase touches any parameter; on an accelerator `check_finite`
-        finds it later.
+        worker's share and of each phase's last step; `<phase>_loss` is the phase's loss; SpecError where two phases
+        name one alike. On the CPU a loss that is not finite raises TrainingDiverged before the phase touches any
+        parameter; on an accelerator `check_finite` finds it later.
         """
         draws = self._draw(batch["actions"].shape[1], step)
         for phase in self.phases:
             if (step - 1) % phase.every == 0 and (only is None or phase.name in only):
-                self._last[phase.name] = self._take(phase, batch, draws, step)
+                taken = self._take(phase, batch, draws, step)
+                if phase.name not in self._last:
+                    check_names(self._last, phase.name, taken)
+                self._last[phase.name] = taken
         if self._averages is not None:
             self._averages.lerp_(self.parameters, self.algorithm.average_rate or 0.0)
         return {name: value for metrics in self._last.values() for name, value in metrics.items()}

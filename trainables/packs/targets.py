@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.algorithm import Phase
+from understudy.algorithm import Phase, belongs
 from understudy.errors import SpecError
 from understudy.trainables.packs.flat import Layout, move_into
 
@@ -70,7 +70,7 @@ class TargetNetworks:
     def load_buffers(self, k: int, buffers: Mapping[str, torch.Tensor]) -> None:
         """Give member k's copies the constants of a network, by their whole names."""
         for part, module in self.members[k].items():
-            own = {name.removeprefix(f"{part}."): value for name, value in buffers.items() if name.startswith(part)}
+            own = {name.removeprefix(f"{part}."): value for name, value in buffers.items() if belongs(name, part)}
             module.load_state_dict(own, strict=False)
 
     def member_state(self, k: int) -> dict[str, Copies]:

@@ -29,6 +29,7 @@ methods are compared on the same start states; over tasks by interquartile mean 
 `understudy resume` goes on with a matrix where it was left."""
 
 
+TAKES = "compare takes one value a key, but for algo and env_name"
 ALONE: dict[Kind, str] = {"sweep": "sweep", "compare": "train"}
 """The command that each cell alone would be."""
 
@@ -64,7 +65,7 @@ def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None
     cells = cells_of(words, kind)
     check_cells(cells)
     sweeps = [read_sweep(list(cell.words), config_dir) for cell in cells] if kind == "sweep" else []
-    runs = [read_run(list(cell.words), config_dir) for cell in cells] if kind == "compare" else []
+    runs = [read_run(list(cell.words), config_dir, TAKES) for cell in cells] if kind == "compare" else []
     if cfg:
         for cell in cells:  # as commands: with --cfg, each prints all its keys
             print(shlex.join(["understudy", ALONE[kind], *cell.words]))

@@ -160,10 +160,12 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     for item in best.compared:
         if item["below"] is None:
             continue
-        mean, low, high = (objective.signed(value) if objective.minimized else value for value in item["below"])
-        text = f"{figure(mean, name)} [{figure(min(low, high), name)}, {figure(max(low, high), name)}]"
+        known = [value for value in item["below"] if value is not None]
+        mean, *ends = (objective.signed(value) if objective.minimized else value for value in known)
         told = "" if item["distinguishable"] else ": not distinguishable"
-        if low == high:  # an interval of no width would say that the difference is known
+        if not ends or min(ends) == max(ends):  # an interval of no width would say that the difference is known
             text, told = figure(mean, name), ", with no spread to tell more by"
+        else:
+            text = f"{figure(mean, name)} [{figure(min(ends), name)}, {figure(max(ends), name)}]"
         lines.append(f"  best minus {item['name']} ({describe(item['metrics'], name)}): {text}{told}")
     return lines

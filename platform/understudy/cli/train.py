@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
 """The keys about where a run is done that `understudy evaluate` takes."""
+TAKES = "train takes one"
 EXAMPLES = """\
 Train one configuration on one or several seeds.
 
@@ -74,13 +75,13 @@ def train(
     return None
 
 
-def read_run(words: list[str], config_dir: str | None = None) -> RunSpec:
-    """Return the validated run that the words describe."""
+def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> RunSpec:
+    """Return the validated run that the words describe; `takes` says what the command does with several values."""
     from understudy.spec.compose import given_keys
     from understudy.spec.effects import check_effects
     from understudy.spec.keys import algo_of, build_run, check_keys
 
-    values = run_values(words, config_dir)
+    values = run_values(words, config_dir, takes)
     check_keys(values, algo_of(values))
     spec = build_run(values)
     show_notes(check_effects(spec, given_keys(words)))
@@ -93,7 +94,7 @@ def show_notes(notes: list[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any]:
+def run_values(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> dict[str, Any]:
     """Return the keys that the words give, names and values not checked yet."""
     from understudy.errors import SpecError
     from understudy.spec.compose import flat_values, listed, parse, split_sweeps
@@ -105,7 +106,7 @@ def run_values(words: list[str], config_dir: str | None = None) -> dict[str, Any
             values["seeds"] = listed(key, sweeps.pop(key))
     if sweeps:
         key = next(iter(sweeps))
-        raise SpecError(f"{key} has several values: `understudy sweep` tries them; train takes one")
+        raise SpecError(f"{key} has several values: `understudy sweep` tries them; {takes}")
     return values
 
 

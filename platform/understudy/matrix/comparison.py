@@ -33,6 +33,7 @@ from understudy.runs.episodes import (
     rows_where,
     scores,
 )
+from understudy.runs.results import RATES
 from understudy.sweeping.best import read_best
 from understudy.sweeping.format import describe, number
 
@@ -98,7 +99,9 @@ def _pairs(results: Sequence[Result]) -> list[dict[str, Any]]:
         if one.scores is None or other.scores is None or one.objective != other.objective:
             continue
         if one.scores.shape[1] == other.scores.shape[1] and max(one.scores.shape) > 1:
-            found[f"{one.method}\n{other.method}"] = paired_difference(one.scores, other.scores)
+            found[f"{one.method}\n{other.method}"] = paired_difference(
+                one.scores, other.scores, rate=one.objective in RATES
+            )
     adjusted = holm({name: difference.p for name, difference in found.items()})
     return [
         {
@@ -106,8 +109,8 @@ def _pairs(results: Sequence[Result]) -> list[dict[str, Any]]:
             "first": name.split("\n")[0],
             "second": name.split("\n")[1],
             "difference": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
+            "low": difference.ends and difference.ends[0],
+            "high": difference.ends and difference.ends[1],
             "p": adjusted[name],
             "distinguishable": adjusted[name] < SIGNIFICANCE,
         }
@@ -175,11 +178,10 @@ def lines_of(found: Mapping[str, Any]) -> Iterable[str]:
             settings = " ".join(f"{key}={number(value)}" for key, value in cell["parameters"].items())
             yield f"{cell['task']}: {cell['method']} at its best: {settings}"
     for pair in found["pairs"]:
-        if pair["low"] == pair["high"]:
-            yield f"{pair['task']}: {pair['first']} and {pair['second']} have no spread to tell them apart by"
-            continue
         told = f"p {pair['p']:.2g} after Holm" if pair["distinguishable"] else "not distinguishable"
-        ends = f"{pair['difference']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
+        known = pair["low"] is not None
+        ends = f"[{pair['low']:.2f}, {pair['high']:.2f}]" if known else "no interval, without any spread"
+        ends = f"{pair['difference']:.2f} {ends}"
         yield f"{pair['task']}: {pair['first']} minus {pair['second']}: {ends}: {told}"
     over = found["over_tasks"]
     if over:

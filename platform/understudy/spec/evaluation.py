@@ -25,9 +25,11 @@ class HookSpec(Part):
     save_total_limit: Annotated[int, Needs("save_interval>=1")] = Field(
         default=0, ge=0, description="kept checkpoint_N.pt files, the newest; 0: all of them"
     )
-    save_best: Annotated[bool, Needs("eval_episodes>=1", "held_out")] = Field(
-        default=False, description="keep best_model.pt, of the best evaluation of each seed"
-    )
+    save_best: Annotated[
+        bool,
+        Needs("eval_episodes>=1", "judges", says="eval_episodes of at least 1"),
+        Needs("acts", "held_out", says="validation_fraction"),
+    ] = Field(default=False, description="keep best_model.pt, of the best evaluation of each seed")
     checkpoint_seconds: float = Field(
         default=30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
     )

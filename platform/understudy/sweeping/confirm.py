@@ -32,6 +32,7 @@ from understudy.runs.episodes import (
     values_of,
 )
 from understudy.runs.registering import final_evaluation
+from understudy.runs.results import RATES
 from understudy.spec.keys import build_run, with_changes
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, packs_of
@@ -70,8 +71,9 @@ class Confirmed:
     is_default: bool
     seeds: list[int] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
-    below: list[float] | None = None
-    """How far below the best it is on the same start states: [mean, low, high]; None of the best itself."""
+    below: list[float | None] | None = None
+    """How far below the best it is on the same start states: [mean, low, high], the ends None without any spread to
+    tell them by; None of the best itself."""
     distinguishable: bool | None = None
     """Whether that is more than chance, after Holm's correction for the number of candidates."""
 
@@ -107,7 +109,7 @@ def rivals(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[TrialOutcome
     }
     if str(first.number) not in scores:
         return []
-    alike = set(undistinguished(scores, str(first.number)))
+    alike = set(undistinguished(scores, str(first.number), rate=spec.goal.first.named(first.metrics) in RATES))
     return [item for item in rest if str(item.number) in alike and spec.goal.keeps(item.metrics)]
 
 
@@ -155,17 +157,18 @@ def told_apart(spec: SweepSpec, found: list[Confirmed], tables: Sequence[pa.Tabl
     if len(found) < 2 or any(matrix is None or max(matrix.shape) < 2 for matrix in matrices):
         return found
     known = {str(place): matrix for place, matrix in enumerate(matrices) if matrix is not None}
-    differences = verdicts(known, "0")
+    differences = verdicts(known, "0", rate=spec.goal.first.named(found[0].metrics) in RATES)
     for place in range(1, len(found)):
         difference, told = differences[str(place)]
-        below = [difference.mean, difference.low, difference.high]
+        below = [difference.mean, *(difference.ends or (None, None))]
         found[place] = replace(found[place], below=below, distinguishable=told)
     return found
 
 
-def verdicts(scores: Mapping[str, np.ndarray], best: str) -> dict[str, tuple[Difference, bool]]:
+def verdicts(scores: Mapping[str, np.ndarray], best: str, *, rate: bool = False) -> dict[str, tuple[Difference, bool]]:
     """Return the best's paired difference from each other, and whether it is more than chance (Holm)."""
-    differences = {name: paired_difference(scores[best], own) for name, own in scores.items() if name != best}
+    others = {name: own for name, own in scores.items() if name != best}
+    differences = {name: paired_difference(scores[best], own, rate=rate) for name, own in others.items()}
     adjusted = holm({name: difference.p for name, difference in differences.items()})
     return {name: (difference, adjusted[name] < SIGNIFICANCE) for name, difference in differences.items()}
 

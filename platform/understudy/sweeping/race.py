@@ -127,6 +127,12 @@ def _floor(spec: SweepSpec, outcomes: Mapping[int, TrialOutcome], means: list[np
 
 def replayed(sweep: Path, spec: SweepSpec, trials: Iterable[FrozenTrial], rule: Rule) -> tuple[Replay, list[int]]:
     """Return what a rule would have done on a sweep's recorded episodes, and the numbers of its configurations."""
+    own = spec.options.racing
+    if own != "none":
+        raise UserError(
+            f"{sweep}: its seeds were raced (racing={own}), so not all trials have all of them: a race is replayed on a"
+            " sweep with racing=none"
+        )
     numbers, scores = [], []
     for trial in trials:
         table = _setting_by_seed(sweep, spec, trial.number)

@@ -136,7 +136,7 @@ def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
         if field is None or mark(field, Needs) is None or spec.options.scheduler == "asha":
             continue
         if getattr(spec.options, key) != field.default:
-            raise SpecError(f"{key} changes nothing without scheduler=asha")
+            raise SpecError(f"{key} changes nothing {_why_not_stopped(spec, given)}")
     rule, seeds = spec.options.racing, len(spec.base.all_seeds)
     if rule != "none" and len(looks(rule, seeds)) == 1:
         raise SpecError(
@@ -145,6 +145,15 @@ def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
     searched = [*spec.dimensions, *spec.grid]
     of_the_run = [key for key in given if key not in SweepOptions.model_fields and key not in ("space", "gpus")]
     return check_effects(spec.base, [key for key in of_the_run if key not in searched], searched)
+
+
+def _why_not_stopped(spec: SweepSpec, given: Collection[str]) -> str:
+    """Return why the sweep's trials are not stopped early, to follow `changes nothing`."""
+    if "scheduler" in given:
+        return "without scheduler=asha"
+    if len(spec.options.objective) > 1:
+        return "with several objectives, whose trials are not stopped early: leave it out"
+    return f"with objective={spec.goal.first.name}, whose trials are not stopped early: leave it out"
 
 
 def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension], options: SweepOptions) -> SweepSpec:
