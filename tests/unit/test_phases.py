@@ -11,6 +11,7 @@ from torch import nn
 
 from understudy.algorithm import Phase
 from understudy.errors import CheckpointError, SpecError, UserError
+from understudy.randomness import torch_generator
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.packs.flat import Layout
 from understudy.trainables.packs.pack import Pack
@@ -114,7 +115,7 @@ class SlowActor(small.ActorCritic):
 def test_what_acts_is_the_trained_network_and_not_the_target(mode: Any) -> None:
     pack = Pack(SlowActor((small.OBSERVATION,), small.ACTION, small.Config(hidden_dims=(8,))), [0, 1], mode=mode)
     train(pack, 1, 3)
-    seen = torch.randn(2, 6, small.OBSERVATION)
+    seen = torch.randn(2, 6, small.OBSERVATION, generator=torch_generator(0, "seen"))
     acted = pack.act(seen, torch.zeros(2, 6, 1, small.ACTION))
     for k, network in enumerate(pack.members):
         assert isinstance(network, small.Networks)

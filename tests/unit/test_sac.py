@@ -36,23 +36,25 @@ def batch(step: int, members: int = 1) -> Batch:
 
 
 def test_the_log_density_of_an_action_is_that_of_torch_distributions() -> None:
-    network = make().network(torch_generator(0, "x"))
-    features = torch.randn(SAMPLES, OBSERVATION)
-    noise = 2.0 * torch.randn(SAMPLES, ACTION)
+    network = make().network(torch_generator(0, "x")).double()
+    random = torch_generator(0, "density")
+    features = torch.randn(SAMPLES, OBSERVATION, generator=random, dtype=torch.float64)
+    noise = torch.randn(SAMPLES, ACTION, generator=random, dtype=torch.float64)
     actions, log_prob = network.actor.sample(features, noise)
     mean, log_std = network.actor(features)
     squashed = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), TanhTransform(cache_size=1))
     before = mean + log_std.exp() * noise
-    expected = squashed.base_dist.log_prob(before) - torch.log1p(-(before.tanh() ** 2)).sum(-1)  # type: ignore[attr-defined]
     torch.testing.assert_close(actions, before.tanh())
-    torch.testing.assert_close(log_prob, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(log_prob, squashed.log_prob(squashed.transforms[0](before)))
 
 
 def test_an_ensemble_is_its_members_one_after_the_other() -> None:
     ensemble = QEnsemble(3, OBSERVATION + ACTION, (8, 8), torch_generator(0, "x"), layer_norm=True)
     for parameter in ensemble.parameters():  # the norms' too, which start as nothing
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
-    features, actions = torch.randn(SAMPLES, OBSERVATION), torch.randn(SAMPLES, ACTION)
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch_generator(0, "norms")))
+    features, actions = (
+        torch.randn(SAMPLES, size, generator=torch_generator(size, "ensemble")) for size in (OBSERVATION, ACTION)
+    )
     values = ensemble(features, actions)
     assert values.shape == (3, SAMPLES)
     for member in range(3):
@@ -121,7 +123,7 @@ def test_a_subset_of_target_critics_is_drawn_for_each_sample() -> None:
 def test_actions_without_noise_are_the_squashed_mean() -> None:
     algorithm = make()
     network = algorithm.network(torch_generator(0, "x"))
-    seen = torch.randn(3, OBSERVATION)
+    seen = torch.randn(3, OBSERVATION, generator=torch_generator(0, "seen"))
     acted = algorithm.act(network, seen, torch.zeros(3, 1, ACTION))
     assert isinstance(network, ActorCritic)
     torch.testing.assert_close(acted[:, 0], network.actor(seen)[0].tanh())
