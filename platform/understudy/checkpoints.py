@@ -60,10 +60,22 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises many types for a damaged zip)
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path} cannot be read: {_why_unreadable(error)}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no understudy checkpoint of format {FORMAT}")
     return state
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Return in a few words why torch could not read a file; torch itself tells at length what else could be tried."""
+    told = [line.strip() for line in str(error).splitlines() if line.strip()]
+    held = next((line for line in told if "Unsupported global: " in line), None)
+    if held is not None:
+        name = held.partition("Unsupported global: ")[2].removeprefix("GLOBAL ").split()[0]
+        return f"it holds the Python object {name}, and only weights and numbers are read"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "it is damaged, or no PyTorch file"
 
 
 def rolling_steps(folder: Path) -> list[int]:

@@ -128,3 +128,41 @@ def test_episodes_of_one_task_each_have_its_text_in_every_row(tmp_path) -> None:
     store = EpisodeStore.open(tmp_path / "s")
     assert row_texts(store, np.array([0, 3, 1])) == ["push", "pull", "push"]
     assert "task_texts" not in store.manifest.provenance
+
+
+@pytest.mark.parametrize("told", [{}, {"language": "reach"}, {"language": "reach", "rows": True}])
+def test_tasks_that_others_gave_the_rows_of_what_was_exported_are_kept(tmp_path, told) -> None:
+    if told.get("rows"):  # its own tasks change too
+        store = imported(tmp_path)
+    else:
+        rows = {"observations": np.zeros((STEPS, 3)), "actions": np.zeros((STEPS, 1)), "rewards": np.zeros(STEPS)}
+        with StoreWriter(tmp_path / "s", name="s", source="lerobot", env_id="x") as writer:
+            for _ in range(2):
+                writer.add_episode({**rows, **told, "terminals": np.arange(STEPS) == STEPS - 1})
+        store = EpisodeStore.open(tmp_path / "s")
+    back = export_store(store, tmp_path / "back", "lerobot", settings={"pictures": "image"})
+    unchanged = import_file(task_of(f"lerobot:{back}"), back, tmp_path / "unchanged")
+    assert unchanged.manifest.content_hash == store.manifest.content_hash
+
+    file, data = back / "meta/tasks.parquet", next(back.glob("data/*/*.parquet"))
+    held = {row["task_index"]: row["task"] for row in pq.read_table(file).to_pylist()}
+    new = len(held)
+    texts = {**held, new: "lift it"}
+    pq.write_table(pa.table({"task_index": list(texts), "task": list(texts.values())}), file)
+    table = pq.read_table(data)
+    numbers = np.where(np.arange(table.num_rows) == 3, new, table["task_index"].to_numpy())
+    place = table.schema.get_field_index("task_index")
+    pq.write_table(table.set_column(place, "task_index", pa.array(numbers)), data)
+    edited = import_file(task_of(f"lerobot:{back}"), back, tmp_path / "edited")
+    assert row_texts(edited, np.arange(table.num_rows)) == [texts[number] for number in numbers.tolist()]
+    assert any("'lift it'" in note and "changes within 1 episodes" in note for note in notes_of(edited))
+
+
+def test_a_task_that_others_gave_a_whole_episode_of_what_was_exported_is_kept(tmp_path) -> None:
+    rows = {"observations": np.zeros((STEPS, 3)), "actions": np.zeros((STEPS, 1)), "rewards": np.zeros(STEPS)}
+    with StoreWriter(tmp_path / "s", name="s", source="lerobot", env_id="x") as writer:
+        writer.add_episode({**rows, "terminals": np.arange(STEPS) == STEPS - 1})
+    back = export_store(EpisodeStore.open(tmp_path / "s"), tmp_path / "back", "lerobot")
+    pq.write_table(pa.table({"task_index": [0], "task": ["lift it"]}), back / "meta/tasks.parquet")
+    edited = import_file(task_of(f"lerobot:{back}"), back, tmp_path / "edited")
+    assert edited.texts("language") == ["lift it"]

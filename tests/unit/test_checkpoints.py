@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import h5py
 import pytest
+import torch
 
 from understudy import checkpoints
+from understudy.errors import CheckpointError
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
@@ -33,3 +36,20 @@ def test_a_process_that_dies_while_it_replaces_a_checkpoint_leaves_a_readable_on
     checkpoints.save(file, {"step": 5, "evaluating": False})
     assert checkpoints.load(file)["evaluating"] is False
     assert len(file.with_name("step_5.pt.sha256").read_text().splitlines()) == 1
+
+
+def test_a_file_of_another_kind_is_refused_in_one_short_line(tmp_path) -> None:
+    h5py.File(tmp_path / "ok.hdf5", "w").close()
+    torch.save({"step": 1}, tmp_path / "cut.pt")
+    with (tmp_path / "cut.pt").open("r+b") as file:
+        file.truncate(300)
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "object.pt")
+    why = {
+        "ok.hdf5": "it is damaged, or no PyTorch file",
+        "cut.pt": "it is damaged, or no PyTorch file",
+        "object.pt": "it holds the Python object torch.nn.modules.linear.Linear, and only weights and numbers are read",
+    }
+    for name, said in why.items():
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.load(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name} cannot be read: {said}"

@@ -199,24 +199,32 @@ class Evaluator:
         return pictures or self.spec.placement.eval_processes or bool(self.spec.placement.eval_timeout)
 
 
-def evaluate_policy(policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None) -> Outcome:
-    """Evaluate every member of a saved policy by `spec`'s settings; without actions or episodes, on held-out ones."""
+def evaluate_policy(
+    policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None, poll: Poll | None = None
+) -> Outcome:
+    """Evaluate every member of a saved policy by `spec`'s settings; without actions or episodes, on held-out ones.
+
+    `poll` is called between steps; what it raises ends the evaluation.
+    """
     torch.set_num_threads(spec.placement.cpus)
     if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
-        return _judge(policy, spec)
+        return _judge(policy, spec, poll)
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
-    result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step)
+    result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step, poll)
     outcome = evaluator.outcome_of(result)
     outcome.episodes, outcome.setting = episodes_of(result), setting_of(policy.algorithm, spec)
     return outcome
 
 
-def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
-    """Write a video of one member; where this machine cannot render, say why in the log and go on without."""
+def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0, *, poll: Poll | None = None) -> None:
+    """Write a video of one member; where this machine cannot render, say why in the log and go on without.
+
+    `poll` is called between steps; what it raises ends the recording.
+    """
     reason = f"no video: {policy.algorithm.name} gives no actions"
     if policy.algorithm.acts:
-        reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member)
+        reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member, poll)
     if reason:
         logger.warning("%s", reason)
 
@@ -226,7 +234,7 @@ def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
     return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
 
 
-def _judge(policy: Policy, spec: RunSpec) -> Outcome:
+def _judge(policy: Policy, spec: RunSpec, poll: Poll | None) -> Outcome:
     """Return the held-out losses of the members of a policy that does not act, as training reported them."""
     windows = open_data(spec).validation
     if windows is None:
@@ -235,7 +243,8 @@ def _judge(policy: Policy, spec: RunSpec) -> Outcome:
     for index, member in enumerate(pack.members):
         member.load_state_dict(policy.weights(index), strict=False)
     size, members = spec.config.batch_size, len(pack)
-    rows = held_out_losses(pack, (held_out_batch(windows, members, number, size) for number in range(HELD_OUT)))
+    batches = (held_out_batch(windows, members, number, size) for number in range(HELD_OUT))
+    rows = held_out_losses(pack, batches, poll)
     summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     return Outcome(rows, summary, best_summary=summary)
 

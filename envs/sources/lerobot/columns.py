@@ -31,6 +31,8 @@ AUTOMATIC = {
     "task_index": "int64",
 }
 """Features that every dataset has."""
+WRITTEN_TASK = "original.task_index"
+"""The feature of a column `task_index` in what understudy writes; LeRobot's own numbers are others."""
 PICTURES = ("image", "video")
 """Kinds of picture features: in the parquet files, in mp4 files."""
 NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64")
@@ -99,16 +101,21 @@ def _feature_of(column: str, array: np.ndarray, pictures: str) -> Feature:
     return Feature(key, "bool" if key in (DONE, SUCCESS) else array.dtype.name, shape or (1,), column, **here)
 
 
-def read_features(described: Mapping[str, Any], written_here: Mapping[str, Any]) -> tuple[list[Feature], list[str]]:
+def read_features(
+    described: Mapping[str, Any], written_here: Mapping[str, Any], edited: bool = False
+) -> tuple[list[Feature], list[str]]:
     """Return the features of info.json that become columns, and a word on each of those that do not.
 
-    `written_here` is what `note_of` returned when the dataset was written by understudy, else empty. What is wrong
+    `written_here` is what `note_of` returned when the dataset was written by understudy, else empty; `edited` says that
+    others gave its rows tasks since then, whose numbers become a column, as those of other datasets do. What is wrong
     raises KeyError, TypeError or ValueError (WrongContent where it is said in full).
     """
     kept: list[Feature] = []
     left_out: list[str] = []
     for key, entry in described.items():
-        if key == TRUNCATED or (key in AUTOMATIC and (key != "task_index" or written_here)):
+        if key == TRUNCATED or (key in AUTOMATIC and (key != "task_index" or (written_here and not edited))):
+            continue
+        if edited and key == WRITTEN_TASK:
             continue
         dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
         if _is_depth(entry):

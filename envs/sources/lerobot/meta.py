@@ -7,7 +7,7 @@ LeRobot's own (the observation after the last action, masks) is in columns `unde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.files.reading import WrongContent, check_readable, damage, read_json, understood
-from understudy.envs.sources.lerobot.columns import ACTION, REWARD, STATE, Feature, read_features
+from understudy.envs.sources.lerobot.columns import ACTION, REWARD, STATE, WRITTEN_TASK, Feature, read_features
 from understudy.envs.sources.lerobot.variants import (
     EPISODE_LINES,
     OLDER,
@@ -26,6 +26,7 @@ from understudy.envs.sources.lerobot.variants import (
     task_lines,
     task_table,
 )
+from understudy.envs.store.row_texts import TASK_INDEX, TASK_TEXTS
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError
 from understudy.files import restore_folder
@@ -84,15 +85,38 @@ def is_dataset(path: Path) -> bool:
 def open_dataset(path: Path) -> Dataset:
     """Read and check the meta files; whatever is wrong is a DatasetError that names the file."""
     info = read_info(path)
-    note = read_note(path)
+    note, tasks = read_note(path), read_tasks(path)
     with understood(path / INFO, "LeRobot"):
         features, left_out = read_features(info["features"], note.get("columns") or {})
+    records = _read_records(path, info, features)
+    if _tasks_edited(note, tasks, records):
+        note = {key: value for key, value in note.items() if key not in (TASK_TEXTS, "language")}
+        features, left_out = read_features(info["features"], note.get("columns") or {}, edited=True)
+    elif tasks and set(tasks.values()) != set(note.get("tasks", list(tasks.values())[:1])):
+        note.pop("language", None)  # others gave whole episodes their tasks
     keys = {feature.key for feature in features}
     if ACTION not in keys:
         raise DatasetError(f"{path / INFO}: no feature {ACTION!r}; it has {', '.join(sorted(keys)) or 'none'}")
     if not any(feature.column == "observations" or feature.column.startswith(IMAGES) for feature in features):
         raise DatasetError(f"{path / INFO}: neither {STATE!r} nor pictures; nothing is observed")
-    return Dataset(path, info, note, features, left_out, read_tasks(path), _read_records(path, info, features))
+    return Dataset(path, info, note, features, left_out, tasks, records)
+
+
+def _tasks_edited(note: Mapping[str, Any], tasks: Mapping[int, str], records: Sequence[Record]) -> bool:
+    """Return whether rows of a dataset that was written here are of other tasks within an episode than were written."""
+    if not note or len(tasks) < 2:
+        return False
+    texts = note.get(TASK_TEXTS)
+    names = ["episode_index", TASK_INDEX, *([WRITTEN_TASK] if texts else [])]
+    for file in dict.fromkeys(record.data for record in records):
+        table = read_table(file, names)
+        with damage(file, "LeRobot"):
+            rows = np.unique(np.stack([table[name].to_numpy() for name in names]), axis=1)
+        if texts and any(tasks.get(int(task)) != texts.get(str(int(was))) for _, task, was in rows.T):
+            return True
+        if not texts and len(np.unique(rows[0])) < rows.shape[1]:
+            return True
+    return False
 
 
 def read_info(path: Path) -> dict[str, Any]:

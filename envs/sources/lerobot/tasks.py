@@ -20,7 +20,7 @@ def changing_tasks(dataset: Dataset) -> dict[str, Any]:
     """Return, for the provenance, the texts and a note on them where some episode's task changes; {} elsewhere."""
     if TASK_TEXTS in dataset.note:  # written here, with the numbers that the column had
         return {TASK_TEXTS: dataset.note[TASK_TEXTS], "notes": [_note(dataset.note[TASK_TEXTS].values(), None)]}
-    if dataset.note:
+    if dataset.note and not any(feature.key == TASK_INDEX for feature in dataset.features):
         return {}
     changing, used = 0, set[int]()
     for file in dict.fromkeys(record.data for record in dataset.records):

@@ -17,7 +17,7 @@ import numpy as np
 
 from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, features_of, note_of
 from understudy.envs.sources.lerobot.episode import Encoded, Position, encode_episode, our_columns
-from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset
+from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset, read_note
 from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, Sizes
 from understudy.envs.sources.lerobot.tasks import row_tasks
 from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
@@ -121,6 +121,7 @@ class LeRobotWriter:
         if not self._waiting:
             return
         note = {**self._note, "columns": note_of(self._features), "language": "language" in self._first}
+        note["tasks"] = list(self._tasks)
         with storage_errors(self.root):
             self._progress = self._progress.append(self._waiting, self._tasks, note)
         for episode in self._waiting:
@@ -150,7 +151,7 @@ class LeRobotWriter:
         self._progress = RecordingState.of(present)
         _remove_others(present)
         self._features = {feature.key: feature for feature in present.features}
-        self._note = {**present.note, **self._note}
+        self._note = {**read_note(self.root), **self._note}
         self._tasks = {text: number for number, text in sorted(present.tasks.items())}
 
     def _check(self, rows: Mapping[str, np.ndarray], number: int) -> None:

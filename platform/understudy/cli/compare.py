@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from understudy.matrix.cells import Cell, Kind, MatrixDir
+    from understudy.runs.stop import Notice
     from understudy.spec.run import RunSpec
     from understudy.sweeping.sweep_spec import SweepSpec
     from understudy.tracking import Tracked
@@ -85,15 +86,26 @@ def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None
 
 
 def drive_matrix(matrix: MatrixDir) -> None:
-    """Do what is left of a matrix and print the comparison."""
+    """Do what is left of a matrix and print the comparison; Stopped, naming the matrix, by SIGTERM and Ctrl-C."""
+    from understudy.errors import Stopped
+    from understudy.runs.stop import Notice, on_signals
+
     console.print(f"matrix: {matrix.path}", soft_wrap=True)
     cells = matrix.cells()
-    with matrix.held():
-        parent = _parent_run(matrix, cells)
-        for place, cell in enumerate(cells):
-            console.print(f"\n{place + 1}/{len(cells)}: {cell.method} on {cell.task}", soft_wrap=True)
-            _do(matrix, cell, parent)
-        show_comparison(matrix, parent)
+    with matrix.held(), on_signals(matrix.path):
+        parent, notice = _parent_run(matrix, cells), Notice(matrix.path)
+        try:
+            for place, cell in enumerate(cells):
+                notice.check()
+                console.print(f"\n{place + 1}/{len(cells)}: {cell.method} on {cell.task}", soft_wrap=True)
+                _do(matrix, cell, parent)
+            notice.check()
+            show_comparison(matrix, parent, notice)
+        except Stopped as error:
+            parent.close("KILLED")
+            if str(matrix.folder(cells[0]).parent) in str(error):  # it names the cell alone
+                raise type(error)(f"{error}, `understudy resume {matrix.path}` with the cells after it too") from None
+            raise
 
 
 def _specs(matrix: MatrixDir, cells: Sequence[Cell]) -> list[RunSpec | SweepSpec]:
@@ -147,13 +159,14 @@ def _do(matrix: MatrixDir, cell: Cell, parent: Tracked) -> None:
         run_training(run.spec(), run, parent_run_id=parent.run_id)
 
 
-def show_comparison(matrix: MatrixDir, parent: Tracked) -> None:
-    """Print and keep the comparison of all cells."""
+def show_comparison(matrix: MatrixDir, parent: Tracked, notice: Notice) -> None:
+    """Print and keep the comparison of all cells; Stopped, where the notice is given, before MLflow has it."""
     from understudy.matrix.comparison import RECORD, TABLE, lines_of, result_of, table_rows, write_comparison
 
     cells = matrix.cells()
     found = [result for cell in cells if (result := result_of(matrix, cell)) is not None]
     comparison = write_comparison(matrix, found)
+    notice.check()
     console.print()
     show_table(*table_rows(found))
     console.print(_budget(matrix, cells), soft_wrap=True)

@@ -62,13 +62,24 @@ class Loop(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def evaluate(policy: Policy, spec: RunSpec, *, on_step: Callable[[int, int], None] | None = None) -> Outcome:
-        """Evaluate every member of a trained policy by the spec's settings."""
+    def evaluate(
+        policy: Policy,
+        spec: RunSpec,
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+        poll: Callable[[], None] | None = None,
+    ) -> Outcome:
+        """Evaluate every member of a trained policy by the spec's settings.
+
+        `poll` is called between environment steps (or held-out batches); what it raises ends the evaluation.
+        """
 
     @staticmethod
     @abc.abstractmethod
-    def record(policy: Policy, spec: RunSpec, path: Path, member: int = 0) -> None:
-        """Write a video of one member; where none can be made, log why."""
+    def record(
+        policy: Policy, spec: RunSpec, path: Path, member: int = 0, *, poll: Callable[[], None] | None = None
+    ) -> None:
+        """Write a video of one member, with `poll` called between its steps; where none can be made, log why."""
 
     @staticmethod
     @abc.abstractmethod

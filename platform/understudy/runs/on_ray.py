@@ -20,6 +20,7 @@ from understudy.errors import UnderstudyError, UserError
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
 from understudy.runs.results import RunResult
+from understudy.runs.stop import kept_handlers
 from understudy.spec.keys import build_run
 from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
@@ -78,7 +79,8 @@ def _init(failure: str, **settings: Any) -> None:
     import ray
 
     try:
-        ray.init(**settings)
+        with kept_handlers():
+            ray.init(**settings)
     except Exception as error:
         raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
 

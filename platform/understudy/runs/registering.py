@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,26 +61,35 @@ def best_seed(rows: list[dict[str, float]], seeds: tuple[int, ...]) -> int:
     return max(range(len(seeds)), key=lambda k: (rank_key(rows[k]), -seeds[k]))
 
 
-def register_policy(folder: Path, spec: RunSpec, name: str, run_id: str, tags: Mapping[str, Any]) -> Registered:
+def register_policy(
+    folder: Path,
+    spec: RunSpec,
+    name: str,
+    run_id: str,
+    tags: Mapping[str, Any],
+    poll: Callable[[], None] | None = None,
+) -> Registered:
     """Register a policy folder, load it back through MLflow, evaluate it by `spec`, and offer it as the best.
 
-    Repeating it after an interruption changes nothing.
+    Repeating it after an interruption, such as what `poll` raises between the evaluation's steps, changes nothing.
     """
     uri, device = spec.placement.tracking(), resolve_device(spec.placement.device)
     version = models.register(run_id, folder, name, alias=None, tags=tags, tracking_uri=uri)
     policy = models.load_policy(f"models:/{name}/{version}", tracking_uri=uri, device=device)
-    score, metrics, why_not = _evaluated(policy, spec)
+    score, metrics, why_not = _evaluated(policy, spec, poll)
     if score is not None:
         models.tag_version(uri, name, version, score.tags())
     best, why = models.offer_best(uri, name, version, partial(judge, score))
     return Registered(name, version, best, why_not or why, metrics)
 
 
-def _evaluated(policy: Policy, spec: RunSpec) -> tuple[Score | None, dict[str, float], str]:
+def _evaluated(
+    policy: Policy, spec: RunSpec, poll: Callable[[], None] | None
+) -> tuple[Score | None, dict[str, float], str]:
     """Return (score, metrics, why there are none)."""
     evaluate = loops.get(policy.algorithm.loop).evaluate
     try:
-        outcome = evaluate(policy, spec)
+        outcome = evaluate(policy, spec, poll=poll)
     except UserError as error:  # its environment is not here
         return None, {}, f"it was not evaluated: {error}"
     environment = policy.environment or {"env_name": spec.env_name}

@@ -42,10 +42,20 @@ class Notice:
         self._next = now + LOOK_SECONDS
         return any(file.exists() for file in self._files)
 
-    def error(self, step: int) -> Stopped:
+    def error(self, step: int | None = None) -> Stopped:
         """Return what a loop raises that has been told to stop and has written its checkpoint of `step`."""
         name = next((file.read_text() for file in self._files if file.exists()), signal.SIGTERM.name)
-        return stopped_by(name, self._run, f" at step {step}")
+        return stopped_by(name, self._run, "" if step is None else f" at step {step}")
+
+    def poll(self) -> None:
+        """Raise Stopped where the notice is given: between the steps of an evaluation, at most every LOOK_SECONDS."""
+        if self.given():
+            raise self.error()
+
+    def check(self) -> None:
+        """Raise Stopped where the notice is given, whenever it was last looked for: between two stages."""
+        if any(file.exists() for file in self._files):
+            raise self.error()
 
 
 def stopped_by(name: str, folder: Path, where: str = "") -> Stopped:
@@ -69,19 +79,25 @@ def stopped(folder: Path) -> bool:
     return (folder / STOP).exists()
 
 
+_open: list[Path] = []
+"""The folders of the blocks of `on_signals` that this process is in."""
+
+
 @contextmanager
 def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Iterator[None]:
     """Turn SIGTERM or Ctrl-C inside the block into a notice in `folder`; a second Ctrl-C ends the block at once.
 
     With `ended` the block itself cannot end in good order: the handler waits until `ended()`, or grace_seconds(), and
     raises the Stopped in the main thread. At once is a KeyboardInterrupt inside the block and an Interrupted that names
-    `folder` outside of it. Does nothing in other threads, which get no signals.
+    `folder` outside of it. A block within a block of the same folder leaves that one's notice, and is not entered where
+    it is given already. Does nothing in other threads, which get no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     told: Stopped | None = None
+    within = folder in _open
 
     def handle(number: int, _frame: object) -> None:
         nonlocal told
@@ -102,8 +118,12 @@ def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Iterato
             time.sleep(0.05)
         raise told
 
-    (folder / STOP).unlink(missing_ok=True)
+    if within:
+        Notice(folder).check()
+    else:
+        (folder / STOP).unlink(missing_ok=True)
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    _open.append(folder)
     try:
         yield
     except KeyboardInterrupt:
@@ -116,4 +136,19 @@ def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Iterato
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        (folder / STOP).unlink(missing_ok=True)
+        _open.remove(folder)
+        if not within:
+            (folder / STOP).unlink(missing_ok=True)
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Put back, after the block, the handlers of on_signals that the block replaced by others, such as Ray's."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if _open and threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -8,7 +8,7 @@ seed) becomes the registered model, and its own number comes of further episodes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from understudy.registry import loops
 from understudy.runs.directory import CsvLog, RunDir, read_csv
 from understudy.runs.episodes import FILE, REGISTERED, TRAINING, metrics_of, put_evaluation, read_episodes, rows_where
 from understudy.runs.registering import best_seed, final_evaluation, register_policy, version_tags
+from understudy.runs.stop import Notice
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.sweeping.confirm import Confirmed, confirm, fresh_seeds, load_policies
@@ -66,8 +67,11 @@ class BestPolicy:
 def evaluate_best(
     sweep: SweepDir, spec: SweepSpec, ranked: Sequence[TrialOutcome], parent_run_id: str | None = None
 ) -> BestPolicy:
-    """Confirm the best trial and its rivals and write best/; read back if it was done before."""
-    winner, held = ranked[0], read_best(sweep.path)
+    """Confirm the best trial and its rivals and write best/; read back if it was done before.
+
+    Stopped by the sweep's notice, between two steps of an environment; what was played to its end is not played again.
+    """
+    winner, held, notice = ranked[0], read_best(sweep.path), Notice(sweep.path)
     steps = spec.base.training_steps
     parameters = {**winner.parameters, **winner.chosen}
     if held is not None and (held.trial, held.training_steps, held.parameters) == (winner.number, steps, parameters):
@@ -81,14 +85,14 @@ def evaluate_best(
     chosen.save(folder)
     video = folder / "video.mp4"
     if spec.base.evaluation.video_episodes:
-        loops.get(chosen.algorithm.loop).record(chosen, final_spec(spec, winner), video)
+        loops.get(chosen.algorithm.loop).record(chosen, final_spec(spec, winner), video, poll=notice.poll)
     result = BestPolicy(
         trial=winner.number,
         training_steps=steps,
         parameters=parameters,
         metrics=confirmed[0].metrics,
         seed=policy.seeds[best],
-        seed_metrics=_registered_metrics(sweep.path, spec, winner, chosen),
+        seed_metrics=_registered_metrics(sweep.path, spec, winner, chosen, notice),
         folder=str(folder),
         video=str(video) if video.is_file() else None,
         ranked=confirmed[0].ranked,
@@ -113,9 +117,11 @@ def _seed_rows(
     return [{key: values[place] for key, values in winner.validated.items()} for place in range(len(policy.seeds))]
 
 
-def _registered_metrics(sweep: Path, spec: SweepSpec, winner: TrialOutcome, policy: Policy) -> dict[str, float]:
+def _registered_metrics(
+    sweep: Path, spec: SweepSpec, winner: TrialOutcome, policy: Policy, notice: Notice
+) -> dict[str, float]:
     """Return the chosen seed's metrics on episodes that nothing was chosen by."""
-    outcome = loops.get(policy.algorithm.loop).evaluate(policy, final_spec(spec, winner))
+    outcome = loops.get(policy.algorithm.loop).evaluate(policy, final_spec(spec, winner), poll=notice.poll)
     if outcome.episodes:
         played = [replace(one, seed=policy.seeds[0]) for one in outcome.episodes]
         steps = spec.base.training_steps
@@ -138,18 +144,25 @@ def append_best(path: Path, steps: int, metrics: Mapping[str, float | None]) -> 
 
 
 def register_best(
-    sweep: Path, spec: SweepSpec, best: BestPolicy, tracked: Tracked, *, name: str | None = None
+    sweep: Path,
+    spec: SweepSpec,
+    best: BestPolicy,
+    tracked: Tracked,
+    *,
+    name: str | None = None,
+    poll: Callable[[], None] | None = None,
 ) -> BestPolicy:
     """Register the policy, load it back through MLflow, evaluate it on the same episodes, offer it as the best one.
 
-    `name` is another name than the sweep's, under which it is registered though it may be registered already.
+    `name` is another name than the sweep's, under which it is registered though it may be registered already. What
+    `poll` raises ends the loaded one's evaluation: the alias is left as it was, and registering again changes nothing.
     """
     wanted = name or (spec.model_name if best.model is None else None)
     if wanted is None or tracked.run_id is None:
         return best
     run = RunDir(trial_folder(sweep, best.trial))
     tags = {"sweep": sweep.name, "trial": best.trial, "seed": best.seed, **version_tags(run, run.spec())}
-    made = register_policy(Path(best.folder), final_spec(spec, None), wanted, tracked.run_id, tags)
+    made = register_policy(Path(best.folder), final_spec(spec, None), wanted, tracked.run_id, tags, poll)
     best = replace(best, model=made.uri, loaded_metrics=made.metrics, is_best=made.best, why=made.why)
     write_json(sweep / RECORD, asdict(best))
     return best

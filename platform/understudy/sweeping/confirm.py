@@ -33,6 +33,7 @@ from understudy.runs.episodes import (
 )
 from understudy.runs.registering import final_evaluation
 from understudy.runs.results import RATES
+from understudy.runs.stop import Notice
 from understudy.spec.keys import build_run, with_changes
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, packs_of
@@ -133,8 +134,8 @@ def default_candidate(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> Candid
 def confirm(
     sweep: SweepDir, spec: SweepSpec, ranked: Sequence[TrialOutcome], parent_run_id: str | None
 ) -> list[Confirmed]:
-    """Evaluate the candidates where none was ranked and return them, the best first."""
-    chosen = candidates(spec, ranked)
+    """Evaluate the candidates where none was ranked and return them, the best first; Stopped by the sweep's notice."""
+    chosen, notice = candidates(spec, ranked), Notice(sweep.path)
     _train_fresh(sweep, spec, chosen, parent_run_id)
     _say_cost(spec, chosen)
     found, tables = [], []
@@ -144,7 +145,7 @@ def confirm(
             logger.warning("%s is not confirmed: it has no finished run of the fresh seeds", item.name)
             continue
         seeds = sorted(seed for run in runs for seed in run.spec().all_seeds)
-        metrics, table = _confirmed(sweep.path, spec, item, runs)
+        metrics, table = _confirmed(sweep.path, spec, item, runs, notice)
         facts = (item.name, item.trial, item.parameters, item.chosen, item.ranked, item.is_default)
         found.append(Confirmed(*facts, seeds, metrics))
         tables.append(table)
@@ -234,7 +235,7 @@ def load_policies(runs: Sequence[RunDir], device: str, chosen: Mapping[str, Any]
 
 
 def _confirmed(
-    sweep: Path, spec: SweepSpec, item: Candidate, runs: Sequence[RunDir]
+    sweep: Path, spec: SweepSpec, item: Candidate, runs: Sequence[RunDir], notice: Notice
 ) -> tuple[dict[str, float], pa.Table]:
     """Return the metrics and the episodes of a candidate's policies where none was ranked, played once."""
     base = trial_spec(spec, item.parameters)
@@ -246,8 +247,9 @@ def _confirmed(
     held = _held(sweep / FILE, spec, run_spec, trial, item.chosen)
     if held is not None:
         return measured(spec, held), held
+    notice.check()
     policy = load_policies(runs, base.placement.device, item.chosen)
-    outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec)
+    outcome = loops.get(policy.algorithm.loop).evaluate(policy, run_spec, poll=notice.poll)
     if not outcome.episodes:
         return outcome.summary, read_episodes(sweep / "none")
     played = [replace(one, seed=policy.seeds[one.seed]) for one in outcome.episodes]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from understudy.runs.launch import sent_state
 from understudy.runs.loop import check_new, make_loop
 from understudy.runs.mirror import copy_sweep
 from understudy.runs.on_ray import check_gpus
-from understudy.runs.stop import stopped_by
+from understudy.runs.stop import Notice, on_signals
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.spec.space import largest
@@ -65,6 +64,17 @@ class SweepResult:
     """Why MLflow has not got all of it, or the best policy is not registered; None also where MLflow is just away."""
     report: list[str] = field(default_factory=list)
     """Further findings, a line each: the Pareto front, what the seeds cost, how well held-out measures rank."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What the stages came to."""
+
+    trials: list[FrozenTrial]
+    policy: BestPolicy
+    report: list[str]
+    fault: str | None
+    """Why the best policy is not registered, where that is wanted and MLflow is not just away."""
 
 
 def track_sweep(spec: SweepSpec, path: Path, run_id: str | None, parent_run_id: str | None = None) -> Tracked:
@@ -119,7 +129,10 @@ def check_sweep(spec: SweepSpec) -> None:
 
 
 def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
-    """Do what is left of a sweep and return its result; `show` gets the live table and returns a context manager."""
+    """Do what is left of a sweep and return its result; `show` gets the live table and returns a context manager.
+
+    SIGTERM and Ctrl-C end it in good order at any stage: a Stopped, which names the sweep, and nothing is registered.
+    """
     spec = sweep.spec()
     with sweep.held():
         state = sweep.state()
@@ -130,44 +143,52 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         sweep.update_state(
             status="running", run_id=tracked.run_id or state.get("run_id"), pid=os.getpid(), shipped=False
         )
-        fault = None
         try:
-            begin(study, sweep.path)
-            run_trials(sweep, spec, study, tracked.run_id, show)
-            close_stopped(sweep, study, tracked.run_id)
-            outcomes = race(sweep, spec, study, tracked.run_id)
-            trials, ranked = study.trials(), ranking(spec, outcomes)
-            write_summary(sweep.path / "summary.csv", spec, trials, outcomes)
-            if not ranked:
-                reasons = {str(trial.user_attrs.get("error", "")) for trial in trials} - {""}
-                raise UnderstudyError(
-                    f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}"
-                )
-            policy = evaluate_best(sweep, spec, ranked, tracked.run_id)
-            report = write_report(sweep.path, spec, ranked)
-            note_sweep(sweep.path, spec, trials, outcomes, policy)
-            send_best(sweep.path, policy, tracked)
-            try:
-                policy = register_best(sweep.path, spec, policy, tracked)
-            except StoreAway as error:
-                log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, sweep.path)
-            except UserError as error:  # the work is done: it must not look as if it were not
-                fault = f"its best policy is not registered: {error}"
+            with on_signals(sweep.path):  # after Ray has set its own handlers
+                done = _do(sweep, spec, study, tracked, show)
         except BaseException as error:
             failed = isinstance(error, UnderstudyError) and not isinstance(error, Stopped)
             sweep.update_state(status="failed" if failed else "interrupted")
             sweep.update_state(shipped=tracked.close("FAILED" if failed else "KILLED"))
-            if isinstance(error, KeyboardInterrupt):  # in what comes after the trials
-                raise stopped_by(signal.SIGINT.name, sweep.path) from None
             raise
-        sent = tracked.close("FINISHED") and registered(spec, policy)
+        sent = tracked.close("FINISHED") and registered(spec, done.policy)
         sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))
         copy_sweep(sweep.path, spec.base)
-    names = [state_name(trial) for trial in trials]
+    names = [state_name(trial) for trial in done.trials]
     counts = {state.name.lower(): names.count(state.name.lower()) for state in TrialState}
-    crashed = [trial.number for trial in trials if trial.user_attrs.get("crashed")]
-    fault = tracked.fault or fault or _fault_of_trials(sweep)
-    return SweepResult(sweep.path, len(trials), counts, crashed, policy, tracked.url, fault, report)
+    crashed = [trial.number for trial in done.trials if trial.user_attrs.get("crashed")]
+    fault = tracked.fault or done.fault or _fault_of_trials(sweep)
+    return SweepResult(sweep.path, len(names), counts, crashed, done.policy, tracked.url, fault, done.report)
+
+
+def _do(
+    sweep: SweepDir, spec: SweepSpec, study: Study, tracked: Tracked, show: Callable[[SweepTable], Any] | None
+) -> _Done:
+    """Do the stages that are left, within on_signals; Stopped, between or within them, by the sweep's notice."""
+    notice, fault = Notice(sweep.path), None
+    begin(study, sweep.path)
+    run_trials(sweep, spec, study, tracked.run_id, show)
+    notice.check()
+    close_stopped(sweep, study, tracked.run_id)
+    outcomes = race(sweep, spec, study, tracked.run_id)
+    notice.check()
+    trials, ranked = study.trials(), ranking(spec, outcomes)
+    write_summary(sweep.path / "summary.csv", spec, trials, outcomes)
+    if not ranked:
+        reasons = {str(trial.user_attrs.get("error", "")) for trial in trials} - {""}
+        raise UnderstudyError(f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}")
+    policy = evaluate_best(sweep, spec, ranked, tracked.run_id)
+    report = write_report(sweep.path, spec, ranked)
+    note_sweep(sweep.path, spec, trials, outcomes, policy)
+    send_best(sweep.path, policy, tracked)
+    notice.check()
+    try:
+        policy = register_best(sweep.path, spec, policy, tracked, poll=notice.poll)
+    except StoreAway as error:
+        log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, sweep.path)
+    except UserError as error:  # the work is done: it must not look as if it were not
+        fault = f"its best policy is not registered: {error}"
+    return _Done(trials, policy, report, fault)
 
 
 def begin(study: Study, folder: Path) -> None:
