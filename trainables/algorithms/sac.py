@@ -95,7 +95,9 @@ class SAC(Algorithm):
         "understudy train algo=sac env_name=Pendulum-v1 frames=20000 lr=1e-3 start_training=100 seeds=[0,1,2]"
         " eval_interval=5000 eval_episodes=50"
     )
-    expected = "Return -147.5 [-170.7, -124.4] after 5,000 of the steps, over 3 seeds x 50 episodes."
+    expected = (
+        "Return -142.9 [-165.1, -120.7] over 3 seeds x 50 episodes; -147.5 [-170.7, -124.4] after 5,000 of the steps."
+    )
     config: SACConfig
 
     @property
