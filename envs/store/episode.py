@@ -107,11 +107,13 @@ def _as_stored(array: np.ndarray, name: str, number: int) -> np.ndarray:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        if original.dtype.kind != "f" or np.isfinite(original).all():
-            largest = float(np.abs(original.astype(np.float64)).max())
-            raise DatasetError(f"episode {number}: column {name!r} holds {largest:.3g}, more than a float32 can hold")
         where = np.argwhere(~np.isfinite(array))[0]
         place = f"at step {where[0]}, index {where[1:].tolist()}"
+        if original.dtype.kind != "f" or np.isfinite(original).all():
+            value = float(original[tuple(where)])
+            raise DatasetError(
+                f"episode {number}: column {name!r} holds {value:.3g} {place}, more than a float32 can hold"
+            )
         raise DatasetError(
             f"episode {number}: column {name!r} has NaN or infinity {place}: drop or repair that episode in the file"
         )
