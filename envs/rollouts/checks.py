@@ -21,24 +21,35 @@ NUMBERS = "biuf"
 
 
 def check_spaces(env: Any, name: str) -> None:
-    """Raise DatasetError unless the actions are a vector in a Box, and the observations numbers or pictures."""
+    """Raise DatasetError unless the actions are a vector in a Box, and the observations boxes of numbers."""
     for space in ("action_space", "observation_space"):
         if not isinstance(getattr(env, space, None), spaces.Space):
             raise DatasetError(f"environment {name}: {type(env).__name__} has no {space} of gymnasium's")
     actions = env.action_space
     if not isinstance(actions, spaces.Box) or actions.dtype.kind != "f" or len(actions.shape) != 1:
         raise DatasetError(f"environment {name}: its actions are {actions}; a Box of float32 with one axis is needed")
-    seen = env.observation_space
-    parts = dict(seen.items()) if isinstance(seen, spaces.Dict) else {"": seen}
-    for part, space in parts.items():
-        what = f"part {part!r} of its observations is" if part else "its observations are"
+    for part, space in _parts(env).items():
         if not isinstance(space, spaces.Box) or space.dtype.kind not in NUMBERS:
-            raise DatasetError(f"environment {name}: {what} {space}; a Box is needed")
-        picture = len(space.shape) == 3 and space.dtype == np.uint8
-        if part and is_picture(part) and not picture:
+            raise DatasetError(f"environment {name}: {_what(part)} {space}; a Box is needed")
+
+
+def check_cameras(env: Any, name: str) -> None:
+    """Raise DatasetError unless all parts of an observation but `state` are pictures, as a store has them."""
+    for part, space in _parts(env).items():
+        if part and is_picture(part) and not (len(space.shape) == 3 and space.dtype == np.uint8):
             raise DatasetError(
-                f"environment {name}: {what} {space}; beside the vector `state` only pictures [H, W, C] of uint8 can be"
+                f"environment {name}: {_what(part)} {space};"
+                " beside the vector `state` only pictures [H, W, C] of uint8 can be"
             )
+
+
+def _parts(env: Any) -> dict[str, Any]:
+    seen = env.observation_space
+    return dict(seen.items()) if isinstance(seen, spaces.Dict) else {"": seen}
+
+
+def _what(part: str) -> str:
+    return f"part {part!r} of its observations is" if part else "its observations are"
 
 
 def check_reset(answer: Any, env: Any, name: str) -> Arrays:

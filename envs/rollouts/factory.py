@@ -34,11 +34,14 @@ class EnvFactory:
     """Steps after which an episode ends at the latest; 0: the environment's own limit."""
 
     def __call__(self, *, render: bool = False) -> gymnasium.Env:
-        """Return a new environment; DatasetError when a policy cannot act in its spaces."""
-        from understudy.envs.rollouts.checks import check_spaces
+        """Return a new environment that shows what the data show; DatasetError when a policy cannot act in it."""
+        from understudy.envs.rollouts.checks import check_cameras, check_spaces
+        from understudy.envs.rollouts.forms import in_stored_form
 
         env = self.task.make_env(render=render, size=self.size, settings=self._settings())
         check_spaces(env, self.env_name)
+        env = in_stored_form(env, self.env_name, json.loads(self.forms) if self.forms else None)
+        check_cameras(env, self.env_name)
         return limited(env, self.max_steps)
 
     def _settings(self) -> Settings | None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.registered import registered_spec
-from understudy.envs.sources.minari.files import flatten_rows, unflatten_rows
+from understudy.envs.sources.minari.observed import flatten_rows, unflatten_rows
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import DatasetError, UnderstudyError, UserError

@@ -15,6 +15,7 @@ import gymnasium
 from gymnasium import spaces
 
 from understudy.envs.simulators.registered import make_registered, registered_spec
+from understudy.envs.sources.minari.observed import Observed
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Settings
 from understudy.errors import UnderstudyError, UserError
@@ -24,28 +25,10 @@ LONGEST = 10_000
 """Limits above this are for collecting without end, as D4RL's mazes were: the registered limit is used."""
 
 
-class Flattened(gymnasium.ObservationWrapper):
-    """Flatten the observations in the order of the data's space, which the environment's own need not have."""
-
-    def __init__(self, env: gymnasium.Env, space: spaces.Space) -> None:
-        super().__init__(env)
-        self._space = space
-        self.observation_space = spaces.flatten_space(space)
-
-    def observation(self, observation: Any) -> Any:
-        """Return the observation [O]."""
-        return spaces.flatten(self._space, observation)
-
-
-def is_flat(space: spaces.Space) -> bool:
-    """Return whether observations of this space are arrays already, vectors or pictures."""
-    return isinstance(space, spaces.Box) and len(space.shape) > 0
-
-
 def recover(env_name: str, settings: Settings, *, render: bool = False, size: int = 256) -> gymnasium.Env:
-    """Return the environment of `settings` (env_spec, eval_env_spec, observation_space), flattened as the data are.
+    """Return the environment of `settings` (env_spec, eval_env_spec, observation_space, cameras).
 
-    Whatever the settings want that is not registered here or not plain data is a UserError.
+    It shows what the data show. What the settings want that is not registered here or not plain data is a UserError.
     """
     said = settings.get("eval_env_spec") or settings.get("env_spec")
     if not said:
@@ -60,7 +43,7 @@ def recover(env_name: str, settings: Settings, *, render: bool = False, size: in
     env = make_registered(env_name, env_id, render=render, size=size, arguments=arguments)
     for wrapper in spec.get("additional_wrappers") or []:
         env = _wrapped(env_name, env, wrapper)
-    return _flattened(env_name, env, settings.get("observation_space"))
+    return _as_kept(env_name, env, settings)
 
 
 def parse_spec(env_name: str, said: Any) -> dict[str, Any]:
@@ -133,16 +116,16 @@ def _wrapped(env_name: str, env: gymnasium.Env, wrapper: Mapping[str, Any]) -> g
         raise UserError(f"{env_name}: its env_spec's wrapper {name} does not fit ({error})") from error
 
 
-def _flattened(env_name: str, env: gymnasium.Env, text: Any) -> gymnasium.Env:
-    """Flatten by the data's space, after checking that the environment gives such observations."""
-    space = env.observation_space
+def _as_kept(env_name: str, env: gymnasium.Env, settings: Settings) -> gymnasium.Env:
+    """Show what the data show, after checking that the environment gives such observations."""
+    space, text = env.observation_space, settings.get("observation_space")
     if text:
         from minari.serialization import deserialize_space
 
         space = deserialize_space(text)
         if not _fits(space, env.observation_space):
             raise UserError(f"{env_name}: observes {env.observation_space}, the data are of {space}".replace("\n", " "))
-    return env if is_flat(space) else Flattened(env, space)
+    return Observed.of(space, cameras=bool(settings.get("cameras"))).wrap(env)
 
 
 def _fits(wanted: spaces.Space, given: spaces.Space) -> bool:

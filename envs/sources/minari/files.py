@@ -7,19 +7,25 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
 from understudy.envs.files.hdf5 import unfailing
 from understudy.envs.files.reading import DAMAGE, WrongContent, check_readable, damage, read_json, understood
-from understudy.envs.sources.minari.envs import is_flat
+from understudy.envs.sources.minari.observed import OBSERVATIONS, Observed, final_of
 from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.episode import prepare_episode
+from understudy.envs.store.form import Form
+from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError, StorageError, UserError
 from understudy.files import replaced_folder, restore_folder, storage_errors
+from understudy.observations import STATE
+
+if TYPE_CHECKING:
+    from minari.data_collector import EpisodeBuffer
 
 METADATA = "metadata.json"
 KEPT = ("env_spec", "eval_env_spec", "observation_space", "action_space", "ref_min_score", "ref_max_score")
@@ -51,23 +57,31 @@ def provenance(path: Path) -> dict[str, Any]:
     metadata = _metadata(metadata_folder(path))
     space = _spaces(metadata, metadata_folder(path)).get("observation_space")
     note: dict[str, Any] = {key: metadata[key] for key in NOTED if key in metadata}
+    environment = {key: metadata[key] for key in KEPT if metadata.get(key) is not None}
     if isinstance(space, spaces.Dict):
-        note["observation"] = [f"{key} [{spaces.flatdim(part)}]" for key, part in space.spaces.items()]
+        observed = Observed.of(space)
+        state = observed.state.spaces if isinstance(observed.state, spaces.Dict) else {}
+        note["observation"] = [f"{key} [{spaces.flatdim(part)}]" for key, part in state.items()]
         note["notes"] = [
             f"observations: {key!r}, {list(part.shape or ())} of {part.dtype}, is flattened into the state: no camera"
-            for key, part in space.spaces.items()
+            for key, part in state.items()
             if isinstance(part, spaces.Box) and len(part.shape) > 1
         ]
-    return {**note, "environment": {key: metadata[key] for key in KEPT if metadata.get(key) is not None}}
+        environment |= {"cameras": list(observed.cameras)} if observed.cameras else {}
+    return {**note, "environment": environment}
 
 
 def declared(path: Path) -> dict[str, Declared]:
     """Return the bounds that the observations' space gives to pictures."""
     space = _spaces(_metadata(metadata_folder(path)), metadata_folder(path)).get("observation_space")
-    if not isinstance(space, spaces.Box) or len(space.shape) < 2:
+    if space is None:
         return {}
-    low, high = float(space.low.min()), float(space.high.max())
-    return {"observations": Declared(bounds=(low, high))} if np.isfinite([low, high]).all() else {}
+    observed = Observed.of(space)
+    boxes = {IMAGES + name: observed.box(name) for name in observed.cameras}
+    if isinstance(space, spaces.Box) and len(space.shape) > 1:
+        boxes[OBSERVATIONS] = space
+    ends = {name: (float(box.low.min()), float(box.high.max())) for name, box in boxes.items()}
+    return {name: Declared(bounds=bounds) for name, bounds in ends.items() if np.isfinite(bounds).all()}
 
 
 def read_episodes(path: Path, make_env: Callable[[Settings], Any]) -> Iterator[Episode]:
@@ -87,8 +101,18 @@ def read_episodes(path: Path, make_env: Callable[[Settings], Any]) -> Iterator[E
         raise DatasetError(f"{folder}: holds {steps} steps, {METADATA} says {metadata['total_steps']}; it is cut short")
 
 
-def write_episodes(path: Path, episodes: Iterable[Episode], name: str, settings: Settings, description: str) -> None:
-    """Write a dataset's folder beside its place and put it there when it is whole; an older one there is replaced."""
+def write_episodes(
+    path: Path,
+    episodes: Iterable[Episode],
+    name: str,
+    settings: Settings,
+    description: str,
+    forms: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a dataset's folder beside its place and put it there when it is whole; an older one there is replaced.
+
+    `forms` are what was done to columns when they were imported (`provenance["forms"]`); that is undone.
+    """
     from minari import __version__ as version
     from minari.dataset.minari_storage import MinariStorage
     from minari.serialization import deserialize_space
@@ -98,17 +122,20 @@ def write_episodes(path: Path, episodes: Iterable[Episode], name: str, settings:
     if first is None:
         raise DatasetError(f"{name}: no episodes, nothing to write")
     given = {key: deserialize_space(settings[key]) for key in ("observation_space", "action_space") if key in settings}
-    observed = given.get("observation_space") or _box(np.asarray(first["observations"]))
+    undone = {column: Form.from_json(form) for column, form in (forms or {}).items()}
+    observed = _observed(first, given.get("observation_space"))
     acted = given.get("action_space") or _box(np.asarray(first["actions"]))
     facts = {key: settings[key] for key in KEPT if key in settings and not key.endswith("_space")}
     facts |= {"description": description} if description else {}
     with _data_place(path) as temporary, storage_errors(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a dataset should say about its author
-        storage = MinariStorage.new(temporary, observed, acted, data_format="hdf5", jpeg_encoding=False)
+        storage = MinariStorage.new(temporary, observed.space, acted, data_format="hdf5", jpeg_encoding=False)
         storage.update_metadata({"dataset_id": name, "minari_version": version, **facts})
         with unfailing(temporary / "main_data.hdf5") as file:
             storage._file_path = file  # pyright: ignore[reportAttributeAccessIssue]
-            storage.update_episodes(_buffer(*item, observed, acted) for item in file.checked(_numbered(first, feed)))
+            storage.update_episodes(
+                _buffer(*item, observed, acted, undone) for item in file.checked(_numbered(first, feed))
+            )
 
 
 def download(name: str, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
@@ -154,31 +181,6 @@ def _data_place(path: Path) -> Iterator[Path]:
         inside = folder if path.exists() else folder / "data"
         inside.mkdir(exist_ok=True)
         yield inside
-
-
-def flatten_rows(space: spaces.Space, rows: Any) -> np.ndarray:
-    """Return [T, *O] of T observations as Minari keeps them: `gymnasium.spaces.flatten` of each, boxes at once."""
-    if is_flat(space):
-        return np.asarray(rows)
-    if isinstance(space, spaces.Dict):
-        parts = [_as_vectors(flatten_rows(part, rows[key])) for key, part in space.spaces.items()]
-        return np.concatenate(parts, axis=1)
-    if isinstance(space, spaces.Tuple):
-        parts = [_as_vectors(flatten_rows(part, item)) for part, item in zip(space.spaces, rows, strict=True)]
-        return np.concatenate(parts, axis=1)
-    return np.stack([np.asarray(spaces.flatten(space, row)) for row in rows])
-
-
-def unflatten_rows(space: spaces.Space, rows: np.ndarray) -> Any:
-    """Return T observations as Minari keeps them, from [T, *O]; the inverse of `flatten_rows`."""
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = list(space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces)
-        edges = np.cumsum([spaces.flatdim(part) for part in parts])[:-1]
-        split = [unflatten_rows(part, item) for part, item in zip(parts, np.split(rows, edges, axis=1), strict=True)]
-        return dict(zip(space.spaces, split, strict=True)) if isinstance(space, spaces.Dict) else tuple(split)
-    if isinstance(space, spaces.Box):
-        return rows.reshape(len(rows), *space.shape).astype(space.dtype)
-    return np.stack([np.asarray(spaces.unflatten(space, row.astype(np.int64))) for row in rows])
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -238,7 +240,7 @@ def _read_episode(storage: Any, number: int, folder: Path) -> Episode:
     with damage(folder, "Minari"):
         try:
             found = next(iter(storage.get_episodes([number])))
-            looks = flatten_rows(storage.observation_space, found["observations"])
+            looks = Observed.of(storage.observation_space).columns(found["observations"])
             rows = {
                 "actions": np.asarray(found["actions"]),
                 "rewards": np.asarray(found["rewards"]),
@@ -247,10 +249,12 @@ def _read_episode(storage: Any, number: int, folder: Path) -> Episode:
         except (*DAMAGE, TypeError, AttributeError, IndexError, AssertionError, StopIteration) as error:
             raise ValueError(f"episode {number}: {str(error) or type(error).__name__}") from error
     steps = len(rows["actions"]) if rows["actions"].ndim == 2 else 0
-    if steps < 1 or len(looks) != steps + 1 or any(len(array) != steps for array in rows.values()):
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in {"observations": looks, **rows}.items())
+    lengths = [len(array) for array in rows.values()] + [len(array) - 1 for array in looks.values()]
+    if steps < 1 or any(length != steps for length in lengths):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in {**looks, **rows}.items())
         raise DatasetError(f"{folder}: episode {number} has {shapes}; T actions and T + 1 observations are needed")
-    return {"observations": looks[:-1], **rows, "final_observation": looks[-1]}
+    shown = {name: array[:-1] for name, array in looks.items()}
+    return {**shown, **rows, **{final_of(name): array[-1] for name, array in looks.items()}}
 
 
 def _numbered(first: Episode, rest: Iterator[Episode]) -> Iterator[tuple[int, Episode]]:
@@ -258,23 +262,40 @@ def _numbered(first: Episode, rest: Iterator[Episode]) -> Iterator[tuple[int, Ep
     yield from enumerate(rest, 1)
 
 
-def _buffer(number: int, episode: Episode, observed: spaces.Space, acted: spaces.Space) -> Any:
+def _observed(first: Episode, given: spaces.Space | None) -> Observed:
+    """Return how observations are to be written: by the space that is given, where it has the episode's cameras."""
+    cameras = {name.removeprefix(IMAGES): np.asarray(first[name]) for name in first if name.startswith(IMAGES)}
+    if given is not None and set(Observed.of(given).cameras) == set(cameras):
+        return Observed.of(given)
+    seen = {STATE: _box(np.asarray(first[OBSERVATIONS]))} if OBSERVATIONS in first else {}
+    if not cameras:
+        return Observed.of(given or seen[STATE], cameras=False)
+    return Observed.of(spaces.Dict({**seen, **{name: _box(rows) for name, rows in cameras.items()}}))
+
+
+def _buffer(
+    number: int, episode: Episode, observed: Observed, acted: spaces.Space, undone: Mapping[str, Form]
+) -> EpisodeBuffer:
     from minari.data_collector import EpisodeBuffer
 
-    if "final_observation" not in episode:
-        raise DatasetError(f"episode {number}: has no final observation, which Minari needs")
     prepare_episode(episode, number)
-    looks = np.concatenate([episode["observations"], np.asarray(episode["final_observation"])[None]])
-    width = spaces.flatdim(observed)
-    if int(np.prod(looks.shape[1:])) != width or np.shape(episode["actions"])[1:] != acted.shape:
-        shapes = f"observations {looks.shape[1:]}, actions {np.shape(episode['actions'])[1:]}"
-        raise DatasetError(f"episode {number}: {shapes}, the environment's are {(width,)} and {acted.shape}")
+    looks, actions = {}, np.asarray(episode["actions"])
+    for column, shape in observed.shapes.items():
+        if column not in episode or final_of(column) not in episode:
+            raise DatasetError(f"episode {number}: has no {final_of(column)}, which Minari needs")
+        rows = np.concatenate([episode[column], np.asarray(episode[final_of(column)])[None]])
+        rows = undone[column].undo(rows) if column in undone else rows
+        if int(np.prod(rows.shape[1:])) != int(np.prod(shape)):
+            raise DatasetError(f"episode {number}: {column} {rows.shape[1:]}, the environment's are {shape}")
+        looks[column] = rows
+    if actions.shape[1:] != acted.shape:
+        raise DatasetError(f"episode {number}: actions {actions.shape[1:]}, the environment's are {acted.shape}")
     terminated = np.asarray(episode["terminals"]) != 0
     last = np.arange(len(terminated)) == len(terminated) - 1
     return EpisodeBuffer(
         id=number,
-        observations=unflatten_rows(observed, looks),
-        actions=np.asarray(episode["actions"]).astype(acted.dtype),  # pyright: ignore[reportArgumentType]
+        observations=observed.rows(looks),
+        actions=actions.astype(acted.dtype),  # pyright: ignore[reportArgumentType]
         rewards=np.asarray(episode["rewards"], np.float32),  # pyright: ignore[reportArgumentType]
         terminations=terminated,  # pyright: ignore[reportArgumentType]
         truncations=last & ~terminated,  # pyright: ignore[reportArgumentType]
@@ -285,7 +306,3 @@ def _box(rows: np.ndarray) -> spaces.Box:
     if rows.dtype == np.uint8:
         return spaces.Box(0, 255, rows.shape[1:], np.uint8)
     return spaces.Box(-np.inf, np.inf, rows.shape[1:], np.float32)
-
-
-def _as_vectors(rows: np.ndarray) -> np.ndarray:
-    return rows.reshape(len(rows), -1)

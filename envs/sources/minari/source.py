@@ -1,10 +1,10 @@
 """Minari (Farama Foundation): datasets of gymnasium environments, read and written by the minari library.
 
 A dataset's name is `minari:` and Minari's id: `minari:D4RL/pointmaze/umaze-v2`. It is a folder with
-`data/metadata.json` and `data/main_data.hdf5` (or one folder of arrow or parquet an episode). Observations of dict,
-tuple and discrete spaces are flattened as `gymnasium.spaces.flatten` does, in the order of the space in the file; so a
-goal that is part of the observation is seen by the policy. What the file says about its environment is kept for
-`make_env`.
+`data/metadata.json` and `data/main_data.hdf5` (or one folder of arrow or parquet an episode). Pictures in dict spaces
+are cameras; the rest of dict, tuple and discrete spaces is flattened as `gymnasium.spaces.flatten` does, in the order
+of the space in the file, so a goal that is part of the observation is seen by the policy. What the file says about its
+environment is kept for `make_env`.
 
 The types `scripted` and `policy` are made here: `minari:pointmaze/umaze-scripted-v0`.
 """
@@ -186,7 +186,8 @@ class Minari(Source):
         settings = (
             given if "observation_space" in given else describe_registered(env_name, made.settings if made else None)
         )
-        minari_files.write_episodes(path, episodes, dataset_id(env_name), settings, str(provenance.get("made_by", "")))
+        described, forms = str(provenance.get("made_by", "")), provenance.get("forms")
+        minari_files.write_episodes(path, episodes, dataset_id(env_name), settings, described, forms)
 
 
 def dataset_id(env_name: str) -> str:
