@@ -77,9 +77,9 @@ class Algorithm(abc.ABC):
     acts: ClassVar[bool] = True
     """Whether `act` gives actions; algorithms without actions are scored on held-out episodes."""
     default_encoder: ClassVar[str | None] = None
-    """The encoder of pictures where `encoder` names none; None: it must."""
+    """The picture encoder of runs whose `encoder` names none; None: `encoder` must be given."""
     evaluation_parameters: ClassVar[tuple[str, ...]] = ()
-    """Settings that only change how a trained policy acts, marked ActsOnly in `Config`: no training of their own."""
+    """Settings that only change how a trained policy acts (marked ActsOnly in `Config`) and so need no training."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -105,7 +105,7 @@ class Algorithm(abc.ABC):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The optimiser steps of one update, in their order; one that moves everything, where a method says nothing."""
+        """The optimiser steps of one update, in order; by default a single one that moves every parameter."""
         return (Phase("actor", self.loss),)
 
     @property
@@ -146,7 +146,8 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
-        """Return the scalar loss and scalar metrics of one member's batch: those of what acts, in several phases."""
+        """Return the scalar loss and scalar metrics of one member's batch; with several phases, those of the part that
+        acts."""
 
     @abc.abstractmethod
     def noise_shape(self) -> tuple[int, ...]:

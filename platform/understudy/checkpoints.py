@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from understudy.errors import CheckpointError
 from understudy.files import sha256, storage_errors, write_atomic
@@ -61,9 +61,12 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises many types for a damaged zip)
         raise CheckpointError(f"{path} cannot be read: {_why_unreadable(error)}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path} is no understudy checkpoint of format {FORMAT}")
-    return state
+    held = cast("dict[str, Any]", state)
+    if held.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no understudy checkpoint of format {FORMAT}")
+    return held
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -97,7 +100,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     A damaged one is said so in the log and the one before is taken; when all are damaged, CheckpointError.
     """
     steps = rolling_steps(folder)
-    problems = []
+    problems: list[str] = []
     for step in steps:
         try:
             return load(folder / f"step_{step}.pt")

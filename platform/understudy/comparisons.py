@@ -16,7 +16,7 @@ from understudy.statistics import CONFIDENCE, Crossed
 
 SIGNIFICANCE = 1 - CONFIDENCE
 ROUNDING = 1e-9
-"""Share of the largest score below which a standard error is none."""
+"""A standard error below this share of the largest score is rounding, and counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Difference:
 
     mean: float
     low: float
-    """NaN, as is `high`, where there is no spread to tell an interval by."""
+    """NaN, as is `high`, without any spread to estimate an interval from."""
     high: float
     p: float
 
@@ -36,7 +36,7 @@ class Difference:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the difference is more than chance, where it is the only one that is looked at."""
+        """Whether the difference is significant, if it is the only comparison made."""
         return self.p < SIGNIFICANCE
 
 
@@ -112,8 +112,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def undistinguished(scores: Mapping[str, ArrayLike], best: str, *, rate: bool = False) -> list[str]:
     """Return the configurations whose paired difference from `best` is not significant after Holm's correction.
 
-    `scores` are [K, E] of each configuration on the same start states, `best` among them: which one that is must have
-    been decided by other episodes. `rate`: as of `paired_difference`.
+    `scores` are [K, E] of each configuration on the same start states, that of `best` among them, which must have been
+    chosen on other episodes. `rate`: as of `paired_difference`.
     """
     others = {name: values for name, values in scores.items() if name != best}
     p_values = {name: paired_difference(scores[best], values, rate=rate).p for name, values in others.items()}
@@ -185,7 +185,7 @@ def kendall(first_N: ArrayLike, second_N: ArrayLike, resamples: int = 2000, seed
     """Return how alike two measures rank configurations; None for fewer than four, or where one has no spread.
 
     The interval is the percentile one of configurations resampled with replacement; resamples without spread are left
-    out. It is wide with few configurations: that is how much they say.
+    out. With few configurations it is wide.
     """
     first, second = np.asarray(first_N, float), np.asarray(second_N, float)
     known = np.isfinite(first) & np.isfinite(second)

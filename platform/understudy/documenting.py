@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from understudy.algorithm import Algorithm
@@ -57,7 +58,8 @@ def method_page(kind: type[Algorithm]) -> str:
 
 def _differs(kind: type[Algorithm], name: str) -> bool:
     """Return whether a setting has another default here than in the part that it is from."""
-    first = next(base for base in reversed(kind.Config.__mro__) if name in getattr(base, "model_fields", {}))
+    parts = [base for base in kind.Config.__mro__ if issubclass(base, BaseModel) and base is not BaseModel]
+    first = next(part for part in reversed(parts) if name in part.model_fields)
     return kind.Config.model_fields[name].default != first.model_fields[name].default
 
 
@@ -67,7 +69,7 @@ def _index(kinds: dict[str, type[Algorithm]]) -> str:
 
 
 def _table(fields: dict[str, FieldInfo]) -> str:
-    rows = []
+    rows: list[str] = []
     for name, field in fields.items():
         default = _shown(field.get_default(call_default_factory=True))
         rows.append(f"| `{name}` | {default} | {_allowed(field)} | {field.description} |")
@@ -86,7 +88,7 @@ def _allowed(field: FieldInfo) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     signs = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
-    bounds = []
+    bounds: list[str] = []
     for item in field.metadata:
         for kind, sign in signs.items():
             if isinstance(item, kind):

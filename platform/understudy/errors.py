@@ -47,11 +47,11 @@ class TrackingError(UserError):
 
 
 class StoreAway(TrackingError):
-    """The tracking store does not answer, or is busy: waiting mends that, and what it missed is sent later."""
+    """The tracking store does not answer or is busy. That passes, and what it missed is sent later."""
 
 
 class NotTracked(UnderstudyError):
-    """The work is done and in its files, and the tracking store has not got all of it, for a reason that stays."""
+    """The work is done and saved, but the tracking store lacks some of it for a reason that does not pass."""
 
 
 class Stopped(UnderstudyError):

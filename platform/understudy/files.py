@@ -12,10 +12,10 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from filelock import FileLock, Timeout
 
@@ -45,7 +45,7 @@ def tools_path(path: str | Path) -> Path:
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Generator[None]:
     """Turn a full disk, or a place that cannot be written, into one StorageError line. Hold only writes in it."""
     try:
         yield
@@ -65,7 +65,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}): it was cut or changed by hand; put its copy back") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object: it was changed by hand; put its copy back")
-    return found
+    return cast("dict[str, Any]", found)  # JSON's keys are texts
 
 
 def check_writable(folder: Path) -> None:
@@ -96,7 +96,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 @contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
+def replaced_folder(path: Path) -> Generator[Path]:
     """Give an empty folder beside `path`: it takes its place when the block ends well, and vanishes when it does not.
 
     What was at `path` stays until then. It is renamed aside for an instant: when its place cannot be taken it comes
@@ -176,7 +176,7 @@ def _remove_abandoned(target: Path) -> None:
 
 def _left_beside(target: Path, kind: str) -> list[Path]:
     """Return the folders that were being written (or, ASIDE, set aside) for `target`, the newest first."""
-    found = []
+    found: list[Path] = []
     for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
         match = _LEFT.fullmatch(folder.name)
         if match and match["name"] == target.name and (match["kind"] or "") == kind:
@@ -219,7 +219,7 @@ def _host() -> str:
 
 
 @contextmanager
-def held(path: Path, refusal: str) -> Iterator[None]:
+def held(path: Path, refusal: str) -> Generator[None]:
     """Hold a lock file while the block runs; UserError with `refusal` at once where another process holds it.
 
     "{holder}" in the refusal becomes that process. The system lets go of the lock when its process dies.

@@ -97,7 +97,7 @@ def _location(uri: str, tracking_uri: str) -> str:
         return store.get_model_version_download_uri(version.name, version.version)
     if match := _RUN.fullmatch(uri):
         run = store.get_run(match["run_id"])
-        outputs = run.outputs.model_outputs if run.outputs else []
+        outputs: list[Any] = run.outputs.model_outputs if run.outputs else []
         models = [store.get_logged_model(output.model_id) for output in outputs]
         named = [model for model in models if model.name == match["name"]]
         if named:

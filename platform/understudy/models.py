@@ -24,7 +24,7 @@ from understudy.policy import Policy, content_hash, read_document
 from understudy.registry import algorithms
 from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute_address, check_reachable
-from understudy.tracking.client import client, tracking_errors
+from understudy.tracking.client import client, tracking_errors, untyped
 from understudy.tracking.turns import our_turn
 
 __all__ = ["list_models", "load_policy", "log_model", "offer_best", "register", "set_best", "show_model", "tag_version"]
@@ -52,11 +52,11 @@ class PolicyModel:
 
     def predict(self, model_input: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
         """Return actions; params are temperature, seed and member, as in Policy.act."""
-        settings = {"temperature": None, "seed": 0, "member": 0, **(params or {})}
+        settings: dict[str, Any] = {"temperature": None, "seed": 0, "member": 0, **(params or {})}
         return self.policy.act(np.asarray(model_input), **settings)
 
 
-def _load_pyfunc(path: str) -> PolicyModel:
+def _load_pyfunc(path: str) -> PolicyModel:  # pyright: ignore[reportUnusedFunction]
     """Load the policy folder of a model; mlflow finds this function by name."""
     return PolicyModel(Policy.load(path))
 
@@ -128,7 +128,7 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*An input example")  # the signature is complete without one
-        mlflow.pyfunc.save_model(
+        untyped(mlflow.pyfunc).save_model(
             str(path),
             loader_module=__name__,
             data_path=str(folder),
@@ -208,7 +208,7 @@ def set_best(tracking_uri: str, name: str, version: int) -> None:
 def offer_best(tracking_uri: str, name: str, version: int, judge: Judge) -> tuple[bool, str]:
     """Point the alias `best` at a version if `judge` says so; return (whether it is there, why)."""
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
-        store = client(absolute_address(tracking_uri))
+        store = untyped(client(absolute_address(tracking_uri)))
         number = store.get_registered_model(name).aliases.get(BEST)
         if number is not None and int(number) == version:
             return True, "it was before"
@@ -232,9 +232,10 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
     tracking_uri = absolute_address(tracking_uri)
     check_reachable(tracking_uri)
     with tracking_errors(tracking_uri):
-        rows = []
-        for model in client(tracking_uri).search_registered_models(max_results=1000):
-            versions = client(tracking_uri).search_model_versions(f"name = '{model.name}'")
+        rows: list[dict[str, Any]] = []
+        store = untyped(client(tracking_uri))
+        for model in store.search_registered_models(max_results=1000):
+            versions = store.search_model_versions(f"name = '{model.name}'")
             numbers = [int(item.version) for item in versions]
             newest = {"latest": max(numbers)} if numbers else {}
             rows.append(
@@ -256,8 +257,8 @@ def show_model(tracking_uri: str, name: str) -> dict[str, Any]:
         raise UnknownName(f"unknown model {name!r}{did_you_mean(name, rows)}")
     tracking_uri = absolute_address(tracking_uri)
     with tracking_errors(tracking_uri):
-        found = client(tracking_uri).search_model_versions(f"name = '{name}'")
-        versions = [
+        found = untyped(client(tracking_uri)).search_model_versions(f"name = '{name}'")
+        versions: list[dict[str, Any]] = [
             {
                 "version": int(item.version),
                 "uri": f"models:/{name}/{item.version}",

@@ -27,7 +27,7 @@ class Normaliser:
     mode: Mode
     shift: np.ndarray
     scale: np.ndarray
-    parts: Mapping[str, Normaliser] = field(default_factory=dict)
+    parts: Mapping[str, Normaliser] = field(default_factory=dict[str, "Normaliser"])
     action: Normaliser | None = None
 
     @classmethod

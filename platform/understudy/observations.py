@@ -8,7 +8,7 @@ sequence there is one more leading dim: [n, O], [n, H, W, C].
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -35,11 +35,17 @@ def as_shape(value: Sequence[int] | Mapping[str, Sequence[int]]) -> ObservationS
     return tuple(int(n) for n in value)
 
 
+def _named(observation: Any) -> Mapping[str, Any] | None:
+    """Return the named parts of an observation; None for a single array."""
+    return cast("Mapping[str, Any]", observation) if isinstance(observation, Mapping) else None
+
+
 def shape_of(observation: Any, leading: int = 0) -> ObservationShape:
     """Return the shape of an observation (or of anything with `.shape`, such as spaces), less `leading` dims."""
-    if isinstance(observation, Mapping):
-        return {str(name): tuple(part.shape[leading:]) for name, part in observation.items()}
-    return tuple(observation.shape[leading:])
+    parts = _named(observation)
+    if parts is None:
+        return tuple(observation.shape[leading:])
+    return {str(name): tuple(part.shape[leading:]) for name, part in parts.items()}
 
 
 def parts_of(shape: ObservationShape) -> dict[str, tuple[int, ...]]:
@@ -61,9 +67,10 @@ def has_pictures(shape: ObservationShape) -> bool:
 
 def each(function: Callable[[Any], Any], observation: Any) -> Any:
     """Return `function` of a single array, or of each part."""
-    if isinstance(observation, Mapping):
-        return {name: function(part) for name, part in observation.items()}
-    return function(observation)
+    parts = _named(observation)
+    if parts is None:
+        return function(observation)
+    return {name: function(part) for name, part in parts.items()}
 
 
 def describe(shape: ObservationShape) -> str:
@@ -79,7 +86,8 @@ def check_alike(found: ObservationShape, wanted: ObservationShape, what: str) ->
 
 def batch_size(observations: Any) -> int:
     """Return the leading length of a batch, which all of its parts have."""
-    return len(next(iter(observations.values()))) if isinstance(observations, Mapping) else len(observations)
+    parts = _named(observations)
+    return len(observations if parts is None else next(iter(parts.values())))
 
 
 def dtype_of(name: str) -> type[np.generic]:
@@ -108,13 +116,14 @@ def batched(observations: Any, shape: ObservationShape, what: str) -> tuple[Arra
     """
     parts = parts_of(shape)
     if isinstance(shape, dict):
-        given = observations if isinstance(observations, Mapping) else {}
+        given = _named(observations) or {}
         missing = [name for name in parts if name not in given]
         if missing:
             raise UserError(f"{what} needs {missing[0]!r}: its observations are {describe(shape)}")
     else:
         given = dict.fromkeys(parts, observations)
-    arrays, singles = {}, set()
+    arrays: dict[str, np.ndarray] = {}
+    singles: set[bool] = set()
     for name, wanted in parts.items():
         given_part = as_levels(given[name], f"{name} of {what}") if is_picture(name) else given[name]
         array = np.ascontiguousarray(given_part, dtype_of(name))

@@ -173,7 +173,7 @@ class Policy:
             raise UserError(f"{folder}: holds something else than a policy; choose another folder")
         names = ["weights.safetensors"] if len(self) == 1 else [f"member_{k}.safetensors" for k in range(len(self))]
         with replaced_folder(folder) as beside:
-            members = []
+            members: list[dict[str, Any]] = []
             for index, name in enumerate(names):
                 data = save(self.weights(index))
                 write_atomic(beside / name, lambda file, data=data: file.write(data))
@@ -189,7 +189,7 @@ class Policy:
 
         folder = Path(folder)
         document = read_document(folder)
-        weights = []
+        weights: list[dict[str, torch.Tensor]] = []
         for member in document["members"]:
             path = folder / member["file"]
             if not path.is_file():

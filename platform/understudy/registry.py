@@ -14,9 +14,8 @@ import importlib.metadata
 import inspect
 import os
 import pkgutil
-import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -67,8 +66,10 @@ class Registry(Generic[T]):
 
         The same object, and one of the same name in the same module (a module that is loaded anew), may come again.
         """
-        module = sys._getframe(1).f_globals.get("__name__", "?")
-        if not isinstance(name, str) or not name:
+        caller = inspect.currentframe()
+        above = caller.f_back if caller is not None else None
+        module = above.f_globals.get("__name__", "?") if above is not None else "?"
+        if type(name) is not str or not name:  # `@registry.register` without a name passes the class itself
             raise UserError(f'{module}: every {self.kind} has a name: .register("my_name")')
 
         def add(item: Item) -> Item:
@@ -200,16 +201,16 @@ def _within(module: str, names: Collection[str]) -> bool:
 
 
 def from_plug_in(item: Any) -> bool:
-    """Return whether a class or function, or an object's class, is of a user's plug-in."""
+    """Return whether a class or function, or an object's class, comes from a user's plug-in."""
     kind = item if isinstance(item, type) or inspect.isroutine(item) else type(item)
     return _within(kind.__module__, _PLUG_INS)
 
 
 @contextmanager
-def plug_in_errors(called: Any = None) -> Iterator[None]:
+def plug_in_errors(called: Any = None) -> Generator[None]:
     """Turn what the code of a user's plug-in raises within into a UserError line that names its module and place.
 
-    Also what is raised by calling the plug-in's object `called` in a way that it does not take.
+    So does what is raised by calling the plug-in's object `called` with arguments that it does not take.
     """
     try:
         yield

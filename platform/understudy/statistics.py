@@ -22,7 +22,7 @@ class Interval:
 
     mean: float
     low: float
-    """NaN, as is `high`, where there is no spread to tell: one episode of one seed of an unbounded score."""
+    """NaN, as is `high`, without any spread to estimate it from: one episode of one seed of an unbounded score."""
     high: float
     iqm: float
     n_seeds: int
@@ -53,7 +53,7 @@ def wilson(
 
     With p = successes / trials and z the normal quantile (or `quantile`), the centre is (p + z^2 / 2n) / (1 + z^2 / n)
     and the half width z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2) (Wilson 1927, JASA 22:209). Unlike p +- z s
-    it stays in [0, 1] and has a width at 0 and at 1. `trials` need not be whole: an effective number is none.
+    it stays in [0, 1] and has a width at 0 and at 1. `trials` may be a fraction: an effective number of episodes.
     """
     from scipy.special import ndtri
 

@@ -181,7 +181,7 @@ def _budget(matrix: MatrixDir, cells: Sequence[Cell]) -> str:
     """Return what each cell was given, and that it was the same, or not."""
     from understudy.sweeping.sweep_spec import SweepSpec
 
-    given = {}
+    given: dict[str, list[str]] = {}
     for cell, spec in zip(cells, _specs(matrix, cells), strict=True):
         base = spec.base if isinstance(spec, SweepSpec) else spec
         text = f"{len(base.all_seeds)} seeds x {base.training_steps} steps"

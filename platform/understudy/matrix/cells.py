@@ -86,7 +86,7 @@ def _taken(algo: str) -> set[str]:
 
 
 def _check_known(rest: Sequence[str], algos: Sequence[str]) -> None:
-    """Raise SpecError for a key that no method of the matrix takes; keys of Hydra's groups are no concern here."""
+    """Raise SpecError for a key that no method of the matrix takes; keys of Hydra's groups are not checked here."""
     taken = [_taken(algo) for algo in algos]
     for word, key in zip(rest, given_keys(rest), strict=True):
         if _known(key) and not any(ALIASES.get(key, key) in keys for keys in taken):
@@ -137,7 +137,8 @@ class MatrixDir:
 
     def cells(self) -> list[Cell]:
         """Return its cells."""
-        return [Cell(**{**cell, "words": tuple(cell["words"])}) for cell in self.read()["cells"]]
+        cells: list[dict[str, Any]] = self.read()["cells"]
+        return [Cell(cell["method"], cell["task"], cell["folder"], tuple(cell["words"])) for cell in cells]
 
     def folder(self, cell: Cell) -> Path:
         """Return a cell's folder."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from understudy.comparisons import (
     SIGNIFICANCE,
+    Difference,
     holm,
     paired_difference,
     probability_of_improvement,
@@ -43,14 +44,14 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Result:
-    """What one cell came to, where nothing about it was chosen."""
+    """One cell's result, on episodes that nothing was chosen by."""
 
     method: str
     task: str
     objective: str
     metrics: dict[str, float]
-    parameters: dict[str, Any] = field(default_factory=dict)
-    """The best configuration, of a tuned cell."""
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The best configuration, for a tuned cell."""
     scores: np.ndarray | None = None
     """[K, E]; None where no episodes were played."""
 
@@ -94,7 +95,7 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
 
 def _pairs(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return each pair of a task's methods: the difference on the same start states, and p after Holm's correction."""
-    found = {}
+    found: dict[str, Difference] = {}
     for one, other in itertools.combinations(results, 2):
         if one.scores is None or other.scores is None or one.objective != other.objective:
             continue
@@ -126,7 +127,7 @@ def _over_tasks(results: Sequence[Result], tasks: Sequence[str], methods: Sequen
     if len(tasks) < 2 or len(whole) < len(every) or len({item.objective for item in results}) > 1:
         return {}
     runs = min(len(scores_KE) for scores_KE in whole)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for method in methods:
         columns = [by_cell[method, task] for task in tasks]
         arrays[method] = np.stack([column[:runs].mean(axis=1) for column in columns if column is not None], axis=1)

@@ -17,7 +17,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ TAIL = 1 << 16
 
 
 TRACKING_ERROR = "tracking_error"
-"""Key of run.json: why MLflow has not got all of the run, where that is not for being away."""
+"""Key of run.json: why MLflow lacks some of the run, unless the store is only away."""
 
 
 class CsvLog:
@@ -131,7 +131,7 @@ class RunDir:
 
     @classmethod
     def existing(cls, path: Path | str) -> RunDir:
-        """Open a run directory, or raise UserError when `path` is none."""
+        """Open a run directory, or raise UserError when `path` is not one."""
         run = cls(user_path(path))
         if not run.flags.is_file():
             raise UserError(f"{path} is no run directory: it has no flags.json (`understudy runs list` shows them)")
@@ -143,7 +143,7 @@ class RunDir:
 
     @property
     def trial(self) -> int | None:
-        """The number of the sweep's trial that this run is (a pack of); None for a run of its own."""
+        """Number of the sweep trial that this run belongs to; None for a run outside a sweep."""
         number = self.path.name.partition("_")[0]
         return int(number) if self.path.parent.name == "trials" and number.isdecimal() else None
 
@@ -172,7 +172,7 @@ class RunDir:
         write_json(self.path / "run.json", {**self.state(), **changes})
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Generator[None]:
         """Hold the run for this process; a second holder gets a UserError naming the first."""
         with hold(self.path / ".lock", f"run {self.path}"):
             yield

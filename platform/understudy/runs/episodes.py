@@ -45,8 +45,8 @@ SCHEMA = pa.schema(
 )
 ORDER = ("step", "setting", "seed", "episode")
 TRAINING, CONFIRMATION, REGISTERED = "training", "confirmation", "registered"
-"""What an evaluation was for: a run's own on the way and at its end; in sweeps also the numbers that are printed for
-what was chosen, and those of the one seed that is registered."""
+"""What an evaluation was for: the run's own, during and after training; in sweeps also the confirmation of the chosen
+configurations, and the score of the seed that is registered."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Played:
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of an evaluation's episodes: `text` as `flow_steps=10`, the scale of the noise."""
+    """How the policy acts in an evaluation: its evaluation-time parameters as text (`flow_steps=10`) and its noise."""
 
     text: str = ""
     temperature: float = 0.0
 
 
 def setting_text(parameters: Mapping[str, Any]) -> str:
-    """Return evaluation-time parameters, those that are set, as the column `setting` has them."""
+    """Return the evaluation-time parameters that are set as one text, the value of the column `setting`."""
     return ", ".join(f"{key}={parameters[key]}" for key in sorted(parameters) if parameters[key] is not None)
 
 
@@ -84,7 +84,7 @@ class EpisodeLog:
         self._path, self._trial, self._stage = path, trial, stage
 
     def at(self, step: int) -> Recorder:
-        """Begin the evaluation of a step; rows of this step and of later ones, which will come again, go."""
+        """Begin the evaluation of a step. Rows of this and later steps are removed: they will be computed again."""
         kept = self._whole_before(step)
         if self._path.is_file() and kept != self._path.stat().st_size:
             with storage_errors(self._path):
@@ -109,7 +109,7 @@ class EpisodeLog:
             file.write(head + batch.serialize().to_pybytes())
 
     def rewrite(self, place: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Put `rows`, in order, in the place of what stands behind byte `place`; durable when it returns."""
+        """Replace everything after byte `place` by `rows`, in order; durable when it returns."""
         with storage_errors(self._path):
             if self._path.is_file():
                 os.truncate(self._path, place)
@@ -119,7 +119,7 @@ class EpisodeLog:
 
 
 class Recorder:
-    """Takes the episodes of one evaluation as they end, whatever order they end in."""
+    """Collects the episodes of one evaluation, in whatever order they end."""
 
     def __init__(self, log: EpisodeLog, step: int, place: int) -> None:
         self._log, self._step, self._place = log, step, place

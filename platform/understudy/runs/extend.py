@@ -35,7 +35,7 @@ def add_steps(run: RunDir, steps: int) -> RunSpec:
 
 
 def train_on(run: RunDir, longer: RunSpec) -> None:
-    """Let a run that was made for fewer steps go on to `longer`'s; one that was made for as many stays as it is.
+    """Extend a run to the training steps of `longer`; a run that has as many already is left alone.
 
     flags.json is written last: a process that dies in here can do it again.
     """
@@ -54,8 +54,8 @@ def train_on(run: RunDir, longer: RunSpec) -> None:
 def fork(source: Path, changes: dict[str, Any]) -> RunDir:
     """Make a run that goes on from `source`, a run directory or one seed's .pt file, with changed settings.
 
-    Its first step is the checkpoint's next; run.json names where it came from. What the weights are of (algorithm,
-    network, seeds, normaliser) stays; SpecError when a change would have no steps left to train.
+    Its first step is the checkpoint's next; run.json names where it came from. What belongs to the weights (algorithm,
+    network, seeds, normaliser) cannot be changed; SpecError when a change would have no steps left to train.
     """
     files = _models(source)
     saved = checkpoints.load(files[0])

@@ -35,7 +35,7 @@ def find(name: str, root: Path | None = None) -> Path:
 
 def folders(root: Path) -> list[Path]:
     """Return every run directory and sweep folder below `root`; a sweep's trials count as runs of their own."""
-    found = []
+    found: list[Path] = []
     for place, subfolders, files in os.walk(root):
         if any(marker in files for marker in MARKERS):
             found.append(Path(place))

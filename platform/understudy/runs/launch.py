@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,7 +83,7 @@ def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | No
 
 
 @contextmanager
-def _ending(run: RunDir, tracked: Tracked) -> Iterator[None]:
+def _ending(run: RunDir, tracked: Tracked) -> Generator[None]:
     """Note in run.json and in MLflow how a training ended that did not finish."""
     try:
         yield
@@ -106,7 +106,7 @@ def _ending(run: RunDir, tracked: Tracked) -> Iterator[None]:
 
 
 def note_dataset(run: RunDir, tracked: Tracked) -> None:
-    """Tell MLflow what the run was trained on, as far as it came to know."""
+    """Record in MLflow which dataset the run was trained on, if the run noted it."""
     content_hash, spec = run.state().get("dataset_hash"), run.spec()
     if content_hash:
         tracked.log_dataset(spec.env_name, str(content_hash), str(spec.placement.datasets))
@@ -125,7 +125,7 @@ def sent_state(run: RunDir, tracked: Tracked, sent: bool) -> dict[str, Any]:
 
 
 def _note(run: RunDir, **changes: Any) -> None:
-    """Write how a run ended; a disk that is too full for that is what ended it, and is being said already."""
+    """Write how a run ended. A full disk is no error here: it is what ended the run, and is being reported."""
     try:
         run.update_state(**changes)
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""What trains a run: what every training loop is, and the loop that a spec asks for."""
+"""Training loops: the interface that each has, and the one that a spec asks for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Trains(Protocol):
-    """What is launched: a Loop, or one that workers share."""
+    """What can be launched: a Loop, or one that several workers share."""
 
     def run(
         self,
@@ -45,7 +45,7 @@ class Loop(abc.ABC):
 
     @classmethod  # noqa: B027  (a loop of a plug-in may have nothing to add)
     def check(cls, spec: RunSpec) -> None:
-        """Raise what a new run would be refused for, as far as nothing is fetched, imported or simulated for that."""
+        """Raise the errors of a new run that can be found without fetching, importing or simulating anything."""
 
     @abc.abstractmethod
     def run(
@@ -88,7 +88,7 @@ class Loop(abc.ABC):
 
 
 def check_new(spec: RunSpec) -> None:
-    """Raise what is wrong with a run that is not begun yet: names, files, data that are here, the network."""
+    """Check a run before it begins (names, files, data that are already here, the network); raise what is wrong."""
     check_writable(Path(spec.placement.save_dir))
     _loop_of(spec).check(spec)
 

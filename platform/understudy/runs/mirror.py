@@ -14,7 +14,7 @@ import shutil
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy import checkpoints
 from understudy.errors import StorageError, UnknownName
@@ -23,6 +23,9 @@ from understudy.runs.directory import RunDir
 from understudy.runs.storage import open_storage, put, read_stored_json, remote_errors
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 log = logging.getLogger("understudy")
 CLOSE_SECONDS = 60.0
@@ -36,9 +39,9 @@ def check(url: str) -> None:
 
 
 def attach(run: RunDir, spec: RunSpec) -> None:
-    """Give the run its place in the storage, kept in run.json; what the same run left there before is brought back.
+    """Assign the run its folder in the storage, noted in run.json, and fetch what the same run left there before.
 
-    A place that another run has (one with the same name, begun on another machine in the same second) stays its own.
+    The folder of another run of the same name (begun on another machine in the same second) is left alone.
     """
     if not spec.placement.checkpoint_storage or run.state().get("storage"):
         return
@@ -56,7 +59,7 @@ def attach(run: RunDir, spec: RunSpec) -> None:
 
 
 def bring(url: str) -> Path:
-    """Return the local directory of the run that a storage holds at `url`, fetched where it is gone or has less."""
+    """Return the local directory of the run that a storage holds at `url`, fetched if it is missing or holds less."""
     flags, state = read_stored_json(url, "flags.json"), read_stored_json(url, "run.json") or {}
     if flags is None:
         raise UnknownName(f"{url} holds no run: there is no flags.json")
@@ -209,7 +212,7 @@ class Copy:
 
     def _files(self) -> list[tuple[str, tuple[int, int]]]:
         """Return (name, stamp) of all but hidden files: small ones, then checksums, then what they are of."""
-        found = []
+        found: list[tuple[str, tuple[int, int]]] = []
         for place, folders, names in os.walk(self._folder):
             folders[:] = [folder for folder in folders if folder != self._without and not folder.startswith(".")]
             for name in names:
@@ -221,7 +224,7 @@ class Copy:
         return sorted(found, key=lambda item: (order.get(Path(item[0]).suffix, 0), item[0]))
 
     @staticmethod
-    def _drop_old(store: Any, resume: str) -> None:
+    def _drop_old(store: AbstractFileSystem, resume: str) -> None:
         names = [name.rsplit("/", 1)[1] for name in store.find(resume)] if store.exists(resume) else []
         for step in _rolling_steps(store, resume)[: -checkpoints.KEEP_ROLLING]:
             for name in (f"step_{step}.pt", f"step_{step}.pt.sha256"):

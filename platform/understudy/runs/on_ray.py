@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from understudy import errors
 from understudy.errors import UnderstudyError, UserError
@@ -41,6 +41,32 @@ SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_s
 """What Ray adds to its folder for a socket's path."""
 WORKER_RETRIES = 2
 """Times that the workers of a run are started again after one of them died."""
+
+
+class _Ray(Protocol):
+    """What is used of the module ray where its own functions have types in part only."""
+
+    def init(self, **settings: Any) -> object:
+        """Join a Ray, or start one."""
+        ...
+
+    def get(self, task: Any, /, *, timeout: float | None = None) -> Any:
+        """Return what a task gives."""
+        ...
+
+    def cluster_resources(self) -> Mapping[str, float]:
+        """Return what the cluster has of each resource."""
+        ...
+
+    def shutdown(self) -> None:
+        """Leave Ray."""
+        ...
+
+
+def _ray() -> _Ray:
+    import ray
+
+    return ray
 
 
 def start_ray(cpus: int | None = None) -> None:
@@ -76,11 +102,9 @@ def start_ray(cpus: int | None = None) -> None:
 
 def _init(failure: str, **settings: Any) -> None:
     """Call ray.init; whatever it raises becomes one line that begins with `failure`."""
-    import ray
-
     try:
         with kept_handlers():
-            ray.init(**settings)
+            _ray().init(**settings)
     except Exception as error:
         raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
 
@@ -168,9 +192,9 @@ def ray_round_trip() -> float:
     started = time.monotonic()
     start_ray(cpus=1)
     try:
-        ray.get(ray.remote(lambda: os.getpid()).remote(), timeout=120)
+        _ray().get(ray.remote(lambda: os.getpid()).remote(), timeout=120)
     finally:
-        ray.shutdown()
+        _ray().shutdown()
     return time.monotonic() - started
 
 
@@ -179,11 +203,9 @@ def check_launcher(spec: RunSpec) -> None:
     if spec.placement.launcher != "ray":
         return
     start_ray()
-    import ray
-
     workers = spec.placement.num_workers
     for name, amount in resources(spec.placement).items():
-        held = ray.cluster_resources().get(name, 0)
+        held = _ray().cluster_resources().get(name, 0)
         if amount * workers > held:
             raise UserError(f"num_workers={workers} x {amount:g} {name} is more than this Ray holds: {held:g} {name}")
 
@@ -222,10 +244,10 @@ def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]]
         raise UnderstudyError(f"Ray Train gave up after {WORKER_RETRIES} restarts: {reason[:300]}") from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    outcome = run.state()["outcome"]
+    outcome: dict[str, Any] = run.state()["outcome"]
     if "error" in outcome:
         raise getattr(errors, outcome["kind"], UnderstudyError)(outcome["error"])
-    return RunResult(**{**outcome, "path": Path(outcome["path"])})
+    return RunResult(Path(outcome.pop("path")), **outcome)
 
 
 def _in_thread(work: Callable[[], Any]) -> None:

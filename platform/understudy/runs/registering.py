@@ -1,4 +1,4 @@
-"""Register a policy: a version of a model, loaded back and evaluated, and the best one only if better by that."""
+"""Register a policy as a version of a model, load it back, evaluate it, and call it the best one if it is better."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.run import RunSpec
 
 FRESH_EPISODES = 1_000_000
-"""Added to eval_seed, so that what is printed for a choice comes of episodes that it was not chosen by: once for a
-chosen configuration, twice for the seed of it that is registered."""
+"""Added to eval_seed, so that reported numbers come from episodes that played no part in the choice: once for a chosen
+configuration, twice for its registered seed."""
 FINAL_EPISODES = 50
 
 
@@ -37,7 +37,7 @@ class Registered:
     best: bool
     """Whether the alias `best` points at it now."""
     why: str
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
     """Metrics of the policy as it was loaded back; empty where it cannot be evaluated here."""
 
     @property
@@ -49,7 +49,7 @@ class Registered:
 def final_evaluation(spec: RunSpec, episodes: int, times: int = 1) -> RunSpec:
     """Return the spec of a final evaluation: fresh episodes, as many of each seed, the `times`-th such set.
 
-    A run without episodes stays one: it is judged by held-out ones.
+    A run that plays no episodes still plays none: it is scored on held-out episodes.
     """
     if not spec.evaluation.eval_episodes:
         return spec

@@ -15,8 +15,8 @@ class RunResult:
     path: Path
     status: str
     step: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    parameters: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
     """The evaluation-time parameters that `metrics` were reached with, when a grid of them was tried."""
 
 
@@ -33,7 +33,7 @@ OBJECTIVES = (
 RATES = ("success", "validation/accuracy")
 """Those of them that lie between 0 and 1."""
 LOWER = ("loss", "mse", "latency", "length", "error")
-"""How the names of metrics end of which less is better."""
+"""Endings of the names of metrics where less is better."""
 
 
 def objective_name(metrics: Mapping[str, float]) -> str | None:

@@ -1,6 +1,6 @@
-"""What a registered version reached in which evaluation, kept as its tags, and which of two is better.
+"""Scores of registered versions, kept as their tags with the evaluation that they come from, and their comparison.
 
-Two numbers compare when the environment, the episodes (their seeds and their count) and the objective are the same.
+Two scores are comparable when the environment, the episodes (seeds and count) and the objective are the same.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ class Score:
 
     @property
     def where(self) -> str:
-        """What it was reached on."""
+        """The episodes that it was measured on, for messages."""
         return f"{self.episodes} episodes" if self.episodes else "held-out episodes"
 
     @property
     def never_succeeds(self) -> bool:
-        """Whether it is a rate of nothing: no policy to recommend."""
+        """Whether it is a rate of 0: such a policy is not recommended."""
         return self.objective in RATES and self.value <= 0
 
     def difference(self, other: Score) -> str:
-        """Return in which way the other was evaluated otherwise; "" when the two compare."""
+        """Return how the other's evaluation differs from this one; "" when the two are comparable."""
         if self.objective != other.objective:
             return f"by {other.objective}, not by {self.objective}"
         if (self.environment, self.setting) != (other.environment, other.setting):
@@ -94,7 +94,7 @@ class Score:
         return ""
 
     def better_than(self, other: Score) -> bool:
-        """Whether the objective is better, or the return where that is equal."""
+        """Return whether the objective is better or, where it is equal, the return."""
         return rank_key(self.metrics) > rank_key(other.metrics)
 
 
@@ -103,7 +103,7 @@ def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def judge(new: Score | None, tags: Mapping[str, str], version: int | None) -> tuple[bool, str]:
-    """Return (whether a new version is the best, why) against the tags of the one that is so far, if there is one."""
+    """Return (whether a new version is the best, why), compared with the tags of the best one so far, if any."""
     if new is None:
         return False, "it was not evaluated"
     shown = f"{new.objective} {new.value:.3f}"

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class Notice:
-    """Whether a run has been told to stop; asking costs next to nothing."""
+    """The notice that tells a run to stop; looking for it costs next to nothing."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -84,13 +84,14 @@ _open: list[Path] = []
 
 
 @contextmanager
-def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Iterator[None]:
+def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Generator[None]:
     """Turn SIGTERM or Ctrl-C inside the block into a notice in `folder`; a second Ctrl-C ends the block at once.
 
-    With `ended` the block itself cannot end in good order: the handler waits until `ended()`, or grace_seconds(), and
-    raises the Stopped in the main thread. At once is a KeyboardInterrupt inside the block and an Interrupted that names
-    `folder` outside of it. A block within a block of the same folder leaves that one's notice, and is not entered where
-    it is given already. Does nothing in other threads, which get no signals.
+    With `ended` the block cannot stop by itself: the handler waits until `ended()` is true, at most grace_seconds(),
+    and raises Stopped in the main thread. A second Ctrl-C is a KeyboardInterrupt inside the block, and becomes an
+    Interrupted that names `folder` outside of it. A block inside a block of the same folder leaves the outer one's
+    notice alone, and raises Stopped at once if that is given already. Does nothing in other threads, which get no
+    signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -142,7 +143,7 @@ def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Iterato
 
 
 @contextmanager
-def kept_handlers() -> Iterator[None]:
+def kept_handlers() -> Generator[None]:
     """Put back, after the block, the handlers of on_signals that the block replaced by others, such as Ray's."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}

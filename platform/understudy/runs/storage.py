@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StorageError, UserError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "r2"})
 """Where a file appears when it is whole, and a rename would copy it; elsewhere files are renamed into place."""
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
-def open_storage(url: str) -> tuple[Any, str]:
+def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
     """Return (file system, path in it); UserError when nothing here can open such an address."""
     import fsspec
 
@@ -33,7 +36,7 @@ def open_storage(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def remote_errors(url: str) -> Iterator[None]:
+def remote_errors(url: str) -> Generator[None]:
     """Turn whatever a file system raises (each has exceptions of its own) into one StorageError line."""
     try:
         yield
@@ -49,7 +52,7 @@ def read_stored_json(url: str, name: str) -> dict[str, Any] | None:
         return json.loads(store.cat_file(f"{root}/{name}")) if store.exists(f"{root}/{name}") else None
 
 
-def put(store: Any, source: Path, target: str) -> bool:
+def put(store: AbstractFileSystem, source: Path, target: str) -> bool:
     """Write one file whole or not at all; False when `source` is gone: a newer checkpoint took its place."""
     folder, name = target.rsplit("/", 1)
     protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)

@@ -10,7 +10,7 @@ from understudy.errors import StoreAway, TrackingError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 
 _ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
-"""How a run with a status in run.json ended, for MLflow; any other was killed."""
+"""MLflow's status for each final status in run.json; a run with any other was killed."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from understudy import errors
 from understudy.errors import SpecError, Stopped, TrainingDiverged, UnderstudyError, UserError
@@ -22,6 +22,8 @@ from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.runs.stop import STOP
 
 if TYPE_CHECKING:
+    import torch
+
     from understudy.runs.loop import Loop, Trains
     from understudy.spec.run import RunSpec
 
@@ -30,6 +32,24 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets in each worker."""
 LONGEST = timedelta(days=7)
 """Worker 0 evaluates while the others wait; a worker that dies is noticed at once."""
+
+
+class _Collectives(Protocol):
+    """What is used of torch.distributed, whose functions have types in part only."""
+
+    def all_gather_object(self, object_list: list[Any], obj: Any, /) -> object:
+        """Fill the list with every worker's object."""
+        ...
+
+    def all_reduce(self, tensor: torch.Tensor, /) -> object:
+        """Add up every worker's tensor, in place."""
+        ...
+
+
+def _collectives() -> _Collectives:
+    import torch.distributed
+
+    return torch.distributed
 
 
 class WorkerGone(UnderstudyError):
@@ -70,12 +90,10 @@ class Group:
 
     def agree(self, value: Any = None, error: UnderstudyError | None = None) -> list[Any]:
         """Return every worker's value; raise the first error of any of them, in all of them."""
-        import torch.distributed as dist
-
         mine = (None, value) if error is None else ((type(error).__name__, str(error)), None)
         told: list[Any] = [None] * self.world
         with _gone():
-            dist.all_gather_object(told, mine)
+            _collectives().all_gather_object(told, mine)
         for failure, _ in told:
             if failure is not None:
                 self._settled = True
@@ -87,7 +105,8 @@ class Group:
         return self.agree(work() if self.rank == 0 else None)[0]
 
     def end(self, error: UnderstudyError | None) -> tuple[UnderstudyError | None, bool]:
-        """Return what this worker ends with, and whether it has to say it: what the workers share, worker 0 says."""
+        """Return the error that this worker ends with, and whether it prints it: only worker 0 prints what all
+        share."""
         if not self.training and not self._settled:
             try:
                 self.agree(error=error)
@@ -98,14 +117,13 @@ class Group:
         return error, error is not None and (self.rank == 0 or (self._alone and not isinstance(error, WorkerGone)))
 
     def wait(self) -> None:
-        """Wait for the other workers, where all have come to the same end: torchrun ends those that are left behind."""
+        """Wait for the other workers when all end alike: torchrun kills those still at work when one exits."""
         import torch
-        import torch.distributed as dist
 
         if self._alone:
             return
         with suppress(RuntimeError):  # one that is gone already is not waited for
-            dist.all_reduce(torch.zeros(1))
+            _collectives().all_reduce(torch.zeros(1))
 
     def train(self, spec: RunSpec, lead: Callable[[Trains], None]) -> None:
         """Train `spec` in all workers: worker 0 by `lead`, which launches the loop that it is given."""
@@ -193,7 +211,7 @@ def group() -> Group | None:
 
 
 @contextmanager
-def joined(worker: Worker) -> Iterator[Group]:
+def joined(worker: Worker) -> Generator[Group]:
     """Join the other workers inside the block."""
     import torch
     import torch.distributed as dist
@@ -223,7 +241,7 @@ def joined(worker: Worker) -> Iterator[Group]:
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
+def _gone() -> Generator[None]:
     """Say that another worker ended, where torch says that a connection did."""
     try:
         yield
@@ -235,7 +253,7 @@ def _gone() -> Iterator[None]:
 
 
 @contextmanager
-def _passing_on(run: Path) -> Iterator[None]:
+def _passing_on(run: Path) -> Generator[None]:
     """Leave worker 0 the notice of a signal: the workers stop together, after its checkpoint."""
 
     def handle(number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""Keys that a user gives and that change nothing beside the others: refused, or said in a note. Nothing goes unsaid.
+"""Given keys that change nothing beside the others: they are refused or noted, and never ignored in silence.
 
 What a key needs stands at its field (`Needs`, `OnlyWith`, `GivesWayTo`, `ActsOnly`). Only what was given is looked at:
 flags.json holds every key, and an old run must load. A key with its default value, or with one that switches
@@ -25,12 +25,12 @@ from understudy.spec.words import canonical
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that is so or not in a run, which conditions call by a word of their own."""
+    """A fact about a run, which conditions refer to by a word of its own."""
 
     text: str
     """What a message says is lacking."""
     holds: Callable[[RunSpec], bool] | None = None
-    """How the spec tells; None where only the run's data do, and until they are opened it is taken to be so."""
+    """Whether it holds, by the spec; None when only the run's data can tell: until they are opened it is assumed."""
 
 
 FACTS = {
@@ -78,7 +78,7 @@ def check_searched(spec: RunSpec, searched: Collection[str]) -> None:
 
 
 def check_with_data(spec: RunSpec, facts: Mapping[str, bool]) -> list[str]:
-    """Check, as check_effects does, by what only the run's data tell, every key that is not as it is by default."""
+    """Check every key that differs from its default as check_effects does, by what only the run's data tell."""
     return _Effects.of(spec, facts, of_data=True).notes(run_fields(spec.algo))
 
 
@@ -100,20 +100,20 @@ class _Effects:
     """A run's values, and what its keys need to change something."""
 
     values: Mapping[str, Any]
-    """Every key's, those too that flags.json goes without."""
+    """The value of every key, also of those that flags.json leaves out."""
     defaults: Mapping[str, Any]
     fields: Mapping[str, FieldInfo]
     lacking: Mapping[str, str]
     facts: Mapping[str, bool]
     searched: Collection[str]
     of_data: bool
-    """Whether only the words count that data tell."""
+    """Whether only the facts count that the data tell."""
 
     @classmethod
     def of(
         cls, spec: RunSpec, facts: Mapping[str, bool], searched: Collection[str] = (), of_data: bool = False
     ) -> _Effects:
-        """Return those of a run."""
+        """Return the effects of a run's keys."""
         values, defaults = _values(spec), _values(build_run({"algo": spec.algo}))
         lacking = {key: text for part in _parts_of(spec) for key, text in part.lacking.items()}
         return cls(values, defaults, run_fields(spec.algo), lacking, facts, searched, of_data)

@@ -38,7 +38,7 @@ class Sampling:
     """Samples of the run's dataset that a batch of a method that acts while it learns holds beside its own, as arrays
     named `expert/...`."""
     balanced_above: float | None = None
-    """Reward above which a sample counts as positive, where half of each batch shall be; None: as they come."""
+    """Reward above which a sample counts as positive, when half of each batch shall be positive; None: no balancing."""
     after: bool = False
     """Whether a sample's observation is what followed its action, not what the action was decided on."""
     saliency_alpha: float | None = None
@@ -103,12 +103,12 @@ class AlgorithmConfig(Optimisation):
 
     @property
     def chunks(self) -> Chunks:
-        """How actions are predicted and executed: one at a time, where the method says nothing of it."""
+        """How actions are predicted and executed: one at a time, unless the method takes Chunks."""
         return self if isinstance(self, Chunks) else Chunks(action_clip=False)
 
     @property
     def vision(self) -> Vision:
-        """How pictures become features: there is no encoder, where the method says nothing of it."""
+        """How pictures become features: there is no encoder, unless the method takes Vision."""
         return self if isinstance(self, Vision) else Vision()
 
     @property
@@ -128,7 +128,7 @@ class AlgorithmConfig(Optimisation):
 
 
 class Chunks(Part):
-    """Chunks of actions: how long they are, and how they are executed, which no training depends on."""
+    """Chunks of actions: how long they are, and how they are executed, which does not change training."""
 
     title: ClassVar[str] = "chunks of actions"
 
@@ -222,7 +222,7 @@ class Vision(Part):
 
 
 class Interaction(Part):
-    """How a method that acts while it learns collects what it learns from."""
+    """How a method that acts while it learns collects its experience."""
 
     title: ClassVar[str] = "acting while learning"
 

@@ -47,7 +47,7 @@ class OnlyWith:
     field: str
     value: Any = None
     reason: str = ""
-    """What an error says of another value than the default where the field has no effect; '': that is no error."""
+    """The error for a value other than the default when the field has no effect; '': no error."""
 
     def holds(self, part: Part) -> bool:
         """Return whether the marked field of `part` has an effect."""
@@ -110,7 +110,7 @@ class ActsOnly:
     """Mark a setting of an algorithm that only changes how a trained policy acts: it needs no training of its own."""
 
     needs: str = ""
-    """A condition, as those of Needs, on which it does; '': always."""
+    """The condition, written as those of Needs, under which it does; '': always."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Part(BaseModel):
 
     @property
     def lacking(self) -> dict[str, str]:
-        """What fields that change nothing beside the others' values need to change something, where no mark says it."""
+        """What fields without effect beside the others' values need in order to have one, when no mark says it."""
         return {}
 
     def held(self) -> dict[str, Any]:

@@ -18,6 +18,10 @@ class Choice(BaseModel):
     kind: Literal["choice"] = "choice"
     values: tuple[Any, ...] = Field(min_length=1)
 
+    def holds(self, value: Any) -> bool:
+        """Return whether a value, as a run holds it, is one of these."""
+        return value in self.values
+
     def __str__(self) -> str:
         return ", ".join(str(value) for value in self.values)
 
@@ -39,6 +43,10 @@ class Interval(BaseModel):
         if self.log and self.low <= 0:
             raise ValueError(f"interval({self.low:g},{self.high:g}): a logarithmic interval must be above 0")
         return self
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a number lies in the interval."""
+        return self.low <= value <= self.high
 
     def __str__(self) -> str:
         return f"{self.low:g} .. {self.high:g}{' (log)' if self.log else ''}"

@@ -2,7 +2,7 @@
 
 It is taken as trained, not retrained (unless confirm_seeds asks for fresh ones): its seeds' final models are evaluated
 with episode seeds that no trial was ranked by. The seed with the highest success there (ties: return, then the lower
-seed) becomes the registered model, and its own number comes of further episodes: it was not chosen by them.
+seed) becomes the registered model, and its own score is measured on yet other episodes.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ class BestPolicy:
     training_steps: int
     parameters: dict[str, Any]
     metrics: dict[str, float]
-    """Confirmed: over its seeds and final_episodes fresh episodes of each, with the interval."""
+    """Means over its seeds, final_episodes fresh episodes of each, with the interval."""
     seed: int
     """The seed whose policy is registered."""
     seed_metrics: dict[str, float]
-    """That seed's, on episodes that it was not chosen by."""
+    """That seed's metrics, on episodes that it was not chosen by."""
     folder: str
     video: str | None = None
     model: str | None = None
     """models:/NAME/VERSION of the registered model."""
-    loaded_metrics: dict[str, float] = field(default_factory=dict)
-    """The registered model's, loaded back through MLflow and evaluated on the same episodes."""
+    loaded_metrics: dict[str, float] = field(default_factory=dict[str, float])
+    """Metrics of the registered model, loaded back through MLflow and evaluated on the same episodes."""
     is_best: bool = True
     """Whether the alias `best` points at it; it always did before it was compared."""
     why: str = ""
     ranked: float | None = None
-    """What it was chosen by, the highest of many: too good by that."""
-    seeds: list[int] = field(default_factory=list)
-    """The seeds that `metrics` are of."""
+    """The score that it was chosen by: the highest of many, and so biased upwards."""
+    seeds: list[int] = field(default_factory=list[int])
+    """The seeds behind `metrics`."""
     fresh: bool = True
-    """Whether `metrics` come of episodes that it was not chosen by; held-out ones are the same."""
-    compared: list[dict[str, Any]] = field(default_factory=list)
+    """Whether `metrics` come from episodes that it was not chosen by; held-out episodes are the same ones."""
+    compared: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """The other configurations that were confirmed (`Confirmed`)."""
 
 
@@ -108,7 +108,7 @@ def evaluate_best(
 def _seed_rows(
     sweep: Path, spec: SweepSpec, winner: TrialOutcome, confirmed: Confirmed, policy: Policy
 ) -> list[dict[str, float]]:
-    """Return each seed's metrics, by which one is chosen: of the confirmation, else of the ranking."""
+    """Return each seed's metrics, from the confirmation or else the ranking: one seed is chosen by them."""
     own = rows_where(read_episodes(sweep / FILE), stage="confirmation", trial=winner.number)
     if confirmed.seeds != sorted(policy.seeds) or not own.num_rows:
         own = rows_where(winner.episodes, stage=TRAINING)
@@ -130,13 +130,14 @@ def _registered_metrics(
 
 
 def read_best(sweep: Path) -> BestPolicy | None:
-    """Return what was found of the best configuration so far."""
+    """Return the record of the best configuration; None before there is one."""
     record = sweep / RECORD
     return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None
 
 
 def append_best(path: Path, steps: int, metrics: Mapping[str, float | None]) -> None:
-    """Append the best's row, at the steps that all trials may take; a changed best has a row of its own at any rate."""
+    """Append the best's row, at the steps that all trials take together, or at the next free step if the best
+    changed."""
     log = CsvLog(path)
     rows = read_csv(path) if path.is_file() else []
     if not rows or any(rows[-1].get(key) != value for key, value in metrics.items()):
@@ -154,8 +155,8 @@ def register_best(
 ) -> BestPolicy:
     """Register the policy, load it back through MLflow, evaluate it on the same episodes, offer it as the best one.
 
-    `name` is another name than the sweep's, under which it is registered though it may be registered already. What
-    `poll` raises ends the loaded one's evaluation: the alias is left as it was, and registering again changes nothing.
+    With `name` it is registered under that instead of the sweep's own name, even if it is registered already. What
+    `poll` raises ends the loaded policy's evaluation: the alias stays where it was, and registering can be repeated.
     """
     wanted = name or (spec.model_name if best.model is None else None)
     if wanted is None or tracked.run_id is None:
@@ -169,6 +170,6 @@ def register_best(
 
 
 def final_spec(spec: SweepSpec, trial: TrialOutcome | None) -> RunSpec:
-    """Return the spec of the registered seed's evaluation: episodes that neither it nor its trial is chosen by."""
+    """Return the spec of the registered seed's evaluation, on episodes that neither it nor its trial was chosen by."""
     base = with_changes(spec.base, **trial.parameters) if trial is not None else spec.base
     return final_evaluation(base, spec.options.final_episodes, 2)

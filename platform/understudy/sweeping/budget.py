@@ -1,4 +1,4 @@
-"""When a sweep begins no further trial: its time, its seeds or its patience are spent. Trials under way go on."""
+"""When a sweep starts no more trials: its time, seed runs or trials without progress are spent. Running ones go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confirm what a sweep chose: the best, those that cannot be told from it and the default, on fresh start states.
+"""Evaluate on fresh start states what a sweep chose: the best, those not distinguishable from it, the default.
 
 The start states' reset seeds are none that any trial was ranked by, and with confirm_seeds the policies are of fresh
 training seeds too. So what is printed for the best is never what it was chosen by. The episodes are in the sweep's own
@@ -50,19 +50,19 @@ class Candidate:
     """A configuration that is confirmed."""
 
     name: str
-    """`trial 3`, or `the default` where no trial is just that."""
+    """`trial 3`, or `the default` when no trial has just the default values."""
     trial: int | None
     parameters: dict[str, Any]
     chosen: dict[str, Any]
     """Its evaluation-time parameters."""
     ranked: float | None = None
-    """What it was ranked by."""
+    """The score that it was ranked by."""
     is_default: bool = False
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A candidate, and what came of it where it was not chosen by."""
+    """A candidate and its results on episodes that it was not chosen by."""
 
     name: str
     trial: int | None
@@ -70,17 +70,17 @@ class Confirmed:
     chosen: dict[str, Any]
     ranked: float | None
     is_default: bool
-    seeds: list[int] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list[int])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
     below: list[float | None] | None = None
-    """How far below the best it is on the same start states: [mean, low, high], the ends None without any spread to
-    tell them by; None of the best itself."""
+    """How far below the best it scores on the same start states: [mean, low, high], the ends None without any spread;
+    None for the best itself."""
     distinguishable: bool | None = None
-    """Whether that is more than chance, after Holm's correction for the number of candidates."""
+    """Whether that is significant, after Holm's correction for the number of candidates."""
 
 
 def candidates(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[Candidate]:
-    """Return what is to be confirmed: the best, at most confirm_rivals that cannot be told from it, the default."""
+    """Return what is to be confirmed: the best, at most confirm_rivals not distinguishable from it, the default."""
     objective = spec.goal.first
     found = [
         Candidate(f"trial {item.number}", item.number, item.parameters, item.chosen, objective.value(item.metrics))
@@ -97,7 +97,7 @@ def candidates(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[Candidat
 
 
 def rivals(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[TrialOutcome]:
-    """Return, best first, those whose episodes of the ranking do not tell them from the best."""
+    """Return, best first, the trials that the episodes of the ranking do not distinguish from the best."""
     first, *rest = ranked
     matrices = {item.number: item.matrix(spec.goal.first) for item in ranked}
     own = matrices[first.number]
@@ -134,11 +134,13 @@ def default_candidate(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> Candid
 def confirm(
     sweep: SweepDir, spec: SweepSpec, ranked: Sequence[TrialOutcome], parent_run_id: str | None
 ) -> list[Confirmed]:
-    """Evaluate the candidates where none was ranked and return them, the best first; Stopped by the sweep's notice."""
+    """Evaluate the candidates on episodes that none was ranked by; return them, best first. The notice raises
+    Stopped."""
     chosen, notice = candidates(spec, ranked), Notice(sweep.path)
     _train_fresh(sweep, spec, chosen, parent_run_id)
     _say_cost(spec, chosen)
-    found, tables = [], []
+    found: list[Confirmed] = []
+    tables: list[pa.Table] = []
     for item in chosen:
         runs = _runs(sweep.path, spec, item)
         if not runs:
@@ -167,7 +169,7 @@ def told_apart(spec: SweepSpec, found: list[Confirmed], tables: Sequence[pa.Tabl
 
 
 def verdicts(scores: Mapping[str, np.ndarray], best: str, *, rate: bool = False) -> dict[str, tuple[Difference, bool]]:
-    """Return the best's paired difference from each other, and whether it is more than chance (Holm)."""
+    """Return the best's paired difference from each of the others, and whether it is significant (Holm)."""
     others = {name: own for name, own in scores.items() if name != best}
     differences = {name: paired_difference(scores[best], own, rate=rate) for name, own in others.items()}
     adjusted = holm({name: difference.p for name, difference in differences.items()})
@@ -190,7 +192,7 @@ def _train_fresh(sweep: SweepDir, spec: SweepSpec, chosen: Sequence[Candidate], 
     seeds = fresh_seeds(spec)
     if not seeds:
         return
-    packs = {}
+    packs: dict[str, dict[str, Any]] = {}
     for item in chosen:
         name = _fresh_name(item, seeds)
         if not finished(RunDir(sweep.path / "trials" / name), spec.base.training_steps):
@@ -226,7 +228,7 @@ def _runs(sweep: Path, spec: SweepSpec, item: Candidate) -> list[RunDir]:
 
 def load_policies(runs: Sequence[RunDir], device: str, chosen: Mapping[str, Any]) -> Policy:
     """Return the final policies of all seeds of these runs as one, acting with `chosen` settings."""
-    files = {}
+    files: dict[int, Path] = {}
     for run in runs:
         own = run.spec().all_seeds
         files |= {seed: run.member(seed, own) / "final_model.pt" for seed in own}
@@ -237,7 +239,7 @@ def load_policies(runs: Sequence[RunDir], device: str, chosen: Mapping[str, Any]
 def _confirmed(
     sweep: Path, spec: SweepSpec, item: Candidate, runs: Sequence[RunDir], notice: Notice
 ) -> tuple[dict[str, float], pa.Table]:
-    """Return the metrics and the episodes of a candidate's policies where none was ranked, played once."""
+    """Return a candidate's metrics and episodes, which are played once, and which nothing was ranked by."""
     base = trial_spec(spec, item.parameters)
     run_spec = with_changes(
         final_evaluation(base, spec.options.final_episodes),

@@ -51,7 +51,7 @@ class Objective:
         return -value if self.minimized else value
 
     def is_rate(self, metrics: Mapping[str, float]) -> bool:
-        """Whether it lies between 0 and 1."""
+        """Return whether the objective is a rate, between 0 and 1."""
         return self.named(metrics) in RATES
 
 
@@ -83,7 +83,7 @@ class Goal:
 
     @property
     def first(self) -> Objective:
-        """The objective that trials are ranked by; with several, that the registered one is chosen by."""
+        """The first objective: trials are ranked by it, and the registered policy is chosen by it."""
         return self.objectives[0]
 
     @property
@@ -96,7 +96,7 @@ class Goal:
         return tuple(objective.score(metrics) for objective in self.objectives)
 
     def keeps(self, metrics: Mapping[str, float]) -> bool:
-        """Whether every constraint is kept."""
+        """Return whether every constraint is kept."""
         return all(constraint.excess(metrics) <= 0 for constraint in self.constraints)
 
     def key(self, metrics: Mapping[str, float]) -> tuple[bool, float, float]:
@@ -142,7 +142,8 @@ def _constraint(text: str) -> Constraint:
 
 
 def pareto_front(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Return the places of those that no other is at least as good as in everything and better in something."""
+    """Return the indices of the Pareto front: no other point is at least as good in everything and better in
+    something."""
 
     def beats(one: Sequence[float], other: Sequence[float]) -> bool:
         return all(a >= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

@@ -1,4 +1,4 @@
-"""What a trial came to: its packs of seeds merged, at the evaluation-time setting that does best, from its episodes.
+"""The outcome of a trial, from its episodes: its packs of seeds merged, at its best evaluation-time setting.
 
 A trial is one configuration. Its first pack of seeds is the run directory trials/0006; further ones, of seeds that
 were added later, stand beside it as trials/0006_sd001-sd002 and count as if they had been there from the start.
@@ -43,14 +43,14 @@ class TrialOutcome:
 
     number: int
     parameters: dict[str, Any]
-    """What was trained at this value."""
+    """The values that were trained with."""
     chosen: dict[str, Any]
     """The evaluation-time parameters that do best."""
     metrics: dict[str, float]
     seeds: tuple[int, ...]
     episodes: pa.Table = field(default_factory=SCHEMA.empty_table, repr=False)
     """The rows of the last evaluation at the chosen setting."""
-    validated: dict[str, list[float]] = field(default_factory=dict)
+    validated: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Each seed's measures of held-out episodes."""
 
     def matrix(self, objective: Objective) -> np.ndarray | None:
@@ -83,7 +83,7 @@ def finished(run: RunDir, steps: int) -> bool:
 
 
 def combinations(spec: SweepSpec, run_spec: RunSpec) -> dict[str, dict[str, Any]]:
-    """Return the evaluation-time parameters of every combination of the grid, by the text that tables have of them."""
+    """Return every combination of the grid's evaluation-time parameters, by its text in the column `setting`."""
     config = run_spec.config
     own = {key: getattr(config, key) for key in algorithms.get(run_spec.algo).evaluation_parameters}
     every = itertools.product(*spec.grid.values())
@@ -115,7 +115,7 @@ def outcome_of(
     run_spec, latencies = trial_spec(spec, parameters), read_latencies(packs[0].path)
     known = combinations(spec, run_spec)
     other = {key: value for key, value in state["metrics"].items() if key in ("steps_per_sec",)}
-    found = []
+    found: list[TrialOutcome] = []
     for text in values_of(rows, "setting"):
         at = rows_where(rows, setting=text)
         own = {LATENCY: latencies[text]} if text in latencies else {}

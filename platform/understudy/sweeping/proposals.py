@@ -27,7 +27,7 @@ from understudy.spec.space import Choice, Dimension, every_value, is_ordered
 from understudy.sweeping.sweep_spec import SweepSpec
 
 PROPOSALS, RANDOM = 20, 200
-"""How often the sampler is asked for a configuration that was not tried, then chance; then all are gone through."""
+"""How often the sampler, and then chance, is asked for an untried configuration; after that all are gone through."""
 
 
 def distribution(dimension: Dimension, ordered: bool = False) -> BaseDistribution:
@@ -45,6 +45,7 @@ class Coding:
     """How a study holds the parameters of a sweep: a list of rising numbers by places, all else as it is."""
 
     def __init__(self, spec: SweepSpec) -> None:
+        self._dimensions = spec.dimensions
         items = spec.dimensions.items()
         self.space = {key: distribution(item, spec.ordered) for key, item in items}
         self._values = {
@@ -54,24 +55,18 @@ class Coding:
         }
 
     def read(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a run takes of what a study holds."""
+        """Return a study's parameters as a run takes them."""
         return {key: self._values[key][value] if key in self._values else value for key, value in parameters.items()}
 
     def write(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a study holds of what a run takes."""
+        """Return a run's parameters as a study holds them."""
         return {
             key: self._values[key].index(value) if key in self._values else value for key, value in parameters.items()
         }
 
     def holds(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether what a run takes lies in the space."""
-        for key, item in self.space.items():
-            if key in self._values:
-                if parameters[key] not in self._values[key]:
-                    return False
-            elif not item._contains(item.to_internal_repr(parameters[key])):
-                return False
-        return True
+        """Return whether a run's parameters lie in the space."""
+        return all(item.holds(parameters[key]) for key, item in self._dimensions.items())
 
     def every(self, key: str, dimension: Dimension) -> list[Any]:
         """Return all values of a dimension as a study holds them."""
@@ -115,12 +110,13 @@ class NothingTwice(BaseSampler):
             if other.number != trial.number
         }
         proposals = self._proposals(study, trial, search_space)
-        return next((item for item in proposals if _text(item, search_space) not in tried), {})
+        nothing: dict[str, Any] = {}
+        return next((item for item in proposals if _text(item, search_space) not in tried), nothing)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return one parameter by chance: when every configuration has been tried."""
+        """Return one parameter at random, once every configuration has been tried."""
         return RandomSampler(self._seed(0)).sample_independent(study, trial, param_name, param_distribution)
 
     def _proposals(

@@ -1,7 +1,7 @@
 """Give the promising trials of a sweep more seeds, round by round, as further packs; what is done is not done again.
 
 Which trials go on is a function of what is in the run directories, so a race that was interrupted goes on as it would
-have. `race.json` says who had how many seeds, and what that cost beside all seeds for all.
+have. `race.json` records how many seeds each trial got, and what that cost compared with all seeds for all.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def race(sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | No
     rule, seeds = spec.options.racing, spec.base.all_seeds
     stages = looks(rule, len(seeds))
     done = study.trials(TrialState.COMPLETE)
-    outcomes = outcomes_of(sweep.path, spec, done, seeds[: stages[0]])
-    alive, rounds = sorted(outcomes), [{"seeds": stages[0], "trials": sorted(outcomes)}]
+    outcomes: dict[int, TrialOutcome] = outcomes_of(sweep.path, spec, done, seeds[: stages[0]])
+    alive: list[int] = sorted(outcomes)
+    rounds: list[dict[str, Any]] = [{"seeds": stages[0], "trials": alive}]
     for before, now in itertools.pairwise(stages):
         alive = going_on(rule, spec, outcomes, alive, len(stages))
         new = seeds[before:now]
@@ -73,8 +74,8 @@ def race(sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | No
 def outcomes_of(
     sweep: Path, spec: SweepSpec, trials: Iterable[FrozenTrial], seeds: tuple[int, ...]
 ) -> dict[int, TrialOutcome]:
-    """Return what trials came to over these seeds; of earlier versions' folders, what the study has of them."""
-    found = {}
+    """Return the outcomes of trials over these seeds; for folders of earlier versions, what the study holds."""
+    found: dict[int, TrialOutcome] = {}
     for trial in trials:
         outcome = outcome_of(sweep, spec, trial.number, dict(trial.params), seeds)
         if outcome is None and "metrics" in trial.user_attrs:
@@ -133,7 +134,8 @@ def replayed(sweep: Path, spec: SweepSpec, trials: Iterable[FrozenTrial], rule: 
             f"{sweep}: its seeds were raced (racing={own}), so not all trials have all of them: a race is replayed on a"
             " sweep with racing=none"
         )
-    numbers, scores = [], []
+    numbers: list[int] = []
+    scores: list[np.ndarray] = []
     for trial in trials:
         table = _setting_by_seed(sweep, spec, trial.number)
         if table is not None:

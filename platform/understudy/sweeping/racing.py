@@ -58,7 +58,7 @@ def survivors(
 
 
 def _clearly_below(means: Sequence[np.ndarray], place: int, leader: int, number_of_looks: int, floor: float) -> bool:
-    """Whether m_leader - m_place > t(1 - ALPHA / ((N-1) R), nu) s sqrt(2 / k), s pooled within configurations."""
+    """Return whether m_leader - m_place > t(1 - ALPHA / ((N-1) R), nu) s sqrt(2 / k), s pooled over configurations."""
     from scipy.special import stdtrit
 
     freedom = sum(len(own) - 1 for own in means)
@@ -89,7 +89,7 @@ class Replay:
     best: int
     regret: float
     """How much better the best of all seeds is than the picked one, both by all their seeds."""
-    rounds: list[tuple[int, list[int]]] = field(default_factory=list)
+    rounds: list[tuple[int, list[int]]] = field(default_factory=list[tuple[int, list[int]]])
     """(seeds, configurations that had them)."""
 
     @property
@@ -104,7 +104,7 @@ def replay(rule: Rule, scores_NGK: np.ndarray, floor: float = 0.0) -> Replay:
         raise UserError("a race is between at least two configurations that have all their seeds")
     number, _, seeds = scores_NGK.shape
     stages, alive, trained = looks(rule, seeds), list(range(number)), np.zeros(number, int)
-    rounds = []
+    rounds: list[tuple[int, list[int]]] = []
     for stage, look in enumerate(stages):
         trained[alive] = look
         rounds.append((look, sorted(alive)))

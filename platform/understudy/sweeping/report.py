@@ -49,7 +49,7 @@ def front_of(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[dict[str, 
     return sorted(rows, key=lambda row: goal.first.score(row["metrics"]), reverse=True)
 
 
-def rank_correlations(ranked: Sequence[TrialOutcome]) -> dict[str, dict[str, float]]:
+def rank_correlations(ranked: Sequence[TrialOutcome]) -> dict[str, dict[str, Any]]:
     """Return Kendall's tau of each measure of held-out episodes with what episodes in the simulator say.
 
     A measure of which less is better counts negated: 1 says that it ranks configurations as the simulator does.
@@ -59,7 +59,7 @@ def rank_correlations(ranked: Sequence[TrialOutcome]) -> dict[str, dict[str, flo
         return {}
     target = objective_name(rolled[0].metrics) or "return"
     names = sorted({key for item in rolled for key in item.validated})
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in names:
         pairs = [(item.metrics[name], item.metrics[target]) for item in rolled if name in item.metrics]
         sign = -1 if lower_is_better(name) else 1

@@ -61,20 +61,20 @@ class SweepResult:
     best: BestPolicy
     url: str | None
     untracked: str | None = None
-    """Why MLflow has not got all of it, or the best policy is not registered; None also where MLflow is just away."""
-    report: list[str] = field(default_factory=list)
+    """Why MLflow lacks some of it or the best policy is not registered; None also where MLflow is only away."""
+    report: list[str] = field(default_factory=list[str])
     """Further findings, a line each: the Pareto front, what the seeds cost, how well held-out measures rank."""
 
 
 @dataclass(frozen=True)
 class _Done:
-    """What the stages came to."""
+    """Results of the stages."""
 
     trials: list[FrozenTrial]
     policy: BestPolicy
     report: list[str]
     fault: str | None
-    """Why the best policy is not registered, where that is wanted and MLflow is not just away."""
+    """Why the best policy is not registered, if that is wanted and MLflow is not only away."""
 
 
 def track_sweep(spec: SweepSpec, path: Path, run_id: str | None, parent_run_id: str | None = None) -> Tracked:
@@ -113,12 +113,13 @@ def longest(spec: SweepSpec) -> RunSpec:
 
 
 def check_trials(spec: SweepSpec) -> None:
-    """Raise what the trials' data, files or network would be refused for, without a simulator."""
+    """Check the trials' data, files and network, without a simulator; raise what is wrong."""
     check_new(longest(spec))
 
 
 def check_sweep(spec: SweepSpec) -> None:
-    """Open data and environment at the longest swept chunk, so that no trial fails on what could be known before."""
+    """Open data and environment at the longest swept chunk, so that no trial fails on what can be checked
+    beforehand."""
     base = spec.base
     check_trials(spec)
     make_loop(longest(spec))
@@ -164,7 +165,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
 def _do(
     sweep: SweepDir, spec: SweepSpec, study: Study, tracked: Tracked, show: Callable[[SweepTable], Any] | None
 ) -> _Done:
-    """Do the stages that are left, within on_signals; Stopped, between or within them, by the sweep's notice."""
+    """Do the stages that are left, within on_signals; the sweep's notice raises Stopped between or within them."""
     notice, fault = Notice(sweep.path), None
     begin(study, sweep.path)
     run_trials(sweep, spec, study, tracked.run_id, show)
@@ -192,7 +193,7 @@ def _do(
 
 
 def begin(study: Study, folder: Path) -> None:
-    """Have the trials proposed first that the options ask for, once: own points, the default, what is known before."""
+    """Enqueue, once, the trials that the options put first: given points, the default, those of earlier sweeps."""
     spec, options = study.spec, study.spec.options
     if study.trials() or not spec.ordered:
         return
@@ -211,7 +212,7 @@ def begin(study: Study, folder: Path) -> None:
 
 
 def _fault_of_trials(sweep: SweepDir) -> str | None:
-    """Return why MLflow has not got all of some trial; None where it has, or is away."""
+    """Return why MLflow lacks some of a trial; None where it lacks nothing, or is away."""
     for folder in sorted((sweep.path / "trials").glob("*")):
         fault = RunDir(folder).state().get(TRACKING_ERROR)
         if fault:

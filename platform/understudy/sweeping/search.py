@@ -11,14 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from optuna.trial import TrialState
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
-from ray.tune.schedulers.async_hyperband import _Bracket
+from ray.tune.schedulers.async_hyperband import _Bracket  # pyright: ignore[reportPrivateUsage]  (no public one)
 from ray.tune.search import Searcher
 
 from understudy.runs.directory import RunDir
@@ -43,7 +43,8 @@ class StudySearch(Searcher):
         self._numbers: dict[str, int] = {}
         self._budget = Budget(study, RunDir(folder).state())
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial's configuration, or Searcher.FINISHED (a text, which Ray's own type leaves out)."""
         if self._waiting:
             number, parameters = self._waiting.pop(0)
         elif not self._budget.spent() and self._study.left():
@@ -95,7 +96,8 @@ class Packs(Searcher):
         super().__init__(metric=OBJECTIVE, mode="max")
         self._waiting = [dict(pack) for pack in packs]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next pack, or Searcher.FINISHED."""
         return self._waiting.pop(0) if self._waiting else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -106,6 +108,15 @@ class Packs(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing."""
+
+
+class _Configured(Protocol):
+    """What is read of Tune's trials, whose attributes have types in part only."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What `suggest` gave."""
+        ...
 
 
 class SayCrashes(Callback):
@@ -121,7 +132,7 @@ class SayCrashes(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._say(trial, "it counts as failed")
 
-    def _say(self, trial: Trial, then: str) -> None:
+    def _say(self, trial: _Configured, then: str) -> None:
         number = trial.config["number"]
         reason = RunDir(trial_folder(self._folder, number)).state().get("error") or "its process or its node died"
         logger.warning("trial %04d: %s; %s", number, reason, then)
@@ -148,9 +159,9 @@ class Rungs(_Bracket):
         """Return what a trial must reach to go on, None before enough values are there to compare with."""
         if len(recorded) < ENOUGH:
             return None
-        cutoff = super().cutoff(recorded)
-        unit = 1.0 if self.rate else max(recorded.values()) - min(recorded.values())
-        return None if cutoff is None else float(np.real(cutoff)) - self.slack * unit
+        values = list(recorded.values())
+        unit = 1.0 if self.rate else max(values) - min(values)
+        return float(np.nanpercentile(values, (1 - 1 / self.rf) * 100)) - self.slack * unit
 
 
 class StudyAsha(AsyncHyperBandScheduler):
@@ -158,6 +169,8 @@ class StudyAsha(AsyncHyperBandScheduler):
 
     A trial at its last step is never stopped: it still has to close its run.
     """
+
+    _trial_info: dict[str, Any]
 
     def __init__(self, study: Study, max_t: int, grace_steps: int, reduction_factor: int, slack: float) -> None:
         super().__init__(

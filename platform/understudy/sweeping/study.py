@@ -14,13 +14,14 @@ import copy
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy.errors import UserError
@@ -58,7 +59,7 @@ class StudyPlace:
 def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
     """Return where a sweep's study is. Once begun it stays there: study.json holds its name and address.
 
-    Raises UserError when the key or $UNDERSTUDY_STUDY_STORAGE now say another place than it was begun in.
+    Raises UserError when the key or $UNDERSTUDY_STUDY_STORAGE now names another place than the study was begun in.
     """
     local, record = folder / "study.db", folder / RECORD
     given = _given(spec)
@@ -82,7 +83,7 @@ def _given(spec: SweepSpec) -> str:
 
 
 @contextmanager
-def _database_errors(place: StudyPlace) -> Iterator[None]:
+def _database_errors(place: StudyPlace) -> Generator[None]:
     """Turn what SQLAlchemy raises on opening into one line without the password."""
     try:
         yield
@@ -102,10 +103,10 @@ def check_storage(spec: SweepSpec) -> None:
             optuna.storages.get_storage(given)
 
 
-def _open(place: StudyPlace, goal: Goal) -> optuna.Study:
+def _open(storage: BaseStorage, name: str, goal: Goal) -> optuna.Study:
     return optuna.create_study(
-        storage=place.address,
-        study_name=place.name,
+        storage=storage,
+        study_name=name,
         directions=["minimize" if objective.minimized else "maximize" for objective in goal.objectives],
         load_if_exists=True,
         pruner=optuna.pruners.NopPruner(),
@@ -134,7 +135,9 @@ class Study:
         self._coding, self._goal = Coding(spec), spec.goal
         place = study_place(folder, spec)
         with _database_errors(place):
-            self._study = _open(place, self._goal)
+            self._storage = optuna.storages.get_storage(place.address)
+            self._study = _open(self._storage, place.name, self._goal)
+            self._id = self._storage.get_study_id_from_name(place.name)
 
     def __reduce__(self) -> tuple[type[Study], tuple[Path, SweepSpec]]:
         """Tune pickles what it is given to disk: an open database would take its password there."""
@@ -165,7 +168,7 @@ class Study:
 
     def learn_from(self, trials: list[FrozenTrial], where: str) -> int:
         """Have the sampler know trials of another study of this space; returns how many. They are none of ours."""
-        known = []
+        known: list[FrozenTrial] = []
         for trial in trials:
             inside = trial.state == TrialState.COMPLETE and trial.params.keys() == self._coding.space.keys()
             if inside and self._coding.holds(trial.params):
@@ -184,27 +187,31 @@ class Study:
         """Make the study in which the trials train to `steps`, and return its name.
 
         Finished trials are running ones there, which a resumed sweep hands out first; those that were stopped or
-        failed stay so. What an attempt that was killed in here left goes.
+        failed stay so. What an earlier, killed attempt left is deleted.
         """
         first = study_place(self._folder, self.spec.model_copy(update={"study": ""}))
         place = StudyPlace(first.address, f"{first.name}-{steps}")
         with _database_errors(place):
             if place.name in optuna.get_all_study_names(place.address):
                 optuna.delete_study(study_name=place.name, storage=place.address)
-            _open(place, self._goal).add_trials([_running(trial) for trial in self._study.get_trials(deepcopy=False)])
+            further = _open(optuna.storages.get_storage(place.address), place.name, self._goal)
+            further.add_trials([_running(trial) for trial in self._study.get_trials(deepcopy=False)])
         return place.name
 
     def _held(self, number: int) -> FrozenTrial:
         """Return one trial as the database has it; `Study.trials` would copy all of them, .3 s at 1,000 trials."""
-        storage = self._study._storage
-        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number))
+        return self._storage.get_trial(self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        """Return the database's number of a trial, which counts those of all studies."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def parameters(self, number: int) -> dict[str, Any]:
         """Return one trial's parameters as runs take them."""
         return self._coding.read(self._held(number).params)
 
     def left(self) -> bool:
-        """Whether a trial waits, or one more may be proposed."""
+        """Return whether a trial waits, or one more may be proposed."""
         trials = self._study.get_trials(deepcopy=False)
         ours = sum(OF not in trial.user_attrs for trial in trials)
         return ours < self.spec.options.num_trials or any(trial.state == TrialState.WAITING for trial in trials)
@@ -214,7 +221,7 @@ class Study:
         held = self._held(number)
         if not held.state.is_finished() and step not in held.intermediate_values:
             value = self._goal.first.signed(score)
-            self._study._storage.set_trial_intermediate_value(held._trial_id, step, value)
+            self._storage.set_trial_intermediate_value(self._trial_id(number), step, value)
 
     def rungs(self, trial: FrozenTrial) -> list[tuple[int, float]]:
         """Return a trial's (step, score) in order, higher being better."""
@@ -225,7 +232,7 @@ class Study:
 
         One that `diverged` counts as stopped and as worse than all others, so that the sampler learns to avoid it.
         """
-        trial, storage = self._held(number), self._study._storage
+        trial, trial_id, storage = self._held(number), self._trial_id(number), self._storage
         if trial.state.is_finished():
             return
         metrics = attributes.get("metrics")
@@ -233,9 +240,9 @@ class Study:
         if attributes.get("diverged"):
             excess["trained to its end"] = 1.0
         for key, item in attributes.items():
-            storage.set_trial_user_attr(trial._trial_id, key, item)
+            storage.set_trial_user_attr(trial_id, key, item)
         for key, value in excess.items():
-            storage.set_trial_system_attr(trial._trial_id, f"constraints:{key}", value)
+            storage.set_trial_system_attr(trial_id, f"constraints:{key}", value)
         values = None
         if state == TrialState.COMPLETE and scores is not None:
             each = [scores] if isinstance(scores, int | float) else list(scores)
@@ -245,7 +252,7 @@ class Study:
 
 
 def failed(trial: FrozenTrial) -> bool:
-    """Whether a trial came to no result: its process died, or its loss was no number."""
+    """Return whether a trial has no result: its process died, or its loss was no number."""
     return trial.state == TrialState.FAIL or bool(trial.user_attrs.get("diverged"))
 
 

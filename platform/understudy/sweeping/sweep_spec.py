@@ -66,12 +66,13 @@ class SweepSpec(BaseModel):
 
     @property
     def held_out_only(self) -> bool:
-        """Whether trials are judged by held-out episodes alone: there is no simulator, or nothing that acts."""
+        """Whether trials are scored on held-out episodes alone: there is no simulator, or the algorithm gives no
+        actions."""
         return not self.acts or self.run["eval_episodes"] == 0
 
     @property
     def sampler(self) -> str:
-        """The sampler that is meant."""
+        """The name of the sampler, with `auto` replaced by the one that it stands for."""
         named = self.options.sampler
         return named if named != "auto" else "tpe" if len(self.options.objective) == 1 else "nsga2"
 
@@ -124,7 +125,8 @@ def build_sweep(values: dict[str, Any], sweeps: Mapping[str, Sweep]) -> SweepSpe
 
 
 def _is_option(algo: str, key: str, value: Any) -> bool:
-    """Whether a key is the sweep's own; one that runs have too (ddpm_bc's sampler) is theirs with their values."""
+    """Return whether a key belongs to the sweep; one that runs have too (ddpm_bc's sampler) is theirs with their
+    values."""
     own = run_fields(algo).get(key)
     return key in SweepOptions.model_fields and (own is None or value not in choices_of(own))
 
@@ -219,13 +221,12 @@ def _check_goal(goal: Goal, base: RunSpec, options: SweepOptions) -> SweepOption
 
 def check_point(spec: SweepSpec, point: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration of the space with its values as a run holds them; SpecError where it lies outside."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in point.items():
         if key not in spec.dimensions:
             raise SpecError(f"points: {key} is not swept{did_you_mean(key, spec.dimensions)}")
         held, item = value_of(spec.base, key, value), spec.dimensions[key]
-        inside = held in item.values if isinstance(item, Choice) else item.low <= held <= item.high
-        if not inside:
+        if not item.holds(held):
             raise SpecError(f"points: {key}={value} lies outside {item}")
         found[key] = held
     return found
@@ -278,12 +279,14 @@ def dimension_of(algo: str, key: str, sweep: Sweep) -> Dimension:
     assert sweep.end is not None
     fields = run_fields(algo)
     item = fields[canonical(key, fields)]
-    if item.annotation not in (int, float, float | None):
+    number: tuple[Any, ...] = (int, float, float | None)
+    if item.annotation not in number:
         raise SpecError(f"{key} is no number: give a list of values instead of interval(...)")
     integer = item.annotation is int  # Hydra makes floats of both ends
     if integer and not (sweep.start.is_integer() and sweep.end.is_integer()):
         raise SpecError(f"{key}=interval({sweep.start:g},{sweep.end:g}): {key} is a whole number, so are the ends")
-    marked = isinstance(item.json_schema_extra, dict) and item.json_schema_extra.get("scale") == "log"
+    extra = item.json_schema_extra
+    marked = extra is not None and not callable(extra) and extra.get("scale") == "log"
     tags = set(sweep.tags)
     log = ("log" in tags or (marked and float(sweep.start) > 0)) and "linear" not in tags
     try:

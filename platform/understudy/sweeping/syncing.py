@@ -1,4 +1,4 @@
-"""Send what MLflow has not got of a sweep: its parent run, its trials, its best policy; register that by name."""
+"""Send MLflow what it lacks of a sweep: its parent run, its trials, its best policy; register that by name."""
 
 from __future__ import annotations
 

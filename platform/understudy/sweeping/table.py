@@ -34,7 +34,7 @@ ANY = read_goal((AUTO,), (AUTO,), ())
 
 
 class SweepTable:
-    """Draws what the study and the trials' own csv files say; of trials that have ended it reads nothing again."""
+    """A table drawn from the study and the trials' own csv files, which are read once of trials that have ended."""
 
     limit: int | None = None
     """Most rows that are drawn: the trials that are running and the best of the others; None draws all."""
@@ -115,7 +115,7 @@ class SweepTable:
         ]
 
     def _objective(self, best: FrozenTrial | None) -> str:
-        metrics = best.user_attrs["metrics"] if best else {}
+        metrics: dict[str, float] = best.user_attrs["metrics"] if best else {}
         return f"{self.goal.first.named(metrics) if metrics else 'objective'} [95 %]"
 
     def line(self) -> str:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ray import tune
@@ -29,6 +29,17 @@ from understudy.sweeping.sweep_spec import SweepSpec
 
 logger = logging.getLogger("understudy")
 LATENCIES, DECISIONS = "latency.json", 50
+
+
+class _Tune(Protocol):
+    """What is used of Tune here; its own `report` has types in part only."""
+
+    def report(self, metrics: dict[str, Any], /) -> None:
+        """Give Tune a trial's newest result."""
+        ...
+
+
+_tune: _Tune = tune
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -68,10 +79,10 @@ def measure_latency(run: RunDir, spec: SweepSpec) -> None:
     policy = Policy.from_checkpoint(file, device=resolve_device(run_spec.placement.device))
     shape = policy.algorithm.observation_shape
     observation = {name: _blank(part) for name, part in shape.items()} if isinstance(shape, Mapping) else _blank(shape)
-    found = {}
+    found: dict[str, float] = {}
     for values in itertools.product(*spec.grid.values()):
         acting = policy.with_config(**dict(zip(spec.grid, values, strict=True)))
-        times = []
+        times: list[float] = []
         for _ in range(DECISIONS):
             began = time.perf_counter()
             acting.act(observation)
@@ -103,7 +114,7 @@ def run_trial(config: dict[str, Any]) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         goal.check(metrics)
         score = goal.first.score(metrics)
-        tune.report({"step": step, "objective": score, "rate": goal.first.is_rate(metrics)})
+        _tune.report({"step": step, "objective": score, "rate": goal.first.is_rate(metrics)})
 
     wait_until_free(run)
     with run.locked():
@@ -127,4 +138,4 @@ def run_trial(config: dict[str, Any]) -> None:
             raise
         # In run.json already; for Tune the trial has ended, and the sweep goes on.
         logger.warning("trial %s: %s", config["number"], error)
-        tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan")})
+        _tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan")})

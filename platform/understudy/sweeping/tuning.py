@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import TrialState
 
@@ -23,6 +23,20 @@ from understudy.sweeping.trial import run_trial
 RETRIES = 2
 """Times that a trial is started again after its process died."""
 Show = Callable[[SweepTable], Any]
+
+
+class _Tune(Protocol):
+    """What is used of Tune where its own functions have types in part only."""
+
+    def with_resources(self, trainable: Callable[[dict[str, Any]], None], resources: dict[str, float], /) -> Any:
+        """Return the function with what each trial asks Ray for."""
+        ...
+
+
+def _tune() -> _Tune:
+    from ray import tune
+
+    return tune
 
 
 def start_tune() -> None:
@@ -96,7 +110,7 @@ def _fit(
         "folder": str(sweep.path.absolute()),
         "parent_run_id": parent_run_id,
     }
-    trainable = tune.with_resources(_with(config), resources(spec.base.placement))
+    trainable = _tune().with_resources(_with(config), resources(spec.base.placement))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

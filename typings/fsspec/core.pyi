@@ -1,0 +1,5 @@
+"""Addresses of file systems."""
+
+from fsspec import AbstractFileSystem
+
+def url_to_fs(url: str) -> tuple[AbstractFileSystem, str]: ...

@@ -1,0 +1,3 @@
+"""The types of what understudy uses of safetensors, which has them in part only."""
+
+class SafetensorError(Exception): ...

@@ -1,0 +1,9 @@
+"""Tensors in files."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+def load_file(filename: Path | str) -> dict[str, Tensor]: ...
+def save(tensors: dict[str, Tensor]) -> bytes: ...
+def save_file(tensors: dict[str, Tensor], filename: Path | str) -> None: ...
