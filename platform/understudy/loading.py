@@ -65,7 +65,8 @@ def _best_of_sweep(sweep: Path, device: torch.device | str) -> Policy:
 
 
 def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) -> Policy:
-    from understudy.tracking.client import download, tracking_errors
+    from understudy.tracking.artifacts import download
+    from understudy.tracking.client import tracking_errors
 
     if tracking_uri is None:
         from understudy.spec.placement import Placement
@@ -85,7 +86,8 @@ def _location(uri: str, tracking_uri: str) -> str:
 
     mlflow would resolve aliases in its process-wide registry, whatever store is asked for: so it is done here.
     """
-    from understudy.tracking.client import artifact_names, client
+    from understudy.tracking.artifacts import artifact_names
+    from understudy.tracking.client import client
 
     store: Any = client(tracking_uri)
     if match := _MODEL_ID.fullmatch(uri):

@@ -1,4 +1,4 @@
-"""Policies as MLflow models: log, register, load back. With understudy.tracking.client the only importer of mlflow.
+"""Policies as MLflow models: log, register, load back. With understudy.tracking the only importer of mlflow.
 
 A model holds a policy folder (safetensors and JSON) and names this module as its loader (`_load_pyfunc`), so
 nothing is pickled, and `mlflow.pyfunc.load_model(uri).predict(observations)` acts as `Policy.act` does.

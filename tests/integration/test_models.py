@@ -21,7 +21,9 @@ from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.runs.scores import Score, judge
 from understudy.spec.learning import Chunks
-from understudy.tracking.client import client, log_artifacts, start_run
+from understudy.tracking.artifacts import log_artifacts
+from understudy.tracking.client import client
+from understudy.tracking.recording import start_run
 
 OBSERVATIONS = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
 

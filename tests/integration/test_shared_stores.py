@@ -56,7 +56,8 @@ if __name__ == "__main__":
     uri, folder, count, rows = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     # A server that has imported mlflow forks them: 64 processes, without 64 times the seconds that the import takes.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "understudy.tracking.client"])
+    preloaded = ["mlflow", "mlflow.store.tracking.sqlalchemy_store", "understudy.tracking.recording"]
+    context.set_forkserver_preload(preloaded)
     gate = context.Barrier(count + 1)
     args = [(uri, folder, number, rows, gate) for number in range(count)]
     processes = [context.Process(target=write, args=words) for words in args]

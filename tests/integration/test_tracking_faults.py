@@ -11,7 +11,7 @@ from tests.integration.test_bad_input import refused
 from tests.integration.test_run_directory import only_run
 
 from understudy.runs.directory import TRACKING_ERROR, RunDir
-from understudy.tracking import client, list_runs
+from understudy.tracking import list_runs, recording
 
 WORDS = ("train", *SMALL, "training_steps=6", "log_interval=3", "eval_episodes=0", "save_dir=runs")
 
@@ -23,7 +23,7 @@ def deny(*_words: object, **_settings: object) -> None:
 def test_a_run_that_could_not_be_tracked_ends_with_its_models_and_exit_code_one(
     hopper_data: Path, say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "_send_batch", deny)
+    monkeypatch.setattr(recording, "_send_batch", deny)
     said = say(*WORDS)
     run = RunDir(only_run(tmp_path / "runs"))
     assert said.code == 1

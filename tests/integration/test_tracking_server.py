@@ -25,7 +25,8 @@ from understudy.normaliser import Normaliser
 from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.tracking.client import client, log_points
+from understudy.tracking.client import client
+from understudy.tracking.recording import log_points
 from understudy.tracking.shipping import CURSOR_FILE, Point
 
 CHILD = {**os.environ, "PYTHONPATH": str(Path(understudy.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -184,7 +185,7 @@ def test_a_store_that_another_mlflow_made_newer_is_refused_in_one_line_and_left_
 WRITER = """
 import sys
 from understudy import tracking
-from understudy.tracking.client import finish, log_points
+from understudy.tracking.recording import finish, log_points
 from understudy.tracking.shipping import Point
 uri, name, batches = sys.argv[1], sys.argv[2], int(sys.argv[3])
 run = tracking.start_run(uri, "many", name)

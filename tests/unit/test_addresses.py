@@ -17,7 +17,8 @@ from understudy.sweeping.options import STORAGE_VARIABLE
 from understudy.sweeping.study import RECORD, Study, check_storage
 from understudy.sweeping.sweep_spec import SweepSpec, build_sweep
 from understudy.tracking.addresses import absolute_address, check_reachable, sqlite_address, sqlite_path
-from understudy.tracking.client import log_artifacts, start_run
+from understudy.tracking.artifacts import log_artifacts
+from understudy.tracking.recording import start_run
 
 ODD = "what? %41 50% #1 'q' \"d\" {b} [x] &=;,+@ :n ~ü $HOME \\"
 

@@ -15,8 +15,9 @@ from understudy.errors import StoreAway, TrackingError, UserError
 from understudy.spec.placement import home
 from understudy.tracking import default_tracking_uri, prepare, track
 from understudy.tracking.addresses import check_reachable
-from understudy.tracking.client import start_run, tracking_errors
+from understudy.tracking.client import tracking_errors
 from understudy.tracking.outages import is_away
+from understudy.tracking.recording import start_run
 from understudy.tracking.shipping import CURSOR_FILE, Shipper
 
 

@@ -28,7 +28,7 @@ from understudy.tracking.addresses import (
     ui_command,
     without_secrets,
 )
-from understudy.tracking.client import _git_tags, printable
+from understudy.tracking.facts import git_tags, printable
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
 from understudy.tracking.shown import is_shown
 from understudy.tracking.tailing import CsvTail, StepTimes
@@ -277,19 +277,19 @@ def test_a_run_says_which_commit_it_was_made_at_and_whether_files_differ_from_it
         own = ("-c", "user.name=ada", "-c", "user.email=ada@example.org")
         return subprocess.run(["git", "-C", tmp_path, *own, *words], check=True, capture_output=True, text=True).stdout
 
-    assert _git_tags(str(tmp_path)) == {}
+    assert git_tags(str(tmp_path)) == {}
     git("init", "-q")
     (tmp_path / "a.py").write_text("a = 1\n")
     git("add", "a.py")
     git("commit", "-q", "-m", "a")
     commit = git("rev-parse", "HEAD").strip()
-    _git_tags.cache_clear()
+    git_tags.cache_clear()
     tags = {"mlflow.source.git.commit": commit, "git_commit": commit}
-    assert _git_tags(str(tmp_path)) == {**tags, "git_dirty": "false"}
+    assert git_tags(str(tmp_path)) == {**tags, "git_dirty": "false"}
     (tmp_path / "a.py").write_text("a = 2\n")
-    _git_tags.cache_clear()
-    assert _git_tags(str(tmp_path)) == {**tags, "git_dirty": "true"}
-    _git_tags.cache_clear()
+    git_tags.cache_clear()
+    assert git_tags(str(tmp_path)) == {**tags, "git_dirty": "true"}
+    git_tags.cache_clear()
 
 
 def test_parameters_keep_their_types_as_json_has_them() -> None:

@@ -1,7 +1,8 @@
 """Track runs in MLflow: what a run's files hold is sent in the background; a store that is away stops nothing.
 
-`addresses` and `tailing` know no mlflow, `store` has one function per call, `shipping` sends csv rows once,
-`tracked` is what a run or a sweep holds, `listing` is what `understudy runs` shows.
+`addresses`, `facts` and `tailing` know no mlflow; `client` reaches a store, `recording` has one function for each call
+that writes to a run, `artifacts` those for its files; `shipping` sends csv rows once, `tracked` is what a run or a
+sweep holds, `listing` is what `understudy runs` shows.
 """
 
 from understudy.tracking.addresses import (
@@ -12,8 +13,9 @@ from understudy.tracking.addresses import (
     ui_command,
     without_secrets,
 )
-from understudy.tracking.client import Status, prepare, start_run
+from understudy.tracking.client import prepare
 from understudy.tracking.listing import list_runs, run_details
+from understudy.tracking.recording import Status, start_run
 from understudy.tracking.tracked import Tracked, metric_sources, track, track_run
 
 __all__ = [

@@ -6,7 +6,8 @@ from typing import Any
 
 from understudy.errors import UnknownName, did_you_mean
 from understudy.tracking.addresses import absolute_address, check_reachable, run_url
-from understudy.tracking.client import artifact_names, client, tracking_errors, untyped
+from understudy.tracking.artifacts import artifact_names
+from understudy.tracking.client import client, tracking_errors, untyped
 
 SHORTEST_ID = 6
 """Characters of a run id that are enough to name it."""

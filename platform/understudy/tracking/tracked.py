@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StoreAway
-from understudy.tracking import client as store
+from understudy.tracking import recording
 from understudy.tracking.addresses import OFF, absolute_address, without_secrets
-from understudy.tracking.client import Status, TrackedRun
+from understudy.tracking.artifacts import log_artifacts
+from understudy.tracking.recording import Status, TrackedRun
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
 from understudy.tracking.tailing import TIMING_FILE
 
@@ -87,7 +88,7 @@ class Tracked:
     def log_files(self, *paths: Path) -> int:
         """Upload files or folders as they are when their turn comes; returns how many files that are."""
         if self._shipper is not None:
-            self._shipper.submit(lambda: store.log_artifacts(self.uri, self._id(), *paths))
+            self._shipper.submit(lambda: log_artifacts(self.uri, self._id(), *paths))
         return sum(1 if path.is_file() else sum(item.is_file() for item in path.rglob("*")) for path in paths)
 
     @property
@@ -112,13 +113,13 @@ class Tracked:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the MLflow run."""
         if self._shipper is not None:
-            self._shipper.submit(lambda: store.set_tags(self.uri, self._id(), tags))
+            self._shipper.submit(lambda: recording.set_tags(self.uri, self._id(), tags))
 
     def log_dataset(self, name: str, content_hash: str, source: str) -> None:
         """Note the dataset that the run was trained on as its input, and its hash as a tag to filter by."""
         if self._shipper is not None and content_hash:
             self.set_tags({"dataset_hash": content_hash})
-            self._shipper.submit(lambda: store.log_dataset(self.uri, self._id(), name, content_hash, source))
+            self._shipper.submit(lambda: recording.log_dataset(self.uri, self._id(), name, content_hash, source))
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until all there is now has been sent; False when it could not be in `timeout` seconds."""
@@ -136,7 +137,7 @@ class Tracked:
         ends = time.monotonic() + timeout
         sent = _drained(shipper, ends)
         if sent:
-            shipper.submit(lambda: store.finish(self.uri, self._id(), status))
+            shipper.submit(lambda: recording.finish(self.uri, self._id(), status))
             sent = _drained(shipper, max(ends, time.monotonic() + AWAY_SECONDS))
         shipper.close(0.0)
         self._fault = None if sent else shipper.fault
@@ -153,7 +154,7 @@ class Tracked:
         run_id = self._id()
         new = [point for point in points if point.step > self._held.get(point.key, -1)]
         if new:
-            store.log_points(self.uri, run_id, new)
+            recording.log_points(self.uri, run_id, new)
             self.sent += len(new)
 
     def begin(self) -> None:
@@ -198,7 +199,7 @@ def track(
     uri = absolute_address(tracking_uri)
 
     def start(key: str, known: str | None) -> TrackedRun:
-        return store.start_run(
+        return recording.start_run(
             uri,
             experiment,
             name,
