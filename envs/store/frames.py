@@ -50,8 +50,8 @@ class JpegFrames:
     def __init__(self, values: pa.Array, shape: tuple[int, ...], where: str) -> None:
         self.shape, self._where = shape, where
         _, offsets, data = values.buffers()
-        self._offsets = np.frombuffer(offsets, np.int64, count=len(values) + 1, offset=8 * values.offset)
-        self._data = np.frombuffer(data, np.uint8)
+        self._offsets = np.frombuffer(memoryview(offsets), np.int64, count=len(values) + 1, offset=8 * values.offset)
+        self._data = np.frombuffer(memoryview(data), np.uint8)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

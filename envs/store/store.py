@@ -177,8 +177,8 @@ class EpisodeStore:
             return hashlib.blake2b(b"".join(map(end_text, values.to_pylist())), digest_size=16).hexdigest()
         if columns[name].encoding == JPEG:
             _, offsets, data = values.buffers()
-            ends = np.frombuffer(offsets, np.int64, count=len(values) + 1)
-            return digest(np.frombuffer(data, np.uint8, count=ends[-1]), ends)
+            ends = np.frombuffer(memoryview(offsets), np.int64, count=len(values) + 1)
+            return digest(np.frombuffer(memoryview(data), np.uint8, count=ends[-1]), ends)
         return digest(self._array(table, columns, name))
 
     @cached_property
@@ -310,7 +310,7 @@ def _numpy(values: pa.Array, dtype: str) -> np.ndarray:
     Arrow's `to_numpy` would import pandas (0.2 s, 40 MB) and its `flatten` the compute functions (0.1 s).
     """
     numbers = values.values if pa.types.is_fixed_size_list(values.type) else values
-    return np.frombuffer(numbers.buffers()[1], dtype, count=len(numbers))
+    return np.frombuffer(memoryview(numbers.buffers()[1]), dtype, count=len(numbers))
 
 
 def _arrow_type(column: Column) -> pa.DataType:
