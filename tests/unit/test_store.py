@@ -74,8 +74,8 @@ def test_columns_are_read_only_views_of_the_mapped_file(tmp_path) -> None:
     assert not observations.flags.writeable
     assert not observations.flags.owndata
     base = observations
-    while isinstance(base, np.ndarray):
-        base = base.base
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
     assert "pyarrow" in type(base).__module__
 
 
