@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A mean over seeds with its 95 % interval and the interquartile mean over seeds."""
 
     mean: float
@@ -120,7 +120,7 @@ class Crossed:
         return cls(total / scores_KE.size, freedom, msr / scores_KE.size)
 
 
-def interval(successes_KE: ArrayLike, *, fixed_states: bool = False) -> Interval:
+def interval(successes_KE: ArrayLike, *, fixed_states: bool = False) -> ConfidenceInterval:
     """Return the interval of a success rate; `successes_KE` is [K, E] (or [E], one seed) of 0 and 1.
 
     All seeds play the same start states, so seeds and states are crossed (`Crossed`): the interval is Wilson's with
@@ -142,7 +142,7 @@ def interval(successes_KE: ArrayLike, *, fixed_states: bool = False) -> Interval
     return _interval(scores, *wilson(rate * effective, effective, quantile=_t_quantile(crossed.freedom)))
 
 
-def return_interval(returns_KE: ArrayLike, *, fixed_states: bool = False) -> Interval:
+def return_interval(returns_KE: ArrayLike, *, fixed_states: bool = False) -> ConfidenceInterval:
     """Return the interval of an unbounded score [K, E]: the mean +- t sqrt(V), seeds and states crossed (`Crossed`).
 
     One seed: Student's t over its episodes, for this policy. One episode, or `fixed_states`: t over the seed means.
@@ -164,9 +164,9 @@ def _t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
     return float(stdtrit(freedom, 0.5 + confidence / 2))
 
 
-def _interval(scores_KE: np.ndarray, low: float, high: float) -> Interval:
+def _interval(scores_KE: np.ndarray, low: float, high: float) -> ConfidenceInterval:
     means = scores_KE.mean(axis=1)
-    return Interval(float(means.mean()), low, high, interquartile_mean(means), *scores_KE.shape)
+    return ConfidenceInterval(float(means.mean()), low, high, interquartile_mean(means), *scores_KE.shape)
 
 
 def _matrix(values: ArrayLike, what: str) -> np.ndarray:

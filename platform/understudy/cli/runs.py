@@ -13,7 +13,7 @@ from understudy.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from understudy.statistics import Interval
+    from understudy.statistics import ConfidenceInterval
 
 runs = typer.Typer(help="Runs in MLflow: list, show; the episodes of a run.", no_args_is_help=True)
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
@@ -136,7 +136,7 @@ def episode_rows(table: pa.Table, step: int, failures: bool) -> tuple[tuple[str,
     return names, [tuple(dash(row[name]) for name in names) for row in rows]
 
 
-def figures(interval: Interval) -> str:
+def figures(interval: ConfidenceInterval) -> str:
     """Return a mean with its interval, without the counts."""
     return str(interval).split(" (")[0]
 

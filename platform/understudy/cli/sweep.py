@@ -27,7 +27,7 @@ LINE_SECONDS = 30.0
 
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:
-    """Return the validated sweep that the words describe."""
+    """Return the validated sweep that the words objective_text."""
     from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
     from understudy.sweeping.sweep_spec import build_sweep, check_given
 
@@ -141,19 +141,21 @@ def settings_text(parameters: Mapping[str, Any]) -> str:
 
 def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
-    from understudy.sweeping.format import describe, figure
+    from understudy.sweeping.format import figure, objective_text
 
     objective, metrics = spec.goal.first, best.metrics
     name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
     ranked = "" if best.ranked is None else f"ranked {figure(best.ranked, name)}, "
     fresh, plural = "fresh" if spec.options.confirm_seeds else "its", "s" if seeds > 1 else ""
     if not best.fresh:
-        where = f"{name} {describe(metrics, name)} over {seeds} seed{plural}"
+        where = f"{name} {objective_text(metrics, name)} over {seeds} seed{plural}"
         return [f"{where}, on the held-out episodes that it was chosen by (confirm_seeds trains fresh seeds)"]
     episodes = f" x {spec.options.final_episodes} episodes that no trial was ranked by"
     where = "" if spec.held_out_only else episodes
     extra = f"; return {metrics['return']:.2f}, length {metrics['length']:.1f}" if "return" in metrics else ""
-    lines = [f"{name}: {ranked}confirmed {describe(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"]
+    lines = [
+        f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"
+    ]
     alike = [item["name"] for item in best.compared if item["distinguishable"] is False]
     if alike:
         lines.append(f"not distinguishable from {', '.join(alike)}")
@@ -167,5 +169,5 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
             text, told = figure(mean, name), ", with no spread to tell more by"
         else:
             text = f"{figure(mean, name)} [{figure(min(ends), name)}, {figure(max(ends), name)}]"
-        lines.append(f"  best minus {item['name']} ({describe(item['metrics'], name)}): {text}{told}")
+        lines.append(f"  best minus {item['name']} ({objective_text(item['metrics'], name)}): {text}{told}")
     return lines

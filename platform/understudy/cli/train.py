@@ -176,7 +176,7 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
     from understudy.runs.directory import TRACKING_ERROR
     from understudy.runs.launch import launch
     from understudy.runs.results import objective_name
-    from understudy.sweeping.format import describe
+    from understudy.sweeping.format import objective_text
     from understudy.tracking import without_secrets
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
@@ -185,7 +185,7 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
         def progress(step: int, last: int, metrics: Mapping[str, float]) -> None:
             speed = f"{metrics['steps_per_sec']:.0f} steps/s  " if "steps_per_sec" in metrics else ""
             loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
-            bar(step, last, f"{speed}{loss}{describe(metrics) if objective_name(metrics) else ''}")
+            bar(step, last, f"{speed}{loss}{objective_text(metrics) if objective_name(metrics) else ''}")
 
         result = launch(spec, run, loop=loop, progress=progress, parent_run_id=parent_run_id)
     show_result(result.metrics)
@@ -206,7 +206,7 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
 def show_result(metrics: Mapping[str, float]) -> None:
     """Print an evaluation's means and its interval, with the seeds and episodes behind it."""
     from understudy.runs.results import objective_name
-    from understudy.sweeping.format import describe
+    from understudy.sweeping.format import objective_text
 
     name = objective_name(metrics)
     if name is None:
@@ -214,9 +214,11 @@ def show_result(metrics: Mapping[str, float]) -> None:
     seeds, episodes = int(metrics.get(f"{name}_seeds", 1)), int(metrics.get(f"{name}_episodes", 0))
     counts = f" over {seeds} seed{'s' if seeds > 1 else ''} x {episodes} episodes" if episodes else ""
     if "return" not in metrics:  # nothing was rolled out
-        console.print(f"{name} {describe(metrics)}")
+        console.print(f"{name} {objective_text(metrics)}")
         return
-    console.print(f"{name} {describe(metrics)}{counts}; return {metrics['return']:.2f}, length {metrics['length']:.1f}")
+    console.print(
+        f"{name} {objective_text(metrics)}{counts}; return {metrics['return']:.2f}, length {metrics['length']:.1f}"
+    )
 
 
 def evaluate(

@@ -36,7 +36,7 @@ from understudy.runs.episodes import (
 )
 from understudy.runs.results import RATES
 from understudy.sweeping.best import read_best
-from understudy.sweeping.format import describe, number
+from understudy.sweeping.format import number, objective_text
 
 RECORD, TABLE = "comparison.json", "comparison.csv"
 RESAMPLES = 2000
@@ -167,7 +167,7 @@ def table_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Return headings and a row for each task, a column for each method."""
     methods = list(dict.fromkeys(item.method for item in results))
     tasks = list(dict.fromkeys((item.task, item.objective) for item in results))
-    cells = {(item.task, item.method): describe(item.metrics, item.objective) for item in results}
+    cells = {(item.task, item.method): objective_text(item.metrics, item.objective) for item in results}
     rows = [[task, objective, *(cells.get((task, method), "-") for method in methods)] for task, objective in tasks]
     return ["task", "measure [95 %]", *methods], rows
 

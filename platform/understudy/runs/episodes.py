@@ -22,7 +22,7 @@ from pyarrow import compute
 from understudy.errors import UserError
 from understudy.files import storage_errors, write_atomic
 from understudy.runs.find import find
-from understudy.statistics import Interval, interval, return_interval
+from understudy.statistics import ConfidenceInterval, interval, return_interval
 
 pc: Any = compute  # its functions are made at import: type checkers know none
 FILE = "episodes.arrow"
@@ -231,7 +231,7 @@ def objective_column(table: pa.Table) -> str:
     return next(known, "return")
 
 
-def interval_of(table: pa.Table, column: str | None = None) -> Interval:
+def interval_of(table: pa.Table, column: str | None = None) -> ConfidenceInterval:
     """Return the interval of one setting's episodes of one step: the one that tables, curves and reports print."""
     name = column or objective_column(table)
     values = scores(table, name)

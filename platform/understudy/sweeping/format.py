@@ -8,7 +8,7 @@ from typing import Any
 from understudy.runs.results import RATES, objective_name
 
 
-def describe(metrics: Mapping[str, float], objective: str | None = None) -> str:
+def objective_text(metrics: Mapping[str, float], objective: str | None = None) -> str:
     """Return the objective with its interval, like `0.93 [0.81, 0.98]`."""
     name = objective or objective_name(metrics)
     if name is None or name not in metrics:

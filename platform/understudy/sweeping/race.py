@@ -24,7 +24,7 @@ from understudy.runs.results import RATES
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.objective import Objective
 from understudy.sweeping.outcomes import TrialOutcome, finished, held_out, matrix_of, outcome_of, packs_of
-from understudy.sweeping.racing import Replay, Rule, binomial_floor, looks, replay, survivors
+from understudy.sweeping.racing import RaceReplay, Rule, binomial_floor, looks, replay, survivors
 from understudy.sweeping.study import Study
 from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_folder
@@ -126,7 +126,7 @@ def _floor(spec: SweepSpec, outcomes: Mapping[int, TrialOutcome], means: list[np
 # ---- another rule on the same trials ----
 
 
-def replayed(sweep: Path, spec: SweepSpec, trials: Iterable[FrozenTrial], rule: Rule) -> tuple[Replay, list[int]]:
+def replayed(sweep: Path, spec: SweepSpec, trials: Iterable[FrozenTrial], rule: Rule) -> tuple[RaceReplay, list[int]]:
     """Return what a rule would have done on a sweep's recorded episodes, and the numbers of its configurations."""
     own = spec.options.racing
     if own != "none":

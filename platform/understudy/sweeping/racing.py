@@ -80,7 +80,7 @@ def binomial_floor(rates: np.ndarray, episodes: int) -> float:
 
 
 @dataclass(frozen=True)
-class Replay:
+class RaceReplay:
     """What a rule would have done on recorded scores."""
 
     seed_runs: int
@@ -98,7 +98,7 @@ class Replay:
         return self.seed_runs / self.all_seed_runs
 
 
-def replay(rule: Rule, scores_NGK: np.ndarray, floor: float = 0.0) -> Replay:
+def replay(rule: Rule, scores_NGK: np.ndarray, floor: float = 0.0) -> RaceReplay:
     """Race on recorded seed means (higher is better), at each look at each configuration's best setting so far."""
     if scores_NGK.ndim != 3 or scores_NGK.shape[0] < 2:
         raise UserError("a race is between at least two configurations that have all their seeds")
@@ -115,7 +115,7 @@ def replay(rule: Rule, scores_NGK: np.ndarray, floor: float = 0.0) -> Replay:
     picked = max(alive, key=lambda place: (whole[place], -place))
     best = int(whole.argmax())
     regret = float(whole[best] - whole[picked])
-    return Replay(int(trained.sum()), number * seeds, picked, best, regret, rounds)
+    return RaceReplay(int(trained.sum()), number * seeds, picked, best, regret, rounds)
 
 
 def at_best_setting(scores_GK: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 from understudy.comparisons import kendall
 from understudy.files import write_json
 from understudy.runs.results import lower_is_better, objective_name
-from understudy.sweeping.format import describe, number
+from understudy.sweeping.format import number, objective_text
 from understudy.sweeping.objective import HELD_OUT, pareto_front
 from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.race import RECORD as RACE
@@ -75,7 +75,7 @@ def _front_lines(spec: SweepSpec, front: Sequence[dict[str, Any]]) -> list[str]:
     names = [objective.name for objective in spec.goal.objectives]
     lines = [f"Pareto front of {' and '.join(names)} ({len(front)} configurations):"]
     for row in front[:SHOWN]:
-        values = "  ".join(f"{name} {describe(row['metrics'], name)}" for name in names)
+        values = "  ".join(f"{name} {objective_text(row['metrics'], name)}" for name in names)
         settings = " ".join(f"{key}={number(value)}" for key, value in row["parameters"].items())
         lines.append(f"  trial {row['trial']}  {values}  {settings}")
     return lines

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.runs.directory import read_last_row
-from understudy.sweeping.format import clock, describe, number
+from understudy.sweeping.format import clock, number, objective_text
 from understudy.sweeping.objective import AUTO, Goal, read_goal
 from understudy.sweeping.racing import first_seeds
 from understudy.sweeping.study import Study, failed
@@ -99,7 +99,7 @@ class SweepTable:
         values = trial.intermediate_values
         step = self.base.training_steps if trial.state == TrialState.COMPLETE else int(progress["step"])
         if metrics:
-            outcome = describe(metrics, self.goal.first.named(metrics))
+            outcome = objective_text(metrics, self.goal.first.named(metrics))
         elif failed(trial):
             outcome = trial.user_attrs.get("error", "")[:60]
         else:
@@ -137,7 +137,7 @@ class SweepTable:
         best = best_trial(trials, self.goal)
         if best is not None:
             metrics = best.user_attrs["metrics"]
-            text += f"\nbest so far: trial {best.number}, {describe(metrics, self.goal.first.named(metrics))}"
+            text += f"\nbest so far: trial {best.number}, {objective_text(metrics, self.goal.first.named(metrics))}"
         return text
 
     def _steps(self, trials: list[FrozenTrial]) -> tuple[int, int]:

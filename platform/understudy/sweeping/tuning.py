@@ -22,7 +22,7 @@ from understudy.sweeping.trial import run_trial
 
 RETRIES = 2
 """Times that a trial is started again after its process died."""
-Show = Callable[[SweepTable], Any]
+ShowTable = Callable[[SweepTable], Any]
 
 
 class _Tune(Protocol):
@@ -56,7 +56,9 @@ def trials_left(study: Study) -> int:
     return study.spec.options.num_trials - len(study.trials()) + held
 
 
-def run_trials(sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | None, show: Show | None) -> None:
+def run_trials(
+    sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | None, show: ShowTable | None
+) -> None:
     """Run the trials that are not finished yet."""
     left = trials_left(study)
     if left <= 0:
