@@ -13,7 +13,7 @@ from understudy.algorithm import Phase
 from understudy.errors import CheckpointError, SpecError, UserError
 from understudy.randomness import torch_generator
 from understudy.trainables.loops.agent import Agent
-from understudy.trainables.packs.flat import Layout
+from understudy.trainables.packs.flat import FlatLayout
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.targets import TargetNetworks
 
@@ -253,7 +253,7 @@ class TwoHeads(nn.Module):
 
 def test_a_target_takes_the_constants_of_its_own_part_alone() -> None:
     network = TwoHeads()
-    layout = Layout(network)
+    layout = FlatLayout(network)
     targets = TargetNetworks({"q": 0.1}, [network], layout, torch.zeros(1, layout.size))
     targets.load_buffers(0, {"q.q2.scale": torch.tensor(3.0), "q2.scale": torch.tensor(5.0)})
     assert targets.members[0]["q"].state_dict()["q2.scale"] == 3.0

@@ -21,7 +21,7 @@ ALIGNMENT = 16
 """Every parameter starts at a multiple of this many numbers: 64 bytes, a cache line and an AVX-512 register."""
 
 
-class Layout:
+class FlatLayout:
     """Where each parameter of one member lies in its row of P numbers."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -52,7 +52,7 @@ class Layout:
         return found
 
     def place(self, part: str) -> slice:
-        """Return where a submodule's parameters lie in the row: as in a Layout of the submodule alone."""
+        """Return where a submodule's parameters lie in the row: as in a FlatLayout of the submodule alone."""
         places = [place for inside, place in self.stretches(lambda name: belongs(name, part)) if inside]
         if len(places) != 1:
             raise SpecError(f"{part!r} is no part of this network with parameters of its own alone")
@@ -91,7 +91,7 @@ def move_into(module: nn.Module, values: dict[str, torch.Tensor], gradients: dic
         setattr(module.get_submodule(owner), name, moved)
 
 
-class Caller(nn.Module):
+class FunctionCaller(nn.Module):
     """Calls a function with its network, so that functional_call can swap its and its targets' parameters."""
 
     def __init__(self, network: nn.Module, targets: Mapping[str, nn.Module]) -> None:

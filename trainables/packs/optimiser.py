@@ -20,7 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from understudy.algorithm import Algorithm, AlgorithmConfig, Phase
 from understudy.errors import SpecError
-from understudy.trainables.packs.flat import Layout
+from understudy.trainables.packs.flat import FlatLayout
 from understudy.trainables.packs.phases import groups, moved_by
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -72,7 +72,7 @@ class Optimiser:
         self,
         algorithm: Algorithm,
         phase: Phase,
-        layout: Layout,
+        layout: FlatLayout,
         parameters: torch.Tensor,
         gradients: torch.Tensor,
         *,

@@ -35,7 +35,7 @@ from understudy.errors import CheckpointError, TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
-from understudy.trainables.packs.flat import ALIGNMENT, Layout, move_into
+from understudy.trainables.packs.flat import ALIGNMENT, FlatLayout, move_into
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phases import check_names, phases_of
 from understudy.trainables.packs.precision import check_precision
@@ -81,7 +81,7 @@ class Pack:
 
         # Weights are drawn on the CPU, so that a seed means the same network on every device.
         self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
-        self.layout = Layout(self.members[0])
+        self.layout = FlatLayout(self.members[0])
         count, size = len(self.seeds), self.layout.size
         # One more block of columns carries the loss, so that workers average it in the same message.
         self._gradients = torch.zeros(count, size + ALIGNMENT, device=self.device)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from understudy.algorithm import Algorithm, Phase, belongs
 from understudy.errors import SpecError
-from understudy.trainables.packs.flat import Layout
+from understudy.trainables.packs.flat import FlatLayout
 
 
 @dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """Parameters of one phase that learn alike: their place in a row, and a learning rate of their own or None."""
 
     place: slice
     rate: float | None
 
 
-def phases_of(algorithm: Algorithm, layout: Layout) -> tuple[Phase, ...]:
+def phases_of(algorithm: Algorithm, layout: FlatLayout) -> tuple[Phase, ...]:
     """Return an algorithm's phases; SpecError unless each parameter belongs to exactly one of them."""
     phases, moved = tuple(algorithm.phases), {}
     for phase in phases:
@@ -32,7 +32,7 @@ def phases_of(algorithm: Algorithm, layout: Layout) -> tuple[Phase, ...]:
     return phases
 
 
-def moved_by(phase: Phase, layout: Layout) -> dict[str, None]:
+def moved_by(phase: Phase, layout: FlatLayout) -> dict[str, None]:
     """Return the names of the parameters that a phase moves, in the layout's order; SpecError for a part without."""
     for part in phase.parts:
         if not any(belongs(name, part) for name in layout.shapes):
@@ -53,7 +53,7 @@ def check_names(known: Mapping[str, Collection[str]], phase: str, metrics: Colle
                 )
 
 
-def groups(rates: Mapping[str, float], layout: Layout, moved: Collection[str]) -> list[Group]:
+def groups(rates: Mapping[str, float], layout: FlatLayout, moved: Collection[str]) -> list[ParameterGroup]:
     """Return the groups of the parameters that are `moved`, by the `rates` of the parts that they belong to."""
     for part, rate in rates.items():
         if not any(belongs(name, part) for name in layout.shapes):
@@ -62,4 +62,4 @@ def groups(rates: Mapping[str, float], layout: Layout, moved: Collection[str]) -
     def key(name: str) -> tuple[bool, float | None]:
         return name in moved, next((rate for part, rate in rates.items() if belongs(name, part)), None)
 
-    return [Group(place, rate) for (inside, rate), place in layout.stretches(key) if inside]
+    return [ParameterGroup(place, rate) for (inside, rate), place in layout.stretches(key) if inside]

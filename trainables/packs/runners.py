@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from understudy.algorithm import Algorithm, Batch, LossAndMetrics, Phase
 from understudy.observations import Observations, each
-from understudy.trainables.packs.flat import Caller, Layout
+from understudy.trainables.packs.flat import FlatLayout, FunctionCaller
 from understudy.trainables.packs.phases import moved_by
 from understudy.trainables.packs.precision import autocast, compile_errors, compiled
 
@@ -53,7 +53,7 @@ class Looped:
         members: list[nn.Module],
         targets: list[dict[str, nn.Module]],
         acting: list[nn.Module],
-        layout: Layout,
+        layout: FlatLayout,
         losses: torch.Tensor,
     ) -> None:
         self._algorithm, self._members, self._targets = algorithm, members, targets
@@ -61,7 +61,7 @@ class Looped:
         self._loss = {phase.name: _compiled(phase.loss, algorithm) for phase in algorithm.phases}
         self._leaves = {phase.name: self._moved(phase, layout) for phase in algorithm.phases}
 
-    def _moved(self, phase: Phase, layout: Layout) -> list[list[nn.Parameter] | None]:
+    def _moved(self, phase: Phase, layout: FlatLayout) -> list[list[nn.Parameter] | None]:
         """Return each member's parameters that a phase moves; None: all."""
         if not phase.parts:
             return [None for _ in self._members]
@@ -101,15 +101,15 @@ class Stacked:
         algorithm: Algorithm,
         members: list[nn.Module],
         targets: list[dict[str, nn.Module]],
-        layout: Layout,
+        layout: FlatLayout,
         parameters: torch.Tensor,
         target_parameters: Tensors,
         acting: torch.Tensor,
         gradients: torch.Tensor,
     ) -> None:
         self._algorithm = algorithm
-        self._caller = Caller(members[0], targets[0])
-        # The members' constant buffers, and those of their targets, as `Caller` names them.
+        self._caller = FunctionCaller(members[0], targets[0])
+        # The members' constant buffers, and those of their targets, as `FunctionCaller` names them.
         named = {f"network.{name}": value for name, value in stack_module_state([*members])[1].items()}
         for part in targets[0]:
             buffers = stack_module_state([copies[part] for copies in targets])[1]
@@ -127,7 +127,7 @@ class Stacked:
         self._compute = {phase.name: _compiled(self._losses_of_all(phase), algorithm) for phase in algorithm.phases}
 
     def _with(self, parameters: Tensors) -> Tensors:
-        """Return the members' parameters as `Caller` names them, and the constants."""
+        """Return the members' parameters as `FunctionCaller` names them, and the constants."""
         return {**{f"network.{name}": value.detach() for name, value in parameters.items()}, **self._constants}
 
     def _losses_of_all(self, phase: Phase) -> Callable[[Tensors, Batch, Tensors], Any]:

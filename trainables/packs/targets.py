@@ -15,7 +15,7 @@ from torch import nn
 
 from understudy.algorithm import Phase, belongs
 from understudy.errors import SpecError
-from understudy.trainables.packs.flat import Layout, move_into
+from understudy.trainables.packs.flat import FlatLayout, move_into
 
 Copies = dict[str, torch.Tensor]
 
@@ -26,7 +26,7 @@ class _Target:
 
     rate: float
     place: slice
-    layout: Layout
+    layout: FlatLayout
     values: torch.Tensor
 
 
@@ -34,7 +34,7 @@ class TargetNetworks:
     """The target copies of every member, by the names of the parts that they follow."""
 
     def __init__(
-        self, rates: Mapping[str, float], members: Sequence[nn.Module], layout: Layout, parameters: torch.Tensor
+        self, rates: Mapping[str, float], members: Sequence[nn.Module], layout: FlatLayout, parameters: torch.Tensor
     ) -> None:
         self._parameters = parameters
         self._targets: dict[str, _Target] = {}
@@ -44,7 +44,7 @@ class TargetNetworks:
             if part not in dict(members[0].named_children()):
                 raise SpecError(f"targets: the network has no submodule {part!r}")
             place = layout.place(part)
-            target = _Target(rate, place, Layout(members[0].get_submodule(part)), parameters[:, place].clone())
+            target = _Target(rate, place, FlatLayout(members[0].get_submodule(part)), parameters[:, place].clone())
             self._targets[part] = target
             for index, member in enumerate(members):
                 module = copy.deepcopy(member.get_submodule(part))

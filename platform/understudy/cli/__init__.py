@@ -98,7 +98,7 @@ def main() -> None:
     raise SystemExit(code)
 
 
-def _run_as(worker: torchrun.Worker) -> int:
+def _run_as(worker: torchrun.TorchrunWorker) -> int:
     """Run the command as one of torchrun's workers: one of them prints, and an error is said once."""
     if worker.rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)

@@ -27,7 +27,7 @@ LINE_SECONDS = 30.0
 
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:
-    """Return the validated sweep that the words objective_text."""
+    """Return the validated sweep that the words describe."""
     from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
     from understudy.sweeping.sweep_spec import build_sweep, check_given
 

@@ -57,7 +57,7 @@ class WorkerGone(UnderstudyError):
 
 
 @dataclass(frozen=True)
-class Worker:
+class TorchrunWorker:
     """One of torchrun's workers, by its environment."""
 
     rank: int
@@ -65,7 +65,7 @@ class Worker:
     local_rank: int
 
 
-def this_worker() -> Worker | None:
+def this_worker() -> TorchrunWorker | None:
     """Return which of torchrun's workers this process is; None where it is alone."""
     if any(name not in os.environ for name in VARIABLES):
         return None
@@ -73,13 +73,13 @@ def this_worker() -> Worker | None:
         rank, world, local_rank = (int(os.environ[name]) for name in VARIABLES[:3])
     except ValueError as error:
         raise UserError(f"RANK, WORLD_SIZE and LOCAL_RANK are torchrun's whole numbers: {error}") from None
-    return Worker(rank, world, local_rank) if world > 1 else None
+    return TorchrunWorker(rank, world, local_rank) if world > 1 else None
 
 
-class Group:
+class TorchrunGroup:
     """The process group of torchrun's workers, as one of them sees it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: TorchrunWorker) -> None:
         self.rank, self.world, self.local_rank = worker.rank, worker.world, worker.local_rank
         self.training = False
         """Whether the workers' messages are gradients by now: there is no agreeing any more."""
@@ -183,7 +183,7 @@ class Group:
 class _Shared:
     """Worker 0's loop: it has the others train along."""
 
-    def __init__(self, loop: Loop, group: Group) -> None:
+    def __init__(self, loop: Loop, group: TorchrunGroup) -> None:
         self._loop, self._group = loop, group
 
     def run(
@@ -202,16 +202,16 @@ class _Shared:
             )
 
 
-_joined: list[Group] = []
+_joined: list[TorchrunGroup] = []
 
 
-def group() -> Group | None:
+def group() -> TorchrunGroup | None:
     """Return the group of torchrun's workers that this process has joined."""
     return _joined[-1] if _joined else None
 
 
 @contextmanager
-def joined(worker: Worker) -> Generator[Group]:
+def joined(worker: TorchrunWorker) -> Generator[TorchrunGroup]:
     """Join the other workers inside the block."""
     import torch
     import torch.distributed as dist
@@ -222,7 +222,7 @@ def joined(worker: Worker) -> Generator[Group]:
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"cannot join torchrun's other workers at {where}: {str(error).splitlines()[0]}") from error
-    group = Group(worker)
+    group = TorchrunGroup(worker)
 
     def handle(number: int, _frame: object) -> None:
         # When one worker ends, torchrun sends the others SIGTERM: they are about to say how the training ended.
