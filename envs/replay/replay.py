@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.envs.replay.segments import Column, segment_rows
+from understudy.envs.replay.segments import SegmentedColumn, segment_rows
 from understudy.errors import CheckpointError
 from understudy.files import storage_errors
 from understudy.observations import STATE, Arrays, ObservationShape, is_picture
@@ -67,9 +67,9 @@ class Replay:
         }
         bytes_a_row = sum(int(np.prod(one)) * np.dtype(kind).itemsize for one, kind in columns.values())
         rows = segment or segment_rows(bytes_a_row)
-        self._columns = {name: Column(folder, name, one, kind, rows) for name, (one, kind) in columns.items()}
+        self._columns = {name: SegmentedColumn(folder, name, one, kind, rows) for name, (one, kind) in columns.items()}
         self._finals = {
-            name: Column(folder, FINAL + name, tuple(part), kinds[name], rows) for name, part in parts.items()
+            name: SegmentedColumn(folder, FINAL + name, tuple(part), kinds[name], rows) for name, part in parts.items()
         }
         self._names = list(parts)
         self._now: dict[str, np.ndarray] | None = None

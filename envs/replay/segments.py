@@ -21,7 +21,7 @@ def segment_rows(row_bytes: int) -> int:
     return max(SMALLEST, 1 << max(SEGMENT_BYTES // row_bytes, 1).bit_length() - 1)
 
 
-class Column:
+class SegmentedColumn:
     """Rows [N, *shape] of one dtype in files `<name>.<number>.bin` of a folder."""
 
     def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, rows: int) -> None:

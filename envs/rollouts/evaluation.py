@@ -17,7 +17,16 @@ import numpy as np
 
 from understudy.envs.rollouts.acting import Act, Acting, Execution, View, decide
 from understudy.envs.rollouts.collecting import Recording, Row
-from understudy.envs.rollouts.pools import Command, MakeEnv, Outcome, Poll, Pool, WorkerDied, discard_pool, pool_for
+from understudy.envs.rollouts.pools import (
+    Command,
+    CommandResult,
+    MakeEnv,
+    Poll,
+    Pool,
+    WorkerDied,
+    discard_pool,
+    pool_for,
+)
 from understudy.errors import UserError
 
 logger = logging.getLogger("understudy")
@@ -235,7 +244,7 @@ class _Rollouts:
                 reward = getattr(self._make_env, "stored_reward", float)
                 self._recordings[command.slot] = Recording(outcome.observation, stored_reward=reward, episode=episode)
 
-    def _take(self, slot: int, outcome: Outcome) -> int:
+    def _take(self, slot: int, outcome: CommandResult) -> int:
         """Add a chunk's outcome to its episode; return 1 when the episode is over."""
         acting = self._playing[slot]
         place = (acting.member, acting.episode)

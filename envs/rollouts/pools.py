@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from understudy.envs.files.processes import available_cpus
-from understudy.envs.rollouts.slots import Command, Outcome, Poll, Slot, one_line
+from understudy.envs.rollouts.slots import Command, CommandResult, Poll, Slot, one_line
 from understudy.errors import UnderstudyError, UserError
 
 KEPT_POOLS = 4
@@ -40,7 +40,7 @@ CLOSE_SECONDS = 2.0
 class Pool(Protocol):
     """Environments that commands address by slot number."""
 
-    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
+    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[CommandResult]:
         """Carry the commands out and return their outcomes in the same order."""
         ...
 
@@ -57,7 +57,7 @@ class LocalPool:
         self._name = _name(make_env)
         self._slots: dict[int, Slot] = {}
 
-    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
+    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[CommandResult]:
         """Carry the commands out one after another."""
         return [self._slot(command.slot).run(command, poll) for command in commands]
 
@@ -104,14 +104,14 @@ class ProcessPool:
             self._connections.append(ours)
             self._processes.append(process)
 
-    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[Outcome]:
+    def run(self, commands: Sequence[Command], poll: Poll | None = None) -> list[CommandResult]:
         """Carry the commands out, the workers at the same time."""
         shares: dict[int, list[int]] = {}
         for index, command in enumerate(commands):
             shares.setdefault(command.slot % len(self._processes), []).append(index)
         for worker, indices in shares.items():
             self._send(worker, [commands[index] for index in indices])
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, CommandResult] = {}
         for worker, indices in shares.items():
             outcomes.update(zip(indices, self._receive(worker, poll), strict=True))
         return [outcomes[index] for index in range(len(commands))]
@@ -133,7 +133,7 @@ class ProcessPool:
         except OSError as error:
             raise self._death(worker) from error
 
-    def _receive(self, worker: int, poll: Poll | None) -> list[Outcome]:
+    def _receive(self, worker: int, poll: Poll | None) -> list[CommandResult]:
         deadline = math.inf if self._timeout is None else time.monotonic() + self._timeout
         try:
             while not self._connections[worker].poll(min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))):

@@ -40,7 +40,7 @@ class Command:
 
 
 @dataclass
-class Outcome:
+class CommandResult:
     """What a command did: what was seen after it, and the sums over its steps."""
 
     observations: list[Arrays] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Slot:
         self.env, self._name = env, name
         self._steps, self._seed = 0, None
 
-    def run(self, command: Command, poll: Poll | None = None) -> Outcome:
+    def run(self, command: Command, poll: Poll | None = None) -> CommandResult:
         """Reset, or execute a chunk until its end or the episode's; UnderstudyError where the environment breaks."""
         if command.actions is not None:
             return self._execute(command, command.actions, poll)
@@ -82,7 +82,7 @@ class Slot:
         frames = [self._call(self.env.render)] if command.frame_skip else []
         size = int(np.prod(self.env.action_space.shape or ()))
         told = {"goal": goal_of(info), "action_dim": size, "limit": episode_limit(self.env)}
-        return Outcome([self._stored(observation)], frames=frames, **told)
+        return CommandResult([self._stored(observation)], frames=frames, **told)
 
     def _check(self, seed: int | None) -> None:
         """Reset and take one step in the middle of the action space; DatasetError for what rollouts cannot use."""
@@ -96,8 +96,8 @@ class Slot:
         except Exception as error:
             raise DatasetError(f"environment {self._name} fails when it is tried: {one_line(error)}") from error
 
-    def _execute(self, command: Command, actions: np.ndarray, poll: Poll | None) -> Outcome:
-        outcome = Outcome()
+    def _execute(self, command: Command, actions: np.ndarray, poll: Poll | None) -> CommandResult:
+        outcome = CommandResult()
         seen: deque[Any] = deque(maxlen=command.recent)
         for action in actions:
             if poll is not None:

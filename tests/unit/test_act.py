@@ -26,14 +26,14 @@ from understudy.trainables.networks.transformer import (
     DecoderLayer,
     Dropout,
     EncoderLayer,
-    Form,
+    LayerSizes,
     draw_masks,
     sine_positions,
     sine_positions_2d,
 )
 from understudy.trainables.packs.pack import Pack
 
-FORM = Form(width=16, heads=4, feedforward=24)
+FORM = LayerSizes(width=16, heads=4, feedforward=24)
 SMALL: dict[str, Any] = {
     **{"dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "latent_dim": 4, "n_encoder_layers": 1},
     **{"n_vae_encoder_layers": 1, "horizon_length": 4, "lr": 3e-3},

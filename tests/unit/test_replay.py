@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.envs.replay.replay import Counters, Replay
-from understudy.envs.replay.segments import Column, segment_rows
+from understudy.envs.replay.segments import SegmentedColumn, segment_rows
 from understudy.errors import CheckpointError
 
 DISCOUNT = 0.5
@@ -148,7 +148,7 @@ def test_segments_are_deleted_only_when_no_kept_checkpoint_needs_them(tmp_path: 
 
 
 def test_a_checkpoint_writes_only_what_was_added(tmp_path: Path, monkeypatch) -> None:
-    column = Column(tmp_path, "rewards", (), np.dtype(np.float32), 4)
+    column = SegmentedColumn(tmp_path, "rewards", (), np.dtype(np.float32), 4)
     for row in range(10):
         column.put(row, row)
     column.sync()

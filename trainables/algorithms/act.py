@@ -28,7 +28,7 @@ from understudy.trainables.networks.transformer import (
     Decoder,
     Dropout,
     Encoder,
-    Form,
+    LayerSizes,
     draw_masks,
     sine_positions,
     sine_positions_2d,
@@ -88,9 +88,9 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
         return self
 
     @property
-    def form(self) -> Form:
+    def layer_sizes(self) -> LayerSizes:
         """Sizes of every transformer layer."""
-        return Form(self.dim_model, self.n_heads, self.dim_feedforward)
+        return LayerSizes(self.dim_model, self.n_heads, self.dim_feedforward)
 
 
 def kl_from_standard_normal(mean_BL: torch.Tensor, log_variance_BL: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ class Posterior(nn.Module):
         self.cls = _learned(1, width, generator)
         self.by_state = linear(states, width, generator) if states else None
         self.by_action = linear(action_dim, width, generator)
-        self.layers = Encoder("vae", config.n_vae_encoder_layers, config.form, generator)
+        self.layers = Encoder("vae", config.n_vae_encoder_layers, config.layer_sizes, generator)
         self.latent = linear(width, 2 * config.latent_dim, generator)
         self.extra = 2 if states else 1
         self.register_buffer("positions", sine_positions(self.extra + steps, width), persistent=False)
@@ -176,8 +176,8 @@ class ACTNetwork(nn.Module):
             if _tokens_key(item) not in self._tokens_of:
                 self._tokens_of[_tokens_key(item)] = len(self.images)
                 self.images.append(ImageTokens(item, self.encoder.map_shapes[item.picture], width, generator))
-        self.layers = Encoder("encoder", config.n_encoder_layers, config.form, generator)
-        self.decoder = Decoder("decoder", config.n_decoder_layers, config.form, generator)
+        self.layers = Encoder("encoder", config.n_encoder_layers, config.layer_sizes, generator)
+        self.decoder = Decoder("decoder", config.n_decoder_layers, config.layer_sizes, generator)
         self.queries = _learned(steps, width, generator)
         self.actions = linear(width, action_dim, generator)
 
@@ -252,11 +252,11 @@ class ACT(Algorithm):
         """Shape of each dropout mask, without B."""
         config, network = self.config, self.network(torch.Generator())
         tokens = network.token_count()
-        shapes = config.form.masks_of_encoder("encoder", config.n_encoder_layers, tokens)
-        shapes |= config.form.masks_of_decoder("decoder", config.n_decoder_layers, self.chunk_length, tokens)
+        shapes = config.layer_sizes.masks_of_encoder("encoder", config.n_encoder_layers, tokens)
+        shapes |= config.layer_sizes.masks_of_decoder("decoder", config.n_decoder_layers, self.chunk_length, tokens)
         if network.posterior is not None:
             length = len(network.posterior.positions)
-            shapes |= config.form.masks_of_encoder("vae", config.n_vae_encoder_layers, length)
+            shapes |= config.layer_sizes.masks_of_encoder("vae", config.n_vae_encoder_layers, length)
         return {MASKS + name: shape for name, shape in shapes.items()}
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:

@@ -146,7 +146,7 @@ class Stop:
             raise self.told or self._notice.error(training.step)
 
 
-class Evaluation:
+class EvaluationFiles:
     """Append one row to each evaluation file: the held-out episodes' loss, and rollouts where there are any."""
 
     def __init__(
@@ -207,7 +207,7 @@ class Evaluate:
     """Evaluate after a checkpoint, so that an evaluation that is interrupted is made again."""
 
     def __init__(
-        self, training: Training, evaluation: Evaluation, checkpoint: Checkpoint, show: Show, speed: Speed
+        self, training: Training, evaluation: EvaluationFiles, checkpoint: Checkpoint, show: Show, speed: Speed
     ) -> None:
         self._training, self._evaluation, self._checkpoint = training, evaluation, checkpoint
         self._show, self._speed = show, speed

@@ -129,7 +129,7 @@ class Player:
         return self._acting.shown()
 
 
-class Interaction:
+class Players:
     """All members of a pack in their environments, and the batches that their buffers give."""
 
     def __init__(

@@ -24,11 +24,11 @@ from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
 from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, open_data
+from understudy.trainables.loops.dry_run import try_plug_ins
 from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
-from understudy.trainables.loops.trial import try_plug_ins
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.transfer import load_encoder, read_weights

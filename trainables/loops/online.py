@@ -25,12 +25,12 @@ from understudy.registry import algorithms, loops
 from understudy.runs.directory import CsvLog, RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
-from understudy.spec.learning import Interaction as InteractionConfig
+from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.data import Data, environment_of, open_data
 from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
-from understudy.trainables.loops.interaction import REPLAY, Interaction, Surroundings
+from understudy.trainables.loops.interaction import REPLAY, Players, Surroundings
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.session import Caller, train
 from understudy.trainables.loops.steps import Training
@@ -89,10 +89,10 @@ class OnlineLoop(Loop):
         resolve_device(spec.placement.device)
 
     @staticmethod
-    def _settings(spec: RunSpec) -> InteractionConfig:
+    def _settings(spec: RunSpec) -> Interaction:
         """Return how the run collects; SpecError for numbers that leave it nothing to learn."""
         config = spec.config
-        assert isinstance(config, InteractionConfig)
+        assert isinstance(config, Interaction)
         if config.start_training >= spec.training_steps:
             raise SpecError(
                 f"training_steps={spec.training_steps} leaves no update after the"
@@ -136,10 +136,10 @@ class FromEnvironments:
     def __init__(self, training: Training, surroundings: Surroundings, data: Data | None) -> None:
         self._training, self._data = training, data
         config = training.spec.config
-        assert isinstance(config, InteractionConfig)
+        assert isinstance(config, Interaction)
         self._config = config
         folder, discount = training.run.resume / REPLAY, training.spec.data.discount
-        self._interaction = Interaction(surroundings, training.seeds, folder, config.buffer_size, discount=discount)
+        self._interaction = Players(surroundings, training.seeds, folder, config.buffer_size, discount=discount)
         if REPLAY in training.begun_from:
             self._interaction.restore(training.begun_from[REPLAY])
         training.more = lambda: {REPLAY: self._interaction.state()}

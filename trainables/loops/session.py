@@ -22,7 +22,7 @@ from understudy.trainables.loops.evaluation import Evaluator
 from understudy.trainables.loops.hooks import (
     Checkpoint,
     Evaluate,
-    Evaluation,
+    EvaluationFiles,
     Hook,
     Keep,
     Log,
@@ -117,7 +117,7 @@ def _hooks(
 
     show, checkpoint = Show(training, caller.progress), Checkpoint(training, writer, before, after)
     stop = Stop(training, notice, writer, checkpoint)
-    evaluation = Evaluation(training, logs, feed.held_out(), evaluator, caller.grid, stop)
+    evaluation = EvaluationFiles(training, logs, feed.held_out(), evaluator, caller.grid, stop)
     hooks: list[Hook] = [
         Log(training, logs, speed),
         show,

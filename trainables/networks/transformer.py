@@ -24,7 +24,7 @@ WAVELENGTH = 10000.0
 
 
 @dataclass(frozen=True)
-class Form:
+class LayerSizes:
     """Sizes of a layer: its width, the heads that share it, the width of its feed-forward part."""
 
     width: int
@@ -87,11 +87,11 @@ def draw_masks(
 class Attention(nn.Module):
     """Multi-head attention, softmax(q k^T / sqrt(D / H)) v in each head, with `nn.MultiheadAttention`'s weights."""
 
-    def __init__(self, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, sizes: LayerSizes, generator: torch.Generator) -> None:
         super().__init__()
-        self.heads = form.heads
-        self.in_proj = linear(form.width, 3 * form.width, generator)
-        self.out_proj = linear(form.width, form.width, generator)
+        self.heads = sizes.heads
+        self.in_proj = linear(sizes.width, 3 * sizes.width, generator)
+        self.out_proj = linear(sizes.width, sizes.width, generator)
 
     def forward(
         self,
@@ -120,11 +120,11 @@ class Attention(nn.Module):
 class _FeedForward(nn.Module):
     """norm(x + narrow(relu(widen(x)))): what every layer ends with."""
 
-    def __init__(self, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, sizes: LayerSizes, generator: torch.Generator) -> None:
         super().__init__()
-        self.widen = linear(form.width, form.feedforward, generator)
-        self.narrow = linear(form.feedforward, form.width, generator)
-        self.norm = nn.LayerNorm(form.width)
+        self.widen = linear(sizes.width, sizes.feedforward, generator)
+        self.narrow = linear(sizes.feedforward, sizes.width, generator)
+        self.norm = nn.LayerNorm(sizes.width)
 
     def forward(self, x_BND: torch.Tensor, dropout: Dropout) -> torch.Tensor:
         inner = dropout("inner", functional.relu(self.widen(x_BND)))
@@ -134,11 +134,11 @@ class _FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Tokens attend to each other, then pass the feed-forward part; a norm after each residual."""
 
-    def __init__(self, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, sizes: LayerSizes, generator: torch.Generator) -> None:
         super().__init__()
-        self.attention = Attention(form, generator)
-        self.norm = nn.LayerNorm(form.width)
-        self.feedforward = _FeedForward(form, generator)
+        self.attention = Attention(sizes, generator)
+        self.norm = nn.LayerNorm(sizes.width)
+        self.feedforward = _FeedForward(sizes, generator)
 
     def forward(
         self,
@@ -156,11 +156,11 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Queries attend to each other, then to the encoder's tokens, then pass the feed-forward part."""
 
-    def __init__(self, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, sizes: LayerSizes, generator: torch.Generator) -> None:
         super().__init__()
-        self.attention, self.cross_attention = Attention(form, generator), Attention(form, generator)
-        self.norm, self.cross_norm = nn.LayerNorm(form.width), nn.LayerNorm(form.width)
-        self.feedforward = _FeedForward(form, generator)
+        self.attention, self.cross_attention = Attention(sizes, generator), Attention(sizes, generator)
+        self.norm, self.cross_norm = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
+        self.feedforward = _FeedForward(sizes, generator)
 
     def forward(
         self,
@@ -190,10 +190,10 @@ class DecoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Encoder layers one after the other; `name` is that of their dropout masks."""
 
-    def __init__(self, name: str, layers: int, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, name: str, layers: int, sizes: LayerSizes, generator: torch.Generator) -> None:
         super().__init__()
         self.name = name
-        self.layers = nn.ModuleList(EncoderLayer(form, generator) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(sizes, generator) for _ in range(layers))
 
     def forward(
         self,
@@ -212,11 +212,11 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Decoder layers one after the other from zeros, and a norm."""
 
-    def __init__(self, name: str, layers: int, form: Form, generator: torch.Generator) -> None:
+    def __init__(self, name: str, layers: int, sizes: LayerSizes, generator: torch.Generator) -> None:
         super().__init__()
         self.name = name
-        self.layers = nn.ModuleList(DecoderLayer(form, generator) for _ in range(layers))
-        self.norm = nn.LayerNorm(form.width)
+        self.layers = nn.ModuleList(DecoderLayer(sizes, generator) for _ in range(layers))
+        self.norm = nn.LayerNorm(sizes.width)
 
     def forward(
         self,
