@@ -2,7 +2,7 @@
 
 Layers are dense, LayerNorm where asked (RLPD, arXiv 2302.02948), ReLU. Weights and biases are uniform in
 +-1 / sqrt(inputs), torch's default, which SAC's published implementations in torch use. Nothing here knows of losses.
-Shape suffixes: B samples, E members of the ensemble, I inputs, A action dims.
+Shape suffixes: B samples, E members of the ensemble, I inputs, O outputs, A action dims.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,6 +24,54 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 def _uniform(shape: Sequence[int], inputs: int, generator: torch.Generator) -> nn.Parameter:
     bound = 1.0 / math.sqrt(inputs)
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound, generator=generator))
+
+
+class _Layers(torch.autograd.Function):
+    """Dense layers with ReLU between them as one node of the graph: a small network's step is half overhead.
+
+    Weights are one network's [O, I] or an ensemble's [E, I, O]. What the layers gave is returned too, so that torch.func
+    can stack it.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        kept: list[torch.Tensor] = []
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            x = x.relu_() if kept else x
+            x = functional.linear(x, weight, bias) if weight.dim() == 2 else torch.baddbmm(bias, x, weight)
+            kept.append(x)
+        return (kept[-1], *kept[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1::2], inputs[0], *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, *_: None) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        wanted, saved = ctx.needs_input_grad, ctx.saved_tensors
+        count = len(saved) // 2
+        gradients: list[torch.Tensor | None] = [None] * len(wanted)
+        for index in reversed(range(count)):
+            weight, before = saved[index], saved[count + index]
+            alone = weight.dim() == 2
+            if wanted[1 + 2 * index]:
+                gradients[1 + 2 * index] = grad.t() @ before if alone else before.transpose(1, 2) @ grad
+                gradients[2 + 2 * index] = grad.sum(0) if alone else grad.sum(1, keepdim=True)
+            if index or wanted[0]:
+                grad = grad @ (weight if alone else weight.transpose(1, 2))
+            if index:
+                grad = torch.ops.aten.threshold_backward(grad, before, 0)
+        gradients[0] = grad if wanted[0] else None
+        return tuple(gradients)
+
+
+def _at_once(x: torch.Tensor) -> bool:
+    """Whether the layers are computed as one node: not where dtypes are chosen for each product, or compiled."""
+    return not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
 
 
 class EnsembleLinear(nn.Module):
@@ -65,12 +113,18 @@ class QEnsemble(nn.Module):
             norm = [EnsembleNorm(members, width)] if layer_norm else []
             layers += [EnsembleLinear(members, before, width, generator), *norm, nn.ReLU()]
         layers.append(EnsembleLinear(members, [inputs, *hidden_dims][-1], 1, generator))
-        self.members, self.layers = members, nn.Sequential(*layers)
+        self.members, self.layers, self._plain = members, nn.Sequential(*layers), not layer_norm
 
-    def forward(self, features_BF: torch.Tensor, actions_BA: torch.Tensor) -> torch.Tensor:
-        """Return Q(s, a) of every member, [E, B]."""
+    def forward(self, features_BF: torch.Tensor, actions_BA: torch.Tensor, *, constant: bool = False) -> torch.Tensor:
+        """Return Q(s, a) of every member, [E, B]; where the weights are `constant`, their gradients are spared."""
         inputs_BI = torch.cat((features_BF, actions_BA), dim=-1)
-        return self.layers(inputs_BI.expand(self.members, *inputs_BI.shape)).squeeze(-1)
+        inputs_EBI = inputs_BI.expand(self.members, *inputs_BI.shape)
+        if not (self._plain and _at_once(inputs_BI)):
+            return self.layers(inputs_EBI).squeeze(-1)
+        parameters = [parameter for layer in self.layers for parameter in layer.parameters()]
+        if constant:
+            parameters = [parameter.detach() for parameter in parameters]
+        return _Layers.apply(inputs_EBI, *parameters)[0].squeeze(-1)
 
 
 class SquashedGaussian(nn.Module):
@@ -95,8 +149,13 @@ class SquashedGaussian(nn.Module):
 
     def forward(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log std [B, A] before the squashing."""
-        mean, log_std = self.head(self.trunk(features_BF)).chunk(2, dim=-1)
+        mean, log_std = self._layers(features_BF).chunk(2, dim=-1)
         return mean, log_std.clamp(*self.log_std_range)
+
+    def _layers(self, features_BF: torch.Tensor) -> torch.Tensor:
+        if not _at_once(features_BF):
+            return self.head(self.trunk(features_BF))
+        return _Layers.apply(features_BF, *self.trunk.parameters(), *self.head.parameters())[0]
 
     def sample(self, features_BF: torch.Tensor, noise_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return actions [B, A] in (-1, 1) made of standard normal noise, and their log density [B].
