@@ -69,6 +69,39 @@ def test_an_ensemble_is_its_members_one_after_the_other() -> None:
         torch.testing.assert_close(values[member], x.squeeze(-1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_layers_as_one_node_give_the_values_and_gradients_of_layers_one_by_one(mode: str) -> None:
+    ensemble = QEnsemble(2, OBSERVATION + ACTION, (8, 8), torch_generator(0, "x"), layer_norm=False)
+    features, actions = (
+        torch.randn(SAMPLES, size, generator=torch_generator(size, "node")).requires_grad_()
+        for size in (OBSERVATION, ACTION)
+    )
+
+    def one_by_one(features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        inputs = torch.cat((features, actions), -1)
+        return ensemble.layers(inputs.expand(2, *inputs.shape)).squeeze(-1)
+
+    inputs = [features, actions, *ensemble.parameters()]
+    found = []
+    for compute in (ensemble, one_by_one):
+        compute = torch.vmap(compute) if mode == "vmap" else compute
+        of = [part[None].expand(3, *part.shape) if mode == "vmap" else part for part in (features, actions)]
+        values = compute(*of)
+        found.append((values, *torch.autograd.grad(values.square().sum(), inputs)))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_constant_critics_pass_gradients_on_and_take_none() -> None:
+    ensemble = QEnsemble(2, OBSERVATION + ACTION, (8,), torch_generator(0, "x"), layer_norm=False)
+    features = torch.randn(SAMPLES, OBSERVATION, generator=torch_generator(0, "f"))
+    actions = torch.zeros(SAMPLES, ACTION, requires_grad=True)
+    both = [ensemble(features, actions, constant=constant).sum() for constant in (False, True)]
+    passed = [torch.autograd.grad(value, actions, retain_graph=True)[0] for value in both]
+    assert torch.equal(*passed)
+    assert torch.autograd.grad(both[1], list(ensemble.parameters()), allow_unused=True) == (None,) * 4
+
+
 def test_the_critics_target_is_the_least_target_value_less_the_entropys_price() -> None:
     algorithm = make(init_temperature=0.3)
     network, slow = (algorithm.network(torch_generator(seed, "x")) for seed in (0, 1))

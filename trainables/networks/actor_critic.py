@@ -7,6 +7,7 @@ Shape suffixes: B samples, E members of the ensemble, I inputs, O outputs, A act
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ def _uniform(shape: Sequence[int], inputs: int, generator: torch.Generator) -> n
 class _Layers(torch.autograd.Function):
     """Dense layers with ReLU between them as one node of the graph: a small network's step is half overhead.
 
-    Weights are one network's [O, I] or an ensemble's [E, I, O]. What the layers gave is returned too, so that torch.func
-    can stack it.
+    Weights are one network's [O, I] or an ensemble's [E, I, O]. What the layers gave is returned too, so that
+    torch.func can stack it.
     """
 
     generate_vmap_rule = True
@@ -69,9 +70,20 @@ class _Layers(torch.autograd.Function):
         return tuple(gradients)
 
 
+_Layers.forward.__signature__ = inspect.signature(_Layers.forward)  # type: ignore[attr-defined]  # else looked up at each call
+
+
 def _at_once(x: torch.Tensor) -> bool:
     """Whether the layers are computed as one node: not where dtypes are chosen for each product, or compiled."""
     return not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
+
+
+def _through(layers: Sequence[nn.Module], x: torch.Tensor, *, constant: bool = False) -> torch.Tensor:
+    """Return what dense layers with ReLU between them give; where they are `constant`, their gradients are spared."""
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    if not torch.is_grad_enabled():
+        return _Layers.forward(x, *parameters)[0]
+    return _Layers.apply(x, *([parameter.detach() for parameter in parameters] if constant else parameters))[0]
 
 
 class EnsembleLinear(nn.Module):
@@ -113,18 +125,16 @@ class QEnsemble(nn.Module):
             norm = [EnsembleNorm(members, width)] if layer_norm else []
             layers += [EnsembleLinear(members, before, width, generator), *norm, nn.ReLU()]
         layers.append(EnsembleLinear(members, [inputs, *hidden_dims][-1], 1, generator))
-        self.members, self.layers, self._plain = members, nn.Sequential(*layers), not layer_norm
+        self.members, self.layers = members, nn.Sequential(*layers)
+        self._dense = () if layer_norm else tuple(layer for layer in layers if isinstance(layer, EnsembleLinear))
 
     def forward(self, features_BF: torch.Tensor, actions_BA: torch.Tensor, *, constant: bool = False) -> torch.Tensor:
         """Return Q(s, a) of every member, [E, B]; where the weights are `constant`, their gradients are spared."""
         inputs_BI = torch.cat((features_BF, actions_BA), dim=-1)
         inputs_EBI = inputs_BI.expand(self.members, *inputs_BI.shape)
-        if not (self._plain and _at_once(inputs_BI)):
-            return self.layers(inputs_EBI).squeeze(-1)
-        parameters = [parameter for layer in self.layers for parameter in layer.parameters()]
-        if constant:
-            parameters = [parameter.detach() for parameter in parameters]
-        return _Layers.apply(inputs_EBI, *parameters)[0].squeeze(-1)
+        if self._dense and _at_once(inputs_BI):
+            return _through(self._dense, inputs_EBI, constant=constant).squeeze(-1)
+        return self.layers(inputs_EBI).squeeze(-1)
 
 
 class SquashedGaussian(nn.Module):
@@ -146,16 +156,14 @@ class SquashedGaussian(nn.Module):
             layers += [_dense(before, width, generator), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.head = _dense(widths[-1], 2 * action_dim, generator)
+        self._dense = (*layers[::2], self.head)
 
     def forward(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log std [B, A] before the squashing."""
-        mean, log_std = self._layers(features_BF).chunk(2, dim=-1)
+        at_once = _at_once(features_BF)
+        out = _through(self._dense, features_BF) if at_once else self.head(self.trunk(features_BF))
+        mean, log_std = out.chunk(2, dim=-1)
         return mean, log_std.clamp(*self.log_std_range)
-
-    def _layers(self, features_BF: torch.Tensor) -> torch.Tensor:
-        if not _at_once(features_BF):
-            return self.head(self.trunk(features_BF))
-        return _Layers.apply(features_BF, *self.trunk.parameters(), *self.head.parameters())[0]
 
     def sample(self, features_BF: torch.Tensor, noise_BA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return actions [B, A] in (-1, 1) made of standard normal noise, and their log density [B].

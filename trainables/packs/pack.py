@@ -139,6 +139,8 @@ class Pack:
         parameter; on an accelerator `check_finite` finds it later.
         """
         draws = self._draw(batch["actions"].shape[1], step)
+        whole = self.algorithm.config.grad_accumulation == 1
+        batch = self._prepare(batch) if whole else batch  # else part by part
         for phase in self.phases:
             if (step - 1) % phase.every == 0 and (only is None or phase.name in only):
                 taken = self._take(phase, batch, draws, step)
@@ -225,10 +227,11 @@ class Pack:
         return draws
 
     def _backward(self, phase: Phase, batch: Batch, draws: list[Tensors]) -> Tensors:
-        """Fill a phase's gradients, the batch part by part, each prepared when its turn comes; return metrics [K]."""
+        """Fill a phase's gradients, part by part of the batch; return metrics [K]. Parts are prepared in their turn."""
         scales, total = self._optimisers[phase.name].loss_scales(), {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
-            for name, value in self._runner.backward(phase, self._prepare(part), drawn, share, scales).items():
+            part = self._prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
+            for name, value in self._runner.backward(phase, part, drawn, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total

@@ -104,7 +104,7 @@ class AlgorithmConfig(Optimisation):
     @property
     def chunks(self) -> Chunks:
         """How actions are predicted and executed: one at a time, unless the method takes Chunks."""
-        return self if isinstance(self, Chunks) else Chunks(action_clip=False)
+        return self if isinstance(self, Chunks) else ONE_ACTION
 
     @property
     def vision(self) -> Vision:
@@ -168,6 +168,10 @@ class Chunks(Part):
     def chunk_length(self) -> int:
         """Actions predicted per decision: horizon_length with action chunking, else 1."""
         return self.horizon_length if self.action_chunking else 1
+
+
+ONE_ACTION = Chunks(action_clip=False)
+"""How methods without chunks act."""
 
 
 class Dense(Part):
