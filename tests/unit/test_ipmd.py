@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from understudy.algorithm import EXPERT, Batch
 from understudy.randomness import torch_generator
 from understudy.trainables.algorithms.ipmd import IPMD, IPMDConfig, WithReward
+from understudy.trainables.algorithms.sac import SAC, SACConfig
 from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, SAMPLES = 4, 2, 32
@@ -114,3 +116,63 @@ def test_the_gradient_penalty_is_that_of_its_definition() -> None:
     expected = sum((norm - 1) ** 2 for norm in norms) / len(norms)
     _, metrics = algorithm.reward_loss(network, {}, data, draws)
     assert metrics["gradient_penalty"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_with_the_environments_reward_it_is_sac_bit_for_bit() -> None:
+    ipmd = Pack(make(policy_reward="environment"), [0, 1])
+    sac = Pack(SAC((OBSERVATION,), ACTION, SACConfig(hidden_dims=(16,))), [0, 1])
+    for step in range(1, 8):
+        both = {name: value.expand(2, *value.shape[1:]) for name, value in batch(step).items()}
+        ipmd.update(both, step)
+        sac.update({name: value for name, value in both.items() if not name.startswith(EXPERT)}, step)
+    for member in range(2):
+        mine, theirs = ipmd.weights(member), sac.weights(member)
+        assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+
+
+def steered(gain: float, step: int) -> Batch:
+    """Return transitions of a point that is pushed to the origin, s' = s + a, a = -gain s + noise, as s meets them."""
+    random = torch_generator(0, "steered", step, round(1000 * gain))
+    seen = torch.randn(1, 4 * SAMPLES, OBSERVATION, generator=random)
+    actions = torch.zeros(1, 4 * SAMPLES, 1, ACTION)
+    for _ in range(4):  # the policy's own states, not the starts alone
+        noise = 0.05 * torch.randn(1, 4 * SAMPLES, ACTION, generator=random)
+        actions = (-gain * seen[..., :ACTION] + noise).clamp(-1, 1)
+        before, seen = seen, torch.cat((seen[..., :ACTION] + actions, seen[..., ACTION:]), -1)
+    rewards = -seen[..., :ACTION].norm(dim=-1, keepdim=True)
+    return {
+        **{"observations": before, "next_observations": seen, "actions": actions[:, :, None], "rewards": rewards},
+        **{"discounts": torch.full_like(rewards, 0.99), "valid": torch.ones_like(rewards)},
+    }
+
+
+def beside(own: Batch, shown: Batch) -> Batch:
+    return {**own, **{f"{EXPERT}{name}": value for name, value in shown.items()}}
+
+
+def test_the_gap_stays_about_nought_where_the_expert_itself_is_the_policy_and_opens_for_a_worse_one() -> None:
+    gaps: dict[float, float] = {}
+    for gain in (0.9, 0.1):
+        pack = Pack(make(reward_lr=1e-2), [0])
+        found = [
+            pack.update(beside(steered(gain, 2 * step), steered(0.9, 2 * step + 1)), step)["reward_gap"].item()
+            for step in range(1, 120)
+        ]
+        gaps[gain] = sum(found[-60:]) / 60
+    assert abs(gaps[0.9]) < 0.05 * gaps[0.1]
+
+
+def test_the_learned_and_the_true_returns_of_a_spread_of_policies_rank_alike() -> None:
+    gains = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7)
+    pack = Pack(make(reward_lr=1e-2), [0])
+    for step in range(1, 120):  # the buffer holds what all of them did
+        mixed = [steered(gain, 2 * step) for gain in gains]
+        own = {name: torch.cat([one[name] for one in mixed], 1) for name in mixed[0]}
+        pack.update(beside(own, steered(0.9, 2 * step + 1)), step)
+    network = pack.members[0]
+    assert isinstance(network, WithReward)
+    tested = [{name: value[0] for name, value in steered(gain, 1).items()} for gain in gains]
+    learned = [network.reward(make()._inputs(network, one, "")).mean().item() for one in tested]
+    true = [one["rewards"].mean().item() for one in tested]
+    assert true == sorted(true)  # the more it is pushed, the more it earns
+    assert spearmanr(learned, true).statistic > 0.8

@@ -1,8 +1,8 @@
 """Inverse policy mirror descent (Wu, Ke and Wu 2023, arXiv 2305.14608): learn a reward from demonstrations, act for it.
 
 Each update takes a step of soft actor-critic on the reward that is learned, and a step on the reward, which rates what
-demonstrations do above what the policy does. The environment's own reward is never read. (Some scripts call the method
-"Inverse Preference-based Model Distillation".)
+demonstrations do above what the policy does. The environment's own reward is not read, unless policy_reward=environment
+asks for it to compare with. (Some scripts call the method "Inverse Preference-based Model Distillation".)
 Shape suffixes: B samples, D demonstrated samples, F features, A action dims.
 """
 
@@ -34,6 +34,9 @@ class IPMDConfig(SACConfig):
     )
     reward_of: Literal["transition", "action"] = Field(
         default="transition", description="what the learned reward rates: (s, a, s'), or (s, a)"
+    )
+    policy_reward: Literal["learned", "environment"] = Field(
+        default="learned", description="what the policy earns: the learned reward, or the environment's, which is sac"
     )
     reward_hidden_dims: tuple[PositiveInt, ...] = Field(default=(256, 256), description="widths of the reward network")
     reward_lr: float | None = Field(
@@ -117,11 +120,13 @@ class IPMD(SAC):
         return drawn
 
     def critic_loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
-        """Return soft actor-critic's loss on the learned reward; the environment's is not looked at."""
+        """Return soft actor-critic's loss on the learned reward; the environment's is not looked at where it is."""
         assert isinstance(network, WithReward)
         with torch.no_grad():
             learned_B = network.reward(self._inputs(network, batch, ""))
-        loss, metrics = super().critic_loss(network, target, {**batch, "rewards": learned_B.unsqueeze(-1)}, draws)
+        if self.config.policy_reward == "learned":
+            batch = {**batch, "rewards": learned_B.unsqueeze(-1)}
+        loss, metrics = super().critic_loss(network, target, batch, draws)
         return loss, {**metrics, "learned_reward": learned_B.mean()}
 
     def reward_loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
