@@ -31,10 +31,10 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
 def same(one: Path, other: Path) -> None:
     """Assert that two run directories hold the same rows and weights."""
     names = sorted(path.relative_to(other) for path in other.rglob("*.csv") if path.name != "timing.csv")
-    assert {"train.csv", "eval.csv", "env.csv"} <= {name.name for name in names}
+    assert {"online_agent.csv", "eval.csv", "env.csv"} <= {name.name for name in names}
     for name in names:
         assert (one / name).read_text() == (other / name).read_text(), name
-    for name in [path.relative_to(other) for path in other.rglob("*.pt")]:
+    for name in [path.relative_to(other) for path in other.rglob("*.pt") if path.parent.name != "resume"]:
         mine, theirs = weights(one / name), weights(other / name)
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs), name
 
@@ -56,28 +56,42 @@ def test_a_run_killed_while_it_acts_resumes_to_the_same_rows_and_weights(done, t
     assert 0 < step_of(broken) < 500
     done("resume", str(broken))
     same(broken, only_run(tmp_path / "whole"))
-    assert not (broken / "resume").exists()  # the buffer goes with the checkpoints
 
 
 def test_a_member_of_an_online_pack_equals_its_seed_alone(done, tmp_path) -> None:
     done("train", *SMALL, "seeds=[0,1]", "save_dir=pack")
     done("train", *SMALL, "seeds=[1]", "save_dir=alone")
     pack, alone = only_run(tmp_path / "pack"), only_run(tmp_path / "alone")
-    for name in ("train.csv", "env.csv", "eval.csv"):
+    for name in ("online_agent.csv", "env.csv", "eval.csv"):
         assert (pack / "sd001" / name).read_text() == (alone / name).read_text()
     mine, theirs = weights(pack / "sd001" / "final_model.pt"), weights(alone / "final_model.pt")
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
+def test_a_finished_run_that_gets_more_steps_equals_one_that_had_them_from_the_start(done, tmp_path) -> None:
+    whole = [word for word in SMALL if not word.startswith("training_steps")]
+    done("train", *whole, "training_steps=500", "seeds=[0,1]", "save_dir=whole")
+    done("train", *whole, "training_steps=300", "seeds=[0,1]", "save_dir=longer")
+    longer = only_run(tmp_path / "longer")
+    done("resume", str(longer), "--add-steps", "200")
+    for name in ("online_agent.csv", "env.csv"):  # eval.csv has one more row, of the first end
+        mine, theirs = (read_csv(run / "sd001" / name) for run in (longer, only_run(tmp_path / "whole")))
+        assert mine == theirs
+    for seed in ("sd000", "sd001"):
+        mine, theirs = (weights(run / seed / "final_model.pt") for run in (longer, only_run(tmp_path / "whole")))
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
 def test_a_trained_policy_is_evaluated_where_it_was_trained_and_does_not_go_on_without_its_buffer(
     done, tmp_path
 ) -> None:
-    done("train", *SMALL, "seed=0")
+    done("train", *SMALL, "seed=0", "keep_buffer=false")
     run = only_run(tmp_path)
+    assert not (run / "resume").exists()
     assert "return" in done("evaluate", str(run), "eval_episodes=2")
     for words in (("resume", str(run), "--add-steps", "100"), ("train", "--fork", str(run), "training_steps=700")):
         said = done(*words, code=2)
-        assert "learns from a replay buffer, which is deleted when a run finishes" in said
+        assert "learns from a replay buffer, which is not in a model" in said
         assert len(said.strip().splitlines()) == 1
     assert only_run(tmp_path) == run
 
@@ -110,6 +124,6 @@ def test_what_an_online_run_cannot_do_is_one_line_and_nothing_is_written(done, t
 def test_demonstrations_are_drawn_beside_what_was_done(hopper_data, done, tmp_path, words, column) -> None:
     small = [word for word in SMALL if not word.startswith(("algo", "env_name", "training_steps"))]
     done("train", *small, "env_name=hopper-medium-v2", "training_steps=260", *words)
-    rows = read_csv(only_run(tmp_path) / "train.csv")
+    rows = read_csv(only_run(tmp_path) / "online_agent.csv")
     assert [row["step"] for row in rows] == [150, 200, 250, 260]
     assert all(column in row for row in rows)

@@ -29,7 +29,7 @@ from understudy.randomness import numpy_generator, stream_key
 from understudy.trainables.packs.pack import Pack
 
 REPLAY = "replay"
-"""Folder of the buffers beside a run's rolling checkpoints: both are gone when the run has finished."""
+"""Folder of the buffers beside a run's rolling checkpoints: both stay when it has finished, if `keep_buffer`."""
 
 
 class Surroundings:

@@ -13,10 +13,11 @@ from understudy.runs.episodes import FILE, EpisodeLog, Recorder
 class Logs:
     """What is logged of every seed, of their mean, and of the time that it took."""
 
-    def __init__(self, run: RunDir, seeds: tuple[int, ...]) -> None:
+    def __init__(self, run: RunDir, seeds: tuple[int, ...], updates: str = "train.csv") -> None:
+        """Open them; `updates` names the file of what each update gave."""
         folders = [run.member(seed, seeds) for seed in seeds]
         self._run = run
-        self._train = [CsvLog(folder / "train.csv") for folder in folders]
+        self._train = [CsvLog(folder / updates) for folder in folders]
         self._evaluation = [CsvLog(folder / "eval.csv") for folder in folders]
         self._summary = CsvLog(run.path / "eval.csv") if len(seeds) > 1 else None
         self._timing = CsvLog(run.path / "timing.csv")

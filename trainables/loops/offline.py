@@ -98,6 +98,8 @@ class OfflineLoop(Loop):
 class FromDataset:
     """Updates on batches of a dataset."""
 
+    log_name = "train.csv"
+
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
 

@@ -131,6 +131,7 @@ class OnlineLoop(Loop):
 class FromEnvironments:
     """Updates on what the members have done so far, one step of the environment after another."""
 
+    log_name = "online_agent.csv"
     waited = 0.0
 
     def __init__(self, training: Training, surroundings: Surroundings, data: Data | None) -> None:

@@ -40,6 +40,11 @@ class Feed(Protocol):
     """What a loop's updates are made of."""
 
     @property
+    def log_name(self) -> str:
+        """Name of the csv file that its updates are logged in."""
+        ...
+
+    @property
     def waited(self) -> float:
         """Seconds that were waited for data so far."""
         ...
@@ -77,7 +82,7 @@ class Caller:
 
 def train(training: Training, feed: Feed, evaluator: Evaluator | None, caller: Caller) -> RunResult:
     """Do the remaining steps; the last evaluation and the final model belong to the last step."""
-    logs = Logs(training.run, training.seeds) if training.worker.writes else None
+    logs = Logs(training.run, training.seeds, feed.log_name) if training.worker.writes else None
     if logs:
         _begin(training, logs, caller.report)
     with (

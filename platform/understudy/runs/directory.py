@@ -2,10 +2,10 @@
 
     <save_dir>/<project>/<run_group>/<env_name>/sd000_<time>/
         flags.json        every key's value
-        train.csv eval.csv timing.csv
+        train.csv eval.csv timing.csv       (online: online_agent.csv and env.csv in place of train.csv)
         checkpoint_N.pt   kept checkpoints          final_model.pt   the last one
         run.json          status, MLflow run id     tracking_url.txt
-        resume/           rolling checkpoints, gone when the run has finished
+        resume/           rolling checkpoints, gone when the run has finished (online: kept with the replay buffer)
 
 With several seeds the per-seed files stand in sd000/, sd001/, ..., each as if its seed had been run alone, and
 eval.csv at the top holds the mean over seeds and its interval.

@@ -112,12 +112,12 @@ def _rolling_state(run: RunDir) -> dict[str, Any] | None:
 def _state_of_models(files: list[Path], spec: RunSpec) -> dict[str, Any]:
     """Return what a rolling checkpoint would have held when these files were written, one a seed.
 
-    SpecError for a method that learns from what it did: its replay buffer is in rolling checkpoints only.
+    SpecError for a method that learns from what it did: its replay buffer is beside rolling checkpoints only.
     """
     if isinstance(spec.config, Interaction):
         raise SpecError(
-            f"{files[0]}: {spec.algo} learns from a replay buffer, which is deleted when a run finishes, so no run can"
-            " go on from a model of it: train anew with more training_steps"
+            f"{files[0]}: {spec.algo} learns from a replay buffer, which is not in a model, so none can go on from it;"
+            " `understudy resume RUN --add-steps N` goes on with a run's own buffer, where keep_buffer kept it"
         )
     models = [checkpoints.load(file) for file in files]
     steps = {int(model["step"]) for model in models}

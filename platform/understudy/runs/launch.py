@@ -21,6 +21,7 @@ from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Trains, make_loop
 from understudy.runs.on_ray import check_launcher, train_on_ray
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
+from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
 from understudy.tracking import Tracked
 
@@ -133,9 +134,14 @@ def _note(run: RunDir, **changes: Any) -> None:
 
 
 def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
-    """Mark the run finished, upload its directory, close the MLflow run, drop the rolling checkpoints."""
+    """Mark the run finished, upload its directory, close the MLflow run, drop the rolling checkpoints.
+
+    An online run keeps them beside its replay buffer, where `keep_buffer` says so: it may be given more steps.
+    """
     run.update_state(status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters)
-    shutil.rmtree(run.resume, ignore_errors=True)
+    spec = run.spec()
+    if not (isinstance(spec.config, Interaction) and spec.hooks.keep_buffer):
+        shutil.rmtree(run.resume, ignore_errors=True)
     _ship(run, tracked)
 
 

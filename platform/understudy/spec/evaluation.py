@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from understudy.spec.part import Needs, Part, Role
+from understudy.spec.part import Needs, OnlyWith, Part, Role
 
 
 class HookSpec(Part):
@@ -15,7 +15,7 @@ class HookSpec(Part):
     role: ClassVar[Role] = "when"
     title: ClassVar[str] = "logs, evaluations and checkpoints on the way"
 
-    log_interval: int = Field(default=1000, ge=1, description="steps between rows of train.csv")
+    log_interval: int = Field(default=1000, ge=1, description="steps between rows of train.csv, or of online_agent.csv")
     eval_interval: Annotated[int, Needs("eval_episodes>=1", "held_out", note=True)] = Field(
         default=50_000, ge=0, description="steps between evaluations; 0: only at the end"
     )
@@ -32,6 +32,9 @@ class HookSpec(Part):
     ] = Field(default=False, description="keep best_model.pt, of the best evaluation of each seed")
     checkpoint_seconds: float = Field(
         default=30.0, ge=0, description="seconds between the rolling checkpoints that resume uses"
+    )
+    keep_buffer: Annotated[bool, OnlyWith("keep_buffer", False), Needs("online")] = Field(
+        default=True, description="keep the replay buffer of a finished run, so that it can be given more steps"
     )
 
 
