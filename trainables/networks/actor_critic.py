@@ -78,7 +78,7 @@ def _at_once(x: torch.Tensor) -> bool:
     return not torch.is_autocast_enabled(x.device.type) and not torch.compiler.is_compiling()
 
 
-def _through(layers: Sequence[nn.Module], x: torch.Tensor, *, constant: bool = False) -> torch.Tensor:
+def _through(layers: Sequence[EnsembleLinear | nn.Linear], x: torch.Tensor, *, constant: bool = False) -> torch.Tensor:
     """Return what dense layers with ReLU between them give; where they are `constant`, their gradients are spared."""
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     if not torch.is_grad_enabled():
@@ -156,7 +156,7 @@ class SquashedGaussian(nn.Module):
             layers += [_dense(before, width, generator), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.head = _dense(widths[-1], 2 * action_dim, generator)
-        self._dense = (*layers[::2], self.head)
+        self._dense = tuple(layer for layer in (*layers, self.head) if isinstance(layer, nn.Linear))
 
     def forward(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log std [B, A] before the squashing."""

@@ -1,0 +1,128 @@
+"""Steps/s of soft actor-critic, each a step of the environment and an update, beside the code that others use.
+
+    python benchmarks/online.py [--envs Pendulum-v1 HalfCheetah-v5] [--steps 200] [--repeats 15]
+
+Batch 256, two hidden layers of 256, one update a step, on one core: this loop with one seed, Stable-Baselines3's SAC
+where it is installed, and an eager script as CleanRL's (`eager_sac.py`). Then four seeds as one pack on two cores,
+counted in seeds' steps/s, against one seed of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eager_sac import EagerSAC
+from measuring import machine, ratio, spread, take_turns
+from understudy.runs.directory import RunDir
+from understudy.spec.keys import build_run
+from understudy.trainables.loops.online import FromEnvironments, OnlineLoop
+from understudy.trainables.loops.steps import Training
+
+RANDOM_STEPS, WARM_UP = 300, 50
+OURS, PACK, SB3, EAGER = "understudy", "4 seeds, 2 cores", "SB3", "CleanRL-like"
+
+
+class Ours:
+    """The online loop, without logs and checkpoints."""
+
+    def __init__(self, env_name: str, folder: Path, seeds: int, cpus: int) -> None:
+        self._cpus, self._seeds = cpus, seeds
+        spec = build_run(
+            {
+                **{"algo": "sac", "env_name": env_name, "seeds": list(range(seeds)), "cpus": cpus},
+                **{"training_steps": 10**7, "start_training": RANDOM_STEPS, "eval_episodes": 0},
+                **{"save_dir": str(folder), "tracking_uri": "none", "launcher": "inline"},
+            }
+        )
+        loop = OnlineLoop(spec)
+        training = Training(spec, RunDir.create(spec), loop.experience, loop.algorithm, loop.device)
+        self._updates = FromEnvironments(training, loop.surroundings, None).updates(training, None)
+        self.steps(RANDOM_STEPS + WARM_UP)
+
+    def steps(self, count: int) -> int:
+        """Take steps with every seed; return how many they are together."""
+        torch.set_num_threads(self._cpus)
+        for _ in range(count):
+            next(self._updates)
+        torch.set_num_threads(1)
+        return count * self._seeds
+
+
+class Eager:
+    """The eager script."""
+
+    def __init__(self, env_name: str) -> None:
+        self._agent = EagerSAC(env_name, 0, random_steps=RANDOM_STEPS)
+        self.steps(RANDOM_STEPS + WARM_UP)
+
+    def steps(self, count: int) -> int:
+        """Take steps."""
+        self._agent.steps(count)
+        return count
+
+
+class StableBaselines:
+    """Stable-Baselines3's SAC."""
+
+    def __init__(self, env_name: str) -> None:
+        sac = importlib.import_module("stable_baselines3").SAC
+        self._agent = sac("MlpPolicy", env_name, learning_starts=RANDOM_STEPS, seed=0, device="cpu")
+        self.steps(RANDOM_STEPS + WARM_UP)
+
+    def steps(self, count: int) -> int:
+        """Take steps."""
+        self._agent.learn(count, reset_num_timesteps=False)
+        return count
+
+
+def rate(steps: Callable[[int], int], count: int) -> float:
+    """Return steps/s."""
+    begin = time.perf_counter()
+    return steps(count) / (time.perf_counter() - begin)
+
+
+def measure(env_name: str, steps: int, repeats: int, folder: Path) -> dict[str, list[float]]:
+    """Return every contender's steps/s, turn by turn."""
+    contenders: dict[str, Any] = {OURS: Ours(env_name, folder, 1, 1), EAGER: Eager(env_name)}
+    if importlib.util.find_spec("stable_baselines3"):
+        contenders[SB3] = StableBaselines(env_name)
+    else:
+        print("stable-baselines3 is not installed: `pip install stable-baselines3==2.9.2` to compare with it")
+    contenders[PACK] = Ours(env_name, folder, 4, 2)
+    turns = {
+        name: partial(rate, one.steps, max(1, steps // (4 if name == PACK else 1))) for name, one in contenders.items()
+    }
+    return take_turns(turns, repeats)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--envs", nargs="+", default=["Pendulum-v1", "HalfCheetah-v5"])
+    parser.add_argument("--steps", type=int, default=200, help="steps of a measurement")
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for env_name in options.envs:
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"{env_name}, steps/s, each with an update of 256 samples; {machine()}")
+            found = measure(env_name, options.steps, options.repeats, Path(folder))
+        for name, values in found.items():
+            print(f"{name:17} {spread(values)}")
+        for ours in (OURS, PACK):
+            for other in (name for name in (SB3, EAGER) if name in found):
+                print(f"{ours}/{other}: {ratio(found[ours], found[other])}  ({options.repeats} pairs)")
+
+
+if __name__ == "__main__":
+    main()
