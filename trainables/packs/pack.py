@@ -23,7 +23,6 @@ this worker, R rows of observations, O observation dims.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,10 +30,12 @@ import numpy as np
 import torch
 
 from understudy.algorithm import EXPERT, Algorithm, Batch, Phase
-from understudy.errors import CheckpointError, TrainingDiverged
+from understudy.errors import CheckpointError
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
 from understudy.randomness import torch_generator
+from understudy.trainables.packs.average import WeightAverage
+from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.flat import ALIGNMENT, FlatLayout, move_into
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phases import check_names, phases_of
@@ -46,7 +47,6 @@ from understudy.trainables.packs.workers import Worker
 
 ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
-NEVER = 2**62
 SEEN = {f"{whose}{name}" for whose in ("", EXPERT) for name in ("observations", "next_observations")}
 """Arrays of a batch that are scaled as observations."""
 DONE = {"actions", f"{EXPERT}actions"}
@@ -87,18 +87,15 @@ class Pack:
         self._gradients = torch.zeros(count, size + ALIGNMENT, device=self.device)
         self.parameters = torch.zeros_like(self._gradients)[:, :size]
         self._losses = self._gradients[:, size]
-        self._first_bad_step = torch.full((count,), NEVER, dtype=torch.int64, device=self.device)
+        self._divergence = Divergence(self.seeds, self.device)
         for index, member in enumerate(self.members):
             move_into(member, self.layout.views(self.parameters[index]), self.layout.views(self._gradients[index]))
             member.to(self.device)
-        self._acting, self._averages = self.members, None
+        self._acting, self._average = self.members, None
         if algorithm.average_rate is not None:
-            self._averages = self.parameters.clone()
-            self._acting = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
-            for index, member in enumerate(self._acting):
-                move_into(member, self.layout.views(self._averages[index]), None)
-                member.to(self.device)
-
+            rate = algorithm.average_rate
+            self._average = WeightAverage(algorithm, rate, self.seeds, self.layout, self.parameters)
+            self._acting = self._average.members
         self._targets = TargetNetworks(algorithm.targets, self.members, self.layout, self.parameters)
         self.phases = phases_of(algorithm, self.layout)
         self._last: dict[str, dict[str, torch.Tensor]] = {}
@@ -123,7 +120,7 @@ class Pack:
         shared = self.algorithm, self.members, self._targets.members
         if self.mode == "loop":
             return Looped(*shared, self._acting, self.layout, self._losses)
-        acting = self.parameters if self._averages is None else self._averages
+        acting = self.parameters if self._average is None else self._average.values
         return Stacked(*shared, self.layout, self.parameters, self._targets.stacked(), acting, self._gradients)
 
     def __len__(self) -> int:
@@ -147,8 +144,8 @@ class Pack:
                 if phase.name not in self._last:
                     check_names(self._last, phase.name, taken)
                 self._last[phase.name] = taken
-        if self._averages is not None:
-            self._averages.lerp_(self.parameters, self.algorithm.average_rate or 0.0)
+        if self._average is not None:
+            self._average.follow()
         return {name: value for metrics in self._last.values() for name, value in metrics.items()}
 
     def _take(self, phase: Phase, batch: Batch, draws: list[Tensors], step: int) -> Tensors:
@@ -159,10 +156,10 @@ class Pack:
         self.worker.average(self._gradients)
         scaled = self.algorithm.config.precision == "fp16"
         if not scaled:
-            self._note_divergence(self._losses, step)
+            self._divergence.note(self._losses, step)
         taken = optimiser.step(step)
         if scaled:  # an overflow is what the scale is for; one that never ends is not
-            self._note_divergence(torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
+            self._divergence.note(torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
         self._targets.follow(phase)
         prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
         return {**metrics, **{prefix + name: value for name, value in taken.items()}}
@@ -189,7 +186,7 @@ class Pack:
 
     def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> LoadedEncoder:
         """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
-        networks = self.members if self._averages is None else [*self.members, *self._acting]
+        networks = self.members if self._average is None else [*self.members, *self._acting]
         reports = [load_encoder(network, weights, origin) for network in networks]
         self._targets.restart()
         self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
@@ -197,13 +194,7 @@ class Pack:
 
     def check_finite(self) -> None:
         """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""
-        steps = self._first_bad_step.tolist()
-        index = min(range(len(steps)), key=steps.__getitem__)
-        if steps[index] != NEVER:
-            raise TrainingDiverged(
-                f"the loss of seed {self.seeds[index]} stopped being finite at step {steps[index]}:"
-                " lower lr, or set grad_clip"
-            )
+        self._divergence.check()
 
     def _prepare(self, batch: Batch) -> Batch:
         """Move a batch to the device, scale observations and actions, and clip the actions."""
@@ -235,17 +226,6 @@ class Pack:
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total
-
-    def _note_divergence(self, losses: torch.Tensor, step: int) -> None:
-        """Remember the members whose loss is not finite; on the CPU, raise TrainingDiverged at once."""
-        if self.device.type == "cpu":
-            for index, loss in enumerate(losses.tolist()):
-                if not math.isfinite(loss):
-                    self._first_bad_step[index] = min(int(self._first_bad_step[index]), step)
-                    self.check_finite()
-        else:
-            bad = torch.where(losses.isfinite(), NEVER, step)
-            torch.minimum(self._first_bad_step, bad, out=self._first_bad_step)
 
     # ---- acting ----
 
@@ -287,8 +267,8 @@ class Pack:
                 phase: {name: value[k].item() for name, value in metrics.items()}
                 for phase, metrics in self._last.items()
             }
-        if self._averages is not None:
-            state["averages"] = self.layout.copies(self._averages[k])
+        if self._average is not None:
+            state["averages"] = self.layout.copies(self._average.values[k])
         if targets := self._targets.member_state(k):
             state["targets"] = targets
         buffers = {n: value for n, value in self.members[k].state_dict().items() if n not in self.layout.shapes}
@@ -304,15 +284,15 @@ class Pack:
                 f"the saved optimisers are of the phases {', '.join(optimisers)}, not {', '.join(self._optimisers)}"
             )
         self.layout.fill(self.parameters[k], state["weights"])
-        if self._averages is not None:  # a fork may begin to average where its parent did not
-            self.layout.fill(self._averages[k], state.get("averages", state["weights"]))
+        if self._average is not None:  # a fork may begin to average where its parent did not
+            self.layout.fill(self._average.values[k], state.get("averages", state["weights"]))
         self._targets.load_member_state(k, state.get("targets", {}))
         if "buffers" in state:
             for module in (self.members[k], self._acting[k]):
                 module.load_state_dict(state["buffers"], strict=False)
             self._targets.load_buffers(k, state["buffers"])
             self._runner = self._looped_or_stacked()
-        self._first_bad_step[k] = NEVER
+        self._divergence.forget(k)
         for phase, metrics in state.get("metrics", {}).items():
             held = self._last.setdefault(phase, {})
             for name, value in metrics.items():

@@ -1,0 +1,32 @@
+"""The average of a pack's weights over training, where an algorithm acts with that.
+
+Shape suffixes: K members, P padded parameters of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from understudy.algorithm import Algorithm
+from understudy.randomness import torch_generator
+from understudy.trainables.packs.flat import FlatLayout, move_into
+
+
+class WeightAverage:
+    """A copy [K, P] of all members' weights that follows them slowly, and the networks that hold it."""
+
+    def __init__(
+        self, algorithm: Algorithm, rate: float, seeds: Sequence[int], layout: FlatLayout, parameters: torch.Tensor
+    ) -> None:
+        self._rate, self._parameters = rate, parameters
+        self.values = parameters.clone()
+        self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in seeds]
+        for index, member in enumerate(self.members):
+            move_into(member, layout.views(self.values[index]), None)
+            member.to(parameters.device)
+
+    def follow(self) -> None:
+        """Move the average: average += rate (weights - average)."""
+        self.values.lerp_(self._parameters, self._rate)
