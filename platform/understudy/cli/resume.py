@@ -11,6 +11,8 @@ from understudy.cli.output import console, examples
 from understudy.cli.train import run_training
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from understudy.runs.loop import Trains
     from understudy.sweeping.directory import SweepDir
 
@@ -53,36 +55,47 @@ def go_on(
     change_space: Sequence[str] = (),
 ) -> None:
     """Do what `understudy resume` does."""
-    from understudy.cli.sweep import drive
+    from understudy.cli.compare import drive_matrix
     from understudy.errors import UserError
-    from understudy.runs import extend, torchrun
-    from understudy.runs.directory import RunDir
+    from understudy.matrix.cells import MatrixDir
+    from understudy.runs import torchrun
     from understudy.runs.find import find
-    from understudy.runs.on_ray import check_launcher
-    from understudy.sweeping.directory import SweepDir
 
-    path, group = find(run_or_sweep), torchrun.group()
+    path, alone = find(run_or_sweep), torchrun.group() is None
+    for_sweeps = bool(add_trials or retry_failed or change_space)
     if (path / "sweep.json").is_file():
-        if group is not None:
+        if not alone:
             raise UserError(f"{path} is a sweep: resume it without torchrun; its trials are placed by Ray")
-        sweep = SweepDir.existing(path)
-        with sweep.held():  # someone else's sweep: say so before anything is printed
-            prepare(sweep.spec().base.placement.tracking())
-        extend_sweep(sweep, add_steps, add_trials, retry_failed, change_space)
-        drive(sweep)
-        return
-    if (path / "matrix.json").is_file():
-        from understudy.cli.compare import drive_matrix
-        from understudy.matrix.cells import MatrixDir
-
-        if group is not None or add_steps or add_trials or retry_failed or change_space:
+        _resume_sweep(path, add_steps, add_trials, retry_failed, change_space)
+    elif (path / "matrix.json").is_file():
+        if not alone or add_steps or for_sweeps:
             raise UserError(
                 f"{path} is a matrix: its cells, below {path / 'cells'}, are resumed with these, one by one"
             )
-        return drive_matrix(MatrixDir(path))
-    if add_trials or retry_failed or change_space:
+        drive_matrix(MatrixDir(path))
+    elif for_sweeps:
         raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
-    run = RunDir.existing(path)
+    else:
+        _resume_run(path, add_steps)
+
+
+def _resume_sweep(path: Path, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
+    from understudy.cli.sweep import drive
+    from understudy.sweeping.directory import SweepDir
+
+    sweep = SweepDir.existing(path)
+    with sweep.held():  # someone else's sweep: say so before anything is printed
+        prepare(sweep.spec().base.placement.tracking())
+    extend_sweep(sweep, add_steps, add_trials, retry_failed, change_space)
+    drive(sweep)
+
+
+def _resume_run(path: Path, add_steps: int) -> None:
+    from understudy.runs import extend, torchrun
+    from understudy.runs.directory import RunDir
+    from understudy.runs.on_ray import check_launcher
+
+    run, group = RunDir.existing(path), torchrun.group()
 
     def make_longer() -> None:
         with run.locked():  # someone else's run: say so before anything is printed
