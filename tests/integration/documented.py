@@ -14,10 +14,11 @@ from typer.main import get_command
 
 from understudy.cli import command_line
 from understudy.cli.compare import EXAMPLES as OF_COMPARE
+from understudy.cli.evaluate import PLACEMENT_KEYS
 from understudy.cli.sweep import read_sweep
 from understudy.cli.sweep_command import EXAMPLES as OF_SWEEP
 from understudy.cli.train import EXAMPLES as OF_TRAIN
-from understudy.cli.train import PLACEMENT_KEYS, read_run, run_values
+from understudy.cli.train import read_run, run_values
 from understudy.cluster.commands.jobs import SUBMIT
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.matrix.cells import cells_of, is_matrix

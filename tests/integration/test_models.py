@@ -13,7 +13,7 @@ import torch
 from tests.unit.pack_worker import SIZES
 
 from understudy import checkpoints, models, tracking
-from understudy.cli.train import _folder_of
+from understudy.cli.evaluate import folder_of
 from understudy.errors import CheckpointError, UnknownName, UserError
 from understudy.normaliser import Normaliser
 from understudy.policy import Policy, content_hash
@@ -310,9 +310,9 @@ def test_evaluate_finds_a_sweep_or_a_run_by_its_name_and_by_its_mlflow_run_id(tm
     (sweep / "sweep.json").write_text("{}")
     (sweep / "run.json").write_text('{"run_id": "0123abc"}')
     for name in (sweep.name, "0123abc", str(sweep)):
-        assert models.load_policy(_folder_of(name)).seeds == [41]
+        assert models.load_policy(folder_of(name)).seeds == [41]
     for other in ("sweep_2027", "models:/x@best", "nowhere/x.pt"):
-        assert _folder_of(other) == other
+        assert folder_of(other) == other
 
 
 def test_a_sweeps_folder_is_its_best_policy_or_says_what_to_do(tmp_path: Path) -> None:

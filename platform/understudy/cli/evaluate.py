@@ -1,0 +1,98 @@
+"""`understudy evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from understudy.cli.output import OVERRIDES, console, examples, progress_bar
+from understudy.cli.train import show_notes, show_result
+
+if TYPE_CHECKING:
+    from understudy.policy import Policy
+
+PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
+"""The keys about where a run is done that `understudy evaluate` takes."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(
+        context_settings={**OVERRIDES, "help_option_names": ["--help"]},
+        short_help="Evaluate a run or a model in its environment.",
+        options_metavar="[OPTIONS] [KEY=VALUE]...",
+        epilog=examples(
+            "understudy evaluate runs/fbc/.../sd000_20260101_120000 eval_episodes=100",
+            "understudy evaluate models:/flow_bc-lift-mh-low_dim@best --video lift.mp4 flow_steps=20",
+        ),
+    )(evaluate)
+
+
+def evaluate(
+    context: typer.Context,
+    model: str = typer.Argument(..., help="run or sweep (folder, name, MLflow id), policy folder, models:/NAME@ALIAS"),
+    video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
+    tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
+) -> None:
+    """Evaluate a run or a model in its environment.
+
+    Keys are those of `understudy train` that say how to evaluate (eval_episodes, eval_temperature, eval_envs, ...)
+    and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
+    """
+    from understudy.devices import resolve_device
+    from understudy.errors import SpecError
+    from understudy.models import load_policy
+    from understudy.registry import loops
+    from understudy.spec.compose import flat_values, given_keys, parse
+    from understudy.spec.effects import check_acting, check_effects
+    from understudy.spec.keys import build_run
+
+    changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
+    device = resolve_device(str(changes.get("device", "auto")))
+    policy = load_policy(folder_of(model), tracking_uri=tracking_uri or None, device=device)
+    _check_evaluation_keys(policy, changes)
+    if video is not None:
+        changes.setdefault("video_episodes", 1)
+    elif changes.get("video_episodes"):
+        raise SpecError(f"video_episodes={changes['video_episodes']} changes nothing without --video FILE")
+    spec = build_run({**policy.spec, **changes})
+    show_notes(check_effects(spec, given_keys(context.args)))
+    check_acting(spec, given_keys(context.args))
+    acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
+    policy = policy.with_config(**acting)
+    loop = loops.get(policy.algorithm.loop)
+    with progress_bar("evaluate", "episodes") as bar:
+        outcome = loop.evaluate(policy, spec, on_step=lambda done, total: bar(done, total, ""))
+    show_result(outcome.summary)
+    if video is not None:
+        loop.record(policy, spec, video)
+        if video.is_file():
+            console.print(f"video: {video}")
+
+
+def folder_of(model: str) -> str:
+    """Return the folder of a run or sweep that is given by its name or its MLflow run id; anything else as it is."""
+    from understudy.errors import UnknownName
+    from understudy.files import user_path
+    from understudy.runs.find import find
+
+    if ":/" in model or user_path(model).exists():
+        return model
+    try:
+        return str(find(model))
+    except UnknownName:
+        return model
+
+
+def _check_evaluation_keys(policy: Policy, changes: dict[str, Any]) -> None:
+    """Raise SpecError for a key that would change nothing, or another policy than the one given."""
+    from understudy.spec.evaluation import EvaluationSpec
+    from understudy.spec.words import canonical, unknown_key
+
+    of_the_run = ("env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS)
+    allowed = {*of_the_run, *policy.algorithm.evaluation_parameters}
+    for key in changes:
+        if canonical(key, allowed) not in allowed:
+            raise unknown_key(key, allowed, f"{key} is no key of an evaluation", limit=len(allowed))
