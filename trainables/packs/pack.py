@@ -91,11 +91,9 @@ class Pack:
         for index, member in enumerate(self.members):
             move_into(member, self.layout.views(self.parameters[index]), self.layout.views(self._gradients[index]))
             member.to(self.device)
-        self._acting, self._average = self.members, None
-        if algorithm.average_rate is not None:
-            rate = algorithm.average_rate
-            self._average = WeightAverage(algorithm, rate, self.seeds, self.layout, self.parameters)
-            self._acting = self._average.members
+        rate, shared = algorithm.average_rate, (self.seeds, self.layout, self.parameters)
+        self._average = None if rate is None else WeightAverage(algorithm, rate, *shared)
+        self._acting = self.members if self._average is None else self._average.members
         self._targets = TargetNetworks(algorithm.targets, self.members, self.layout, self.parameters)
         self.phases = phases_of(algorithm, self.layout)
         self._last: dict[str, dict[str, torch.Tensor]] = {}
