@@ -17,7 +17,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from understudy.envs.store.store import MANIFEST, Manifest, store_path
+from understudy.envs.store.finding import store_path
+from understudy.envs.store.store import MANIFEST, Manifest
 from understudy.runs.directory import read_csv
 from understudy.statistics import return_interval
 

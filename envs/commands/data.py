@@ -53,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
 @data.command("list")
 def list_(data_dir: DataDir = "") -> None:
     """List the datasets that training finds by name."""
-    from understudy.envs.store.store import list_stores
+    from understudy.envs.store.finding import list_stores
 
     folder = data_folder(data_dir)
     stores = list_stores(folder)

@@ -23,7 +23,7 @@ def download(
     """Fetch a published dataset and import it. A broken or killed download goes on when the command is given again."""
     from understudy.envs.files.downloads import Remote
     from understudy.envs.sources.source import task_of
-    from understudy.envs.store.store import store_path
+    from understudy.envs.store.finding import store_path
     from understudy.envs.store.transfer import ImportOptions, import_file
 
     folder = data_folder(data_dir)

@@ -100,7 +100,7 @@ def make_dataset(
     from understudy.envs.experts.generate import OutputFiles, generate, remove_attempts
     from understudy.envs.files.processes import available_cpus
     from understudy.envs.sources.source import task_of
-    from understudy.envs.store.store import store_path
+    from understudy.envs.store.finding import store_path
     from understudy.envs.store.transfer import import_file
 
     task = task_of(wanted.made_name)

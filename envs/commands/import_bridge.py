@@ -51,7 +51,7 @@ def bridge_raw(
     from understudy.envs.sources.bridge.raw import RawImport, import_raw
     from understudy.envs.sources.bridge.trajectory import Reading
     from understudy.envs.store.columns import PictureEncoding
-    from understudy.envs.store.store import find_store
+    from understudy.envs.store.finding import find_store
 
     folder = data_folder(data_dir)
     job = RawImport(

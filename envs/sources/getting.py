@@ -9,7 +9,8 @@ from pathlib import Path
 from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
 from understudy.envs.sources.source import Source, task_of
 from understudy.envs.sources.task import Task
-from understudy.envs.store.store import MANIFEST, EpisodeStore, find_store, list_stores, store_path
+from understudy.envs.store.finding import find_store, list_stores, store_path
+from understudy.envs.store.store import MANIFEST, EpisodeStore
 from understudy.errors import DatasetError, UnknownName, UserError, nearest
 from understudy.files import user_path
 from understudy.registry import sources

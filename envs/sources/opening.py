@@ -11,8 +11,9 @@ from understudy.envs.sources.getting import missing_dataset, unknown_dataset
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Task
 from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
+from understudy.envs.store.finding import find_store, store_path
 from understudy.envs.store.origins import is_of
-from understudy.envs.store.store import JPEG, MANIFEST, EpisodeStore, Manifest, find_store, store_path
+from understudy.envs.store.store import JPEG, MANIFEST, EpisodeStore, Manifest
 from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import UnknownName, UserError
 from understudy.spec.run import RunSpec

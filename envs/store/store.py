@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.errors import DatasetError, did_you_mean
-from understudy.files import restore_folder, restore_folders, user_path
+from understudy.files import restore_folder, user_path
 
 if TYPE_CHECKING:
     from understudy.envs.store.frames import Frames
@@ -226,47 +226,6 @@ class EpisodeStore:
                         f"{self.path / file}: {name!r} holds {found}, the manifest says {column.dtype}"
                         f" rows of shape {column.shape}; import the dataset again"
                     )
-
-
-def list_stores(data_dir: str | Path) -> list[Manifest]:
-    """Return the manifests of the stores in `data_dir`, by name; damaged ones are left out (`verify` finds them)."""
-    found = []
-    for folder in store_folders(data_dir):
-        try:
-            found.append(Manifest.read(folder))
-        except DatasetError:
-            continue  # listing must not fail for one bad neighbour; opening it by name says what is wrong
-    return found
-
-
-def store_folders(data_dir: str | Path) -> list[Path]:
-    """Return the folders of `data_dir` that hold a manifest, sorted; half-written ones start with a dot."""
-    root = user_path(data_dir)
-    if not root.is_dir():
-        return []
-    restore_folders(root)
-    return sorted(p for p in root.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
-
-
-def store_path(name: str, data_dir: str | Path) -> Path:
-    """Return the folder of a dataset's store, after bringing back what a killed import had set aside."""
-    return restore_folder(user_path(data_dir) / store_name(name))
-
-
-def store_name(name: str) -> str:
-    """Return what a dataset's folder is called: its name, with `__` for the slashes of names like minari:D4RL/x-v1."""
-    return name.replace("/", "__")
-
-
-def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:
-    """Open the store of `env_name`; DatasetError when there is none (`sources.getting` says how to get it)."""
-    root = user_path(data_dir)
-    path = store_path(env_name, root)
-    if (path / MANIFEST).is_file():
-        return EpisodeStore.open(path)
-    raise DatasetError(
-        f"no dataset {env_name!r} in {root}{did_you_mean(env_name, (p.name for p in store_folders(root)))}"
-    )
 
 
 def combine_digests(columns: Iterable[tuple[str, Column, str]], index: str) -> str:

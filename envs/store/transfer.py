@@ -12,9 +12,10 @@ import numpy as np
 
 from understudy.envs.files.reading import damage
 from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
+from understudy.envs.store.finding import store_path
 from understudy.envs.store.incoming import Incoming
 from understudy.envs.store.origins import check_unchanged, record
-from understudy.envs.store.store import JPEG, EpisodeStore, store_path
+from understudy.envs.store.store import JPEG, EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import restore_folder, user_path

@@ -35,8 +35,9 @@ from understudy.envs.sources.bridge.source import Bridge
 from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, loader, read_trajectory
 from understudy.envs.sources.bridge.tree import Trajectory, scan
 from understudy.envs.sources.source import task_of
+from understudy.envs.store.finding import find_store
 from understudy.envs.store.inspection import verify_store
-from understudy.envs.store.store import EpisodeStore, find_store
+from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of, export_store, import_file
 from understudy.errors import DatasetError, UserError
 

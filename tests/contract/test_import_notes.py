@@ -11,8 +11,8 @@ import pytest
 from tests.unit.command_line import understudy
 
 from understudy.envs.sources.source import task_of
+from understudy.envs.store.finding import find_store
 from understudy.envs.store.inspection import notes_of
-from understudy.envs.store.store import find_store
 from understudy.envs.store.transfer import import_file
 from understudy.spec.keys import build_run
 from understudy.trainables.loops.data import algorithm_for, open_data

@@ -20,7 +20,7 @@ from tests.contract.source_examples import (
 )
 
 from understudy.envs.sources.source import task_of
-from understudy.envs.store.store import find_store
+from understudy.envs.store.finding import find_store
 from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
 from understudy.errors import DatasetError, StorageError
 from understudy.registry import sources

@@ -12,7 +12,7 @@ from tests.unit.test_replaced_folders import dead_pid
 
 from understudy import files
 from understudy.envs.sources.source import task_of
-from understudy.envs.store.store import find_store, list_stores
+from understudy.envs.store.finding import find_store, list_stores
 from understudy.envs.store.transfer import ImportOptions, export_store, import_file
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, StorageError

@@ -16,7 +16,7 @@ import pytest
 from tests.integration.commands import SMALL
 from tests.unit.command_line import Said
 
-from understudy.envs.store.store import store_path
+from understudy.envs.store.finding import store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.runs.directory import RunDir, read_csv
 from understudy.spec.keys import build_run

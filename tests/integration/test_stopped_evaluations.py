@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from understudy.envs.rollouts.pools import close_pools
-from understudy.envs.store.store import store_path
+from understudy.envs.store.finding import store_path
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import Stopped
 from understudy.runs.directory import RunDir

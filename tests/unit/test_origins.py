@@ -20,7 +20,8 @@ from understudy.envs.sources.opening import open_imported, open_named
 from understudy.envs.sources.source import task_of
 from understudy.envs.store import origins
 from understudy.envs.store.columns import PictureEncoding
-from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest, store_path
+from understudy.envs.store.finding import store_path
+from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest
 from understudy.envs.store.transfer import ImportOptions, import_file
 from understudy.errors import DatasetError, StorageError
 from understudy.files import write_atomic

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from understudy.envs.store.finding import find_store, list_stores
 from understudy.envs.store.inspection import describe_store, text_histogram, verify_store
-from understudy.envs.store.store import EpisodeStore, find_store, list_stores
+from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 

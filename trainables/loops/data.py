@@ -14,8 +14,9 @@ from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_if_here, open_imported, open_named
 from understudy.envs.sources.source import is_goal_conditioned
+from understudy.envs.store.finding import store_name, store_path
 from understudy.envs.store.inspection import actions_beyond, has_unit_actions
-from understudy.envs.store.store import IMAGES, MANIFEST, EpisodeStore, Manifest, store_name, store_path
+from understudy.envs.store.store import IMAGES, MANIFEST, EpisodeStore, Manifest
 from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser

@@ -24,7 +24,8 @@ from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, came
 from understudy.envs.sources.bridge.tree import Trajectory, Tree, scan
 from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
 from understudy.envs.store.episode import check_same_columns, prepare_episode
-from understudy.envs.store.store import MASK, EpisodeStore, store_path
+from understudy.envs.store.finding import store_path
+from understudy.envs.store.store import MASK, EpisodeStore
 from understudy.envs.store.transfer import episodes_of
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
