@@ -107,3 +107,7 @@ def main() -> None:
             reached = return_interval([[curves[f"{name} {seed}"][step]] for seed in options.seeds])
             row.append(f"{name} {reached.mean:.1f} [{reached.low:.1f}, {reached.high:.1f}]")
         print("  ".join(row))
+
+
+if __name__ == "__main__":
+    main()
