@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,12 @@ from understudy.envs.sources.getting import missing_dataset, unknown_dataset
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Task
 from understudy.envs.store.columns import RAW_PICTURES, PictureEncoding
-from understudy.envs.store.finding import find_store, store_path
+from understudy.envs.store.finding import find_store, store_name, store_path
 from understudy.envs.store.origins import is_of
 from understudy.envs.store.store import JPEG, MANIFEST, EpisodeStore, Manifest
 from understudy.envs.store.transfer import ImportOptions, import_file
-from understudy.errors import UnknownName, UserError
+from understudy.errors import DatasetError, UnknownName, UserError
+from understudy.registry import sources
 from understudy.spec.run import RunSpec
 
 log = logging.getLogger("understudy")
@@ -59,6 +62,28 @@ def open_if_here(spec: RunSpec) -> EpisodeStore | None:
     return None
 
 
+def open_buffer(spec: RunSpec) -> EpisodeStore:
+    """Open the run's expert buffer, importing it first where it is new or has changed.
+
+    DatasetError for one that is not there, and for one whose next observations are its observations: s' alone would
+    tell such demonstrations from what a policy does.
+    """
+    source, place = sources.get("expert_buffer"), Path(str(spec.data.expert_data))
+    file = source.files(place)[0]
+    if not file.is_file():
+        source.environment_in(place)  # says how to make it
+    origin = hashlib.blake2b(str(file).encode(), digest_size=6).hexdigest()
+    target = spec.placement.datasets / f"{store_name(spec.env_name)}.files" / origin
+    known = task_of(spec.env_name)
+    store = _opened(file, known if known.source is source else source.task(f"expert:{known.env_id}"), target)
+    if "next_observations" in store.manifest.provenance:
+        raise DatasetError(
+            f"{file}: each next observation is the observation itself, and nothing can be learned from what follows:"
+            f" collect it again with `understudy expert --env {shlex.quote(spec.env_name)}`"
+        )
+    return store
+
+
 def _get(task: Task, spec: RunSpec) -> None:
     """Import a dataset that is not here yet from where its files are, or fetch it first; else say how to get it."""
     name, path = task.env_name, task.found()
@@ -86,11 +111,15 @@ def _told(name: str) -> Callable[[int, int], None]:
 
 def open_imported(file: Path, env_name: str, target: Path) -> EpisodeStore:
     """Open the file's store below `target`, importing the file first when it is new or holds something else now."""
+    return _opened(file, task_of(env_name), target)
+
+
+def _opened(file: Path, task: Task, target: Path) -> EpisodeStore:
     folder = store_path(file.stem, target)
     if is_of(folder, [file]):
         return EpisodeStore.open(folder)
     log.info("importing %s", file)
-    return import_file(task_of(env_name), file, target, ImportOptions(name=file.stem, overwrite=True))
+    return import_file(task, file, target, ImportOptions(name=file.stem, overwrite=True))
 
 
 def _import_as_before(task: Task, path: Path, data_dir: Path) -> None:

@@ -68,6 +68,13 @@ class Source(abc.ABC):
         """Return the dataset's name that a file's (or folder's) own name says, for imports without a name."""
         return path.stem
 
+    def environment_in(self, path: Path) -> str:
+        """Return the environment that the data in a file (or folder) were recorded in, by its own name; "" for none.
+
+        A file that is not there, or says nothing, raises DatasetError.
+        """
+        return ""
+
     def files(self, path: Path) -> list[Path]:
         """Return the data files that `path` stands for (itself; some sources take a folder)."""
         return [path]
@@ -82,7 +89,15 @@ def task_of(env_name: str) -> Task:
         if (task := source.registered(env_name)) is not None:
             return task
     known = [name for _, source in sources.items() for name in source.known_names()]
-    raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6)}")
+    ids = [
+        name.partition(":")[2] for _, source in sources.items() if _takes_ids(source) for name in source.known_names()
+    ]
+    raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6, also=ids)}")
+
+
+def _takes_ids(source: Source) -> bool:
+    """Return whether an environment's id alone, without what its names have before the colon, is a name too."""
+    return type(source).registered is not Source.registered
 
 
 def is_goal_conditioned(env_name: str) -> bool:

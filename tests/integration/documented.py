@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import shlex
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from typer.main import get_command
 
 from understudy.cli import command_line
 from understudy.cli.compare import EXAMPLES as OF_COMPARE
 from understudy.cli.evaluate import PLACEMENT_KEYS
+from understudy.cli.expert import EXAMPLES as OF_EXPERT
+from understudy.cli.expert import read_expert
+from understudy.cli.pipeline import plan
 from understudy.cli.sweep import read_sweep
 from understudy.cli.sweep_command import EXAMPLES as OF_SWEEP
 from understudy.cli.train import EXAMPLES as OF_TRAIN
@@ -22,6 +30,7 @@ from understudy.cli.train import read_run, run_values
 from understudy.cluster.commands.jobs import SUBMIT
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.matrix.cells import cells_of, is_matrix
+from understudy.matrix.pipeline import is_pipeline, read_words
 from understudy.registry import algorithms, sources
 from understudy.spec.compose import flat_values, parse
 from understudy.spec.evaluation import EvaluationSpec
@@ -94,6 +103,7 @@ def _of_help() -> Iterator[Shown]:
         "train": OF_TRAIN,
         "sweep": OF_SWEEP,
         "compare": OF_COMPARE,
+        "expert": OF_EXPERT,
         "submit": SUBMIT,
         **dict(_epilogs(_root(), "")),
     }
@@ -188,7 +198,27 @@ def _train(context: click.Context) -> None:
         values = run_values(context.args)
         check_keys(values, algo_of(values))
     elif not context.params.get("help_"):
-        read_run(context.args)
+        read_run([_buffer(word) for word in context.args])
+
+
+def _buffer(word: str) -> str:
+    """Return a word with an expert buffer that is there in the place of the page's."""
+    return f"expert_data={_pendulum_buffer()}" if word.startswith("expert_data=") else word
+
+
+@cache
+def _pendulum_buffer() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="understudy-documented-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    episode = {
+        "observations": np.zeros((4, 3), np.float32),
+        "actions": np.zeros((4, 1), np.float32),
+        "rewards": np.zeros(4, np.float32),
+        "terminals": np.zeros(4, bool),
+        "final_observation": np.ones(3, np.float32),
+    }
+    sources.get("expert_buffer").write(folder / "Pendulum-v1", [episode], "Pendulum-v1", {})
+    return folder / "Pendulum-v1"
 
 
 def _sweep(context: click.Context) -> None:
@@ -203,9 +233,16 @@ def _sweep(context: click.Context) -> None:
 
 
 def _compare(context: click.Context) -> None:
-    if not context.params.get("help_"):
+    if is_pipeline(context.args):
+        plan(read_words(context.args))
+    elif not context.params.get("help_"):
         for cell in cells_of(context.args, "compare"):
             read_run(list(cell.words))
+
+
+def _expert(context: click.Context) -> None:
+    if not context.params["run"]:
+        read_expert(context.args)
 
 
 def _submit(context: click.Context) -> None:
@@ -230,6 +267,7 @@ _KEYS = {
     "train": _train,
     "sweep": _sweep,
     "compare": _compare,
+    "expert": _expert,
     "submit": _submit,
     "evaluate": _evaluate,
     **dict.fromkeys(("show", "render", "up", "status", "down"), _cluster),

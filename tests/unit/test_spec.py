@@ -47,8 +47,8 @@ def test_every_word_of_other_tools_leads_to_keys_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("epochs", "training_steps = epochs x samples / batch_size"),
-        ("num_epochs", "training_steps = epochs x samples / batch_size"),
+        ("epoch", "or by epochs=N in passes over the data"),
+        ("num_epochs", "or by epochs=N in passes over the data"),
         ("max_steps", "training_steps is the number of gradient updates"),
         ("frames", "obs_horizon is how many observations"),
         ("hidden_size", "hidden_dims=[256,256]"),

@@ -1,4 +1,4 @@
-"""Open a run's dataset, one store or the files of `ogbench_dataset_dir` in turn, and name its environment."""
+"""Open a run's dataset (a store, an expert buffer, files of `ogbench_dataset_dir` in turn) and name its environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from understudy.algorithm import Algorithm
 from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.factory import EnvFactory
-from understudy.envs.sources.opening import open_if_here, open_imported, open_named
+from understudy.envs.sources.opening import open_buffer, open_if_here, open_imported, open_named
 from understudy.envs.sources.source import is_goal_conditioned
 from understudy.envs.store.finding import store_name, store_path
 from understudy.envs.store.inspection import actions_beyond, has_unit_actions
@@ -20,7 +20,7 @@ from understudy.envs.store.store import IMAGES, MANIFEST, EpisodeStore, Manifest
 from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError
 from understudy.normaliser import Mode, Normaliser
-from understudy.observations import GOAL, is_picture, parts_of
+from understudy.observations import GOAL, ObservationShape, describe, is_picture, parts_of
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks
 from understudy.spec.run import RunSpec
@@ -45,6 +45,16 @@ class Data:
             return self._windows[0]
         return self._windows[(step - 1) // self._interval % len(self._windows)]
 
+    def check_shapes(self, env_name: str, observation_shape: ObservationShape, action_dim: int) -> None:
+        """Raise DatasetError where the data are not of an environment with these observations and actions."""
+        windows = self._windows[0]
+        if (windows.observation_shape, windows.action_dim) != (observation_shape, action_dim):
+            raise DatasetError(
+                f"{env_name}: the data have observations {describe(windows.observation_shape)} and"
+                f" {windows.action_dim} action dims, the environment {describe(observation_shape)} and {action_dim}:"
+                " they are not of one task"
+            )
+
     def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
         """Fit the normaliser to the selected training episodes of the first file."""
         return self._windows[0].normaliser(mode, action_mode)
@@ -52,6 +62,8 @@ class Data:
 
 def data_here(spec: RunSpec) -> Data | None:
     """Return the run's data where nothing has to be imported for that, None elsewhere; UserError for a wrong name."""
+    if spec.data.expert_data is not None:
+        return open_data(spec)  # its rows are imported in a moment
     store = open_if_here(spec)
     if spec.data.ogbench_dataset_dir is not None:
         _files_of(Path(spec.data.ogbench_dataset_dir))
@@ -74,6 +86,8 @@ def facts_of(spec: RunSpec, data: Data) -> dict[str, bool]:
 
 def open_data(spec: RunSpec) -> Data:
     """Open what `spec` trains on; every problem is a DatasetError before any work starts."""
+    if spec.data.expert_data is not None:
+        return Data(spec, [open_buffer(spec)])
     if spec.data.ogbench_dataset_dir is None:
         return Data(spec, [open_named(spec)])
     folder = Path(spec.data.ogbench_dataset_dir)

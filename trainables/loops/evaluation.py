@@ -15,7 +15,17 @@ import torch
 
 from understudy.algorithm import Algorithm, Batch
 from understudy.envs.rollouts.acting import Acting, Execution
-from understudy.envs.rollouts.evaluation import Ended, Episodes, Evaluation, OnEnd, OnStep, Stepping, evaluate
+from understudy.envs.rollouts.collecting import Row
+from understudy.envs.rollouts.evaluation import (
+    Ended,
+    Episodes,
+    Evaluation,
+    OnEnd,
+    OnEpisode,
+    OnStep,
+    Stepping,
+    evaluate,
+)
 from understudy.envs.rollouts.limits import check_limit
 from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_for
 from understudy.envs.simulators.video import rendering_available, write_mp4
@@ -28,6 +38,7 @@ from understudy.spec.run import RunSpec
 from understudy.statistics import interval, return_interval
 from understudy.trainables.loops.batches import HELD_OUT, held_out_batch
 from understudy.trainables.loops.data import environment_of, open_data
+from understudy.trainables.loops.interaction import Surroundings
 from understudy.trainables.packs.pack import Pack
 
 logger = logging.getLogger("understudy")
@@ -146,6 +157,7 @@ class Evaluator:
         algorithm: Algorithm,
         on_step: OnStep | None = None,
         poll: Poll | None = None,
+        on_episode: OnEpisode | None = None,
     ) -> Evaluation:
         """Run eval_episodes episodes of every member."""
         spec = self.spec
@@ -159,6 +171,7 @@ class Evaluator:
             Stepping(spec.placement.eval_envs, processes, spec.placement.eval_timeout or None),
             members=members,
             on_step=on_step,
+            on_episode=on_episode,
             on_end=self._taken_down(algorithm),
             poll=poll,
         )
@@ -227,6 +240,49 @@ def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0, *,
         reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member, poll)
     if reason:
         logger.warning("%s", reason)
+
+
+def collect_episodes(policy: Policy, spec: RunSpec, *, poll: Poll | None = None) -> list[Row]:
+    """Return the `eval_episodes` episodes that a policy's first member plays, in order, as a store has them.
+
+    They are those of an evaluation: deterministic unless `eval_temperature` says otherwise, episode e with the
+    environment's seed `eval_seed + e`.
+    """
+    torch.set_num_threads(spec.placement.cpus)
+    evaluator = _evaluator(policy, spec)
+    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    played: dict[int, Row] = {}
+    evaluator.rollouts(
+        policy.act_members,
+        1,
+        policy.algorithm,
+        poll=poll,
+        on_episode=lambda _, episode, columns: played.update({episode: columns}),
+    )
+    return [played[episode] for episode in sorted(played)]
+
+
+def evaluate_chance(spec: RunSpec, *, poll: Poll | None = None) -> Outcome:
+    """Evaluate actions drawn uniformly from the action space, on the episodes that policies are evaluated on."""
+    evaluator, settings = Evaluator(spec), spec.evaluation
+    bounds = Surroundings(evaluator.factory, settings.eval_seed)
+    low, high = bounds.low, bounds.high
+
+    def act(observations: Arrays, noise: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        share = torch.special.ndtr(torch.from_numpy(noise).double()).numpy()
+        return (low + (high - low) * share).astype(np.float32)[:, :, None]
+
+    result = evaluate(
+        act,
+        evaluator.factory,
+        Episodes(settings.eval_episodes, settings.eval_seed),
+        Execution(noise_shape=(bounds.action_dim,)),
+        Stepping(spec.placement.eval_envs),
+        poll=poll,
+    )
+    outcome = evaluator.outcome_of(result)
+    outcome.episodes, outcome.setting = episodes_of(result), Setting("random actions", 1.0)
+    return outcome
 
 
 def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:

@@ -25,7 +25,13 @@ from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
 from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, open_data
 from understudy.trainables.loops.dry_run import try_plug_ins
-from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
+from understudy.trainables.loops.evaluation import (
+    Evaluator,
+    collect_episodes,
+    evaluate_chance,
+    evaluate_policy,
+    record_policy,
+)
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
@@ -41,8 +47,11 @@ logger = logging.getLogger("understudy")
 class OfflineLoop(Loop):
     """Train every seed of one configuration from a fixed dataset."""
 
+    has_fixed_data = True
     evaluate = staticmethod(evaluate_policy)
     record = staticmethod(record_policy)
+    collect = staticmethod(collect_episodes)
+    chance = staticmethod(evaluate_chance)
     agent = Agent
 
     def __init__(self, spec: RunSpec) -> None:
@@ -70,6 +79,11 @@ class OfflineLoop(Loop):
             _, network = _learner(spec, data.windows(1))
             if source:
                 load_encoder(network, weights, source)
+
+    @classmethod
+    def samples(cls, spec: RunSpec) -> int:
+        """Return the transitions that are trained on."""
+        return open_data(spec).windows(1).num_transitions
 
     def run(
         self,

@@ -29,7 +29,13 @@ from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.data import Data, environment_of, open_data
-from understudy.trainables.loops.evaluation import Evaluator, evaluate_policy, record_policy
+from understudy.trainables.loops.evaluation import (
+    Evaluator,
+    collect_episodes,
+    evaluate_chance,
+    evaluate_policy,
+    record_policy,
+)
 from understudy.trainables.loops.interaction import REPLAY, Players, Surroundings
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.session import Caller, train
@@ -62,6 +68,8 @@ class OnlineLoop(Loop):
 
     evaluate = staticmethod(evaluate_policy)
     record = staticmethod(record_policy)
+    collect = staticmethod(collect_episodes)
+    chance = staticmethod(evaluate_chance)
     agent = Agent
 
     def __init__(self, spec: RunSpec) -> None:
@@ -73,6 +81,8 @@ class OnlineLoop(Loop):
         self.surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
         shown = self._settings(spec).offline_ratio or spec.config.sampling.demonstrations
         data = open_data(spec) if shown else None
+        if data is not None:
+            data.check_shapes(spec.env_name, self.surroundings.shape, self.surroundings.action_dim)
         self.experience = Experience(self.surroundings, data)
         kind = algorithms.get(spec.algo)
         spec.augment.check(self.surroundings.shape, 1)

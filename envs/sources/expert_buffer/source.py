@@ -3,8 +3,8 @@
 A dataset's name is `expert:` and the gymnasium id of its environment: `expert:Pendulum-v1`. An id alone, which no other
 source knows, names the environment and a buffer that was imported as it. A buffer is a folder with
 `expert_buffer.pt` (rows [N], keys as torchrl has them), `metadata.pt` (a dict) and `README.txt`; the .pt alone does
-too. Files are unpickled with `weights_only`, and a TensorDict becomes a plain dict: tensordict itself is needed for
-writing only.
+too. Files are unpickled with `weights_only`, and a TensorDict becomes a plain dict: tensordict itself is not needed.
+Where it is installed buffers are written as TensorDicts, else as plain dicts of the same keys.
 
 An episode ends where a done flag is set; without flags, where the next row's observation does not follow (see
 `episode_ends`). Some published files have every next observation equal to its observation; these are read without
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from understudy.envs.sources.source import Source, task_of
 from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.store import FINAL, IMAGES
-from understudy.errors import DatasetError, UnknownName, UserError, to_install
+from understudy.errors import DatasetError, UnknownName, UserError
 from understudy.files import replaced_folder, write_atomic
 from understudy.observations import PIXELS
 from understudy.registry import sources
@@ -144,12 +145,27 @@ class ExpertBuffer(Source):
         """Return the .pt file, which may be given by its folder."""
         return [path / BUFFER if path.is_dir() else path]
 
+    def environment_in(self, path: Path) -> str:
+        """Return the environment that metadata.pt names, else the folder's name where that is a registered id."""
+        file = self.files(path)[0]
+        if not file.is_file():
+            known = self.registered(file.parent.name)
+            env = shlex.quote(known.env_id if known is not None else "ENV")
+            parent = file.parent.parent
+            where = "" if parent == Path("expert_data").absolute() or known is None else f" --save-dir {parent}"
+            raise DatasetError(f"no expert buffer {file}: make it with `understudy expert --env {env}{where}`")
+        if file.with_name(METADATA).is_file():
+            facts = load_tensors(file.with_name(METADATA))
+            named = facts.get("env_name") if isinstance(facts, dict) else None
+            if isinstance(named, str) and named:
+                return named
+        if self.registered(file.parent.name) is not None:
+            return file.parent.name
+        raise DatasetError(f"{file}: no {METADATA} beside it says which environment it is of: give env_name=, too")
+
     def write(self, path: Path, episodes: Iterable[Episode], env_name: str, provenance: Mapping[str, Any]) -> None:
         """Write `expert_buffer.pt`, `metadata.pt` and `README.txt` into a folder, or beside the .pt file `path`."""
-        if importlib.util.find_spec("tensordict") is None:
-            raise UserError(f"writing expert buffers needs 'tensordict'; {to_install('buffers')}")
         import torch
-        from tensordict import TensorDict
 
         kept: list[dict[str, np.ndarray]] = []
         for number, episode in enumerate(episodes):
@@ -158,9 +174,12 @@ class ExpertBuffer(Source):
         if not kept:
             raise DatasetError(f"{env_name}: no episodes, nothing to write")
         arrays = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-        data = TensorDict({"next": {}}, batch_size=[len(arrays["action"])])
-        for name, array in arrays.items():
-            data[tuple(name.split("/"))] = torch.from_numpy(array)
+        data: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items() if "/" not in name}
+        data["next"] = {name[5:]: torch.from_numpy(array) for name, array in arrays.items() if name.startswith("next/")}
+        if importlib.util.find_spec("tensordict") is not None:
+            from tensordict import TensorDict
+
+            data = TensorDict(data, batch_size=[len(arrays["action"])])  # type: ignore[assignment]
         returns = [float(part["next/reward"].sum(dtype=np.float64)) for part in kept]
         metadata = {
             **_plain(provenance.get("metadata", {})),
@@ -249,7 +268,9 @@ def _readme(metadata: dict[str, Any], buffer: str) -> str:
     facts = "".join(f"{key}: {value}\n" for key, value in metadata.items())
     return (
         f"Expert data for {metadata['env_name']}\n\n{facts}\n"
-        f"{buffer}: TensorDict of transitions, for torch.load; {METADATA}: the facts above as a dict\n"
+        f"{buffer}: transitions, for torch.load: observation, action and next: observation, reward, done, terminated,"
+        " truncated. A TensorDict, or where it was written without tensordict a dict for"
+        f" TensorDict(torch.load(...), batch_size=[{metadata['num_transitions']}]).\n{METADATA}: the facts above\n"
     )
 
 

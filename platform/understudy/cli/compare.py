@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from understudy.cli.output import OVERRIDES, console, show_table
+from understudy.cli.pipeline import start_pipeline
+from understudy.cli.stages import under_way
 from understudy.cli.train import read_run, run_training, show_keys
 
 if TYPE_CHECKING:
@@ -23,10 +25,14 @@ EXAMPLES = """\
 Train several methods on several tasks, with the same seeds, and compare them.
 
   understudy compare algo=bc,flow_bc env_name=hopper-medium-v2,walker2d-medium-v2 seeds=[0,1,2] training_steps=100000
+  understudy compare algo=bc,flow_bc env_name=A,B bc.policy=mse lr=3e-4 seeds=[0,1,2]
   understudy sweep algo=bc,flow_bc env_name=A,B num_trials=20 seeds=[0,1,2]     # the same, each cell tuned first
+  understudy compare --env Pendulum-v1 --expert-frames 50000 --ipmd-frames 50000 --bc-epochs 50 seeds=[0,1,2]
 
-Every cell is a run of its own; what a method does not take (flow_steps of bc) is left out of its cells. On each task
-methods are compared on the same start states; over tasks by interquartile mean and chance of improvement.
+Every cell is a run of its own; what a method does not take (flow_steps of bc) is left out of its cells, and
+METHOD.KEY=VALUE is for one method alone. On each task methods are compared on the same start states; over tasks by
+interquartile mean and chance of improvement. The last command is a pipeline: it trains an expert (sac), collects its
+demonstrations, trains ipmd and bc on them, and compares all; given again, it goes on where it was.
 `understudy resume` goes on with a matrix where it was left."""
 
 
@@ -48,9 +54,14 @@ def compare(
 ) -> None:
     """Train several methods on several tasks and compare them."""
     if help_:
-        return show_keys(EXAMPLES, [word for word in context.args if "," not in word])
-    start_matrix(context.args, "compare", config_dir, cfg=cfg)
-    return None
+        from understudy.matrix.pipeline import PipelineOptions
+
+        return show_keys(EXAMPLES, [word for word in context.args if "," not in word], PipelineOptions)
+    from understudy.matrix.pipeline import is_pipeline
+
+    if is_pipeline(context.args):
+        return start_pipeline(context.args, config_dir, cfg=cfg)
+    return start_matrix(context.args, "compare", config_dir, cfg=cfg)
 
 
 def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None, *, cfg: bool = False) -> None:
@@ -87,25 +98,20 @@ def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None
 
 def drive_matrix(matrix: MatrixDir) -> None:
     """Do what is left of a matrix and print the comparison; Stopped, naming the matrix, by SIGTERM and Ctrl-C."""
-    from understudy.errors import Stopped
-    from understudy.runs.stop import Notice, on_signals
+    from understudy.sweeping.sweep_spec import SweepSpec
 
     console.print(f"matrix: {matrix.path}", soft_wrap=True)
     cells = matrix.cells()
-    with matrix.held(), on_signals(matrix.path):
-        parent, notice = _parent_run(matrix, cells), Notice(matrix.path)
-        try:
-            for place, cell in enumerate(cells):
-                notice.check()
-                console.print(f"\n{place + 1}/{len(cells)}: {cell.method} on {cell.task}", soft_wrap=True)
-                _do(matrix, cell, parent)
+    specs = _specs(matrix, cells)
+    first = specs[0].base if isinstance(specs[0], SweepSpec) else specs[0]
+    kind = f"matrix of {matrix.kind}s" if matrix.kind == "sweep" else "comparison"
+    with under_way(matrix, first, kind) as (parent, notice):
+        for place, cell in enumerate(cells):
             notice.check()
-            show_comparison(matrix, parent, notice)
-        except Stopped as error:
-            parent.close("KILLED")
-            if str(matrix.folder(cells[0]).parent) in str(error):  # it names the cell alone
-                raise type(error)(f"{error}, `understudy resume {matrix.path}` with the cells after it too") from None
-            raise
+            console.print(f"\n{place + 1}/{len(cells)}: {cell.method} on {cell.task}", soft_wrap=True)
+            _do(matrix, cell, parent)
+        notice.check()
+        show_comparison(matrix, parent, notice)
 
 
 def _specs(matrix: MatrixDir, cells: Sequence[Cell]) -> list[RunSpec | SweepSpec]:
@@ -115,28 +121,6 @@ def _specs(matrix: MatrixDir, cells: Sequence[Cell]) -> list[RunSpec | SweepSpec
     if matrix.kind == "sweep":
         return [SweepDir(matrix.folder(cell)).spec() for cell in cells]
     return [RunDir(matrix.folder(cell)).spec() for cell in cells]
-
-
-def _parent_run(matrix: MatrixDir, cells: Sequence[Cell]) -> Tracked:
-    """Open the matrix's run in MLflow, which all cells are children of."""
-    from understudy import tracking
-    from understudy.sweeping.sweep_spec import SweepSpec
-
-    spec = _specs(matrix, cells)[0]
-    base = spec.base if isinstance(spec, SweepSpec) else spec
-    tracking.prepare(base.placement.tracking())
-    return tracking.track(
-        base.placement.tracking(),
-        matrix.path,
-        experiment=base.placement.project,
-        name=matrix.path.name,
-        params={
-            "methods": list(dict.fromkeys(cell.method for cell in cells)),
-            "tasks": list(dict.fromkeys(cell.task for cell in cells)),
-            "seeds": list(base.all_seeds),
-        },
-        tags={"kind": f"matrix of {matrix.kind}s" if matrix.kind == "sweep" else "comparison"},
-    )
 
 
 def _do(matrix: MatrixDir, cell: Cell, parent: Tracked) -> None:

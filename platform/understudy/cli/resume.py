@@ -56,8 +56,10 @@ def go_on(
 ) -> None:
     """Do what `understudy resume` does."""
     from understudy.cli.compare import drive_matrix
+    from understudy.cli.pipeline import drive_pipeline
     from understudy.errors import UserError
     from understudy.matrix.cells import MatrixDir
+    from understudy.matrix.pipeline import PipelineDir
     from understudy.runs import torchrun
     from understudy.runs.find import find
 
@@ -72,7 +74,10 @@ def go_on(
             raise UserError(
                 f"{path} is a matrix: its cells, below {path / 'cells'}, are resumed with these, one by one"
             )
-        drive_matrix(MatrixDir(path))
+        if MatrixDir(path).kind == "pipeline":
+            drive_pipeline(PipelineDir(path))
+        else:
+            drive_matrix(MatrixDir(path))
     elif for_sweeps:
         raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
     else:

@@ -28,13 +28,33 @@ LINE_SECONDS = 30.0
 
 def read_sweep(words: list[str], config_dir: str | None = None) -> SweepSpec:
     """Return the validated sweep that the words describe."""
+    from understudy.errors import SpecError
+    from understudy.runs.epochs import EPOCHS, epochs_in, steps_of
     from understudy.spec.compose import flat_values, given_keys, parse, split_sweeps
     from understudy.sweeping.sweep_spec import build_sweep, check_given
 
     plain, sweeps = split_sweeps(parse(words))
-    spec = build_sweep(flat_values(plain, config_dir), sweeps)
+    values = flat_values(plain, config_dir)
+    epochs = epochs_in(values, _algo_of(values))
+    if epochs is not None:
+        del values[EPOCHS]
+    spec = build_sweep(values, sweeps)
     show_notes(check_given(spec, given_keys(words)))
+    if epochs is not None:
+        if "batch_size" in spec.dimensions:
+            raise SpecError(f"epochs={epochs:g} are other numbers of steps at each batch_size: give training_steps")
+        steps, said = steps_of(spec.base, epochs)
+        show_notes([said])
+        spec = build_sweep({**values, "training_steps": steps}, sweeps)
     return spec
+
+
+def _algo_of(values: Mapping[str, Any]) -> str:
+    """Return the algorithm that a sweep's flat keys name, by itself or by its search space."""
+    from understudy.registry import search_spaces
+    from understudy.spec.keys import algo_of
+
+    return search_spaces.get(str(values["space"])).algo if values.get("space") is not None else algo_of(values)
 
 
 def show_sweep(spec: SweepSpec) -> None:

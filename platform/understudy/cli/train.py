@@ -65,14 +65,22 @@ def train(
 
 def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> RunSpec:
     """Return the validated run that the words describe; `takes` says what the command does with several values."""
+    from understudy.runs.epochs import EPOCHS, epochs_in, steps_of
     from understudy.spec.compose import given_keys
     from understudy.spec.effects import check_effects
-    from understudy.spec.keys import algo_of, build_run, check_keys
+    from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
 
     values = run_values(words, config_dir, takes)
+    epochs = epochs_in(values, algo_of(values))
+    if epochs is not None:
+        del values[EPOCHS]
     check_keys(values, algo_of(values))
     spec = build_run(values)
     show_notes(check_effects(spec, given_keys(words)))
+    if epochs is not None:
+        steps, said = steps_of(spec, epochs)
+        show_notes([said])
+        spec = with_changes(spec, training_steps=steps)
     return spec
 
 
@@ -216,7 +224,8 @@ def show_keys(examples: str, words: list[str], extra: type[BaseModel] | None = N
     console.print(f"{examples}\n", markup=False, soft_wrap=True)
     given = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
     groups = key_groups(algo_of(given))
-    for title, fields in ({"a sweep": extra.model_fields, **groups} if extra else groups).items():
+    own = {getattr(extra, "title", "a sweep"): extra.model_fields} if extra else {}
+    for title, fields in {**own, **groups}.items():
         rows = [(name, _default(field), _meaning(field)) for name, field in fields.items()]
         show_table(("key", "default", "meaning"), rows, title=f"keys of {title}")
         console.print()

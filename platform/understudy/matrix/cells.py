@@ -1,6 +1,7 @@
 """What a matrix is made of: words with several values of algo (or space) and env_name become a cell for each pair.
 
 A key that one method takes and another does not is left out of the other's cells; one that none takes is refused.
+`bc.policy=mse` is a key of one method alone, and goes over what all are given.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from understudy.errors import SpecError, UserError
+from understudy.errors import SpecError, UserError, did_you_mean
 from understudy.files import write_json
-from understudy.registry import algorithms, search_spaces
+from understudy.registry import algorithms, loops, search_spaces
 from understudy.runs.directory import hold
-from understudy.spec.compose import given_keys, listed, parse, split_sweeps, to_overrides
+from understudy.runs.epochs import EPOCHS
+from understudy.spec.compose import flat_values, given_keys, listed, parse, split_sweeps, to_overrides
 from understudy.spec.keys import algo_of, run_fields
 from understudy.spec.run import plain_name
-from understudy.spec.words import ALIASES
+from understudy.spec.words import ALIASES, canonical
 from understudy.sweeping.options import SweepOptions
 
 MARKER = "matrix.json"
-Kind = Literal["sweep", "compare"]
+Kind = Literal["sweep", "compare", "pipeline"]
+"""Cells are sweeps, or runs; of a pipeline runs that come after an expert's and learn from its demonstrations."""
 AXES = ("algo", "space", "env_name")
 
 
@@ -63,16 +66,38 @@ def cells_of(words: Sequence[str], kind: Kind) -> list[Cell]:
             axes[axis] = [str(value) for value in listed(key, values)]
     if "space" in axes and "algo" in axes:
         raise SpecError("give algo=... or space=... for the methods of a matrix, not both")
+    if "env_name" not in axes and "expert_data" in given_keys(words):
+        axes["env_name"] = [str(flat_values(plain)["env_name"])]  # the one that it was recorded in
     if "env_name" not in axes:
         raise SpecError("name the tasks: env_name=A,B")
     along = "space" if "space" in axes else "algo"
     methods = axes.get(along, [algo_of({})])
     rest = [word for word in to_overrides(words) if axis_of(word.partition("=")[0]) is None]
+    rest, own = words_by_method(rest, methods)
     _check_known(rest, [_algorithm(along, method) for method in methods])
+    for method in methods:
+        _check_known(own[method], [_algorithm(along, method)])
     return [
-        Cell(method, task, f"{method}-{plain_name(task)}", tuple(_words(rest, along, method, task, kind)))
+        Cell(method, task, f"{method}-{plain_name(task)}", tuple(_words(rest, own[method], along, method, task, kind)))
         for task, method in itertools.product(axes["env_name"], methods)
     ]
+
+
+def words_by_method(words: Sequence[str], methods: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the words for all methods, and by method those of `METHOD.key=value`, without the method's name."""
+    shared: list[str] = []
+    own: dict[str, list[str]] = {method: [] for method in methods}
+    for word in words:
+        method, dot, key = word.partition("=")[0].partition(".")
+        if not dot:
+            shared.append(word)
+        elif method not in own:
+            raise SpecError(f"{word}: {method!r} is none of the methods here{did_you_mean(method, methods)}")
+        elif ALIASES.get(key, key) in (*AXES, "seed", "seeds"):
+            raise SpecError(f"{word}: {key} is the same for all methods")
+        else:
+            own[method].append(word.removeprefix(f"{method}."))
+    return shared, own
 
 
 def _algorithm(along: str, method: str) -> str:
@@ -81,37 +106,45 @@ def _algorithm(along: str, method: str) -> str:
 
 def _taken(algo: str) -> set[str]:
     """Return the keys that a cell of an algorithm takes."""
-    algorithms.get(algo)  # or the error is about its keys
-    return run_fields(algo).keys() | SweepOptions.model_fields.keys()
+    kind = algorithms.get(algo)  # or the error is about its keys
+    passes = [EPOCHS] if loops.get(kind.loop).has_fixed_data else []
+    return {*run_fields(algo), *SweepOptions.model_fields, *passes}
 
 
 def _check_known(rest: Sequence[str], algos: Sequence[str]) -> None:
     """Raise SpecError for a key that no method of the matrix takes; keys of Hydra's groups are not checked here."""
     taken = [_taken(algo) for algo in algos]
     for word, key in zip(rest, given_keys(rest), strict=True):
-        if _known(key) and not any(ALIASES.get(key, key) in keys for keys in taken):
+        if _known(key) and not any(canonical(key, keys) in keys for keys in taken):
             raise SpecError(f"{word}: none of {', '.join(dict.fromkeys(algos))} takes it")
 
 
 def _known(key: str) -> bool:
     """Return whether some method takes a key."""
-    return any(ALIASES.get(key, key) in run_fields(name) for name in algorithms.names())
+    fields = (run_fields(name) for name in algorithms.names())
+    return key == EPOCHS or any(canonical(key, keys) in keys for keys in fields)
 
 
-def _words(rest: Sequence[str], along: str, method: str, task: str, kind: Kind) -> list[str]:
+def _words(rest: Sequence[str], own: Sequence[str], along: str, method: str, task: str, kind: Kind) -> list[str]:
     algo = _algorithm(along, method)
-    taken = _taken(algo)
-    kept = [
-        word
-        for word, key in zip(rest, given_keys(rest), strict=True)
-        if ALIASES.get(key, key) in taken or not _known(key)
-    ]
+    kept = words_taken(rest, own, algo)
     _, sweeps = split_sweeps(parse(kept))
     searched = [key for key in sweeps if key not in ("seed", "seeds", *SweepOptions.model_fields)]
     by = along
     if kind == "sweep" and along == "algo" and not searched and algo in search_spaces.names():
         by = "space"  # nothing is said of what to search: the method's own space
     return [*kept, f"{by}={method}", f"env_name={task}"]
+
+
+def words_taken(shared: Sequence[str], own: Sequence[str], algo: str) -> list[str]:
+    """Return a method's words: of those for all what it takes, and its own over them."""
+    taken, mine = _taken(algo), {canonical(key, _taken(algo)) for key in given_keys(own)}
+    kept = [
+        word
+        for word, key in zip(shared, given_keys(shared), strict=True)
+        if (canonical(key, taken) in taken or not _known(key)) and canonical(key, taken) not in mine
+    ]
+    return [*kept, *own]
 
 
 class MatrixDir:

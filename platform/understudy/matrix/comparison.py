@@ -54,6 +54,8 @@ class Result:
     """The best configuration, for a tuned cell."""
     scores: np.ndarray | None = None
     """[K, E]; None where no episodes were played."""
+    among: str = ""
+    """The method that this is one seed of: the two are not compared."""
 
 
 def result_of(matrix: MatrixDir, cell: Cell) -> Result | None:
@@ -87,7 +89,9 @@ def compare(results: Sequence[Result]) -> dict[str, Any]:
     tasks = list(dict.fromkeys(item.task for item in results))
     methods = list(dict.fromkeys(item.method for item in results))
     return {
-        "cells": [{key: value for key, value in asdict(item).items() if key not in ("scores",)} for item in results],
+        "cells": [
+            {key: value for key, value in asdict(item).items() if key not in ("scores", "among")} for item in results
+        ],
         "pairs": [pair for task in tasks for pair in _pairs([item for item in results if item.task == task])],
         "over_tasks": _over_tasks(results, tasks, methods),
     }
@@ -98,6 +102,8 @@ def _pairs(results: Sequence[Result]) -> list[dict[str, Any]]:
     found: dict[str, Difference] = {}
     for one, other in itertools.combinations(results, 2):
         if one.scores is None or other.scores is None or one.objective != other.objective:
+            continue
+        if one.method == other.among or other.method == one.among:
             continue
         if one.scores.shape[1] == other.scores.shape[1] and max(one.scores.shape) > 1:
             found[f"{one.method}\n{other.method}"] = paired_difference(
@@ -160,6 +166,7 @@ def write_comparison(matrix: MatrixDir, results: Sequence[Result]) -> dict[str, 
 
 def _columns(item: Result) -> dict[str, Any]:
     names = {item.objective: "value"} | {f"{item.objective}_{end}": end for end in ("low", "high", "seeds", "episodes")}
+    names |= {key: key for key in item.metrics if key.startswith("expert_normalised")}
     return {name: item.metrics[key] for key, name in names.items() if key in item.metrics} | item.parameters
 
 

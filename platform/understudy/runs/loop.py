@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from understudy.errors import UnknownName
+from understudy.errors import SpecError, UnknownName, UserError
 from understudy.files import check_writable
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
@@ -15,10 +15,15 @@ from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.run import RunSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from understudy.algorithm import Algorithm
     from understudy.policy import Policy
     from understudy.trainables.loops.agent import Agent
     from understudy.trainables.loops.evaluation import Outcome
+
+Episode = Mapping[str, "np.ndarray"]
+"""Columns of one episode: observations [T, *O], actions [T, A], rewards [T], terminals [T], final_observation [*O]."""
 
 
 class Trains(Protocol):
@@ -38,6 +43,9 @@ class Trains(Protocol):
 
 class Loop(abc.ABC):
     """A training loop, and how what it trained is evaluated. An algorithm names its loop: `loop = "offline"`."""
+
+    has_fixed_data: ClassVar[bool] = False
+    """Whether it passes over a dataset, so that epochs can be counted (`samples`)."""
 
     @abc.abstractmethod
     def __init__(self, spec: RunSpec) -> None:
@@ -80,6 +88,23 @@ class Loop(abc.ABC):
         policy: Policy, spec: RunSpec, path: Path, member: int = 0, *, poll: Callable[[], None] | None = None
     ) -> None:
         """Write a video of one member, with `poll` called between its steps; where none can be made, log why."""
+
+    @classmethod
+    def samples(cls, spec: RunSpec) -> int:
+        """Return how many samples one pass over the run's data has; SpecError for a method without fixed data."""
+        raise SpecError(
+            f"epochs: algo={spec.algo} has no fixed data to pass over; training_steps says how long it learns"
+        )
+
+    @staticmethod
+    def collect(policy: Policy, spec: RunSpec, *, poll: Callable[[], None] | None = None) -> Sequence[Episode]:
+        """Return the episodes that one member plays by the spec's evaluation settings, as stores have them."""
+        raise UserError(f"{policy.algorithm.name}: its training loop collects no demonstrations")
+
+    @staticmethod
+    def chance(spec: RunSpec, *, poll: Callable[[], None] | None = None) -> Outcome:
+        """Evaluate uniformly random actions by the spec's settings, on the episodes that policies are evaluated on."""
+        raise UserError(f"{spec.algo}: its training loop plays no random actions")
 
     @staticmethod
     @abc.abstractmethod

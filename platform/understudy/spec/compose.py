@@ -20,18 +20,26 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from understudy.errors import SpecError, UserError, did_you_mean
+from understudy.registry import sources
 from understudy.spec.keys import shared_fields
+from understudy.spec.part import absolute
 from understudy.spec.words import ALIASES
 
 CONF = Path(__file__).parents[1] / "conf"
+NO_WANDB = ("--no-wandb", "--no_wandb")
 _KEY = re.compile(r"^[A-Za-z_][\w./@-]*$")
 
 
 def to_overrides(words: Sequence[str]) -> list[str]:
-    """Return `key=value` words for any mixture of the spellings above."""
+    """Return `key=value` words for any mixture of the spellings above.
+
+    `--no-wandb`, which other tools' commands have, asks for what is so anyway, and is left out.
+    """
     overrides: list[str] = []
     waiting: str | None = None
     for word in words:
+        if word in NO_WANDB:
+            continue
         if word.startswith("--"):
             if waiting is not None:
                 overrides.append(f"{waiting}=true")
@@ -153,7 +161,19 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
         raise SpecError(f"{where}not readable YAML ({error.problem})") from None
-    return {**composed, **{key: _plain(value) for key, value in values.items()}}
+    return _with_environment({**composed, **{key: _plain(value) for key, value in values.items()}})
+
+
+def _with_environment(values: dict[str, Any]) -> dict[str, Any]:
+    """Add the environment that an expert buffer was recorded in, where the words name no other."""
+    if values.get("expert_data") and not any(ALIASES.get(key, key) == "env_name" for key in values):
+        values["env_name"] = environment_of(str(values["expert_data"]))
+    return values
+
+
+def environment_of(expert_data: str) -> str:
+    """Return the environment that an expert buffer was recorded in; DatasetError where that cannot be told."""
+    return sources.get("expert_buffer").environment_in(Path(absolute(expert_data)))
 
 
 TEXT: tuple[Any, ...] = (str, str | None)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from understudy.registry import goal_strategies
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LocalPath, Needs, Part
+from understudy.spec.part import LocalPath, Needs, OnlyWith, Part
 
 Scaling = Literal["none", "zscore", "bounds"]
 Order = Literal["seeded", "first"]
@@ -33,6 +33,10 @@ class DataSpec(Part):
     )
     ogbench_dataset_dir: Annotated[LocalPath | None, Needs("dataset")] = Field(
         default=None, description="folder of OGBench .npz files to rotate through"
+    )
+    expert_data: Annotated[LocalPath | None, OnlyWith("expert_data"), Needs("dataset")] = Field(
+        default=None,
+        description="expert_buffer.pt (or its folder) to learn from; env_name is then the environment it is of",
     )
     filter_key: Annotated[str | None, Needs("dataset")] = Field(
         default=None, description="train on the episodes of this mask of the file (robomimic's)"
@@ -86,6 +90,12 @@ class DataSpec(Part):
     def _one_way_to_hold_out(self) -> DataSpec:
         if self.validation_fraction and self.validation_filter_key:
             raise ValueError("validation_fraction and validation_filter_key both hold episodes out: give one")
+        return self
+
+    @model_validator(mode="after")
+    def _one_place_of_data(self) -> DataSpec:
+        if self.expert_data and self.ogbench_dataset_dir:
+            raise ValueError("expert_data and ogbench_dataset_dir both say where the data are: give one")
         return self
 
     @property

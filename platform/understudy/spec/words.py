@@ -61,7 +61,7 @@ ADVICE = (
     _advice(
         "epoch epochs",
         "training_steps",
-        "training is counted in updates: training_steps = epochs x samples / batch_size",
+        "training is counted in updates, training_steps, or by epochs=N in passes over the data",
     ),
     _advice(
         "step steps timesteps iters iterations updates train_iters",
