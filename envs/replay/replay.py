@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.replay.segments import SegmentedColumn, segment_rows
+from understudy.envs.windows.n_step import n_step
 from understudy.errors import CheckpointError
 from understudy.files import storage_errors
 from understudy.observations import STATE, Arrays, ObservationShape, is_picture
@@ -127,7 +128,8 @@ class Replay:
     def gather(self, rows: np.ndarray, horizon: int, discount: float) -> dict[str, Any]:
         """Return the windows of `horizon` steps that start at `rows` [b], in the names of a batch of `Windows`.
 
-        observations, next_observations [b, *O] (or parts), actions [b, H, A], rewards, discounts and valid [b, H].
+        observations, next_observations [b, *O] (or parts), actions [b, H, A], rewards, discounts and valid [b, H], with
+        several steps n_step_rewards and n_step_discounts [b].
         Steps past an episode's end, or not taken yet, repeat the last with valid 0 and reward 0.
         """
         steps = rows[:, None] + np.arange(horizon)
@@ -142,12 +144,14 @@ class Replay:
         flat = steps.ravel()
         shape = steps.shape
         terminals = self._columns[TERMINALS].gather(flat).reshape(shape)
+        rewards = self._columns[REWARDS].gather(flat).reshape(shape) * valid
         return {
             "observations": self._observed(rows),
             "actions": self._columns[ACTIONS].gather(flat).reshape(*shape, -1),
             "valid": valid.astype(np.float32),
-            "rewards": self._columns[REWARDS].gather(flat).reshape(shape) * valid,
+            "rewards": rewards,
             "discounts": np.float32(discount) * (1.0 - terminals.astype(np.float32)),
+            **(n_step(rewards, terminals, discount) if horizon > 1 else {}),
             "next_observations": self._after(last),
         }
 

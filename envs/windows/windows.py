@@ -17,6 +17,7 @@ import torch
 from understudy.algorithm import RETURNS, Batch
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.windows.episodes import Split, chosen_episodes
+from understudy.envs.windows.n_step import n_step
 from understudy.envs.windows.relabelling import goal_offsets
 from understudy.envs.windows.views import StoreView, opaque
 from understudy.errors import DatasetError
@@ -177,16 +178,18 @@ class Windows:
     ) -> dict[str, Arrays]:
         """Return what followed the chunks that start at rows `first` [b] and have `left` [b] steps after the first.
 
-        `rewards` [b, H] are 0 past an episode's end, where `discounts` [b, H] repeat the last.
+        `rewards` [b, H] are 0 past an episode's end, where `discounts` [b, H] repeat the last; see n_step.
         """
         last = np.minimum(left.astype(np.int64), self.horizon - 1)
         steps = np.minimum(np.arange(self.horizon), last[:, None])
         rows = first[:, None] + steps
         inside = np.arange(self.horizon) <= last[:, None]
+        rewards = self._sparse(self.store.column("rewards")[rows]) * inside
+        terminals, discount = self.store.column("terminals")[rows], self._data.discount
         return {
-            "rewards": self._sparse(self.store.column("rewards")[rows]) * inside,
-            "discounts": np.float32(self._data.discount)
-            * (1.0 - self.store.column("terminals")[rows].astype(np.float32)),
+            "rewards": rewards,
+            "discounts": np.float32(discount) * (1.0 - terminals.astype(np.float32)),
+            **(n_step(rewards, terminals, discount) if self.horizon > 1 else {}),
             "next_observations": self._view.gather(first + last, episodes, goal_rows, after=True),
         }
 

@@ -52,6 +52,8 @@ class Phase:
     """Parts whose parameters this phase moves; (): all of them. Every parameter belongs to exactly one phase."""
     every: int = 1
     """The phase is taken at updates 1, 1 + every, 1 + 2 every, ..."""
+    targets_first: bool = False
+    """Whether targets follow the weights before the step, those that its gradient is of, and not those after it."""
 
 
 def belongs(parameter: str, part: str) -> bool:
@@ -92,6 +94,11 @@ class Algorithm(abc.ABC):
         self.config = self.Config() if config is None else config
         if self.default_encoder and self.config.vision.encoder is None and has_pictures(self.observation_shape):
             self.config = self.config.model_copy(update={"encoder": self.default_encoder})
+
+    @classmethod
+    def loop_for(cls, config: AlgorithmConfig) -> str:
+        """Return the training loop of a run with these settings."""
+        return cls.loop
 
     @property
     def chunk_length(self) -> int:

@@ -44,6 +44,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gc_bc": ("gc_bc", CHUNK),
     "flow_bc one step": ("flow_bc", {**CHUNK, "actor": "one_step", "flow_steps": 3}),
     "flow_bc best of n": ("flow_bc", {**CHUNK, "actor": "best_of_n"}),
+    "flow_bc critic one step": ("flow_bc", {**CHUNK, "use_critic": True, "flow_steps": 3}),
+    "flow_bc critic best of n": ("flow_bc", {**CHUNK, "use_critic": True, "actor": "best_of_n", "num_samples": 4}),
     "ddpm_bc": ("ddpm_bc", CHUNK),
     "gc_ddpm_bc": ("gc_ddpm_bc", CHUNK),
     "ddpm_bc linear": ("ddpm_bc", {**CHUNK, "beta_schedule": "linear", "dropout": 0.0, "grad_clip": None}),
@@ -67,13 +69,14 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
     valid = (random.integers(1, HORIZON + 1, size=(STEPS, SAMPLES, 1)) > np.arange(HORIZON)).astype(np.float32)
     rewards = random.normal(size=(STEPS, SAMPLES)).astype(np.float32)
     pack = Pack(algorithm, [0], normaliser=Normaliser.fit(observations[0], "zscore"))
-    chunk = algorithm.chunk_length
+    chunk = algorithm.config.sampling.horizon
     rows = []
     for step in range(STEPS):
         arrays = {"observations": observations, "actions": actions[:, :, :chunk], "valid": valid[:, :, :chunk]}
         arrays |= {name: rewards for name in algorithm.config.sampling.columns}
         if algorithm.config.sampling.transitions:
             following = {"rewards": rewards[..., None], "discounts": 0.99 * valid[:, :, 1:2]}
+            following |= {"n_step_rewards": rewards, "n_step_discounts": 0.99 * valid[:, :, 1]}
             arrays |= {"next_observations": observations[:, ::-1], **following}
         if algorithm.config.sampling.demonstrations:
             names = ("observations", "next_observations", "actions")

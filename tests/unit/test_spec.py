@@ -53,7 +53,7 @@ def test_every_word_of_other_tools_leads_to_keys_that_there_are() -> None:
         ("frames", "obs_horizon is how many observations"),
         ("hidden_size", "hidden_dims=[256,256]"),
         ("num_envs", "eval_envs is how many environments"),
-        ("tau", "ema_rate is the share of the newest weights"),
+        ("polyak", "ema_rate is the share of the newest weights"),
         ("Horizon", "horizon_length is the number of actions"),
         ("learning_rat", "did you mean 'learning_rate'?"),
         ("gama", "did you mean 'gamma'?"),

@@ -76,7 +76,7 @@ class Show:
         """Tell it."""
         if self._progress:
             self._shown_at = time.monotonic()
-            self._progress(self._training.step, self._training.spec.training_steps, self._training.metrics)
+            self._progress(self._training.step, self._training.spec.total_steps, self._training.metrics)
 
 
 class Checkpoint:

@@ -8,6 +8,7 @@ Shape suffixes: K members, O observation dims, A action dims.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +36,8 @@ REPLAY = "replay"
 class Surroundings:
     """What a policy sees and does in an environment, found by trying it."""
 
-    def __init__(self, factory: EnvFactory, seed: int) -> None:
-        self.factory = factory
+    def __init__(self, factory: EnvFactory, seed: int, *, as_stored: bool = False, sparse: bool = False) -> None:
+        self.factory, self._as_stored, self._sparse = factory, as_stored, sparse
         slot = Slot(factory(), factory.env_name)
         first = slot.run(Command(0, seed=seed, check=True))
         check_limit(factory.env_name, first.limit)
@@ -49,6 +50,11 @@ class Surroundings:
         slot.env.close()
         if not np.isfinite([self.low, self.high]).all():
             raise DatasetError(f"{factory.env_name}: a method that explores needs actions with bounds, not {space}")
+
+    def reward(self, reward: float) -> float:
+        """Return an environment's reward as the run's data have it, where it learns from both."""
+        stored = self.factory.stored_reward(reward) if self._as_stored else reward
+        return -1.0 if self._sparse and stored != 0.0 else stored
 
     def normaliser(self, observations: Normaliser | None = None) -> Normaliser:
         """Return the normaliser that maps the action space to [-1, 1], observations as they are or as given."""
@@ -65,6 +71,8 @@ class Player:
         factory = surroundings.factory
         self._slot = Slot(factory(), factory.env_name)
         self._acting: Acting | None = None
+        self.decided: deque[np.ndarray] = deque()
+        """Actions [A] that were decided and not done yet."""
         self.totals: dict[str, float] = {}
         """Return and length of the episode so far, and success where the task tells it."""
 
@@ -79,10 +87,12 @@ class Player:
         """Take one step with an action in the environment's units; return the episode's totals where it ends."""
         outcome = self._step(action)
         recorded = outcome.recorded[0]
-        self.buffer.add(action, recorded.reward, self._now(), terminated=recorded.terminated, ended=recorded.ends)
+        reward = self._surroundings.reward(recorded.reward)
+        self.buffer.add(action, reward, self._now(), terminated=recorded.terminated, ended=recorded.ends)
         if not recorded.ends:
             return None
         self._acting = None
+        self.decided.clear()
         return self.totals
 
     def replay(self) -> None:
@@ -161,15 +171,22 @@ class Players:
         return ended
 
     def act(self, pack: Pack, step: int) -> list[dict[str, float] | None]:
-        """Take a step with every member's policy, noise included; return the totals of the episodes that end."""
+        """Take a step with every member's policy, noise included; return the totals of the episodes that end.
+
+        A member is asked where all that it decided is done; a chunk is left where its episode ends.
+        """
         self._delete_unneeded()
-        shown = [each(np.asarray, player.shown()) for player in self.players]
-        observations = _stacked(shown)
-        shape = pack.algorithm.noise_shape()
-        noise = [numpy_generator(seed, "act", step).standard_normal(shape, np.float32) for seed in self.seeds]
-        actions = pack.act(observations, np.stack(noise)[:, None])
+        shown = [player.shown() for player in self.players]
+        asked = [index for index, player in enumerate(self.players) if not player.decided]
+        if asked:
+            observations = _stacked([each(np.asarray, shown[index]) for index in asked])
+            shape, streams = pack.algorithm.noise_shape(), [numpy_generator(self.seeds[k], "act", step) for k in asked]
+            noise = np.stack([stream.standard_normal(shape, np.float32) for stream in streams])[:, None]
+            chunks = pack.act(observations, noise, asked)[:, 0, : pack.algorithm.executed]
+            for index, chunk in zip(asked, chunks, strict=True):
+                self.players[index].decided.extend(chunk)
         low, high = self._surroundings.low, self._surroundings.high
-        return [player.step(np.clip(actions[index, 0, 0], low, high)) for index, player in enumerate(self.players)]
+        return [player.step(np.clip(player.decided.popleft(), low, high)) for player in self.players]
 
     def sample(self, update: int, batch_size: int, horizon: int = 1) -> Batch:
         """Return a batch of update number `update`, each member's from its own buffer: arrays [K, b, ...]."""
@@ -194,6 +211,15 @@ class Players:
             player.buffer.restore(Counters(**counters))
             player.replay()
         self.keep(state)
+
+    def decided(self) -> list[list[list[float]]]:
+        """Return the actions that each member has decided and not done yet, which `decide_again` takes."""
+        return [[action.tolist() for action in player.decided] for player in self.players]
+
+    def decide_again(self, decided: Sequence[Sequence[Sequence[float]]]) -> None:
+        """Go on with the actions that `decided` returned."""
+        for player, actions in zip(self.players, decided, strict=True):
+            player.decided = deque(np.asarray(action, np.float32) for action in actions)
 
     def sync(self) -> None:
         """Make all rows durable."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.runs.directory import CsvLog, RunDir, read_csv
@@ -13,11 +13,11 @@ from understudy.runs.episodes import FILE, EpisodeLog, Recorder
 class Logs:
     """What is logged of every seed, of their mean, and of the time that it took."""
 
-    def __init__(self, run: RunDir, seeds: tuple[int, ...], updates: str = "train.csv") -> None:
-        """Open them; `updates` names the file of what each update gave."""
-        folders = [run.member(seed, seeds) for seed in seeds]
-        self._run = run
-        self._train = [CsvLog(folder / updates) for folder in folders]
+    def __init__(self, run: RunDir, seeds: tuple[int, ...], name: Callable[[int], str]) -> None:
+        """Open them; `name` says which file the updates of a step are logged in."""
+        self._folders = folders = [run.member(seed, seeds) for seed in seeds]
+        self._run, self._name = run, name
+        self._train: dict[str, list[CsvLog]] = {}
         self._evaluation = [CsvLog(folder / "eval.csv") for folder in folders]
         self._summary = CsvLog(run.path / "eval.csv") if len(seeds) > 1 else None
         self._timing = CsvLog(run.path / "timing.csv")
@@ -31,7 +31,10 @@ class Logs:
         """Append the metrics of a step; `table` has a value a seed, `data_wait` is a share."""
         # The time first: a row that is sent to MLflow again must have the time that it had.
         self._time(step, steps_per_sec, data_wait)
-        for index, log in enumerate(self._train):
+        name = self._name(step)
+        if name not in self._train:
+            self._train[name] = [CsvLog(folder / name) for folder in self._folders]
+        for index, log in enumerate(self._train[name]):
             log.append(step, {key: values[index] for key, values in table.items()})
 
     def evaluation(self, step: int, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], speed: Any) -> None:
@@ -58,7 +61,8 @@ class Logs:
 
     def sync(self) -> None:
         """Make every row durable."""
-        for log in [*self._train, *self._evaluation, *([self._summary] if self._summary else []), self._timing]:
+        trained = [log for logs in self._train.values() for log in logs]
+        for log in [*trained, *self._evaluation, *([self._summary] if self._summary else []), self._timing]:
             log.sync()
 
     def _time(self, step: int, steps_per_sec: Any, data_wait: Any) -> None:

@@ -61,7 +61,7 @@ class OfflineLoop(Loop):
         first = self.data.windows(1)
         self.algorithm, _ = _learner(spec, first)  # an encoder that does not fit is said now
         check_precision(spec.config.precision, self.device)
-        Schedule.of(spec.config, spec.training_steps)
+        Schedule.of(spec.config, spec.total_steps)
         self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes and self.algorithm.acts else None
         if self.evaluator:
             self.evaluator.check(first.observation_shape, first.action_dim)
@@ -102,20 +102,26 @@ class OfflineLoop(Loop):
         return train(training, self._feed(training), self.evaluator, Caller(report, progress, grid or {}))
 
     def _feed(self, training: Training) -> Feed:
-        """Return the batches of the remaining steps and of their evaluations."""
+        """Return the updates of the remaining steps, and the batches of their evaluations."""
+        return FromDataset(self._batches(training))
+
+    def _batches(self, training: Training) -> Batches:
+        """Return the batches of the remaining steps on the data and of their evaluations."""
         worker = training.worker
         drawn = Steps(self.spec, training.seeds, worker.rank, worker.world, self.data)
         order = Order(training.step + 1, self.spec.training_steps, training.validation_due, training.evaluating)
-        return FromDataset(Batches(drawn, order, loader_workers(self.spec, self.data), self.device))
+        return Batches(drawn, order, loader_workers(self.spec, self.data), self.device)
 
 
 class FromDataset:
     """Updates on batches of a dataset."""
 
-    log_name = "train.csv"
+    def __init__(self, batches: Batches, name: str = "train.csv") -> None:
+        self._batches, self._name = batches, name
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+    def log_name(self, step: int) -> str:
+        """Return the one name of its csv file."""
+        return self._name
 
     @property
     def waited(self) -> float:

@@ -141,7 +141,6 @@ class OnlineLoop(Loop):
 class FromEnvironments:
     """Updates on what the members have done so far, one step of the environment after another."""
 
-    log_name = "online_agent.csv"
     waited = 0.0
 
     def __init__(self, training: Training, surroundings: Surroundings, data: Data | None) -> None:
@@ -157,6 +156,10 @@ class FromEnvironments:
         spec = training.spec
         self._episodes = [CsvLog(training.run.member(seed, spec.all_seeds) / "env.csv") for seed in training.seeds]
         self._offline = round(spec.config.batch_size * config.offline_ratio)
+
+    def log_name(self, step: int) -> str:
+        """Return the name that the published code of Q-chunking gives it."""
+        return "online_agent.csv"
 
     def updates(self, training: Training, logs: Logs | None) -> Iterator[dict[str, torch.Tensor]]:
         """Take the remaining steps of the environment; yield the newest update's metrics, {} before the first."""

@@ -39,9 +39,8 @@ from understudy.trainables.loops.steps import Speed, Training
 class Feed(Protocol):
     """What a loop's updates are made of."""
 
-    @property
-    def log_name(self) -> str:
-        """Name of the csv file that its updates are logged in."""
+    def log_name(self, step: int) -> str:
+        """Return the name of the csv file that the updates of a step are logged in."""
         ...
 
     @property

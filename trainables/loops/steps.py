@@ -27,6 +27,7 @@ from understudy.normaliser import Mode, Normaliser
 from understudy.runs.directory import RunDir
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.batches import Batches
+from understudy.trainables.packs.growing import begun_from
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.transfer import read_weights
 from understudy.trainables.packs.workers import Worker
@@ -75,7 +76,7 @@ class Training:
             normaliser=self._normaliser(saved),
             device=device,
             worker=worker,
-            training_steps=spec.training_steps,
+            training_steps=spec.total_steps,
         )
         self.step = 0
         self.metrics: dict[str, float] = {}
@@ -110,6 +111,11 @@ class Training:
         if saved["fingerprint"] != self.spec.fingerprint() or not of_these_data:
             raise CheckpointError(f"{self.run.resume} belongs to another spec or dataset than {self.run.flags}")
         for index, state in enumerate(saved["members"]):
+            if saved["data"] is None:  # a fork's network may have other parts than its parent's
+                begun = begun_from(state, self.pack.member_state(index))
+                state, said = begun.state, begun.line()
+                if said and index == 0:
+                    logger.info("%s", said)
             self.pack.load_member_state(index, state)
         self.step, self.metrics = int(saved["step"]), saved["metrics"]
         self.best_parameters, self.best_scores = saved["best_parameters"], saved["best_scores"]
@@ -133,7 +139,7 @@ class Training:
     @property
     def last(self) -> bool:
         """Whether the last step has been taken."""
-        return self.step == self.spec.training_steps
+        return self.step == self.spec.total_steps
 
     @property
     def rolls_out(self) -> bool:
@@ -145,16 +151,20 @@ class Training:
         if not self.rolls_out and self.data.validation is None:
             return False
         every = self.spec.hooks.eval_interval
-        return step == self.spec.training_steps or (every > 0 and step % every == 0)
+        return step in (self.spec.training_steps, self.spec.total_steps) or (every > 0 and step % every == 0)
 
     def validation_due(self, step: int) -> bool:
         """Return whether this worker's batches of held-out episodes follow that of `step`."""
         return self.worker.writes and self.data.validation is not None and self.evaluation_due(step)
 
 
-def steps(training: Training, batches: Batches) -> Iterator[dict[str, torch.Tensor]]:
-    """Take the remaining updates one after another; after each, yield its metrics, each [K], not synchronised."""
-    while not training.last:
+def steps(training: Training, batches: Batches, until: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
+    """Take the remaining updates one after another; after each, yield its metrics, each [K], not synchronised.
+
+    `until` is the last of them; none: the run's last step.
+    """
+    last = training.spec.total_steps if until is None else until
+    while training.step < last:
         step = training.step + 1
         metrics = training.pack.update(_augmented(next(batches), training, step), step)
         training.step = step

@@ -20,11 +20,19 @@ ENSEMBLE = 2
 
 
 class Critic(nn.Module):
-    """E values [B, E] of inputs [B, I]; layers are dense, GELU, LayerNorm, in Q-chunking's order."""
+    """E values [B, E] of inputs [B, I]; layers are dense, GELU, LayerNorm (none: left out), in Q-chunking's order."""
 
-    def __init__(self, inputs: int, hidden_dims: Sequence[int], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        hidden_dims: Sequence[int],
+        generator: torch.Generator,
+        *,
+        members: int = ENSEMBLE,
+        norm_eps: float | None = 1e-5,
+    ) -> None:
         super().__init__()
-        self.members = nn.ModuleList(_member(inputs, hidden_dims, generator) for _ in range(ENSEMBLE))
+        self.members = nn.ModuleList(_member(inputs, hidden_dims, generator, norm_eps) for _ in range(members))
 
     def forward(self, inputs_BI: torch.Tensor) -> torch.Tensor:
         """Return every member's value."""
@@ -32,16 +40,18 @@ class Critic(nn.Module):
 
 
 class _Activated(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float | None) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.Identity() if eps is None else nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(gelu(x))
 
 
-def _member(inputs: int, hidden_dims: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+def _member(
+    inputs: int, hidden_dims: Sequence[int], generator: torch.Generator, norm_eps: float | None
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, width in itertools.pairwise([inputs, *hidden_dims]):
-        layers += [linear(before, width, generator), _Activated(width)]
+        layers += [linear(before, width, generator), _Activated(width, norm_eps)]
     return nn.Sequential(*layers, linear([inputs, *hidden_dims][-1], 1, generator))

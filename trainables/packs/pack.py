@@ -155,10 +155,13 @@ class Pack:
         scaled = self.algorithm.config.precision == "fp16"
         if not scaled:
             self._divergence.note(self._losses, step)
+        if phase.targets_first:
+            self._targets.follow(phase)
         taken = optimiser.step(step)
         if scaled:  # an overflow is what the scale is for; one that never ends is not
             self._divergence.note(torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
-        self._targets.follow(phase)
+        if not phase.targets_first:
+            self._targets.follow(phase)
         prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
         return {**metrics, **{prefix + name: value for name, value in taken.items()}}
 

@@ -168,7 +168,7 @@ def _budget(matrix: MatrixDir, cells: Sequence[Cell]) -> str:
     given: dict[str, list[str]] = {}
     for cell, spec in zip(cells, _specs(matrix, cells), strict=True):
         base = spec.base if isinstance(spec, SweepSpec) else spec
-        text = f"{len(base.all_seeds)} seeds x {base.training_steps} steps"
+        text = f"{len(base.all_seeds)} seeds x {base.total_steps} steps"
         if isinstance(spec, SweepSpec):
             text = f"{spec.options.num_trials} configurations x {text}"
         given.setdefault(text, []).append(f"{cell.method} on {cell.task}")

@@ -115,7 +115,7 @@ def _resume_run(path: Path, add_steps: int) -> None:
         prepare(spec.placement.tracking())
         state = run.state()
         if state.get("status") == "finished":
-            console.print(f"{path} has finished already ({spec.training_steps} steps)", soft_wrap=True)
+            console.print(f"{path} has finished already ({spec.total_steps} steps)", soft_wrap=True)
         if state.get("status") == "failed":
             console.print(f"it failed: {state.get('error')}", markup=False, soft_wrap=True)
             console.print(

@@ -14,6 +14,7 @@ from typing import Any
 from understudy import checkpoints
 from understudy.errors import SpecError, UserError
 from understudy.files import write_json
+from understudy.registry import algorithms
 from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import check_launcher
 from understudy.spec.effects import check_effects
@@ -29,7 +30,7 @@ def add_steps(run: RunDir, steps: int) -> RunSpec:
     if steps < 1:
         raise UserError(f"--add-steps {steps}: must be at least 1")
     spec = run.spec()
-    longer = with_changes(spec, training_steps=spec.training_steps + steps)
+    longer = with_changes(spec, **spec.longer(steps))
     train_on(run, longer)
     return longer
 
@@ -40,7 +41,7 @@ def train_on(run: RunDir, longer: RunSpec) -> None:
     flags.json is written last: a process that dies in here can do it again.
     """
     spec = run.spec()
-    if spec.training_steps >= longer.training_steps:
+    if spec.total_steps >= longer.total_steps:
         return
     state = _rolling_state(run)
     if state is None and run.state().get("status") == "finished":
@@ -65,14 +66,20 @@ def fork(source: Path, changes: dict[str, Any]) -> RunDir:
     given = {key: value for key, value in changes.items() if key not in ("seed", "seeds")}
     if len(given) != len(changes):
         raise SpecError("a fork keeps its seeds: leave seed and seeds out")
-    check_keys(given, algo_of({**saved["spec"], **given}))
-    spec = build_run({**saved["spec"], "seeds": seeds, **given})
+    algo = algo_of({**saved["spec"], **given})
+    check_keys(given, algo)
+    begun = algorithms.get(algo).Config.forked(saved["spec"], given)
+    spec = build_run({**saved["spec"], **begun, "seeds": seeds, **given})
     for note in check_effects(spec, given):
         logger.warning("note: %s", note)
     step = int(saved["step"])
-    if spec.training_steps <= step:
+    if spec.total_steps <= step:
         raise SpecError(f"training_steps={spec.training_steps}: the fork begins at step {step}; give more")
     state = _state_of_models(files, spec)
+    if spec.config.tuning and spec.training_steps < step:
+        raise SpecError(
+            f"training_steps={spec.training_steps} precede the fork, which begins at step {step}; give more"
+        )
     check_launcher(spec)
     parent = RunDir(files[0].parent if len(files) == 1 else files[0].parent.parent)
     run = RunDir.create(spec)
@@ -112,19 +119,20 @@ def _rolling_state(run: RunDir) -> dict[str, Any] | None:
 def _state_of_models(files: list[Path], spec: RunSpec) -> dict[str, Any]:
     """Return what a rolling checkpoint would have held when these files were written, one a seed.
 
-    SpecError for a method that learns from what it did: its replay buffer is beside rolling checkpoints only.
+    SpecError for models that learned from what they did: their replay buffer is beside rolling checkpoints only.
     """
-    if isinstance(spec.config, Interaction):
-        raise SpecError(
-            f"{files[0]}: {spec.algo} learns from a replay buffer, which is not in a model, so none can go on from it;"
-            " `understudy resume RUN --add-steps N` goes on with a run's own buffer, where keep_buffer kept it"
-        )
     models = [checkpoints.load(file) for file in files]
     steps = {int(model["step"]) for model in models}
     if len(steps) != 1:
         raise UserError(f"{files[0].parent.parent}: its seeds' newest checkpoints are of steps {sorted(steps)}")
+    step, begun = steps.pop(), build_run(models[0]["spec"])
+    if isinstance(spec.config, Interaction) or (begun.config.tuning and step > begun.training_steps):
+        raise SpecError(
+            f"{files[0]}: {spec.algo} learns from a replay buffer, which is not in a model, so none can go on from it;"
+            " `understudy resume RUN --add-steps N` goes on with a run's own buffer, where keep_buffer kept it"
+        )
     return {
-        "step": steps.pop(),
+        "step": step,
         "data": None,  # the loop checks it where it is known
         "normaliser": models[0]["policy"]["normaliser"],
         "metrics": {},

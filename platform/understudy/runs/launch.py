@@ -21,7 +21,6 @@ from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Trains, make_loop
 from understudy.runs.on_ray import check_launcher, train_on_ray
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
-from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
 from understudy.tracking import Tracked
 
@@ -140,7 +139,7 @@ def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
     """
     run.update_state(status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters)
     spec = run.spec()
-    if not (isinstance(spec.config, Interaction) and spec.hooks.keep_buffer):
+    if not (spec.config.acts_online and spec.hooks.keep_buffer):
         shutil.rmtree(run.resume, ignore_errors=True)
     _ship(run, tracked)
 

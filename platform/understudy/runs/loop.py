@@ -127,6 +127,6 @@ def make_loop(spec: RunSpec) -> Loop:
 def _loop_of(spec: RunSpec) -> type[Loop]:
     """Return the loop that the run's algorithm names."""
     try:
-        return loops.get(algorithms.get(spec.algo).loop)
+        return loops.get(algorithms.get(spec.algo).loop_for(spec.config))
     except UnknownName as error:
         raise UnknownName(f"algorithm {spec.algo!r} ({algorithms.origin(spec.algo)}): {error}") from None

@@ -46,7 +46,7 @@ FACTS = {
     "fixed_data": Fact(
         "a method that learns from a dataset alone", lambda spec: not isinstance(spec.config, Interaction)
     ),
-    "online": Fact("a method that acts while it learns", lambda spec: isinstance(spec.config, Interaction)),
+    "online": Fact("a method that acts while it learns", lambda spec: spec.config.acts_online),
     "judges": Fact("a method that only judges", lambda spec: not algorithms.get(spec.algo).acts),
     "held_out": Fact("validation_fraction", lambda spec: spec.data.holds_out),
     "rewards": Fact(

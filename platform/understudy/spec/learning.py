@@ -33,7 +33,9 @@ class Sampling:
     """Columns of the store, such as `rewards`, or RETURNS: [B, ...]."""
     transitions: bool = False
     """Whether a batch also holds what followed: `rewards` and `discounts` [B, H], a discount being 0 where the
-    episode terminated (not where it was cut off), and `next_observations` [B, *O], seen after the last valid action."""
+    episode terminated (not where it was cut off), and `next_observations` [B, *O], seen after the last valid action.
+    With a horizon above 1 also `n_step_rewards` and `n_step_discounts` [B]: the discounted sum of the rewards, and the
+    discount of what comes after them."""
     demonstrations: int = 0
     """Samples of the run's dataset that a batch of a method that acts while it learns holds beside its own, as arrays
     named `expert/...`."""
@@ -101,6 +103,11 @@ class AlgorithmConfig(Optimisation):
         """Return the settings that a policy was saved with, by this or an earlier version."""
         return cls(**{key: value for key, value in values.items() if key not in cls.former.model_fields})
 
+    @classmethod
+    def forked(cls, parent: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a fork begins with in place of its parent's settings, where neither says what is meant."""
+        return {}
+
     @property
     def chunks(self) -> Chunks:
         """How actions are predicted and executed: one at a time, unless the method takes Chunks."""
@@ -110,6 +117,16 @@ class AlgorithmConfig(Optimisation):
     def vision(self) -> Vision:
         """How pictures become features: there is no encoder, unless the method takes Vision."""
         return self if isinstance(self, Vision) else Vision()
+
+    @property
+    def tuning(self) -> FineTuning | None:
+        """How the run goes on in an environment after its `training_steps` updates on fixed data, if it does."""
+        return self if isinstance(self, FineTuning) and self.use_critic and self.online_steps else None
+
+    @property
+    def acts_online(self) -> bool:
+        """Whether a run acts in an environment while it learns, and so has a replay buffer."""
+        return isinstance(self, Interaction) or self.tuning is not None
 
     @property
     def default_temperature(self) -> float:
@@ -133,7 +150,8 @@ class Chunks(Part):
     title: ClassVar[str] = "chunks of actions"
 
     horizon_length: Annotated[
-        int, Needs("action_chunking=true", "horizon_length<2", note=True, says="action_chunking=true")
+        int,
+        Needs("action_chunking=true", "use_critic=true", "horizon_length<2", note=True, says="action_chunking=true"),
     ] = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
     action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
     n_action_steps: Annotated[
@@ -237,6 +255,28 @@ class Interaction(Part):
     buffer_size: int = Field(default=1_000_000, ge=1, description="newest steps that batches are drawn from")
     offline_ratio: float = Field(
         default=0.0, ge=0, lt=1, description="share of each batch that is drawn from the dataset (RLPD: 0.5)"
+    )
+
+
+class FineTuning(Part):
+    """Reinforcement learning from fixed data, and then in an environment of each seed's own."""
+
+    title: ClassVar[str] = "fine-tuning by rewards"
+
+    use_critic: Annotated[bool, OnlyWith("use_critic", True)] = Field(
+        default=False, description="learn a critic too, from the rewards of the data and of what the policy then does"
+    )
+    online_steps: Annotated[int, OnlyWith("use_critic", True)] = Field(
+        default=0, ge=0, lt=2**60, description="steps of each seed's environment after the training_steps on the data"
+    )
+    start_training: Annotated[int, OnlyWith("use_critic", True), Needs("online_steps")] = Field(
+        default=5000, ge=1, description="online step from which updates follow; the policy that was trained acts before"
+    )
+    utd_ratio: Annotated[int, OnlyWith("use_critic", True), Needs("online_steps")] = Field(
+        default=1, ge=1, le=1000, description="updates an online step"
+    )
+    buffer_size: Annotated[int, OnlyWith("use_critic", True), Needs("online_steps")] = Field(
+        default=2_000_000, ge=1, description="newest online steps that batches are drawn from, beside all of the data"
     )
 
 

@@ -72,6 +72,19 @@ class RunSpec(Part):
         return self.seeds if self.seeds is not None else (self.seed,)
 
     @property
+    def total_steps(self) -> int:
+        """The run's last step: its `training_steps`, and after them those in an environment."""
+        tuning = self.config.tuning
+        return self.training_steps + (tuning.online_steps if tuning else 0)
+
+    def longer(self, steps: int) -> dict[str, int]:
+        """Return the key, with its value, of a run that is `steps` longer at its end."""
+        tuning = self.config.tuning
+        if tuning:
+            return {"online_steps": tuning.online_steps + steps}
+        return {"training_steps": self.training_steps + steps}
+
+    @property
     def folder(self) -> Path:
         """The folder that the directories of runs like this one are made in."""
         place = self.placement

@@ -38,6 +38,11 @@ ALIASES = {
     "save_freq": "save_interval",
     "n_eval_episodes": "eval_episodes",
     "num_eval_episodes": "eval_episodes",
+    "actor_type": "actor",
+    "actor_num_samples": "num_samples",
+    "actor_hidden_dims": "hidden_dims",
+    "num_qs": "num_critics",
+    "layer_norm": "critic_layer_norm",
 }
 """Other tools' names for our keys, with the same values."""
 OF_STEPS = ("frames", "online_steps", "total_timesteps", "total_frames")
@@ -165,9 +170,11 @@ _COUNTED = re.compile(r"^(n|num|nb|max|total|number_of)_")
 
 def canonical(key: str, allowed: Collection[str] = ()) -> str:
     """Return our name of a key; one that is `allowed` (a plug-in's, say) is never taken for another tool's word."""
-    if key in OF_STEPS and "start_training" in allowed:
+    if key in allowed:
+        return key
+    if key in OF_STEPS and "start_training" in allowed and "online_steps" not in allowed:
         return "training_steps"
-    return key if key in allowed else ALIASES.get(key, key)
+    return ALIASES.get(key, key)
 
 
 def unknown_key(key: str, allowed: Collection[str], said: str = "", limit: int = 12) -> SpecError:

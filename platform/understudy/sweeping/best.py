@@ -72,7 +72,7 @@ def evaluate_best(
     Stopped by the sweep's notice, between two steps of an environment; what was played to its end is not played again.
     """
     winner, held, notice = ranked[0], read_best(sweep.path), Notice(sweep.path)
-    steps = spec.base.training_steps
+    steps = spec.base.total_steps
     parameters = {**winner.parameters, **winner.chosen}
     if held is not None and (held.trial, held.training_steps, held.parameters) == (winner.number, steps, parameters):
         return held
@@ -124,7 +124,7 @@ def _registered_metrics(
     outcome = loops.get(policy.algorithm.loop).evaluate(policy, final_spec(spec, winner), poll=notice.poll)
     if outcome.episodes:
         played = [replace(one, seed=policy.seeds[0]) for one in outcome.episodes]
-        steps = spec.base.training_steps
+        steps = spec.base.total_steps
         put_evaluation(sweep / FILE, REGISTERED, winner.number, outcome.setting, steps, played)
     return outcome.rows[0]
 

@@ -195,7 +195,7 @@ def _train_fresh(sweep: SweepDir, spec: SweepSpec, chosen: Sequence[Candidate], 
     packs: dict[str, dict[str, Any]] = {}
     for item in chosen:
         name = _fresh_name(item, seeds)
-        if not finished(RunDir(sweep.path / "trials" / name), spec.base.training_steps):
+        if not finished(RunDir(sweep.path / "trials" / name), spec.base.total_steps):
             number = item.trial if item.trial is not None else 0
             packs[name] = {"number": number, "parameters": item.parameters, "seeds": list(seeds), "name": name}
     if packs:
@@ -217,7 +217,7 @@ def _say_cost(spec: SweepSpec, chosen: Sequence[Candidate]) -> None:
 
 def _runs(sweep: Path, spec: SweepSpec, item: Candidate) -> list[RunDir]:
     """Return the run directories of the policies that a candidate is confirmed with."""
-    seeds, steps = fresh_seeds(spec), spec.base.training_steps
+    seeds, steps = fresh_seeds(spec), spec.base.total_steps
     if seeds:
         runs = [RunDir(sweep / "trials" / _fresh_name(item, seeds))]
     else:
@@ -255,14 +255,14 @@ def _confirmed(
     if not outcome.episodes:
         return outcome.summary, read_episodes(sweep / "none")
     played = [replace(one, seed=policy.seeds[one.seed]) for one in outcome.episodes]
-    steps = spec.base.training_steps
+    steps = spec.base.total_steps
     table = put_evaluation(sweep / FILE, CONFIRMATION, trial, outcome.setting, steps, played)
     return measured(spec, table), table
 
 
 def _held(path: Path, spec: SweepSpec, run_spec: Any, trial: int | None, chosen: Mapping[str, Any]) -> pa.Table | None:
     """Return the episodes of the same evaluation where they were played before."""
-    rows = rows_where(read_episodes(path), stage=CONFIRMATION, trial=trial, step=spec.base.training_steps)
+    rows = rows_where(read_episodes(path), stage=CONFIRMATION, trial=trial, step=spec.base.total_steps)
     config, names = run_spec.config, algorithms.get(run_spec.algo).evaluation_parameters
     text = setting_text({**{key: getattr(config, key) for key in names}, **chosen})
     rows = rows_where(rows, setting=text)

@@ -41,16 +41,16 @@ def add_steps(sweep: SweepDir, steps: int) -> None:
         raise SpecError(f"--add-steps {steps}: must be at least 1")
     with sweep.held():
         spec = sweep.spec()
-        total = spec.base.training_steps + steps
+        total = spec.base.total_steps + steps
         begun = (RunDir(folder) for folder in sorted((sweep.path / "trials").glob("*")))
-        most = max((run.spec().training_steps for run in begun if run.flags.is_file()), default=0)
+        most = max((run.spec().total_steps for run in begun if run.flags.is_file()), default=0)
         if most > total:
             raise SpecError(
                 f"--add-steps {steps}: one trial was given more alone, and all must compare at one number of steps;"
-                f" give at least {most - spec.base.training_steps}"
+                f" give at least {most - spec.base.total_steps}"
             )
         name = Study(sweep.path, spec).go_on_with(total)
-        spec = spec.model_copy(update={"run": {**spec.run, "training_steps": total}, "study": name})
+        spec = spec.model_copy(update={"run": {**spec.run, **spec.base.longer(steps)}, "study": name})
         _save(sweep, spec)
 
 

@@ -98,7 +98,7 @@ def outcome_of(
 
     Trials of earlier versions, which kept no episodes, have what their run.json says.
     """
-    steps = spec.base.training_steps
+    steps = spec.base.total_steps
     packs = [pack for pack in packs_of(sweep, number) if finished(pack, steps)]
     if not packs or packs[0].path != trial_folder(sweep, number):
         return None

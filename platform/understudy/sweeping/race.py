@@ -55,7 +55,7 @@ def race(sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | No
         packs = [
             {"number": number, "parameters": outcomes[number].parameters, "seeds": list(new), "name": name}
             for number, name in zip(alive, wanted, strict=True)
-            if not finished(RunDir(trial_folder(sweep.path, number).with_name(name)), spec.base.training_steps)
+            if not finished(RunDir(trial_folder(sweep.path, number).with_name(name)), spec.base.total_steps)
         ]
         if packs:
             logger.info("%d of %d configurations go on to %d seeds", len(alive), len(outcomes), now)
@@ -154,7 +154,7 @@ def replayed(sweep: Path, spec: SweepSpec, trials: Iterable[FrozenTrial], rule: 
 
 def _setting_by_seed(sweep: Path, spec: SweepSpec, number: int) -> np.ndarray | None:
     """Return a trial's scores [settings, seeds]; None where a seed is missing."""
-    steps, seeds, objective = spec.base.training_steps, spec.base.all_seeds, spec.goal.first
+    steps, seeds, objective = spec.base.total_steps, spec.base.all_seeds, spec.goal.first
     packs = [pack for pack in packs_of(sweep, number) if finished(pack, steps)]
     if not packs:
         return None

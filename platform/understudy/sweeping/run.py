@@ -239,7 +239,7 @@ def note_sweep(
         "ranked": policy.ranked,
         "confirmed": spec.goal.first.value(policy.metrics),
     }
-    append_best(path / SWEEP_CSV, spec.options.num_trials * spec.base.training_steps, row)
+    append_best(path / SWEEP_CSV, spec.options.num_trials * spec.base.total_steps, row)
 
 
 def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:

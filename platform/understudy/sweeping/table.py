@@ -97,7 +97,7 @@ class SweepTable:
         metrics = trial.user_attrs.get("metrics", {})
         chosen = trial.user_attrs.get("best_parameters", {})
         values = trial.intermediate_values
-        step = self.base.training_steps if trial.state == TrialState.COMPLETE else int(progress["step"])
+        step = self.base.total_steps if trial.state == TrialState.COMPLETE else int(progress["step"])
         if metrics:
             outcome = objective_text(metrics, self.goal.first.named(metrics))
         elif failed(trial):
@@ -109,7 +109,7 @@ class SweepTable:
             "failed" if failed(trial) else STATES[trial.state],
             *(number(trial.params.get(key, "-")) for key in self.spec.dimensions),
             *(number(chosen[key]) if key in chosen else "-" for key in self.spec.grid),
-            f"{step}/{self.base.training_steps}",
+            f"{step}/{self.base.total_steps}",
             f"{progress['steps_per_sec']:.0f}" if progress["steps_per_sec"] else "-",
             outcome,
         ]
@@ -142,7 +142,7 @@ class SweepTable:
 
     def _steps(self, trials: list[FrozenTrial]) -> tuple[int, int]:
         """Return (steps done, steps in all); a stopped trial's remaining steps need no doing, so they count as done."""
-        each = self.base.training_steps
+        each = self.base.total_steps
         done = sum(each if trial.state.is_finished() else int(self._progress(trial)["step"]) for trial in trials)
         return done, self.spec.options.num_trials * each
 

@@ -68,9 +68,9 @@ def run_trials(
     from understudy.sweeping.search import StudyAsha, StudySearch
 
     base, options = spec.base, spec.options
-    grace = options.grace_steps or base.hooks.eval_interval or base.training_steps
+    grace = options.grace_steps or base.hooks.eval_interval or base.total_steps
     scheduler = (
-        StudyAsha(study, base.training_steps, grace, options.reduction_factor, options.asha_slack)
+        StudyAsha(study, base.total_steps, grace, options.reduction_factor, options.asha_slack)
         if options.scheduler == "asha"
         else FIFOScheduler()
     )
