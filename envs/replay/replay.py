@@ -169,7 +169,7 @@ class Replay:
         episodes = self._columns[EPISODES].gather(rows[ended])
         newest = np.flatnonzero((rows == self.counters.rows - 1) & (self.counters.open_rows > 0))
         following = np.minimum(rows + 1, self.counters.rows - 1)
-        seen = {}
+        seen: dict[str, np.ndarray] = {}
         for name in self._names:
             part = self._columns[SEEN + name].gather(following)
             part[ended] = self._finals[name].gather(episodes) if len(ended) else part[ended]

@@ -190,7 +190,7 @@ def words_for(rows: Rows) -> str:
 
 def _may_be_picture(rows: Rows) -> bool:
     """Return whether rows that nobody calls pictures look like some: bytes do, others by their channels and values."""
-    few = rows.dtype in (np.uint8, np.bool_)
+    few = rows.dtype in (np.dtype(np.uint8), np.dtype(np.bool_))
     if len(rows.shape) == 2:
         return (few or rows.dtype == np.uint16) and min(rows.shape) >= SMALLEST
     if len(rows.shape) == 3 and not few:

@@ -101,7 +101,7 @@ def _as_stored(array: np.ndarray, name: str, number: int) -> np.ndarray:
     original = array
     if name == "terminals" or name.startswith(MASK):
         array = array.astype(np.uint8)
-    elif name.endswith(EXACT) and array.dtype in (np.int64, np.float64):
+    elif name.endswith(EXACT) and array.dtype in (np.dtype(np.int64), np.dtype(np.float64)):
         pass
     elif array.dtype != np.uint8 or name in ("actions", "rewards"):
         with np.errstate(over="ignore"):

@@ -11,7 +11,7 @@ from understudy.files import restore_folder, restore_folders, user_path
 
 def list_stores(data_dir: str | Path) -> list[Manifest]:
     """Return the manifests of the stores in `data_dir`, by name; damaged ones are left out (`verify` finds them)."""
-    found = []
+    found: list[Manifest] = []
     for folder in store_folders(data_dir):
         try:
             found.append(Manifest.read(folder))

@@ -202,7 +202,7 @@ def findings(store: EpisodeStore) -> tuple[list[str], list[str]]:
 
 
 def _changed(store: EpisodeStore) -> list[str]:
-    findings = []
+    findings: list[str] = []
     for name in (TRANSITIONS, EPISODES):
         if sha256(store.path / name) != store.manifest.files[name].get("sha256"):
             findings.append(f"{name}: its bytes changed since it was written (checksum differs)")
@@ -214,7 +214,7 @@ def _changed(store: EpisodeStore) -> list[str]:
 
 
 def _bad_numbers(store: EpisodeStore) -> list[str]:
-    findings = []
+    findings: list[str] = []
     for name, column in store.manifest.episode_columns.items():
         if not column.dtype.startswith("float"):
             continue
@@ -237,7 +237,7 @@ def _bad_numbers(store: EpisodeStore) -> list[str]:
 
 
 def _constant(store: EpisodeStore) -> list[str]:
-    findings = []
+    findings: list[str] = []
     for name in ("observations", "actions"):
         numbers = store.manifest.statistics.get(name, {"min": [], "max": []})
         same = [i for i, (low, high) in enumerate(zip(numbers["min"], numbers["max"], strict=True)) if low == high]
@@ -255,7 +255,7 @@ def _index(store: EpisodeStore) -> list[str]:
 
 
 def _duplicates(store: EpisodeStore) -> list[str]:
-    findings = []
+    findings: list[str] = []
     seen: dict[str, int] = {}
     plain = [name for name in REQUIRED if name in store.manifest.columns and not store.manifest.columns[name].encoding]
     columns = [store.column(name) for name in plain]

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from understudy.envs.files.reading import damage
 from understudy.envs.store.store import MANIFEST, Manifest
@@ -44,12 +44,13 @@ def is_of(folder: Path, files: Sequence[Path]) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     manifest = Manifest.read(folder)
-    kept = manifest.provenance.get("files")
-    if not isinstance(kept, list) or not all(isinstance(item, dict) and item.get("sha256") for item in kept):
+    kept = _recorded(manifest)
+    if kept is None:
         return _by_time(folder, files)
     if len(kept) != len(files):
         return False
-    found, same = [], True
+    found: list[dict[str, Any]] = []
+    same = True
     for file, item in zip(files, kept, strict=True):
         with damage(file, "data"):
             looks = _looks(file)
@@ -61,6 +62,15 @@ def is_of(folder: Path, files: Sequence[Path]) -> bool:
     if found != kept:
         _keep(folder, manifest, found)
     return True
+
+
+def _recorded(manifest: Manifest) -> list[dict[str, Any]] | None:
+    """Return what a store says of the files that it was made of; None where it has no checksum of each."""
+    kept: Any = manifest.provenance.get("files")
+    if not isinstance(kept, list):
+        return None
+    items = [cast("dict[str, Any]", item) for item in cast("list[Any]", kept) if isinstance(item, dict)]
+    return items if len(items) == len(cast("list[Any]", kept)) and all(item.get("sha256") for item in items) else None
 
 
 def _looks(file: Path) -> dict[str, int]:

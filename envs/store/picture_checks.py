@@ -32,10 +32,10 @@ class PictureReport:
     column: str
     frames: int
     by_episode: bool = False
-    unreadable: list[int] = field(default_factory=list)
-    one_colour: list[int] = field(default_factory=list)
+    unreadable: list[int] = field(default_factory=list[int])
+    one_colour: list[int] = field(default_factory=list[int])
     black: int = 0
-    stuck: list[int] = field(default_factory=list)
+    stuck: list[int] = field(default_factory=list[int])
     """Episodes of two steps or more in which the picture never changes."""
 
     def damage(self, store: EpisodeStore) -> list[str]:
@@ -50,7 +50,7 @@ class PictureReport:
         """Return what may be meant, as lines."""
         if self.black and self.black + len(self.unreadable) == self.frames:
             return [f"{self.column}: every frame is black"]
-        lines = []
+        lines: list[str] = []
         if self.one_colour:
             where = _place(store, self.one_colour[0], self.by_episode)
             lines.append(
@@ -131,14 +131,15 @@ def _readable(frames: Frames, rows: np.ndarray, report: PictureReport) -> tuple[
     """Return the rows that can be read and their pictures; the others are noted."""
     if not isinstance(frames, JpegFrames):
         return rows, frames.gather(rows)
-    read, pictures = [], []
+    read: list[int] = []
+    pictures: list[np.ndarray] = []
     for row in rows:
         try:
             # libjpeg fills up what a file cut short does not have, without an error.
             if frames.encoded(row)[-2:].tobytes() != END_OF_JPEG:
                 raise DatasetError("cut short")
             pictures.append(frames.gather(np.array([row]))[0])
-            read.append(row)
+            read.append(int(row))
         except DatasetError:
             report.unreadable.append(int(row))
     return np.array(read, np.int64), np.stack(pictures) if pictures else np.empty((0, *frames.shape), np.uint8)

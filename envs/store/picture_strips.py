@@ -33,7 +33,7 @@ def strip(
         if camera not in columns:
             raise DatasetError(f"{store.name!r} has no camera {camera!r}{did_you_mean(camera, columns)}")
     shown = np.unique(np.linspace(0, store.manifest.num_episodes - 1, episodes).round().astype(np.int64))
-    rows = []
+    rows: list[np.ndarray] = []
     for episode in shown:
         length = int(store.lengths[episode])
         steps = np.unique(np.linspace(0, length - 1, frames).round().astype(np.int64))

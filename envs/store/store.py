@@ -85,7 +85,7 @@ class Manifest:
     statistics: dict[str, dict[str, list[float]]]
     provenance: dict[str, Any]
     content_hash: str
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:

@@ -47,9 +47,9 @@ class ImportOptions:
     made_by: str = ""
     """How the data were made, for files that do not say it."""
     change: Change | None = None
-    reading: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Options of the task's own `read`, such as LeRobot's `tolerance_s`."""
-    asked: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict[str, str])
     """What columns are, where that cannot be told (`data import --as NAME=WORDS`)."""
 
 
@@ -128,7 +128,7 @@ def episodes_of(store: EpisodeStore) -> Iterator[Episode]:
     plain = [name for name in manifest.episode_columns if name not in texts and name not in final_pictures]
     ends = {name: store.episode_column(name) for name in plain}
     for number, (start, length) in enumerate(zip(store.starts, store.lengths, strict=True)):
-        rows = np.arange(start, start + length)
+        rows = np.arange(int(start), int(start + length))
         episode: dict[str, Any] = {name: values[start : start + length] for name, values in columns.items()}
         episode |= {name: store.frames(name).gather(rows) for name in pictures}
         episode |= {name: values[number] for name, values in ends.items()}
