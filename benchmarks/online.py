@@ -1,11 +1,12 @@
 """Steps/s of soft actor-critic, each a step of the environment and an update, beside the code that others use.
 
-    python benchmarks/online.py [--envs Pendulum-v1 HalfCheetah-v5] [--steps 200] [--repeats 15]
+    python benchmarks/online.py [--envs Pendulum-v1 HalfCheetah-v5] [--steps 200] [--repeats 15] [--seeds 4]
 
-Batch 256, two hidden layers of 256, one update a step, on one core: this loop with one seed, Stable-Baselines3's SAC
-where it is installed, and an eager script as CleanRL's (`eager_sac.py`). Then four seeds as one pack on two cores,
-counted in seeds' steps/s, against one seed of the others. At last what a checkpoint adds for a buffer of 100,000 rows
-of HalfCheetah's dims: the time in which 1000 new rows become durable.
+Batch 256, two hidden layers of 256, one update a step: this loop with one seed, Stable-Baselines3's SAC where it is
+installed, and an eager script as CleanRL's (`eager_sac.py`), each on one core, in seconds of its CPU time. Then a pack
+of seeds on two cores in seconds of the clock, and one seed of the others beside it so, counted in seeds' steps/s. At
+last what a checkpoint adds for a buffer of 100,000 rows of HalfCheetah's dims: the time in which 1000 new rows become
+durable.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from understudy.trainables.loops.online import FromEnvironments, OnlineLoop
 from understudy.trainables.loops.steps import Training
 
 RANDOM_STEPS, WARM_UP = 300, 50
-OURS, PACK, SB3, EAGER = "understudy", "4 seeds, 2 cores", "SB3", "CleanRL-like"
+OURS, PACK, SB3, EAGER = "understudy", "pack, two cores", "SB3", "CleanRL-like"
 
 
 class Ours:
@@ -108,24 +109,33 @@ def checkpoint_seconds(folder: Path, rows: int = 100_000, new: int = 1000, repea
     return [add(rows), *(add(new) for _ in range(repeats))]
 
 
-def rate(steps: Callable[[int], int], count: int) -> float:
+def rate(steps: Callable[[int], int], count: int, clock: Callable[[], float]) -> float:
     """Return steps/s."""
-    begin = time.perf_counter()
-    return steps(count) / (time.perf_counter() - begin)
+    begin = clock()
+    return steps(count) / (clock() - begin)
 
 
-def measure(env_name: str, steps: int, repeats: int, folder: Path) -> dict[str, list[float]]:
-    """Return every contender's steps/s, turn by turn."""
+def measure(env_name: str, options: argparse.Namespace, folder: Path) -> None:
+    """Print every contender's steps/s and the ratios."""
     contenders: dict[str, Any] = {OURS: Ours(env_name, folder, 1, 1), EAGER: Eager(env_name)}
     if importlib.util.find_spec("stable_baselines3"):
         contenders[SB3] = StableBaselines(env_name)
     else:
         print("stable-baselines3 is not installed: `pip install stable-baselines3==2.9.2` to compare with it")
-    contenders[PACK] = Ours(env_name, folder, 4, 2)
-    turns = {
-        name: partial(rate, one.steps, max(1, steps // (4 if name == PACK else 1))) for name, one in contenders.items()
-    }
-    return take_turns(turns, repeats)
+    compared(contenders, options, OURS, time.process_time)
+    if options.seeds:
+        contenders[PACK] = Ours(env_name, folder, options.seeds, 2)
+        compared({name: one for name, one in contenders.items() if name != OURS}, options, PACK, time.perf_counter)
+
+
+def compared(contenders: dict[str, Any], options: argparse.Namespace, ours: str, clock: Callable[[], float]) -> None:
+    """Let the contenders take turns and print what came of it."""
+    turns = {name: partial(rate, one.steps, options.steps, clock) for name, one in contenders.items()}
+    found = take_turns(turns, options.repeats)
+    for name, values in found.items():
+        print(f"{name:17} {spread(values)} steps/s")
+    for other in (name for name in (SB3, EAGER) if name in found):
+        print(f"{ours}/{other}: {ratio(found[ours], found[other])}  ({options.repeats} pairs)", flush=True)
 
 
 def main() -> None:
@@ -134,18 +144,17 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=["Pendulum-v1", "HalfCheetah-v5"])
     parser.add_argument("--steps", type=int, default=200, help="steps of a measurement")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--seeds", type=int, default=4, help="of the pack; 0: none is measured")
     options = parser.parse_args()
     print(machine())
     torch.set_num_threads(1)
     for env_name in options.envs:
         with tempfile.TemporaryDirectory() as folder:
-            print(f"{env_name}, steps/s, each with an update of 256 samples; load average {os.getloadavg()[0]:.1f}")
-            found = measure(env_name, options.steps, options.repeats, Path(folder))
-        for name, values in found.items():
-            print(f"{name:17} {spread(values)}")
-        for ours in (OURS, PACK):
-            for other in (name for name in (SB3, EAGER) if name in found):
-                print(f"{ours}/{other}: {ratio(found[ours], found[other])}  ({options.repeats} pairs)")
+            print(
+                f"{env_name}, each step with an update of 256 samples; load average {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+            measure(env_name, options, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         first, *later = checkpoint_seconds(Path(folder))
     print(f"checkpoint of a buffer: 100,000 rows {first:.2g} s at first, then 1000 new ones {spread(later)} s")
