@@ -29,6 +29,7 @@ SWEEP = (
     *("sweep", *SMALL, "lr=interval(1e-4,1e-2)", "horizon_length=1,3", "flow_steps=2,5", "seeds=[0,1]", "num_trials=2"),
     *(
         "scheduler=none",
+        "with_default=false",
         "max_concurrent=1",
         "training_steps=1200",
         "eval_interval=400",

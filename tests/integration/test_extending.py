@@ -157,6 +157,7 @@ def test_a_diverging_trial_fails_with_its_step_named_and_is_tried_once_more_when
     hopper_data, say, tmp_path
 ) -> None:
     words = ("lr=1e-3,9.9", "weight_decay=0.3", "normalize=none", "sampler=grid", "scheduler=none", "save_dir=runs")
+    words = (*words, "with_default=false")
     run(*SWEEP, *words, "training_steps=500", "log_interval=1", cwd=tmp_path)
     sweep, study = study_of(tmp_path / "runs")
     assert sorted(state_name(trial) for trial in study.trials()) == ["complete", "fail"]

@@ -54,6 +54,7 @@ def test_an_interrupted_sweep_registers_nothing_and_goes_on_to_its_end(hopper_da
     run("resume", str(folder), cwd=tmp_path)
     assert RunDir(folder).state()["status"] == "finished"
     assert len(read_csv(folder / BEST_CSV)) == 1
+    assert RunDir(folder / "trials" / "default_sd000").state()["status"] == "finished", "no trial has the default's lr"
     assert [model["name"] for model in models.list_models(uri)] == ["flow_bc-hopper-medium-v2"]
     best = json.loads((folder / "best.json").read_text())
     assert best["loaded_metrics"] == best["seed_metrics"]
@@ -72,7 +73,8 @@ def test_a_second_ctrl_c_ends_a_sweep_at_once_and_loses_nothing_that_is_written(
     run("data", "import", "expert_buffer", "rows.pt", *data, cwd=tmp_path, **plugin)
     words = ("algo=bc", "data_dir=datasets", "env_name=expert:Hanging-v0", "training_steps=20", "eval_interval=10",
              "log_interval=5", "checkpoint_seconds=0", "hidden_dims=[8]", "batch_size=4", "save_dir=runs",
-             "lr=1e-3,1e-4", "max_concurrent=1", "scheduler=none", "final_episodes=2", "register_as=none")  # fmt: skip
+             "lr=1e-3,1e-4", "max_concurrent=1", "scheduler=none", "final_episodes=2", "register_as=none",
+             "with_default=false")  # fmt: skip
     (tmp_path / "hang").touch()
     process = start("sweep", *words, cwd=tmp_path, **plugin)
     wait_until((tmp_path / "hanging").exists, process)

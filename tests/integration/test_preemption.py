@@ -160,7 +160,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_keeps_what_is_written(tmp_path) 
 @pytest.mark.slow
 def test_a_sweep_that_is_told_to_stop_saves_its_trials_and_goes_on(hopper_data, tmp_path) -> None:
     words = ("sampler=grid", "scheduler=none", "num_trials=2", "max_concurrent=2", "lr=0.001,0.0001")
-    shared = (*SMALL, *WORDS, *words, "training_steps=4000", "register_as=none")
+    shared = (*SMALL, *WORDS, *words, "training_steps=4000", "register_as=none", "with_default=false")
     process = start("sweep", *shared, "save_dir=stopped", cwd=tmp_path)
     said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 200)
     sweep = next((tmp_path / "stopped").rglob("sweep.json")).parent

@@ -8,7 +8,7 @@ from tests.unit.test_statistics import simulated
 from tests.unit.test_sweeping import sweep
 
 from understudy.runs.episodes import SCHEMA, EpisodeLog, Played, Setting, read_episodes
-from understudy.sweeping.confirm import Confirmed, candidates, fresh_seeds, rivals, told_apart, verdicts
+from understudy.sweeping.confirm import DEFAULT, Confirmed, candidates, fresh_seeds, rivals, told_apart, verdicts
 from understudy.sweeping.outcomes import TrialOutcome
 
 SPEC = sweep("lr=interval(1e-5,1e-3)", "seeds=[0,1,2]")
@@ -47,13 +47,16 @@ def test_those_that_cannot_be_told_from_the_best_are_confirmed_beside_it_and_the
     assert 5 not in [item.number for item in rivals(SPEC, ranked)]
     chosen = candidates(SPEC, ranked)
     assert [item.name for item in chosen[:1]] == [f"trial {ranked[0].number}"]
-    assert len(chosen) == 1 + SPEC.options.confirm_rivals, "no trial has the default values"
+    assert len(chosen) == 1 + SPEC.options.confirm_rivals + 1
+    last = chosen[-1]
+    assert (last.name, last.trial, last.parameters) == (DEFAULT, None, {"lr": 3e-4}), "no trial has them: it is trained"
     assert chosen[0].ranked == ranked[0].metrics["success"]
-    none = SPEC.model_copy(update={"options": SPEC.options.model_copy(update={"confirm_rivals": 0})})
+    alone = SPEC.options.model_copy(update={"confirm_rivals": 0, "with_default": False})
+    none = SPEC.model_copy(update={"options": alone})
     assert len(candidates(none, ranked)) == 1
 
 
-def test_the_default_is_confirmed_where_a_trial_has_its_values_or_fresh_seeds_are_trained(tmp_path) -> None:
+def test_the_default_is_the_trial_that_has_its_values_or_is_trained(tmp_path) -> None:
     random = np.random.default_rng(0)
     ranked = outcomes(tmp_path, [simulated(random, 3, 50), np.zeros((3, 50))])
     default = TrialOutcome(7, {"lr": 3e-4}, {}, {"success": 0.0}, (0, 1, 2), SCHEMA.empty_table())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from understudy.comparisons import kendall
 from understudy.errors import SpecError
 from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.best import BestPolicy
+from understudy.sweeping.confirm import DEFAULT, Confirmed, shown_name
 from understudy.sweeping.objective import pareto_front, read_goal
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import best_trial
@@ -116,11 +118,21 @@ def test_kendalls_tau_is_scipys_and_its_interval_holds_it() -> None:
 
 def test_a_difference_without_spread_has_no_interval() -> None:
     metrics = {"success": 0.0, "success_low": 0.0, "success_high": 0.66}
-    other = {"name": "trial 1", "metrics": metrics, "distinguishable": False, "below": [0.0, 0.0, 0.0]}
+    one = Confirmed("trial 1", 1, {"lr": 1e-3}, {}, None, False, [0], metrics, [0.0, 0.0, 0.0], distinguishable=False)
+    other = asdict(one)
     best = BestPolicy(0, 60, {}, metrics, 0, metrics, "", ranked=0.0, seeds=[0], compared=[other])
     lines = confirmation_lines(best, sweep(LR))
     assert "over its 1 seed x 50 episodes" in lines[0]
-    expected = "  best minus trial 1 (0.00 [0.00, 0.66]): 0.00, with no spread to tell more by"
+    expected = "  best minus trial 1, 0.00 [0.00, 0.66]: 0.00, with no spread to tell more by"
     assert lines[2] == expected
     other["below"] = [0.0, None, None]
     assert confirmation_lines(best, sweep(LR))[2] == expected
+
+
+def test_the_default_is_told_from_its_trial_at_other_settings() -> None:
+    found = Confirmed("trial 0", 0, {"lr": 3e-4}, {"flow_steps": 5}, 0.9, False)
+    default = Confirmed(DEFAULT, 0, {"lr": 3e-4}, {"flow_steps": 10}, None, True)
+    assert shown_name(asdict(found)) == "trial 0 at flow_steps=5"
+    assert shown_name(asdict(default)) == "the default (trial 0 at flow_steps=10)"
+    assert shown_name(asdict(replace(found, is_default=True))) == "trial 0 at flow_steps=5 (the default)"
+    assert shown_name(asdict(replace(default, trial=None))) == "the default (lr=0.0003 flow_steps=10)"

@@ -36,7 +36,7 @@ def sweep(*words: str) -> SweepSpec:
     return build_sweep(flat_values(plain), sweeps)
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "cmaes"])
 def test_a_study_opened_again_proposes_what_it_would_have_proposed(tmp_path, sampler) -> None:
     spec = sweep("lr=interval(1e-5,1e-3)", "horizon_length=1,5,10", "num_trials=8", f"sampler={sampler}")
     (tmp_path / "a").mkdir()
@@ -346,14 +346,14 @@ def test_a_sweep_of_an_earlier_version_keeps_its_lists_as_they_were(tmp_path) ->
     assert Study(tmp_path, spec).trials()[0].params == parameters
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2", "cmaes"])
 def test_sweep_seed_moves_every_sampler(tmp_path, sampler) -> None:
     found = []
     for seed in (0, 1, 0):
         folder = tmp_path / f"{len(found)}"
         folder.mkdir()
-        words = ("lr=interval(1e-5,1e-3)", "num_trials=8", f"sampler={sampler}", f"sweep_seed={seed}")
-        study = Study(folder, sweep(*words))
+        words = ("lr=interval(1e-5,1e-3)", "weight_decay=interval(1e-5,1e-1)")
+        study = Study(folder, sweep(*words, "num_trials=8", f"sampler={sampler}", f"sweep_seed={seed}"))
         rates = []
         for _ in range(6):
             number, parameters = study.ask()
@@ -362,6 +362,28 @@ def test_sweep_seed_moves_every_sampler(tmp_path, sampler) -> None:
         found.append(rates)
     assert found[0] == found[2]
     assert all(one != other for one, other in zip(found[0][1:], found[1][1:], strict=True))
+
+
+def test_cmaes_comes_closer_than_chance_does_with_a_sampler_for_each_proposal(tmp_path) -> None:
+    words = ("lr=interval(1e-6,1e-1)", "weight_decay=tag(linear,interval(0,0.5))", "num_trials=24")
+    late = {}
+    for sampler in ("random", "cmaes"):
+        folder = tmp_path / sampler
+        folder.mkdir()
+        study, losses = Study(folder, sweep(*words, f"sampler={sampler}")), []
+        for _ in range(24):
+            number, parameters = study.ask()
+            losses.append((np.log10(parameters["lr"]) + 3.3) ** 2 + (6 * parameters["weight_decay"] - 1.8) ** 2)
+            study.finish(number, TrialState.COMPLETE, -losses[-1])
+        late[sampler] = np.mean(losses[12:])
+    assert late["cmaes"] < 0.5 * late["random"]
+
+
+def test_cmaes_is_refused_what_it_does_not_search() -> None:
+    with pytest.raises(SpecError, match="hidden_dims is a list without an order"):
+        sweep("sampler=cmaes", "lr=interval(1e-5,1e-3)", "hidden_dims=[64],[128]")
+    with pytest.raises(SpecError, match="two keys or more"):
+        sweep("sampler=cmaes", "lr=interval(1e-5,1e-3)")
 
 
 def test_a_diverged_trial_tells_the_sampler_that_it_was_bad(tmp_path) -> None:

@@ -135,7 +135,8 @@ def show_best(result: SweepResult) -> None:
     best, spec = result.best, SweepDir(result.folder).spec()
     counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
     console.print(f"\n{result.trials} configurations: {counts}")
-    console.print(f"best: trial {best.trial}  {settings_text(best.parameters)}")
+    is_default = "  (the default)" if best.is_default else ""
+    console.print(f"best: trial {best.trial}  {settings_text(best.parameters)}{is_default}", soft_wrap=True)
     for line in (*confirmation_lines(best, spec), *result.report):
         console.print(line, soft_wrap=True)
     if best.model:
@@ -161,7 +162,8 @@ def settings_text(parameters: Mapping[str, Any]) -> str:
 
 def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
-    from understudy.sweeping.format import figure, objective_text
+    from understudy.sweeping.confirm import shown_name
+    from understudy.sweeping.format import objective_text, figure
 
     objective, metrics = spec.goal.first, best.metrics
     name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
@@ -172,11 +174,10 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
         return [f"{where}, on the held-out episodes that it was chosen by (confirm_seeds trains fresh seeds)"]
     episodes = f" x {spec.options.final_episodes} episodes that no trial was ranked by"
     where = "" if spec.held_out_only else episodes
-    extra = f"; return {metrics['return']:.2f}, length {metrics['length']:.1f}" if "return" in metrics else ""
-    lines = [
-        f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"
-    ]
-    alike = [item["name"] for item in best.compared if item["distinguishable"] is False]
+    others = [f"{key} {figure(metrics[key], key)}" for key in ("return", "length") if key in metrics and key != name]
+    extra = f"; {', '.join(others)}" if others else ""
+    lines = [f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"]
+    alike = [shown_name(item) for item in best.compared if item["distinguishable"] is False]
     if alike:
         lines.append(f"not distinguishable from {', '.join(alike)}")
     for item in best.compared:
@@ -189,5 +190,5 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
             text, told = figure(mean, name), ", with no spread to tell more by"
         else:
             text = f"{figure(mean, name)} [{figure(min(ends), name)}, {figure(max(ends), name)}]"
-        lines.append(f"  best minus {item['name']} ({objective_text(item['metrics'], name)}): {text}{told}")
+        lines.append(f"  best minus {shown_name(item)}, {objective_text(item['metrics'], name)}: {text}{told}")
     return lines

@@ -62,6 +62,8 @@ class BestPolicy:
     """Whether `metrics` come from episodes that it was not chosen by; held-out episodes are the same ones."""
     compared: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """The other configurations that were confirmed (`Confirmed`)."""
+    is_default: bool = False
+    """Whether it has the default value of all that is swept."""
 
 
 def evaluate_best(
@@ -99,6 +101,7 @@ def evaluate_best(
         seeds=confirmed[0].seeds,
         fresh=not spec.held_out_only or bool(fresh_seeds(spec)),
         compared=[asdict(item) for item in confirmed[1:]],
+        is_default=confirmed[0].is_default,
     )
     append_best(sweep.path / BEST_CSV, spec.options.num_trials * steps, result.metrics)
     write_json(sweep.path / RECORD, asdict(result))

@@ -1,8 +1,9 @@
 """Evaluate on fresh start states what a sweep chose: the best, those not distinguishable from it, the default.
 
 The start states' reset seeds are none that any trial was ranked by, and with confirm_seeds the policies are of fresh
-training seeds too. So what is printed for the best is never what it was chosen by. The episodes are in the sweep's own
-episodes.arrow (stage `confirmation`), which a resumed sweep takes them from.
+training seeds too. So what is printed for the best is never what it was chosen by. The default is trained for it where
+no trial has its values. The episodes are in the sweep's own episodes.arrow (stage `confirmation`), which a resumed
+sweep takes them from.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from understudy.runs.results import RATES
 from understudy.runs.stop import Notice
 from understudy.spec.keys import build_run, with_changes
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, packs_of
+from understudy.sweeping.format import settings_of
+from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, pack_name, packs_of
 from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_spec
 from understudy.sweeping.tuning import run_packs
@@ -50,7 +52,7 @@ class Candidate:
     """A configuration that is confirmed."""
 
     name: str
-    """`trial 3`, or `the default` when no trial has just the default values."""
+    """`trial 3`, or DEFAULT where no trial at the settings that it does best at is just that."""
     trial: int | None
     parameters: dict[str, Any]
     chosen: dict[str, Any]
@@ -77,6 +79,18 @@ class Confirmed:
     None for the best itself."""
     distinguishable: bool | None = None
     """Whether that is significant, after Holm's correction for the number of candidates."""
+
+
+def shown_name(item: Mapping[str, Any]) -> str:
+    """Return a Confirmed's name, given as best.json has it, with what tells it from others of one trial.
+
+    Like `trial 3 at flow_steps=5`, `trial 0 (the default)`, `the default (trial 0 at flow_steps=10)`.
+    """
+    name, trial, chosen = item["name"], item["trial"], item["chosen"]
+    at = f" at {settings_of(chosen)}" if chosen else ""
+    if name != DEFAULT:
+        return f"{name}{at} ({DEFAULT})" if item["is_default"] else f"{name}{at}"
+    return f"{name} ({settings_of({**item['parameters'], **chosen}) if trial is None else f'trial {trial}{at}'})"
 
 
 def candidates(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[Candidate]:
@@ -115,7 +129,7 @@ def rivals(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[TrialOutcome
 
 
 def default_candidate(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> Candidate | None:
-    """Return the default values of all that is swept: a trial that has them, or one to be trained by confirm_seeds."""
+    """Return the default values of all that is swept: a trial that has them, else one that is yet to be trained."""
     if not spec.options.with_default:
         return None
     swept = {*spec.dimensions, *spec.grid}
@@ -128,7 +142,7 @@ def default_candidate(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> Candid
     for item in ranked:
         if item.parameters == parameters:
             return Candidate(DEFAULT, item.number, parameters, chosen, is_default=True)
-    return Candidate(DEFAULT, None, parameters, chosen, is_default=True) if spec.options.confirm_seeds else None
+    return Candidate(DEFAULT, None, parameters, chosen, is_default=True)
 
 
 def confirm(
@@ -137,14 +151,14 @@ def confirm(
     """Evaluate the candidates on episodes that none was ranked by; return them, best first. The notice raises
     Stopped."""
     chosen, notice = candidates(spec, ranked), Notice(sweep.path)
-    _train_fresh(sweep, spec, chosen, parent_run_id)
+    _train_missing(sweep, spec, chosen, parent_run_id)
     _say_cost(spec, chosen)
     found: list[Confirmed] = []
     tables: list[pa.Table] = []
     for item in chosen:
         runs = _runs(sweep.path, spec, item)
         if not runs:
-            logger.warning("%s is not confirmed: it has no finished run of the fresh seeds", item.name)
+            logger.warning("%s is not confirmed: its training did not finish", item.name)
             continue
         seeds = sorted(seed for run in runs for seed in run.spec().all_seeds)
         metrics, table = _confirmed(sweep.path, spec, item, runs, notice)
@@ -182,24 +196,30 @@ def fresh_seeds(spec: SweepSpec) -> tuple[int, ...]:
     return tuple(range(first, first + spec.options.confirm_seeds))
 
 
-def _fresh_name(item: Candidate, seeds: Sequence[int]) -> str:
-    stem = "default" if item.trial is None else f"{item.trial:04d}"
-    return f"{stem}_fresh_sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
+def _own_pack(spec: SweepSpec, item: Candidate) -> tuple[str, tuple[int, ...]] | None:
+    """Return the folder and the seeds of the pack that only the confirmation of a candidate trains; None: of none."""
+    seeds, stem = fresh_seeds(spec), "default" if item.trial is None else f"{item.trial:04d}"
+    if seeds:
+        return f"{stem}_fresh_sd{seeds[0]:03d}-sd{seeds[-1]:03d}", seeds  # so since earlier versions
+    return (pack_name(stem, spec.base.all_seeds), spec.base.all_seeds) if item.trial is None else None
 
 
-def _train_fresh(sweep: SweepDir, spec: SweepSpec, chosen: Sequence[Candidate], parent_run_id: str | None) -> None:
-    """Train each candidate's fresh seeds, as a pack, where that is not done."""
-    seeds = fresh_seeds(spec)
-    if not seeds:
-        return
+def _train_missing(sweep: SweepDir, spec: SweepSpec, chosen: Sequence[Candidate], parent_run_id: str | None) -> None:
+    """Train each candidate's fresh seeds, and the default that no trial has, as packs, where that is not done."""
     packs: dict[str, dict[str, Any]] = {}
     for item in chosen:
-        name = _fresh_name(item, seeds)
-        if not finished(RunDir(sweep.path / "trials" / name), spec.base.total_steps):
-            number = item.trial if item.trial is not None else 0
-            packs[name] = {"number": number, "parameters": item.parameters, "seeds": list(seeds), "name": name}
-    if packs:
-        logger.info("confirming: %d configurations x %d fresh seeds are trained", len(packs), len(seeds))
+        own = _own_pack(spec, item)
+        if own is None or finished(RunDir(sweep.path / "trials" / own[0]), spec.base.total_steps):
+            continue
+        number = item.trial if item.trial is not None else 0
+        packs[own[0]] = {"number": number, "parameters": item.parameters, "seeds": list(own[1]), "name": own[0]}
+    if not packs:
+        return
+    if spec.options.confirm_seeds:
+        logger.info("confirming: %d configurations x %d fresh seeds are trained", len(packs), len(fresh_seeds(spec)))
+    else:
+        seeds = len(spec.base.all_seeds)
+        logger.info("no trial has the default values: they are trained with %d seeds (with_default=false: not)", seeds)
     run_packs(sweep, spec, list(packs.values()), parent_run_id)
 
 
@@ -217,13 +237,13 @@ def _say_cost(spec: SweepSpec, chosen: Sequence[Candidate]) -> None:
 
 def _runs(sweep: Path, spec: SweepSpec, item: Candidate) -> list[RunDir]:
     """Return the run directories of the policies that a candidate is confirmed with."""
-    seeds, steps = fresh_seeds(spec), spec.base.total_steps
-    if seeds:
-        runs = [RunDir(sweep / "trials" / _fresh_name(item, seeds))]
+    own = _own_pack(spec, item)
+    if own is not None:
+        runs = [RunDir(sweep / "trials" / own[0])]
     else:
         assert item.trial is not None
         runs = packs_of(sweep, item.trial)
-    return [run for run in runs if finished(run, steps)]
+    return [run for run in runs if finished(run, spec.base.total_steps)]
 
 
 def load_policies(runs: Sequence[RunDir], device: str, chosen: Mapping[str, Any]) -> Policy:

@@ -29,6 +29,11 @@ def number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def settings_of(parameters: Mapping[str, Any]) -> str:
+    """Return parameters as `lr=0.001 horizon_length=5`."""
+    return " ".join(f"{key}={number(value)}" for key, value in parameters.items())
+
+
 def clock(seconds: float) -> str:
     """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(int(seconds), 60)

@@ -77,6 +77,12 @@ def packs_of(sweep: Path, number: int) -> list[RunDir]:
     return [RunDir(path) for path in (first, *sorted(first.parent.glob(f"{first.name}_sd*"))) if path.is_dir()]
 
 
+def pack_name(stem: str, seeds: Sequence[int]) -> str:
+    """Return the folder of a pack of these seeds beside a trial's first, like `0006_sd001-sd002`."""
+    ends = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
+    return f"{stem}_{ends}"
+
+
 def finished(run: RunDir, steps: int) -> bool:
     """Return whether a pack was trained to so many steps."""
     return run.flags.is_file() and run.state().get("status") == "finished" and run.state().get("step", 0) >= steps

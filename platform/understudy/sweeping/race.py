@@ -23,7 +23,15 @@ from understudy.runs.episodes import FILE, read_episodes, rows_where, values_of
 from understudy.runs.results import RATES
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.objective import Objective
-from understudy.sweeping.outcomes import TrialOutcome, finished, held_out, matrix_of, outcome_of, packs_of
+from understudy.sweeping.outcomes import (
+    TrialOutcome,
+    finished,
+    held_out,
+    matrix_of,
+    outcome_of,
+    pack_name,
+    packs_of,
+)
 from understudy.sweeping.racing import RaceReplay, Rule, binomial_floor, looks, replay, survivors
 from understudy.sweeping.study import Study
 from understudy.sweeping.sweep_spec import SweepSpec
@@ -32,12 +40,6 @@ from understudy.sweeping.tuning import run_packs
 
 logger = logging.getLogger("understudy")
 RECORD = "race.json"
-
-
-def pack_name(number: int, seeds: tuple[int, ...]) -> str:
-    """Return the folder of a trial's further pack, like `0006_sd001-sd002`."""
-    ends = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
-    return f"{number:04d}_{ends}"
 
 
 def race(sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | None) -> dict[int, TrialOutcome]:
@@ -51,7 +53,7 @@ def race(sweep: SweepDir, spec: SweepSpec, study: Study, parent_run_id: str | No
     for before, now in itertools.pairwise(stages):
         alive = going_on(rule, spec, outcomes, alive, len(stages))
         new = seeds[before:now]
-        wanted = [pack_name(number, new) for number in alive]
+        wanted = [pack_name(f"{number:04d}", new) for number in alive]
         packs = [
             {"number": number, "parameters": outcomes[number].parameters, "seeds": list(new), "name": name}
             for number, name in zip(alive, wanted, strict=True)

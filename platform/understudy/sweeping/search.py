@@ -133,9 +133,10 @@ class SayCrashes(Callback):
         self._say(trial, "it counts as failed")
 
     def _say(self, trial: _Configured, then: str) -> None:
-        number = trial.config["number"]
-        reason = RunDir(trial_folder(self._folder, number)).state().get("error") or "its process or its node died"
-        logger.warning("trial %04d: %s; %s", number, reason, then)
+        folder = trial_folder(self._folder, trial.config["number"])
+        folder = folder.with_name(trial.config.get("name", folder.name))
+        reason = RunDir(folder).state().get("error") or "its process or its node died"
+        logger.warning("trial %s: %s; %s", folder.name, reason, then)
 
 
 def keyed(number: int) -> Trial:

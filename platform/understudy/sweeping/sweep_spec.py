@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Collection, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Sweep
@@ -20,7 +19,7 @@ from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_ke
 from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.part import Needs, mark
 from understudy.spec.run import RunSpec
-from understudy.spec.space import Choice, Dimension, Interval, checked, size
+from understudy.spec.space import Choice, Dimension, Interval, checked, is_ordered, size
 from understudy.spec.words import canonical
 from understudy.sweeping.objective import AUTO, HELD_OUT, LATENCY, PLAYED, Goal, read_goal
 from understudy.sweeping.options import SweepOptions
@@ -169,6 +168,8 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
         with_changes(base, **dict(zip(grid, values_, strict=True)))
     goal = read_goal(options.objective, options.direction, options.constraints)
     options = _check_goal(goal, base, options)
+    if options.sampler == "cmaes":
+        _check_numbers(training)
     if options.register_as not in (None, "none"):
         check_model_name(options.register_as, "register_as")
         if base.placement.tracking() == "none":
@@ -214,9 +215,16 @@ def _check_goal(goal: Goal, base: RunSpec, options: SweepOptions) -> SweepOption
         if "scheduler" in options.model_fields_set:
             raise SpecError("scheduler=asha stops by one objective that every evaluation has: give scheduler=none")
         return options.model_copy(update={"scheduler": "none"})
-    if options.sampler == "cmaes" and not find_spec("cmaes"):
-        raise SpecError("sampler=cmaes needs the package cmaes: pip install cmaes")
     return options
+
+
+def _check_numbers(dimensions: Mapping[str, Dimension]) -> None:
+    """Raise SpecError for what CMA-ES does not search: a list without an order, and one key alone."""
+    for key, item in dimensions.items():
+        if isinstance(item, Choice) and not is_ordered(item):
+            raise SpecError(f"sampler=cmaes searches numbers, and {key} is a list without an order: tpe takes it")
+    if len(dimensions) < 2:
+        raise SpecError("sampler=cmaes searches two keys or more together; for one: tpe, gp, qmc, random")
 
 
 def check_point(spec: SweepSpec, point: Mapping[str, Any]) -> dict[str, Any]:

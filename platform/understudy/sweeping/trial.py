@@ -22,7 +22,7 @@ from understudy.runs.extend import train_on
 from understudy.runs.launch import launch
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
-from understudy.sweeping.format import number as show
+from understudy.sweeping.format import settings_of
 from understudy.sweeping.objective import LATENCY
 from understudy.sweeping.racing import first_seeds
 from understudy.sweeping.sweep_spec import SweepSpec
@@ -52,9 +52,10 @@ def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
     return with_changes(spec.base, **parameters, video_episodes=0, seeds=list(first_seeds(spec)))
 
 
-def trial_name(number: int, parameters: Mapping[str, Any]) -> str:
-    """Return the trial's name in MLflow, like `0006 lr=0.000867 horizon_length=5`."""
-    return " ".join([f"{number:04d}", *(f"{key}={show(value)}" for key, value in parameters.items())])
+def trial_name(number: int, parameters: Mapping[str, Any], folder: str = "") -> str:
+    """Return the trial's name in MLflow, like `0006 lr=0.000867 horizon_length=5`; a further pack's says its seeds."""
+    stem, _, seeds = folder.partition("_")
+    return " ".join([stem or f"{number:04d}", settings_of(parameters), *([seeds] if seeds else [])])
 
 
 def wait_until_free(run: RunDir, seconds: float = 60.0) -> None:
@@ -105,10 +106,10 @@ def run_trial(config: dict[str, Any]) -> None:
     spec = SweepSpec.model_validate(config["sweep"])
     run_spec = trial_spec(spec, config["parameters"])
     folder = trial_folder(Path(config["folder"]), config["number"])
-    name = trial_name(config["number"], config["parameters"])
+    name = trial_name(config["number"], config["parameters"], config.get("name", ""))
     if "seeds" in config:
         run_spec = with_changes(run_spec, seeds=config["seeds"])
-        folder, name = folder.with_name(config["name"]), f"{name} {config['name'].partition('_')[2]}"
+        folder = folder.with_name(config["name"])
     run, goal = RunDir.at(folder, run_spec), spec.goal
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
@@ -137,5 +138,5 @@ def run_trial(config: dict[str, Any]) -> None:
         if run.state().get("status") != "failed":
             raise
         # In run.json already; for Tune the trial has ended, and the sweep goes on.
-        logger.warning("trial %s: %s", config["number"], error)
+        logger.warning("trial %s: %s", folder.name, error)
         _tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan")})
