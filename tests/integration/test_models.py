@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickletools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.integration.commands import SMALL
 from tests.unit.pack_worker import SIZES
 
 from understudy import checkpoints, models, tracking
@@ -19,9 +21,11 @@ from understudy.normaliser import Normaliser
 from understudy.policy import Policy, content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
+from understudy.runs.directory import RunDir, read_csv
 from understudy.runs.scores import Score, judge
 from understudy.spec.learning import Chunks
 from understudy.tracking.artifacts import log_artifacts
+from understudy.tracking.checkpoints import log_checkpoints
 from understudy.tracking.client import client
 from understudy.tracking.recording import start_run
 
@@ -326,3 +330,41 @@ def test_a_sweeps_folder_is_its_best_policy_or_says_what_to_do(tmp_path: Path) -
         models.load_policy(tmp_path)
     make_policy((41,)).save(tmp_path / "best")
     assert models.load_policy(tmp_path).seeds == [41]
+
+
+# ---- checkpoints ----
+
+
+def test_kept_checkpoints_are_logged_models_linked_to_their_step_and_scores_and_a_run_goes_on_with_them(
+    hopper_data: Path, done: Callable[..., str], tmp_path: Path
+) -> None:
+    words = ("eval_interval=20", "save_interval=20", "log_interval=10", "seeds=[0,1]", "save_dir=runs")
+    done("train", *SMALL, *words, "training_steps=40")
+    (flags,) = (tmp_path / "runs" / "bc_training").rglob("flags.json")
+    folder = RunDir(flags.parent)
+    uri, run_id = folder.spec().placement.tracking(), folder.state()["run_id"]
+    store = client(uri)
+    run = store.get_run(run_id)
+    outputs = sorted(run.outputs.model_outputs, key=lambda output: output.step)
+    assert [output.step for output in outputs] == [20, 40]
+    rows = {row["step"]: row for row in read_csv(folder.path / "eval.csv")}
+    logged = [store.get_logged_model(output.model_id) for output in outputs]
+    for model, step in zip(logged, (20, 40), strict=True):
+        found = {metric.key: metric for metric in model.metrics}
+        assert found["eval/normalized_return"].value == rows[step]["normalized_return"]
+        assert {(metric.step, metric.run_id) for metric in found.values()} == {(step, run_id)}
+        assert (model.name, str(model.status), model.params["algo"]) == (f"step_{step}", "READY", "flow_bc")
+    assert logged[0].tags["understudy.checkpoint"] == f"runs:/{run_id}/sd000/checkpoint_20.pt"
+    history = store.get_metric_history(run_id, "eval/normalized_return")
+    assert [metric.step for metric in history] == [20, 40], "what a checkpoint is linked to is no further point"
+    best = store.search_logged_models(
+        [run.info.experiment_id], order_by=[{"field_name": "metrics.eval/normalized_return", "ascending": False}]
+    )[0]
+    assert best.tags["understudy.step"] == str(int(max(rows, key=lambda step: rows[step]["normalized_return"])))
+
+    done("resume", str(folder.path), "--add-steps", "20")
+    outputs = store.get_run(run_id).outputs.model_outputs
+    assert sorted(output.step for output in outputs) == [20, 40, 60]
+    old = store.get_logged_model(logged[1].model_id).tags["understudy.checkpoint"]
+    assert old == "replaced: the run was trained on to step 60", "final_model.pt is a newer one"
+    assert log_checkpoints(uri, run_id, folder.path, (0, 1), 60, {}) == 0, "each is logged once"

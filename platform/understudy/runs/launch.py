@@ -112,6 +112,13 @@ def note_dataset(run: RunDir, tracked: Tracked) -> None:
         tracked.log_dataset(spec.env_name, str(content_hash), str(spec.placement.datasets))
 
 
+def note_checkpoints(run: RunDir, tracked: Tracked) -> None:
+    """Tell MLflow of the checkpoints that a finished run keeps, each at its step with what was measured there."""
+    spec = run.spec()
+    facts = {"algo": spec.algo, "env_name": spec.env_name, "seeds": list(spec.all_seeds)}
+    tracked.log_checkpoints(spec.all_seeds, int(run.state().get("step", 0)), facts)
+
+
 def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:
     note_dataset(run, tracked)
     sent = tracked.close(status)
@@ -148,6 +155,7 @@ def _ship(run: RunDir, tracked: Tracked) -> None:
     """Upload the directory and close the MLflow run; where MLflow is away, a later sync or resume does it."""
     note_dataset(run, tracked)
     tracked.log_folder(run.path)
+    note_checkpoints(run, tracked)
     sent = tracked.close("FINISHED")
     run.update_state(**sent_state(run, tracked, sent))
     mirror.finish(run)

@@ -8,6 +8,7 @@ from pathlib import Path
 from understudy import tracking
 from understudy.errors import StoreAway, TrackingError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
+from understudy.runs.launch import note_checkpoints
 
 _ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """MLflow's status for each final status in run.json; a run with any other was killed."""
@@ -38,6 +39,8 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
         if state.get("error"):
             tracked.set_tags({"error": state["error"]})
         files = tracked.log_folder(run.path) if status in ("finished", "stopped") else 0
+        if status == "finished":
+            note_checkpoints(run, tracked)
         ended: tracking.Status = _ENDS.get(status, "KILLED")
         sent = tracked.close(ended)
         run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"), **{TRACKING_ERROR: tracked.fault})

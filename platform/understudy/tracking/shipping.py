@@ -205,7 +205,7 @@ class Shipper:
             if tail := self._tails.get(name):
                 rows = tail.rows(self.cursor.files.get(name), until=part["extent"]["rows"])
                 for row, time_ms in zip(rows, part["times"], strict=False):
-                    points += _points(row, tail.prefix, time_ms)
+                    points += points_of(row, tail.prefix, time_ms)
         return points
 
     def _new_batch(self) -> list[Point]:
@@ -216,7 +216,7 @@ class Shipper:
             clock = self._clock(tail.path)
             times: list[int] = []
             for row in tail.rows(self.cursor.files.get(name)):
-                new = _points(row, tail.prefix, clock.at(row.step))
+                new = points_of(row, tail.prefix, clock.at(row.step))
                 if points and len(points) + len(new) > BATCH_METRICS:
                     self.cursor.save()
                     return points
@@ -256,7 +256,7 @@ class Shipper:
             log.info("%s is back: everything was sent", self._store)
 
 
-def _points(row: Row, prefix: str, time_ms: int) -> list[Point]:
+def points_of(row: Row, prefix: str, time_ms: int) -> list[Point]:
     """Return the row's numbers that are shown as points; the column `time` is the points' time, not a metric."""
     return [
         Point(_NOT_IN_A_KEY.sub("_", prefix + column)[:250], value, time_ms, row.step)

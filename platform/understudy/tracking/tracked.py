@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StoreAway
-from understudy.tracking import recording
+from understudy.tracking import checkpoints, recording
 from understudy.tracking.addresses import OFF, absolute_address, without_secrets
 from understudy.tracking.artifacts import log_artifacts
 from understudy.tracking.recording import Status, TrackedRun
@@ -120,6 +120,12 @@ class Tracked:
         if self._shipper is not None and content_hash:
             self.set_tags({"dataset_hash": content_hash})
             self._shipper.submit(lambda: recording.log_dataset(self.uri, self._id(), name, content_hash, source))
+
+    def log_checkpoints(self, seeds: Sequence[int], last_step: int, facts: Mapping[str, Any]) -> None:
+        """Make a logged model of each checkpoint that the folder keeps, linked to its step and its evaluation."""
+        if self._shipper is not None:
+            known = (self.folder, seeds, last_step, facts)
+            self._shipper.submit(lambda: checkpoints.log_checkpoints(self.uri, self._id(), *known))
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until all there is now has been sent; False when it could not be in `timeout` seconds."""
