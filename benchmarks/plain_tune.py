@@ -55,7 +55,7 @@ def evaluate(network: Velocity, settings: Settings, flow_steps: int) -> float:
     _, _, mean, deviation = load(settings["data"])
     episodes = settings["episodes"]
     environments = gymnasium.make_vec(settings["task"], num_envs=episodes, vectorization_mode="sync")
-    observations, _ = environments.reset(seed=list(range(episodes)))
+    observations, _ = environments.reset(seed=0)
     low = torch.from_numpy(environments.single_action_space.low)  # type: ignore[attr-defined]
     high = torch.from_numpy(environments.single_action_space.high)  # type: ignore[attr-defined]
     generator = torch.Generator().manual_seed(0)

@@ -92,13 +92,14 @@ def seconds_of(command: list[str]) -> float:
 
 def make_data(folder: Path, episodes: int) -> None:
     """Have scripted demonstrations made, as a store and as an npz file of the same numbers."""
-    from understudy.envs.store.store import EpisodeStore, store_path
+    from understudy.envs.store.finding import store_path
+    from understudy.envs.store.store import EpisodeStore
 
     os.environ["UNDERSTUDY_HOME"] = str(folder)
     seconds_of([sys.executable, "-m", "understudy", "data", "generate", DATA, "--episodes", str(episodes)])
     store = EpisodeStore.open(store_path(DATA, folder / "datasets"))
     arrays = {name: np.asarray(store.column(name), np.float32) for name in ("observations", "actions")}
-    np.savez(folder / "demonstrations.npz", **arrays)
+    np.savez(folder / "demonstrations.npz", allow_pickle=False, **arrays)
 
 
 def points_in(folder: Path) -> int:

@@ -163,7 +163,7 @@ def settings_text(parameters: Mapping[str, Any]) -> str:
 def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
     from understudy.sweeping.confirm import shown_name
-    from understudy.sweeping.format import objective_text, figure
+    from understudy.sweeping.format import figure, objective_text
 
     objective, metrics = spec.goal.first, best.metrics
     name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
@@ -176,7 +176,9 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     where = "" if spec.held_out_only else episodes
     others = [f"{key} {figure(metrics[key], key)}" for key in ("return", "length") if key in metrics and key != name]
     extra = f"; {', '.join(others)}" if others else ""
-    lines = [f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"]
+    lines = [
+        f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"
+    ]
     alike = [shown_name(item) for item in best.compared if item["distinguishable"] is False]
     if alike:
         lines.append(f"not distinguishable from {', '.join(alike)}")

@@ -39,11 +39,11 @@ def kept_checkpoints(folder: Path, seeds: Sequence[int], last_step: int) -> dict
 
 def log_checkpoints(
     tracking_uri: str, run_id: str, folder: Path, seeds: Sequence[int], last_step: int, facts: Mapping[str, Any]
-) -> int:
-    """Make a logged model of each checkpoint that is none yet, with what eval.csv has of its step; return how many."""
+) -> None:
+    """Make a logged model of each checkpoint that is none yet, with what eval.csv has of its step."""
     kept, tracking_uri = kept_checkpoints(folder, seeds, last_step), absolute_address(tracking_uri)
     if not kept:
-        return 0
+        return
     measured = {row.step: row for row in CsvTail(folder / EVALUATIONS[0], EVALUATIONS[1]).rows(None)}
     times = StepTimes(folder / TIMING_FILE)
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
@@ -59,7 +59,6 @@ def log_checkpoints(
             place = kept[step].relative_to(folder).as_posix()
             tags = {FILE_TAG: f"runs:/{run_id}/{place}", "seeds": ",".join(map(str, seeds))}
             _log(tracking_uri, run_id, step, points, tags, printable(facts))
-    return len(new)
 
 
 def _held(tracking_uri: str, run_id: str) -> dict[int, Any]:
