@@ -13,6 +13,7 @@ from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.limits import limited
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Settings, Task
+from understudy.errors import UnknownName
 
 if TYPE_CHECKING:
     import gymnasium
@@ -49,8 +50,14 @@ class EnvFactory:
 
     @cached_property
     def task(self) -> Task:
-        """The dataset's task."""
-        return task_of(self.env_name)
+        """The dataset's task; UnknownName where its name is no known one and its data name no environment."""
+        try:
+            return task_of(self.env_name)
+        except UnknownName as error:
+            raise UnknownName(
+                f"{error}; data without an environment are trained with eval_episodes=0 (validation_fraction=0.1 scores"
+                " them on held-out episodes)"
+            ) from None
 
     @property
     def has_success(self) -> bool:

@@ -1,7 +1,7 @@
 """understudy: train, sweep, track and serve policies that learn from demonstrations.
 
 Importing this package is cheap: no torch, ray, mlflow or simulator is loaded until something needs it.
-`load_policy`, `load_episodes` and the exception tree are the public Python interface; the rest is reached by module.
+The names of `__all__` are the public Python interface (docs/python.md); the rest is reached by module.
 """
 
 from __future__ import annotations
@@ -12,15 +12,37 @@ from typing import TYPE_CHECKING, Any
 from understudy.errors import UnderstudyError, UserError
 
 if TYPE_CHECKING:
+    from understudy.api import compare as compare
+    from understudy.api import evaluate as evaluate
+    from understudy.api import list_runs as list_runs
+    from understudy.api import sweep as sweep
+    from understudy.api import train as train
     from understudy.loading import load_policy as load_policy
     from understudy.runs.episodes import load_episodes as load_episodes
 
 __version__ = "0.1.0"
 """The one place of the version: the distribution's metadata is read from this line."""
 
-__all__ = ["UnderstudyError", "UserError", "__version__", "load_episodes", "load_policy"]
-
-_LAZY = {"load_policy": "understudy.loading", "load_episodes": "understudy.runs.episodes"}
+_LAZY = {
+    **dict.fromkeys(("compare", "evaluate", "list_runs", "sweep", "train"), "understudy.api"),
+    **dict.fromkeys(("load_dataset", "write_dataset"), "understudy.envs.datasets"),
+    "load_episodes": "understudy.runs.episodes",
+    "load_policy": "understudy.loading",
+}
+__all__ = [
+    "UnderstudyError",
+    "UserError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "list_runs",
+    "load_dataset",
+    "load_episodes",
+    "load_policy",
+    "sweep",
+    "train",
+    "write_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

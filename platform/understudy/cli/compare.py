@@ -64,8 +64,13 @@ def compare(
     return start_matrix(context.args, "compare", config_dir, cfg=cfg)
 
 
-def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None, *, cfg: bool = False) -> None:
-    """Check every cell, then make the matrix's folder and do all of them; with `cfg` print the cells and stop."""
+def start_matrix(
+    words: Sequence[str], kind: Kind, config_dir: str | None = None, *, cfg: bool = False
+) -> MatrixDir | None:
+    """Check every cell, then make the matrix's folder, do all of them and return it.
+
+    With `cfg` print the cells, stop and return None.
+    """
     from understudy.cli.sweep import read_sweep
     from understudy.matrix.cells import MatrixDir, cells_of, check_cells
     from understudy.runs.directory import RunDir, new_folder
@@ -81,7 +86,7 @@ def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None
     if cfg:
         for cell in cells:  # as commands: with --cfg, each prints all its keys
             print(shlex.join(["understudy", ALONE[kind], *cell.words]))
-        return
+        return None
     for spec in sweeps:
         check_sweep(spec)
     for run in runs:
@@ -94,6 +99,7 @@ def start_matrix(words: Sequence[str], kind: Kind, config_dir: str | None = None
     for cell, run in zip(cells, runs, strict=False):
         RunDir.at(matrix.folder(cell), run)
     drive_matrix(matrix)
+    return matrix
 
 
 def drive_matrix(matrix: MatrixDir) -> None:

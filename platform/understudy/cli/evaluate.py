@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,13 @@ def evaluate(
     Keys are those of `understudy train` that say how to evaluate (eval_episodes, eval_temperature, eval_envs, ...)
     and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
     """
+    evaluate_model(model, context.args, tracking_uri, video)
+
+
+def evaluate_model(
+    model: str, words: list[str], tracking_uri: str = "", video: Path | None = None
+) -> Mapping[str, float]:
+    """Evaluate a run, a sweep's best or a model with the keys that the words give; print and return its means."""
     from understudy.devices import resolve_device
     from understudy.errors import SpecError
     from understudy.models import load_policy
@@ -49,7 +57,7 @@ def evaluate(
     from understudy.spec.effects import check_acting, check_effects
     from understudy.spec.keys import build_run
 
-    changes = {"eval_episodes": 50, **flat_values(parse(context.args))}
+    changes = {"eval_episodes": 50, **flat_values(parse(words))}
     device = resolve_device(str(changes.get("device", "auto")))
     policy = load_policy(folder_of(model), tracking_uri=tracking_uri or None, device=device)
     _check_evaluation_keys(policy, changes)
@@ -58,8 +66,8 @@ def evaluate(
     elif changes.get("video_episodes"):
         raise SpecError(f"video_episodes={changes['video_episodes']} changes nothing without --video FILE")
     spec = build_run({**policy.spec, **changes})
-    show_notes(check_effects(spec, given_keys(context.args)))
-    check_acting(spec, given_keys(context.args))
+    show_notes(check_effects(spec, given_keys(words)))
+    check_acting(spec, given_keys(words))
     acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
     policy = policy.with_config(**acting)
     loop = loops.get(policy.algorithm.loop)
@@ -70,6 +78,7 @@ def evaluate(
         loop.record(policy, spec, video)
         if video.is_file():
             console.print(f"video: {video}")
+    return outcome.summary
 
 
 def folder_of(model: str) -> str:

@@ -45,7 +45,8 @@ def sweep(
     from understudy.matrix.cells import is_matrix
 
     if is_matrix(context.args):
-        return start_matrix(context.args, "sweep", config_dir, cfg=cfg)
+        start_matrix(context.args, "sweep", config_dir, cfg=cfg)
+        return None
     spec = read_sweep(context.args, config_dir)
     if cfg:
         from understudy.sweeping.run import check_trials

@@ -144,8 +144,11 @@ def show_run(flat: Mapping[str, Any], spec: RunSpec, indent: int = 0) -> None:
         show_mapping({key: flat[key] for key in former}, title, indent)
 
 
-def start_training(spec: RunSpec, folder: Path | None = None) -> None:
-    """Check everything, then make the run directory (`folder`, else a new one) and train."""
+def start_training(spec: RunSpec, folder: Path | None = None) -> RunDir | None:
+    """Check everything, then make the run directory (`folder`, else a new one), train and return it.
+
+    None in the processes that help another one's run, started by torchrun.
+    """
     from understudy import tracking
     from understudy.runs import torchrun
     from understudy.runs.directory import RunDir
@@ -153,17 +156,20 @@ def start_training(spec: RunSpec, folder: Path | None = None) -> None:
     from understudy.runs.on_ray import check_launcher
 
     check_new(spec)
+    made: list[RunDir] = []
 
     def lead(loop: Trains | None) -> None:
         check_launcher(spec)
         tracking.prepare(spec.placement.tracking())
-        run_training(spec, RunDir.at(folder, spec) if folder else RunDir.create(spec), loop)
+        made.append(RunDir.at(folder, spec) if folder else RunDir.create(spec))
+        run_training(spec, made[0], loop)
 
     group = torchrun.group()
     if group is None:
         lead(make_loop(spec))
     else:
         group.train(spec, lead)
+    return made[0] if made else None
 
 
 def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_run_id: str | None = None) -> None:

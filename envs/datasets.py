@@ -1,0 +1,91 @@
+"""Datasets from Python: `understudy.load_dataset(name)` and `understudy.write_dataset(name, episodes)`.
+
+Shape letters: T steps, O numbers of an observation, A of an action, H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.envs.simulators.registered import registered_spec
+from understudy.envs.store.store import FINAL, IMAGES, EpisodeStore, find_store, store_path
+from understudy.envs.store.writer import StoreWriter
+from understudy.errors import DatasetError, UserError
+from understudy.files import user_path
+from understudy.spec.placement import home
+
+EXPERT = "expert:"
+"""What goes before a gymnasium id to name a dataset of its environment."""
+
+
+def load_dataset(name: str, data_dir: str | Path = "") -> EpisodeStore:
+    """Return a dataset that is here: `column(name)` [N, *shape] of all steps, `starts` and `lengths` of episodes.
+
+    `data_dir` is the folder of episode stores; default $UNDERSTUDY_HOME/datasets.
+    """
+    return find_store(name, _folder(data_dir))
+
+
+def write_dataset(
+    name: str,
+    episodes: Iterable[Mapping[str, Any]],
+    *,
+    env: str | None = None,
+    data_dir: str | Path = "",
+    overwrite: bool = False,
+) -> EpisodeStore:
+    """Write episodes as the dataset `name`, which `train(env_name=name)` takes, and return it.
+
+    An episode is a dict of arrays: `actions` [T, A]; `observations` [T, O], or [T + 1, O] with what was seen after the
+    last action; cameras `images/<name>` [T, H, W, C] or [T + 1, H, W, C]; optionally `rewards` [T] and `terminals` [T],
+    else zeros, which the dataset's notes say; `language`, a text. `env` is the id of the environment in gymnasium's
+    registry, in which policies are evaluated; None: there is none, and policies are scored on held-out episodes.
+    UserError for a name that is no plain one and for an unknown id, DatasetError for episodes that are unlike each
+    other or hold NaN.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UserError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
+    if env is not None:
+        registered_spec(name, env)
+    provenance = {"made_by": "understudy.write_dataset", **({"env_name": EXPERT + env} if env else {})}
+    writer = StoreWriter(
+        store_path(name, _folder(data_dir)),
+        name=name,
+        source="expert_buffer",
+        env_id=env or "",
+        provenance=provenance,
+        overwrite=overwrite,
+    )
+    filled: set[str] = set()
+    with writer:
+        for number, episode in enumerate(episodes):
+            writer.add_episode(_whole(episode, number, filled))
+        if filled:
+            writer.provenance["notes"] = [f"{column}: not given, zeros" for column in sorted(filled)]
+    return EpisodeStore.open(writer.path)
+
+
+def _whole(episode: Mapping[str, Any], number: int, filled: set[str]) -> dict[str, Any]:
+    """Return an episode with what was seen last apart, and zeros for what it lacks."""
+    if "actions" not in episode:
+        raise DatasetError(f"episode {number}: no column 'actions'")
+    steps = len(episode["actions"])
+    whole = dict(episode)
+    for column in [key for key in episode if key == "observations" or key.startswith(IMAGES)]:
+        rows = np.asarray(episode[column])
+        last = "final_observation" if column == "observations" else FINAL + column
+        if len(rows) == steps + 1 and last not in episode:
+            whole[column], whole[last] = rows[:-1], rows[-1]
+    for column in ("rewards", "terminals"):
+        if column not in episode:
+            whole[column] = np.zeros(steps, np.float32)
+            filled.add(column)
+    return whole
+
+
+def _folder(data_dir: str | Path) -> Path:
+    return user_path(data_dir) if data_dir else home() / "datasets"

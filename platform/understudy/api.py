@@ -1,0 +1,259 @@
+"""What the command line does, from Python: `import understudy`, then `understudy.train(algo="bc", env_name=...)`.
+
+Keys are those of the command line. A text is read as the command line reads it, so `lr="interval(1e-5,1e-3)"` is a
+search space and `env_name="A,B"` two tasks; keys with dots are given in a dict: `train(**{"model.lr": 1e-4})`.
+What went wrong is an `UnderstudyError` with the one line that the command line would print.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from understudy.errors import UnderstudyError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from understudy.policy import Policy
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: one configuration across its seeds."""
+
+    path: Path
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Every key of the run, with its value."""
+        from understudy.runs.directory import RunDir
+
+        return RunDir(self.path).spec().flat()
+
+    @property
+    def status(self) -> str:
+        """`running`, `interrupted`, `failed` or `finished`."""
+        from understudy.runs.directory import RunDir
+
+        return str(RunDir(self.path).state().get("status", "running"))
+
+    @property
+    def updates(self) -> pd.DataFrame:
+        """Losses and metrics of training: a row for each logged step of each seed, and of an online run's phases."""
+        return self._frame("train", "offline_agent", "online_agent")
+
+    @property
+    def evaluations(self) -> pd.DataFrame:
+        """Means over episodes: a row for each evaluation of each seed."""
+        return self._frame("eval")
+
+    @property
+    def training_episodes(self) -> pd.DataFrame:
+        """Episodes that an online method trained in: a row for each, by the step at which it ended."""
+        return self._frame("env")
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """A row for each evaluation episode."""
+        return _episodes(self.path)
+
+    def policy(self, device: str = "cpu") -> Policy:
+        """Return the trained policy: all seeds, `act` takes one of them."""
+        from understudy.loading import load_policy
+
+        return load_policy(self.path, device=device)
+
+    def _frame(self, *names: str) -> pd.DataFrame:
+        import pandas as pd
+
+        from understudy.runs.directory import RunDir
+
+        seeds = RunDir(self.path).spec().all_seeds
+        folders = {seed: self.path if len(seeds) == 1 else self.path / f"sd{seed:03d}" for seed in seeds}
+        files = [(seed, folder / f"{name}.csv") for seed, folder in folders.items() for name in names]
+        frames = [pd.read_csv(file).assign(seed=seed) for seed, file in files if file.is_file()]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"step": [], "seed": []})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder: configurations across seeds, and the best of them."""
+
+    path: Path
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """The sweep's table: a row for each configuration."""
+        import pandas as pd
+
+        return pd.read_csv(_existing(self.path / "summary.csv"))
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The chosen configuration: trial, parameters, what it was ranked by and confirmed at, the registered model."""
+        from understudy.files import read_object
+
+        return read_object(_existing(self.path / "best.json"))
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """A row for each evaluation episode of all trials."""
+        return _episodes(self.path)
+
+    def policy(self, device: str = "cpu") -> Policy:
+        """Return the policy of the best configuration's chosen seed."""
+        from understudy.loading import load_policy
+
+        return load_policy(self.path, device=device)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A matrix's folder: methods x tasks x seeds, compared."""
+
+    path: Path
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each method on each task."""
+        import pandas as pd
+
+        return pd.read_csv(_existing(self.path / "comparison.csv"))
+
+    @property
+    def differences(self) -> dict[str, Any]:
+        """The whole comparison: results, paired differences with intervals, measures over tasks."""
+        from understudy.files import read_object
+
+        return read_object(_existing(self.path / "comparison.json"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation gave."""
+
+    metrics: dict[str, float]
+    """Means over seeds and episodes; `<name>_low` and `<name>_high` are the ends of a 95 % interval."""
+
+
+def train(*, quiet: bool = False, **keys: Any) -> Run:
+    """Train one configuration on one or several seeds, as `understudy train` does; `quiet` prints nothing."""
+    from understudy.cli.train import read_run, start_training
+
+    with _printing(quiet):
+        made = start_training(read_run(words_of(keys)))
+    if made is None:
+        raise UserError(
+            "this process helps the run of another one (torchrun): use the command line, `understudy train`"
+        )
+    return Run(made.path)
+
+
+def sweep(*, quiet: bool = False, **keys: Any) -> Sweep | Comparison:
+    """Sweep as `understudy sweep` does; with several methods or tasks, each pair by a sweep of its own."""
+    from understudy.cli.compare import start_matrix
+    from understudy.cli.sweep import read_sweep, start_sweep
+    from understudy.matrix.cells import is_matrix
+
+    words = words_of(keys)
+    with _printing(quiet):
+        matrix = start_matrix(words, "sweep") if is_matrix(words) else None
+        return Comparison(matrix.path) if matrix else Sweep(start_sweep(read_sweep(words)).folder)
+
+
+def compare(*, quiet: bool = False, **keys: Any) -> Comparison:
+    """Train methods x tasks x seeds and compare them, as `understudy compare` does."""
+    from understudy.cli.compare import start_matrix
+
+    with _printing(quiet):
+        matrix = start_matrix(words_of(keys), "compare")
+    assert matrix is not None  # as without --cfg
+    return Comparison(matrix.path)
+
+
+def evaluate(model: str | Path | Run | Sweep, *, quiet: bool = False, **keys: Any) -> Evaluation:
+    """Evaluate a run, a sweep's best, or a model, as `understudy evaluate` does."""
+    from understudy.cli.evaluate import evaluate_model
+
+    source = model.path if isinstance(model, Run | Sweep) else model
+    tracking_uri = str(keys.pop("tracking_uri", ""))
+    with _printing(quiet):
+        return Evaluation(dict(evaluate_model(str(source), words_of(keys), tracking_uri=tracking_uri)))
+
+
+def list_runs(
+    save_dir: str | Path = "", tracking_uri: str = "", project: str | None = None, limit: int = 1000
+) -> pd.DataFrame:
+    """Return the newest runs that MLflow holds as a frame: a row for each, with `metrics.*`, `params.*`, `tags.*`."""
+    import pandas as pd
+
+    from understudy.cli.runs import existing_address
+    from understudy.tracking import list_runs as listed
+
+    found = listed(existing_address(tracking_uri, os.fspath(save_dir)), project, limit)
+    rows = []
+    for run in found:
+        nested = {f"{group}.{key}": run[group][key] for group in ("metrics", "params", "tags") for key in run[group]}
+        rows.append({**{key: value for key, value in run.items() if not isinstance(value, dict)}, **nested})
+    return pd.DataFrame(rows)
+
+
+def words_of(keys: Mapping[str, Any]) -> list[str]:
+    """Return what one would type for these keys; UserError for a value that has no such form."""
+    return [f"{key}={_typed(key, value)}" for key, value in keys.items()]
+
+
+def _typed(key: str, value: Any, inside: bool = False) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return _quoted(value) if inside else value
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a number of numpy's or torch's
+        value = value.item()
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple | range):
+        return "[" + ",".join(_typed(key, item, inside=True) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_typed(key, item, inside=True)}" for name, item in value.items()) + "}"
+    raise UserError(f"{key}: a {type(value).__name__} is no value of a key; give a number, a text, a list or a dict")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _episodes(path: Path) -> pd.DataFrame:
+    from understudy.runs.episodes import load_episodes
+
+    return load_episodes(path).to_pandas()
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise UserError(f"{file.parent} has no {file.name} yet: `understudy resume {file.parent}` goes on with it")
+    return file
+
+
+@contextmanager
+def _printing(quiet: bool) -> Generator[None]:
+    """Have commands print, or not; what ends a command in a failure is an error here."""
+    import typer
+
+    from understudy.cli.output import console
+
+    before, console.quiet = console.quiet, quiet or console.quiet
+    try:
+        yield
+    except typer.Exit as error:
+        raise UnderstudyError(f"not all of it was done (exit {error.exit_code}): see what was printed") from error
+    finally:
+        console.quiet = before
