@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.simulators.registered import registered_spec
-from understudy.envs.store.store import FINAL, IMAGES, EpisodeStore, find_store, store_path
+from understudy.envs.store.finding import find_store, store_path
+from understudy.envs.store.store import FINAL, IMAGES, EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError
 from understudy.files import user_path
