@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from understudy.errors import UnderstudyError, UserError
 
 if TYPE_CHECKING:
-    from understudy.api import compare as compare
-    from understudy.api import evaluate as evaluate
-    from understudy.api import list_runs as list_runs
-    from understudy.api import sweep as sweep
-    from understudy.api import train as train
+    from understudy.cli.api import compare as compare
+    from understudy.cli.api import evaluate as evaluate
+    from understudy.cli.api import list_runs as list_runs
+    from understudy.cli.api import sweep as sweep
+    from understudy.cli.api import train as train
     from understudy.loading import load_policy as load_policy
     from understudy.runs.episodes import load_episodes as load_episodes
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 """The one place of the version: the distribution's metadata is read from this line."""
 
 _LAZY = {
-    **dict.fromkeys(("compare", "evaluate", "list_runs", "sweep", "train"), "understudy.api"),
+    **dict.fromkeys(("compare", "evaluate", "list_runs", "sweep", "train"), "understudy.cli.api"),
     **dict.fromkeys(("load_dataset", "write_dataset"), "understudy.envs.datasets"),
     "load_episodes": "understudy.runs.episodes",
     "load_policy": "understudy.loading",

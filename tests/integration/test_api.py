@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import understudy
-from understudy.api import words_of
+from understudy.cli.api import words_of
 
 SMALL = {"training_steps": 6, "log_interval": 2, "eval_interval": 0, "eval_episodes": 2, "batch_size": 8}
 KEYS = {**SMALL, "hidden_dims": [8], "tracking_uri": "none", "quiet": True}
@@ -28,7 +28,7 @@ def here(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def run(here) -> understudy.api.Run:
+def run(here) -> understudy.cli.api.Run:
     return understudy.train(algo="bc", env_name="swings", seeds=[0, 1], **KEYS, **here)
 
 
