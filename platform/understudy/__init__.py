@@ -36,12 +36,12 @@ __all__ = [
     "compare",
     "evaluate",
     "list_runs",
-    "load_dataset",
+    "load_dataset",  # pyright: ignore[reportUnsupportedDunderAll]
     "load_episodes",
     "load_policy",
     "sweep",
     "train",
-    "write_dataset",
+    "write_dataset",  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 
 

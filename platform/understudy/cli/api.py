@@ -8,16 +8,16 @@ What went wrong is an `UnderstudyError` with the one line that the command line 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from understudy.errors import UnderstudyError, UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
     from understudy.policy import Policy
 
@@ -69,14 +69,14 @@ class Run:
         return load_policy(self.path, device=device)
 
     def _frame(self, *names: str) -> pd.DataFrame:
-        import pandas as pd
+        import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
         from understudy.runs.directory import RunDir
 
         seeds = RunDir(self.path).spec().all_seeds
         folders = {seed: self.path if len(seeds) == 1 else self.path / f"sd{seed:03d}" for seed in seeds}
         files = [(seed, folder / f"{name}.csv") for seed, folder in folders.items() for name in names]
-        frames = [pd.read_csv(file).assign(seed=seed) for seed, file in files if file.is_file()]
+        frames: list[Any] = [cast(Any, pd.read_csv(file)).assign(seed=seed) for seed, file in files if file.is_file()]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"step": [], "seed": []})
 
 
@@ -89,7 +89,7 @@ class Sweep:
     @property
     def trials(self) -> pd.DataFrame:
         """The sweep's table: a row for each configuration."""
-        import pandas as pd
+        import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
         return pd.read_csv(_existing(self.path / "summary.csv"))
 
@@ -121,7 +121,7 @@ class Comparison:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each method on each task."""
-        import pandas as pd
+        import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
         return pd.read_csv(_existing(self.path / "comparison.csv"))
 
@@ -190,13 +190,13 @@ def list_runs(
     save_dir: str | Path = "", tracking_uri: str = "", project: str | None = None, limit: int = 1000
 ) -> pd.DataFrame:
     """Return the newest runs that MLflow holds as a frame: a row for each, with `metrics.*`, `params.*`, `tags.*`."""
-    import pandas as pd
+    import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
     from understudy.cli.runs import existing_address
     from understudy.tracking import list_runs as listed
 
     found = listed(existing_address(tracking_uri, os.fspath(save_dir)), project, limit)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in found:
         nested = {f"{group}.{key}": run[group][key] for group in ("metrics", "params", "tags") for key in run[group]}
         rows.append({**{key: value for key, value in run.items() if not isinstance(value, dict)}, **nested})
@@ -208,9 +208,10 @@ def words_of(keys: Mapping[str, Any]) -> list[str]:
     return [f"{key}={_typed(key, value)}" for key, value in keys.items()]
 
 
-def _typed(key: str, value: Any, inside: bool = False) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+def _typed(key: str, given: Any, inside: bool = False) -> str:
+    value: Any = given
+    if isinstance(value, Path):
+        value = str(value)
     if isinstance(value, str):
         return _quoted(value) if inside else value
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a number of numpy's or torch's
@@ -220,9 +221,11 @@ def _typed(key: str, value: Any, inside: bool = False) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | tuple | range):
-        return "[" + ",".join(_typed(key, item, inside=True) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_typed(key, item, inside=True)}" for name, item in value.items()) + "}"
+        items = cast("Sequence[Any]", value)
+        return "[" + ",".join(_typed(key, item, inside=True) for item in items) + "]"
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value)
+        return "{" + ",".join(f"{name}:{_typed(key, item, inside=True)}" for name, item in pairs.items()) + "}"
     raise UserError(f"{key}: a {type(value).__name__} is no value of a key; give a number, a text, a list or a dict")
 
 
@@ -234,7 +237,8 @@ def _quoted(text: str) -> str:
 def _episodes(path: Path) -> pd.DataFrame:
     from understudy.runs.episodes import load_episodes
 
-    return load_episodes(path).to_pandas()
+    rows: Any = load_episodes(path)
+    return rows.to_pandas()
 
 
 def _existing(file: Path) -> Path:

@@ -61,7 +61,8 @@ def compare(
 
     if is_pipeline(context.args):
         return start_pipeline(context.args, config_dir, cfg=cfg)
-    return start_matrix(context.args, "compare", config_dir, cfg=cfg)
+    start_matrix(context.args, "compare", config_dir, cfg=cfg)
+    return None
 
 
 def start_matrix(
