@@ -12,7 +12,7 @@ LEFT_OUT := $(if $(filter 1,$(SLOW)),,slow) $(if $(filter 1,$(GPU)),,gpu) $(if $
 	$(if $(wildcard /usr/lib/postgresql/*/bin/initdb)$(shell command -v initdb),,postgres)
 MARKS := $(if $(strip $(LEFT_OUT)),not ($(subst $() , or ,$(strip $(LEFT_OUT)))))
 PYTEST := $(BIN)/python -m pytest -n $(N) -m "$(MARKS)" --durations=40 --durations-min=1
-BENCHMARKS := store_open sampling memory pictures augmentation bridge_import checkpoints launchers online
+BENCHMARKS := store_open sampling memory pictures augmentation bridge_import checkpoints launchers online sweep
 
 .PHONY: help quickstart check test coverage format bench setup simulators clean
 

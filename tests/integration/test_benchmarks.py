@@ -1,4 +1,4 @@
-"""The benchmarks of the data path run with small arguments and print what they say they print."""
+"""The benchmarks run with small arguments and print what they say they print."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ def test_importing_pictures_and_reading_them_prints_the_ratios_to_the_other_ways
     assert "store/upstream" in said
     said = output(repo_root, "pictures.py", "--steps", "200", "--repeats", "1", "--batch", "16")
     assert said.count("mp4, LeRobot's layout") == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_beside_ray_tune_alone_prints_rates_and_what_the_driver_pays(repo_root) -> None:
+    said = output(repo_root, "sweep.py", "--quick", "--repeats", "1", "--only", "rows", "simulated")
+    assert said.count("(understudy / ray tune)") == 1
+    for call in ("ask", "report", "finish", "memory"):
+        assert said.count(f"{call} after 30 trials") == 2
 
 
 def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
