@@ -13,9 +13,12 @@ from understudy.envs.replay.replay import Replay
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
+from understudy.errors import SpecError
 from understudy.spec.data import DataSpec
+from understudy.spec.keys import build_run
 from understudy.spec.learning import Sampling
 from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig, QChunkingPolicy
+from understudy.trainables.loops.fine_tuning import check_data
 from understudy.trainables.packs.growing import begun_from
 from understudy.trainables.packs.pack import Pack
 
@@ -111,3 +114,32 @@ def test_what_the_actor_gains_by_the_critic_moves_no_critic() -> None:
     assert actions.grad is not None
     assert actions.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("actor", ["one_step", "best_of_n"])
+def test_a_stacked_pack_learns_what_its_members_learn_one_after_the_other(actor: str) -> None:
+    config = FlowBCConfig(**SMALL, use_critic=True, actor=actor, num_samples=3, flow_steps=2)
+    packs = [Pack(FlowBC((4,), 2, config), [0, 1], mode=mode) for mode in ("loop", "vmap")]
+    stream = np.random.default_rng(0)
+    for step in range(1, 4):
+        arrays = {name: stream.normal(size=(2, 5, 4)) for name in ("observations", "next_observations")}
+        arrays |= {"actions": stream.uniform(-1, 1, (2, 5, HORIZON, 2)), "valid": np.ones((2, 5, HORIZON))}
+        arrays |= {"n_step_rewards": stream.normal(size=(2, 5)), "n_step_discounts": np.full((2, 5), 0.7)}
+        batch = {name: torch.tensor(values, dtype=torch.float32) for name, values in arrays.items()}
+        one, other = (pack.update(batch, step) for pack in packs)
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+    for member in range(2):
+        one, other = (pack.weights(member) for pack in packs)
+        assert all(torch.allclose(other[name], value, atol=2e-5) for name, value in one.items())
+
+
+def test_data_without_rewards_or_with_goals_are_refused_in_a_word(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", name="s", source="d4rl", env_id="x") as writer:
+        rows = {name: np.zeros((6, 1)) for name in ("observations", "actions")}
+        writer.add_episode({**rows, "rewards": np.zeros(6), "terminals": np.zeros(6), "final_observation": np.zeros(1)})
+    store, spec = EpisodeStore.open(tmp_path / "s"), build_run({"use_critic": True})
+    with pytest.raises(SpecError, match="every reward of 's' is 0"):
+        check_data(spec, Windows(store, DataSpec(), Sampling(horizon=2, transitions=True)))
+    with pytest.raises(SpecError, match="has goals"):
+        check_data(spec, Windows(store, DataSpec(goal_relabelling="uniform"), Sampling(horizon=2, transitions=True)))

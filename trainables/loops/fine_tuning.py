@@ -43,7 +43,7 @@ class FineTuningLoop(OfflineLoop):
         _check_settings(spec)
         super().__init__(spec)
         windows = self.data.windows(1)
-        _check_data(spec, windows)
+        check_data(spec, windows)
         self.surroundings: Surroundings | None = None
         if spec.config.tuning:
             environment = environment_of(spec)
@@ -88,7 +88,7 @@ def _check_settings(spec: RunSpec) -> None:
         raise SpecError(f"obs_horizon={spec.data.obs_horizon}: online methods see the newest observation alone")
 
 
-def _check_data(spec: RunSpec, windows: Windows) -> None:
+def check_data(spec: RunSpec, windows: Windows) -> None:
     """Raise SpecError for data that a critic can learn nothing from."""
     if windows.goals != "none":
         raise SpecError(f"use_critic=true: {spec.env_name} has goals, for which its rewards are not known")
