@@ -146,6 +146,17 @@ ADVICE = (
         "encoder_weights",
         "`understudy resume RUN` goes on with a run; encoder_weights takes an encoder from a file or a run",
     ),
+    _advice(
+        "normalize_q_loss",
+        "q_agg",
+        "the actor's loss takes Q as the critics of q_agg give it: the published code never reads that key either",
+    ),
+    _advice(
+        "actor_layer_norm",
+        "critic_layer_norm",
+        "critic_layer_norm is for critics: the actor's layers have no LayerNorm",
+    ),
+    _advice("fourier_feature_dim", "use_fourier_features", "use_fourier_features gives 64 of them"),
     _advice("num_seeds n_seeds random_seeds", "seeds", "seeds lists them: seeds=[0,1,2]"),
     _advice(
         "eval evaluate do_eval",
