@@ -31,7 +31,7 @@ def same(one: Path, other: Path) -> None:
     assert {name.name for name in names} == FILES
     for name in names:
         assert (one / name).read_text() == (other / name).read_text(), name
-    for name in [path.relative_to(other) for path in other.rglob("*.pt")]:
+    for name in [path.relative_to(other) for path in other.rglob("*_model.pt")]:
         mine, theirs = weights(one / name), weights(other / name)
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs), name
 
