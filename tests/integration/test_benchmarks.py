@@ -60,6 +60,13 @@ def test_a_sweep_beside_ray_tune_alone_prints_rates_and_what_the_driver_pays(rep
         assert said.count(f"{call} after 30 trials") == 2
 
 
+@pytest.mark.slow
+def test_acting_while_learning_prints_its_ratio_to_other_code_and_the_time_of_a_checkpoint(repo_root) -> None:
+    said = output(repo_root, "online.py", "--envs", "Pendulum-v1", "--steps", "2", "--repeats", "1", "--seeds", "2")
+    assert said.count("/CleanRL-like") == 2  # of one seed, and of the pack
+    assert "checkpoint of a buffer: 100,000 rows" in said
+
+
 def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
     for script in ("store_open.py", "sampling.py", "memory.py"):
         assert f"python benchmarks/{script}" in (repo_root / "benchmarks" / script).read_text()

@@ -92,8 +92,16 @@ class IPMD(SAC):
 
     Config = IPMDConfig
     name = "ipmd"
-    example = "understudy train algo=ipmd env_name=expert:Pendulum-v1 frames=20000 lr=1e-3 start_training=100"
-    expected = "Not measured yet: its parts are tested, its policies are not."
+    example = (
+        "understudy train algo=ipmd env_name=expert:Pendulum-v1 frames=5000 lr=1e-3 start_training=100 seeds=[0,1,2]"
+        " eval_interval=2500 eval_episodes=50"
+    )
+    expected = (
+        "Return -157.7 [-185.8, -129.6] over 3 seeds x 50 episodes, from 25 episodes of an expert that earns -145.7:"
+        " 99 % of it, where random actions, which earn about -1200, are 0 %; -175.7 [-253.5, -98.0] after 2,500 of the"
+        " steps. One seed with `reward_output_penalty=1 reward_gradient_penalty=1` earned -151.9 after 4,000, without"
+        " these -162.4."
+    )
     config: IPMDConfig
 
     @property
