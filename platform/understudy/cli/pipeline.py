@@ -169,7 +169,8 @@ def _demonstrate(pipeline: PipelineDir, expert: Cell, notice: Notice) -> Mapping
     if facts:
         console.print("done already")
     else:
-        chosen = choose_expert(RunDir(pipeline.folder(expert)), poll=notice.poll)
+        episodes = pipeline.options.final_episodes
+        chosen = choose_expert(RunDir(pipeline.folder(expert)), episodes, poll=notice.poll)
         console.print(f"expert: {chosen.name}, chosen on episodes of its own", soft_wrap=True)
         facts = demonstrate(chosen, pipeline.options.wanted, folder, poll=notice.poll)
     show_demonstrations(folder, facts)

@@ -80,19 +80,15 @@ def policies_of(run: RunDir) -> tuple[RunSpec, Policy]:
     return spec, policy.with_config(**state.get("best_parameters", {}))
 
 
-def choose_expert(run: RunDir, *, poll: Poll | None = None) -> Expert:
+def choose_expert(run: RunDir, episodes: int = FINAL_EPISODES, *, poll: Poll | None = None) -> Expert:
     """Return the seed of a finished run that does best on fresh episodes, which nothing else is reported of."""
     spec, policy = policies_of(run)
     place = 0
     if len(spec.all_seeds) > 1:
-        outcome = loops.get(policy.algorithm.loop).evaluate(policy, judged(spec), poll=poll)
+        judged = final_evaluation(with_changes(spec, eval_episodes=episodes), episodes)
+        outcome = loops.get(policy.algorithm.loop).evaluate(policy, judged, poll=poll)
         place = best_seed(outcome.rows, spec.all_seeds)
     return Expert(run, spec, policy.member(place), spec.all_seeds[place])
-
-
-def judged(spec: RunSpec) -> RunSpec:
-    """Return the evaluation that a seed is chosen by."""
-    return final_evaluation(with_changes(spec, eval_episodes=FINAL_EPISODES), FINAL_EPISODES)
 
 
 def collect(expert: Expert, wanted: Wanted, *, poll: Poll | None = None) -> list[Episode]:
@@ -105,6 +101,7 @@ def collect(expert: Expert, wanted: Wanted, *, poll: Poll | None = None) -> list
         changes = {
             "eval_episodes": count,
             "eval_seed": first + len(found),
+            "eval_max_steps": 0,
             "eval_temperature": 1.0 if wanted.sampled and expert.spec.config.acts_at_random else 0.0,
         }
         found.extend(loop.collect(expert.policy, with_changes(expert.spec, **changes), poll=poll))
