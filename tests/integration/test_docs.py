@@ -13,6 +13,7 @@ import pytest
 from tests.integration.commands import run
 from tests.integration.documented import PAGES, ROOT, Shown, python_blocks, shown_commands, understand
 
+from understudy.cli import main
 from understudy.cluster.profile import load_profile
 
 COMMANDS = shown_commands()
@@ -71,6 +72,16 @@ def name_of(words: list[str]) -> str:
     return words[3]
 
 
+def do(folder: Path, *words: str) -> None:
+    """Run a command in `folder`, in this process, which imports each simulator once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(sys, "argv", ["understudy", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0, words
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make every dataset that the pages generate, by their commands, with three episodes each; return the folder."""
@@ -80,12 +91,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generated["cube-single-scripted-v0"] = ["understudy", "data", "generate", "cube-single-scripted-v0"]
     for name, words in generated.items():
         if name not in (*ONLY_READ, "NAME"):
-            run(*words[1:], "--episodes", "3", "--data_dir", "data", cwd=folder)
+            do(folder, *words[1:], "--episodes", "3", "--workers", "1", "--data_dir", "data")
     script = next(words for words in whole if words[:2] == ["python", "tests/contract/bridge_tree.py"])
     small = [*script[2:], "--trajectories", "12", "--steps", "3"]
     subprocess.run([sys.executable, str(ROOT / script[1]), *small], cwd=folder, check=True)
     read = next(words for words in whole if words[1:4] == ["data", "import", "bridge-raw"])
-    run(*read[1:], "--data_dir", "data", cwd=folder)
+    do(folder, *read[1:], "--num-workers", "1", "--data_dir", "data")
     return folder
 
 
@@ -104,7 +115,7 @@ def test_the_trainings_of_the_pages_run_in_small_on_the_datasets_of_the_pages(ma
         words = [word.replace("lerobot:PATH", f"lerobot:{place}") for word in item.words]
         none = "eval_episodes=0" in words or "algo=reward_classifier" in words
         played = ["eval_episodes=0"] if none else ["eval_episodes=1", "eval_max_steps=4"]
-        run(*words[1:], *SMALL, *played, "data_dir=data", "tracking_uri=none", cwd=made)
+        do(made, *words[1:], *SMALL, *played, "data_dir=data", "tracking_uri=none")
         ran.append(item.text)
     assert len(ran) >= 15
 
