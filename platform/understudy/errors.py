@@ -70,6 +70,10 @@ class Interrupted(Stopped):
     exit_code = 130  # what a process ended by SIGINT returns
 
 
+class RayLost(Stopped):
+    """The Ray that a run or a sweep stood on is gone; what was written is there."""
+
+
 class StorageError(UnderstudyError):
     """The disk is full or a file cannot be written."""
 

@@ -39,7 +39,8 @@ def start(*words: str, cwd: Path, fresh: bool = False, **environment: str) -> Pr
 
     It is a copy of a process that has imported what it will need; `fresh` has a new interpreter import it again.
     """
-    whole = {**os.environ, **environment}
+    own = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}  # set by a Ray in this process
+    whole = {**own, **environment}
     if not fresh:
         return template().start(*words, cwd=cwd, environment=whole)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

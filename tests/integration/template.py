@@ -172,10 +172,13 @@ def tell_ends(told: dict[int, int]) -> None:
 
 def become(asked: dict, out: int, err: int) -> None:
     """Make this process what was asked for: a new session, its folder, environment and pipes."""
+    from ray._raylet import Config
+
     os.setsid()
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    Config.initialize("")  # what Ray took from the template's environment, such as whether it asks for a token
     for pipe, number in ((out, 1), (err, 2)):
         os.dup2(pipe, number)
         os.close(pipe)

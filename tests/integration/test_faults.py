@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from tests.integration.breaking import (
     store_of,
     wait_for,
 )
-from tests.integration.commands import kill_when, start, workers
+from tests.integration.commands import Process, kill_when, start, workers
 
 from understudy import tracking
 
@@ -225,6 +226,59 @@ def test_the_trials_of_a_node_that_is_lost_go_on_at_another(undisturbed_sweep: P
         assert_same_sweep(only(tmp_path, "sweep.json"), undisturbed_sweep)
     finally:
         cluster.shutdown()
+
+
+def family(process: Process) -> list[psutil.Process]:
+    """Return a command's process and all below it, Ray's included."""
+    first = psutil.Process(process.pid)
+    return [first, *first.children(recursive=True)]
+
+
+@pytest.mark.parametrize(
+    ("whom", "code", "line"),
+    [
+        ("every process", 143, "stopped by SIGTERM"),  # as systemd and container runtimes end a control group
+        ("raylet", 1, "Ray's raylet died"),
+        ("gcs_server", 1, "Ray's gcs_server died"),
+    ],
+)
+def test_a_sweep_whose_ray_is_gone_ends_in_a_line_leaves_no_process_and_goes_on(
+    undisturbed_sweep: Path, tmp_path: Path, whom: str, code: int, line: str
+) -> None:
+    process = start(*SWEEP, "save_dir=runs", cwd=tmp_path)
+    wait_for(process, lambda: step_of(tmp_path) >= 300)
+    all_of_it = family(process)
+    for one in all_of_it:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if whom == "every process":
+                one.terminate()
+            elif one.name() == whom:
+                one.kill()
+    out, err = process.communicate(timeout=600)
+    sweep = only(tmp_path, "sweep.json")
+    assert process.returncode == code, out + err
+    assert err.splitlines()[-1] == f"understudy: {line}; `understudy resume {sweep}` goes on", out + err
+    assert len(err.splitlines()) == 1, err
+    assert "aylet is terminated" not in out
+    assert json.loads((sweep / "run.json").read_text())["status"] == "interrupted"
+    assert psutil.wait_procs(all_of_it, timeout=60)[1] == []
+    ended(start("resume", str(sweep), cwd=tmp_path))
+    assert_same_sweep(sweep, undisturbed_sweep)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_group_while_ray_is_started_ends_it_and_leaves_nothing(
+    hopper_data: Path, tmp_path: Path, number: int
+) -> None:
+    process = start(*SWEEP, "save_dir=runs", cwd=tmp_path)
+    wait_for(process, lambda: any(one.name() == "gcs_server" for one in family(process)))
+    all_of_it = family(process)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode in (-number, 128 + number), out + err  # before or after Ray has a handler of its own
+    assert "Traceback" not in out + err
+    assert psutil.wait_procs(all_of_it, timeout=60)[1] == []
+    assert list(tmp_path.rglob("sweep.json")) == []
 
 
 def test_a_sweep_whose_server_went_is_sent_and_its_best_policy_registered_by_sync(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pickletools
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.integration.commands import SMALL
+from tests.integration.test_run_directory import only_run
 from tests.unit.pack_worker import SIZES
 
 from understudy import checkpoints, models, tracking
@@ -369,3 +373,32 @@ def test_kept_checkpoints_are_logged_models_linked_to_their_step_and_scores_and_
     assert old == "replaced: the run was trained on to step 60", "final_model.pt is a newer one"
     log_checkpoints(uri, run_id, folder.path, (0, 1), 60, {})
     assert logged_models(uri, run_id) == 3, "each is logged once"
+
+
+def test_a_run_is_registered_by_its_folder_and_a_signal_meanwhile_leaves_nothing_that_the_next_does_not_end(
+    hopper_data: Path, say, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("train", *SMALL, "algo=bc", "training_steps=4", "eval_interval=0", "save_dir=runs")
+    folder = only_run(tmp_path / "runs")
+    uri = RunDir(folder).spec().placement.tracking()
+    words = ("models", "register", str(folder), "--as", "hop", "--episodes", "2")
+    log_model = models.log_model
+
+    def terminated(*given: Any, **more: Any) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return log_model(*given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "log_model", terminated)
+        said = say(*words)
+    assert said.code == 143
+    assert said.err.splitlines()[-1] == (
+        "understudy: stopped by SIGTERM; the same command registers what is not registered yet"
+    )
+    (version,) = models.show_model(uri, "hop")["versions"]
+    assert (version["status"], version["aliases"]) == ("READY", ["latest"])
+    logged = logged_models(uri, str(version["run_id"]))
+    assert "registered models:/hop/1 (alias best" in done(*words)
+    (version,) = models.show_model(uri, "hop")["versions"]
+    assert sorted(version["aliases"]) == ["best", "latest"]
+    assert logged_models(uri, str(version["run_id"])) == logged

@@ -27,9 +27,9 @@ def wait_until(ready: Callable[[], bool], process: Process) -> None:
 
 
 def terminate_when(process: Process, ready: Callable[[], bool]) -> str:
-    """Send SIGTERM as soon as `ready()`, and return what the process said; it must have ended with 143."""
+    """Send SIGTERM to the group as soon as `ready()`, and return what the process said; it must have ended with 143."""
     wait_until(ready, process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 143, f"exit {process.returncode}\n{out}\n{err}"
     return err
@@ -38,6 +38,15 @@ def terminate_when(process: Process, ready: Callable[[], bool]) -> str:
 def press_ctrl_c(process: Process) -> None:
     """Send SIGINT to every process of the group, as a terminal does."""
     os.killpg(process.pid, signal.SIGINT)
+
+
+def press_ctrl_c_when(process: Process, ready: Callable[[], bool]) -> str:
+    """Press Ctrl-C as soon as `ready()`, and return what the process said; it must have ended with 130."""
+    wait_until(ready, process)
+    press_ctrl_c(process)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 130, f"exit {process.returncode}\n{out}\n{err}"
+    return err
 
 
 def steps(root: Path) -> int:
@@ -53,49 +62,52 @@ def whole(hopper_data, tmp_path_factory) -> Path:
     return only_run(root)
 
 
-@pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(whole, tmp_path, launcher) -> None:
-    extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ()
-    process = start("train", *SMALL, *WORDS, "save_dir=stopped", *extra, cwd=tmp_path)
-    said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
-    folder = only_run(tmp_path / "stopped")
-    step = RunDir(folder).state()["step"]
-    assert 100 <= step < 900
-    assert f"stopped by SIGTERM at step {step}; `understudy resume {folder}` goes on" in said
-    assert len(said.strip().splitlines()) == 1
-    assert RunDir(folder).state()["status"] == "interrupted"
+def assert_stopped(folder: Path, said: str, how: str) -> None:
+    """Check the line, the state and the folder of a run that a signal ended after a checkpoint."""
+    state = RunDir(folder).state()
+    line = f"understudy: {how} at step {state['step']}; `understudy resume {folder}` goes on"
+    assert [text for text in said.splitlines() if text and "stopping after" not in text] == [line]
+    assert state["status"] == "interrupted"
+    assert 100 <= state["step"] < 900
     assert not (folder / ".stop").exists()
 
+
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(whole, tmp_path) -> None:
+    process = start("train", *SMALL, *WORDS, "save_dir=stopped", cwd=tmp_path)
+    said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
+    folder = only_run(tmp_path / "stopped")
+    assert_stopped(folder, said, "stopped by SIGTERM")
+    run("resume", str(folder), cwd=tmp_path)
+    one, two = (load_policy(path).weights() for path in (whole, folder))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for file in ("train.csv", "eval.csv"):
+        assert (whole / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(whole, tmp_path) -> None:
+    process = start("train", *SMALL, *WORDS, "loader_workers=1", "save_dir=stopped", cwd=tmp_path)
+    said = press_ctrl_c_when(process, lambda: steps(tmp_path / "stopped") >= 100)
+    folder = only_run(tmp_path / "stopped")
+    assert_stopped(folder, said, "interrupted")
+    run("resume", str(folder), cwd=tmp_path)
+    for file in ("train.csv", "eval.csv"):
+        assert (whole / file).read_bytes() == (folder / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_ray_workers_are_told_to_stop_and_resumed_and_interrupted_and_resumed_to_the_same_end(whole, tmp_path) -> None:
+    process = start("train", *SMALL, *WORDS, "save_dir=stopped", "launcher=ray", "num_workers=2", cwd=tmp_path)
+    said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
+    folder = only_run(tmp_path / "stopped")
+    assert_stopped(folder, said, "stopped by SIGTERM")
+    before = RunDir(folder).state()["step"]
+    process = start("resume", str(folder), cwd=tmp_path)
+    said = press_ctrl_c_when(process, lambda: steps(folder) >= before + 50)
+    assert_stopped(folder, said, "interrupted")
     run("resume", str(folder), cwd=tmp_path)
     one, two = (load_policy(path).weights() for path in (whole, folder))
     for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0 if not extra else 1e-3, atol=0 if not extra else 1e-4)
-    if not extra:
-        for file in ("train.csv", "eval.csv"):
-            assert (whole / file).read_bytes() == (folder / file).read_bytes()
-
-
-@pytest.mark.parametrize("launcher", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(whole, tmp_path, launcher) -> None:
-    extra = ("launcher=ray", "num_workers=2") if launcher == "ray" else ("loader_workers=1",)
-    process = start("train", *SMALL, *WORDS, *extra, "save_dir=stopped", cwd=tmp_path)
-    wait_until(lambda: steps(tmp_path / "stopped") >= 100, process)
-    press_ctrl_c(process)
-    _, said = process.communicate(timeout=600)
-    folder = only_run(tmp_path / "stopped")
-    state = RunDir(folder).state()
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1] == (
-        f"understudy: interrupted at step {state['step']}; `understudy resume {folder}` goes on"
-    )
-    assert "Traceback" not in said
-    assert state["status"] == "interrupted"
-    assert state["step"] >= 100
-    assert not (folder / ".stop").exists()
-    run("resume", str(folder), cwd=tmp_path)
-    if launcher == "inline":
-        for file in ("train.csv", "eval.csv"):
-            assert (whole / file).read_bytes() == (folder / file).read_bytes()
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
 
 
 def write_rows(path: Path) -> None:
@@ -131,6 +143,7 @@ class Hanging(gymnasium.Env):
 
 gymnasium.register("Hanging-v0", entry_point="hanging:Hanging", max_episode_steps=10)
 """
+"""An environment that never comes back from its fifth step."""
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once_and_keeps_what_is_written(tmp_path) -> None:
@@ -174,10 +187,18 @@ def test_a_sweep_that_is_told_to_stop_saves_its_trials_and_goes_on(hopper_data, 
     assert [RunDir(folder).state()["status"] for folder in sorted((sweep / "trials").iterdir())] == ["finished"] * 2
 
 
-SLOW = HANGING.replace("time.sleep(1000)", "time.sleep(0)").replace(
-    "return np.zeros(3, np.float32), 0.0, False, False, {}",
-    'time.sleep(0.02 if __import__("os").environ.get("SLOWLY") else 0)\n'
-    "        return np.full(3, float(action[0]), np.float32), float(action[0]), False, False, {}",
+SLOW = (
+    HANGING.replace("import time", "import glob, os, time")
+    .replace(
+        "time.sleep(1000)",
+        """while os.environ.get("SLOWLY") and not glob.glob("stopped/**/.stop", recursive=True):
+                time.sleep(0.02)""",
+    )
+    .replace(
+        "return np.zeros(3, np.float32), 0.0, False, False, {}",
+        'time.sleep(0.02 if os.environ.get("SLOWLY") else 0)\n'
+        "        return np.full(3, float(action[0]), np.float32), float(action[0]), False, False, {}",
+    )
 )
 
 
@@ -194,7 +215,7 @@ def test_an_evaluation_is_stopped_between_its_steps_and_made_again_with_the_same
     run("train", *words, "save_dir=undisturbed", cwd=tmp_path, **plugin)
     (tmp_path / "hanging").unlink()
     process = start("train", *words, "save_dir=stopped", cwd=tmp_path, **plugin, SLOWLY="1")
-    said = terminate_when(process, (tmp_path / "hanging").exists)  # 40 s of playing are before it
+    said = terminate_when(process, (tmp_path / "hanging").exists)  # its environments wait for the notice
     folder = only_run(tmp_path / "stopped")
     assert "stopped by SIGTERM at step 10" in said
     assert RunDir(folder).state()["step"] == 10

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from understudy.errors import Interrupted, Preempted
-from understudy.runs.stop import Notice, on_signals, stopped
+from understudy.runs.stop import Notice, noted_signals, on_signals, stopped
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,17 @@ def test_the_handlers_from_before_come_back_and_another_thread_changes_none(tmp_
     with on_signals(tmp_path):
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)])
+def test_work_that_is_best_ended_learns_of_a_signal_between_its_stages(number, kind) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(kind, match=r"; try again$"), noted_signals("try again") as poll:
+        poll()
+        os.kill(os.getpid(), number)
+        assert signal.getsignal(number) != before  # what is being done is not broken off
+        poll()
+    assert signal.getsignal(number) == before
+    with pytest.raises(KeyboardInterrupt), noted_signals("try again"):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)

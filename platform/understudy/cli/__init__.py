@@ -84,17 +84,21 @@ def main() -> None:
         code = _run() if worker is None else _run_as(worker)
     except UnderstudyError as error:
         print(f"understudy: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+        code = 1
+    else:
+        if code == 130:
+            print("understudy: interrupted", file=sys.stderr)
     finally:
         # Renderers must be closed before the interpreter takes OpenGL down; nothing to do where none was loaded.
         slots = sys.modules.get("understudy.envs.rollouts.pools")
         if slots is not None:
             slots.close_pools()
-    if code == 130:
-        print("understudy: interrupted", file=sys.stderr)
+    waiting = sys.modules.get("understudy.runs.ray_processes")
+    if waiting is not None:
+        waiting.leave(code)
     raise SystemExit(code)
 
 

@@ -77,19 +77,24 @@ def register(
     from understudy.runs.directory import RunDir
     from understudy.runs.find import find
     from understudy.runs.registering import register_run, store_of
+    from understudy.runs.stop import noted_signals
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.syncing import register_sweep
 
-    path = find(run_or_sweep)
+    path, then = find(run_or_sweep), "the same command registers what is not registered yet"
     if (path / "sweep.json").is_file():
         if seed is not None or episodes != 50:
             raise UserError("--seed and --episodes are for runs: a sweep's best was evaluated when it ended")
-        best = register_sweep(SweepDir.existing(path), name or None, tracking_uri=tracking_uri)
+        with noted_signals(then) as poll:
+            best = register_sweep(SweepDir.existing(path), name or None, tracking_uri=tracking_uri, poll=poll)
         spec = store_of(SweepDir.existing(path).spec().base, tracking_uri, path)
         show_registered(best.model, best.seed, best.loaded_metrics, best.is_best, best.why, spec)
         return
     run = RunDir.existing(path)
-    made, chosen = register_run(run, name or None, tracking_uri=tracking_uri, seed=seed, episodes=episodes)
+    with noted_signals(then) as poll:
+        made, chosen = register_run(
+            run, name or None, tracking_uri=tracking_uri, seed=seed, episodes=episodes, poll=poll
+        )
     show_registered(made.uri, chosen, made.metrics, made.best, made.why, store_of(run.spec(), tracking_uri, path))
 
 

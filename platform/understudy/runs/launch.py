@@ -46,8 +46,9 @@ def launch(
         mirror.attach(run, spec)
         if run.state().get("status") == "finished":
             return _finished(spec, run, parent_run_id, report)
-        check_launcher(spec)  # Ray's own handlers of signals must be there before ours
         with stop.on_signals(run.path):
+            check_launcher(spec)
+            stop.check_signals()
             tracked = _begin(spec, run, name, parent_run_id)
             with _ending(run, tracked):
                 if spec.placement.launcher == "ray":

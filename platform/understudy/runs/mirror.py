@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -116,12 +117,12 @@ def fetch(url: str, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def copy_sweep(sweep: Path, spec: RunSpec) -> None:
-    """Copy a sweep's own files beside its trials' copies; what goes wrong is said."""
+def copy_sweep(sweep: Path, spec: RunSpec, poll: Callable[[], None] | None = None) -> None:
+    """Copy a sweep's own files beside its trials' copies; what goes wrong is said. `poll` may end it between two."""
     if not spec.placement.checkpoint_storage:
         return
     try:
-        Copy(sweep, _place(sweep, spec), without="trials").update()
+        Copy(sweep, _place(sweep, spec), without="trials").update(poll)
     except StorageError as error:
         log.warning("%s; the sweep's own files are in %s only", error, sweep)
 
@@ -201,11 +202,13 @@ class Copy:
         self._folder, self._url, self._without = folder, url, without
         self._sent: dict[str, tuple[int, int]] = {}
 
-    def update(self) -> None:
+    def update(self, poll: Callable[[], None] | None = None) -> None:
         """Send what changed, checkpoints last, and drop all but the newest rolling ones; raises StorageError."""
         store, root = open_storage(self._url)
         with remote_errors(self._url):
             for name, stamp in self._files():
+                if poll is not None:
+                    poll()
                 if self._sent.get(name) != stamp and put(store, self._folder / name, f"{root}/{name}"):
                     self._sent[name] = stamp
             self._drop_old(store, f"{root}/resume")

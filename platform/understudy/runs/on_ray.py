@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from understudy import errors
 from understudy.errors import UnderstudyError, UserError
+from understudy.runs import ray_processes
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
+from understudy.runs.ray_token import ensure_token
 from understudy.runs.results import RunResult
-from understudy.runs.stop import kept_handlers
+from understudy.runs.stop import check_signals, kept_handlers, stopped_at_start
 from understudy.spec.keys import build_run
 from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
@@ -39,6 +42,7 @@ except BaseException as error:
 """Joins the Ray at $RAY_ADDRESS and leaves it again."""
 SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 """What Ray adds to its folder for a socket's path."""
+START_TRIES = 3
 WORKER_RETRIES = 2
 """Times that the workers of a run are started again after one of them died."""
 
@@ -77,6 +81,7 @@ def start_ray(cpus: int | None = None) -> None:
     import ray
 
     if ray.is_initialized():
+        _watch()
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -89,6 +94,7 @@ def start_ray(cpus: int | None = None) -> None:
         _init(f"no Ray answers at RAY_ADDRESS={address}", **quiet)
         return
     folder = temp_folder()
+    ensure_token()
     # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
     _init(
         f"Ray cannot be started on this machine (its files are in {folder}, RAY_TMPDIR moves them)",
@@ -100,13 +106,56 @@ def start_ray(cpus: int | None = None) -> None:
     )
 
 
+def _watch() -> None:
+    import ray
+
+    context: Any = ray.get_runtime_context()
+    ray_processes.watch(str(context.gcs_address))
+
+
 def _init(failure: str, **settings: Any) -> None:
-    """Call ray.init; whatever it raises becomes one line that begins with `failure`."""
+    """Call ray.init; whatever it raises becomes one line that begins with `failure`.
+
+    Ray gives a node 30 s to start, which is too little on a busy machine: it is tried again.
+    """
+    from ray._private import worker
+
+    # As Ray's debugger does: a raylet that dies would have us print its log.
+    worker._worker_logs_enabled = False  # pyright: ignore[reportPrivateUsage]
+    for left in reversed(range(START_TRIES)):
+        try:
+            with kept_handlers(), ray_processes.ended_unless_whole(), _in_sessions_of_their_own():
+                _ray().init(**settings)
+                _watch()
+            return
+        except SystemExit:  # Ray's own answer to SIGTERM
+            raise stopped_at_start(signal.SIGTERM.name) from None
+        except Exception as error:
+            check_signals()
+            if left and "timed out during startup" in str(error):
+                continue
+            raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
+
+
+@contextmanager
+def _in_sessions_of_their_own() -> Generator[None]:
+    """Have what Ray starts lead sessions of their own: a signal to our process group must not end them before us.
+
+    The trials and workers write checkpoints then. Linux ends these processes with the one that started them.
+    """
+    from ray._private import services
+
+    plain = services.ConsolePopen
+
+    class InSession(plain):
+        def __init__(self, *words: Any, **settings: Any) -> None:
+            super().__init__(*words, start_new_session=True, **settings)
+
+    services.ConsolePopen = InSession
     try:
-        with kept_handlers():
-            _ray().init(**settings)
-    except Exception as error:
-        raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
+        yield
+    finally:
+        services.ConsolePopen = plain
 
 
 def _one_line(text: str) -> str:
@@ -238,7 +287,7 @@ def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]]
     )
     try:
         run.update_state(outcome=None)
-        _in_thread(trainer.fit)  # in the main one it would put its own handler of Ctrl-C in the place of ours
+        ray_processes.do_watched(trainer.fit, run.path)
     except TrainingFailedError as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnderstudyError(f"Ray Train gave up after {WORKER_RETRIES} restarts: {reason[:300]}") from error
@@ -248,23 +297,6 @@ def train_on_ray(spec: RunSpec, run: RunDir, grid: Mapping[str, tuple[Any, ...]]
     if "error" in outcome:
         raise getattr(errors, outcome["kind"], UnderstudyError)(outcome["error"])
     return RunResult(Path(outcome.pop("path")), **outcome)
-
-
-def _in_thread(work: Callable[[], Any]) -> None:
-    """Do `work` in another thread, raising what it raises; signals interrupt the wait, which ends the process."""
-    raised: list[BaseException] = []
-
-    def do() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  (raised in the thread that waits)
-            raised.append(error)
-
-    thread = threading.Thread(target=do, name="understudy-ray-train", daemon=True)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
 
 
 def _ray_worker(config: dict[str, Any]) -> None:

@@ -71,8 +71,11 @@ def register_policy(
 ) -> Registered:
     """Register a policy folder, load it back through MLflow, evaluate it by `spec`, and offer it as the best.
 
-    Repeating it after an interruption, such as what `poll` raises between the evaluation's steps, changes nothing.
+    Repeating it after an interruption, such as what `poll` raises before it or between the evaluation's steps, changes
+    nothing.
     """
+    if poll is not None:
+        poll()
     uri, device = spec.placement.tracking(), resolve_device(spec.placement.device)
     version = models.register(run_id, folder, name, alias=None, tags=tags, tracking_uri=uri)
     policy = models.load_policy(f"models:/{name}/{version}", tracking_uri=uri, device=device)
@@ -103,7 +106,13 @@ def _evaluated(
 
 
 def register_run(
-    run: RunDir, name: str | None, *, tracking_uri: str, seed: int | None, episodes: int
+    run: RunDir,
+    name: str | None,
+    *,
+    tracking_uri: str,
+    seed: int | None,
+    episodes: int,
+    poll: Callable[[], None] | None = None,
 ) -> tuple[Registered, int]:
     """Register a finished run's policy; return it and its seed: the one that does best on fresh episodes, unless given.
 
@@ -127,13 +136,13 @@ def register_run(
     policy = policy.with_config(**state.get("best_parameters", {}))
     place = spec.all_seeds.index(seed) if seed is not None else 0
     if seed is None and len(files) > 1:
-        place = best_seed(loops.get(policy.algorithm.loop).evaluate(policy, final).rows, spec.all_seeds)
+        place = best_seed(loops.get(policy.algorithm.loop).evaluate(policy, final, poll=poll).rows, spec.all_seeds)
     chosen = spec.all_seeds[place]
     tags = {"run": run.path.name, "seed": chosen, **version_tags(run, spec)}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
         policy.member(place).save(folder)
-        return register_policy(folder, final_evaluation(spec, episodes, 2), name, run_id, tags), chosen
+        return register_policy(folder, final_evaluation(spec, episodes, 2), name, run_id, tags, poll), chosen
 
 
 def version_tags(run: RunDir, spec: RunSpec) -> dict[str, Any]:

@@ -60,7 +60,15 @@ class Notice:
 
 def stopped_by(name: str, folder: Path, where: str = "") -> Stopped:
     """Return the error that the signal `name` ends the run or sweep in `folder` with; its exit code is the signal's."""
-    ending = f"{where}; `understudy resume {folder}` goes on"
+    return _stopped(name, f"{where}; `understudy resume {folder}` goes on")
+
+
+def stopped_at_start(name: str) -> Stopped:
+    """Return what the signal `name` ends this process with while what it stands on is started."""
+    return stopped_by(name, _open[-1]) if _open else _stopped(name, "; nothing was begun")
+
+
+def _stopped(name: str, ending: str) -> Stopped:
     if name == signal.SIGINT.name:
         return Interrupted(f"interrupted{ending}")
     return Preempted(f"stopped by {name}{ending}")
@@ -143,13 +151,44 @@ def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Generat
 
 
 @contextmanager
+def noted_signals(then: str) -> Generator[Callable[[], None]]:
+    """Note SIGTERM and Ctrl-C inside the block, whose work is short and best ended; a second Ctrl-C ends it at once.
+
+    What it yields raises, between two stages, the Stopped of a signal that has come, which says what to do `then`.
+    """
+    told: list[str] = []
+
+    def handle(number: int, _frame: object) -> None:
+        if told and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        told.append(signal.Signals(number).name)
+
+    def poll() -> None:
+        if told:
+            raise _stopped(told[0], f"; {then}")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield poll
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_signals() -> None:
+    """Raise Stopped where a signal has come in one of the blocks of on_signals that this process is in."""
+    for folder in _open:
+        Notice(folder).check()
+
+
+@contextmanager
 def kept_handlers() -> Generator[None]:
-    """Put back, after the block, the handlers of on_signals that the block replaced by others, such as Ray's."""
+    """Put back, after the block, the handlers of signals that the block replaced by others, such as Ray's."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        if _open and threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from understudy.errors import StorageError, UserError
+from understudy.errors import Stopped, StorageError, UserError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -40,6 +40,8 @@ def remote_errors(url: str) -> Generator[None]:
     """Turn whatever a file system raises (each has exceptions of its own) into one StorageError line."""
     try:
         yield
+    except Stopped:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise StorageError(f"{url} cannot be used: {type(error).__name__}: {reason[:200]}") from error

@@ -135,7 +135,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
     SIGTERM and Ctrl-C end it in good order at any stage: a Stopped, which names the sweep, and nothing is registered.
     """
     spec = sweep.spec()
-    with sweep.held():
+    with sweep.held(), on_signals(sweep.path):
         state = sweep.state()
         study = Study(sweep.path, spec)
         if trials_left(study) > 0:
@@ -145,8 +145,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             status="running", run_id=tracked.run_id or state.get("run_id"), pid=os.getpid(), shipped=False
         )
         try:
-            with on_signals(sweep.path):  # after Ray has set its own handlers
-                done = _do(sweep, spec, study, tracked, show)
+            done = _do(sweep, spec, study, tracked, show)
         except BaseException as error:
             failed = isinstance(error, UnderstudyError) and not isinstance(error, Stopped)
             sweep.update_state(status="failed" if failed else "interrupted")
@@ -154,7 +153,11 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             raise
         sent = tracked.close("FINISHED") and registered(spec, done.policy)
         sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))
-        copy_sweep(sweep.path, spec.base)
+        try:
+            copy_sweep(sweep.path, spec.base, Notice(sweep.path).check)
+        except Stopped:
+            sweep.update_state(status="interrupted")
+            raise
     names = [state_name(trial) for trial in done.trials]
     counts = {state.name.lower(): names.count(state.name.lower()) for state in TrialState}
     crashed = [trial.number for trial in done.trials if trial.user_attrs.get("crashed")]
@@ -167,6 +170,7 @@ def _do(
 ) -> _Done:
     """Do the stages that are left, within on_signals; the sweep's notice raises Stopped between or within them."""
     notice, fault = Notice(sweep.path), None
+    notice.check()  # while Ray was started
     begin(study, sweep.path)
     run_trials(sweep, spec, study, tracked.run_id, show)
     notice.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from understudy import tracking
@@ -54,7 +54,9 @@ def _whole(folder: Path) -> bool:
     return not RunDir(folder).flags.is_file() or state.get("shipped", state.get("status") in ("finished", "stopped"))
 
 
-def register_sweep(sweep: SweepDir, name: str | None, *, tracking_uri: str) -> BestPolicy:
+def register_sweep(
+    sweep: SweepDir, name: str | None, *, tracking_uri: str, poll: Callable[[], None] | None = None
+) -> BestPolicy:
     """Register the best policy of a finished sweep, under the sweep's own name for it unless another is given.
 
     Raises UserError, before anything is registered, for a sweep that has not finished and for a name that cannot be.
@@ -72,9 +74,11 @@ def register_sweep(sweep: SweepDir, name: str | None, *, tracking_uri: str) -> B
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         if tracked.run_id is None:
             raise StoreAway(f"MLflow went away while {sweep.path} was registered: try again once it is back")
-        send_best(sweep.path, best, tracked)
-        best = register_best(sweep.path, spec, best, tracked, name=name)
-        whole = tracked.close("FINISHED")
+        try:
+            send_best(sweep.path, best, tracked)
+            best = register_best(sweep.path, spec, best, tracked, name=name, poll=poll)
+        finally:
+            whole = tracked.close("FINISHED")
         sweep.update_state(**sent_state(RunDir(sweep.path), tracked, whole))
         check_sent(sweep.path, tracked, whole)
     return best

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import resources, start_ray
+from understudy.runs.ray_processes import do_watched, lost
 from understudy.runs.stop import on_signals
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.study import Study
@@ -131,8 +132,8 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )
-    with table, on_signals(sweep.path, ended=lambda: _none_is_training(sweep)):  # after Ray has set its own handler
-        tuner.fit()
+    with table, on_signals(sweep.path, ended=lambda: _none_is_training(sweep) or lost(sweep.path) is not None):
+        do_watched(tuner.fit, sweep.path)
 
 
 def _none_is_training(sweep: SweepDir) -> bool:
