@@ -109,7 +109,7 @@ def test_the_trainings_of_the_pages_run_in_small_on_the_datasets_of_the_pages(ma
             continue
         if name_of(item.words) in (*ONLY_READ, "NAME") or any("=" not in word for word in item.words[2:]):
             continue
-        if any(word.startswith("frames=") for word in item.words):  # online: counted in frames, learns for minutes
+        if any(word.startswith(("frames=", "offline_steps=")) for word in item.words):  # online: learns for minutes
             continue
         place = next((made / "data" / "raw").glob("*PandaPickCube*lerobot*"))
         words = [word.replace("lerobot:PATH", f"lerobot:{place}") for word in item.words]
