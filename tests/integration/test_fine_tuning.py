@@ -111,7 +111,7 @@ def test_a_sweep_tries_settings_of_the_critic(hopper_data, done, tmp_path) -> No
         *("online_steps=60", "register_as=none", "final_episodes=2", "save_dir=runs"),
     )
     trials = sorted(path.parent for path in tmp_path.rglob("trials/*/flags.json"))
-    assert {json.loads((trial / "flags.json").read_text())["tau"] for trial in trials} == {0.01, 0.1}
+    assert {json.loads((trial / "flags.json").read_text())["tau"] for trial in trials} >= {0.01, 0.1}
     assert all(read_csv(trial / "eval.csv")[-1]["step"] == 120 for trial in trials)
 
 

@@ -2,7 +2,8 @@
 
     <save_dir>/<project>/<run_group>/<env_name>/sd000_<time>/
         flags.json        every key's value
-        train.csv eval.csv timing.csv       (online: online_agent.csv and env.csv in place of train.csv)
+        train.csv eval.csv timing.csv       (online: online_agent.csv and env.csv in place of train.csv, and before
+                                            them offline_agent.csv, where a run begins on data)
         checkpoint_N.pt   kept checkpoints          final_model.pt   the last one
         run.json          status, MLflow run id     tracking_url.txt
         resume/           rolling checkpoints, gone when the run has finished (online: kept with the replay buffer)
