@@ -35,7 +35,8 @@ def ours(options: argparse.Namespace, seed: int, folder: Path) -> Curve:
         {
             **{"algo": "sac", "env_name": options.env, "seed": seed, "lr": options.lr},
             **{"training_steps": options.frames, "start_training": options.random_steps},
-            **{"eval_interval": options.frames // 5, "eval_episodes": options.episodes, "save_best": False},
+            **{"eval_interval": options.frames // 5, "eval_episodes": options.episodes, "eval_seed": 0},
+            "save_best": False,
             **{"save_dir": str(folder), "tracking_uri": "none", "launcher": "inline"},
         }
     )
