@@ -166,7 +166,9 @@ def _single_steps(lengths: np.ndarray) -> str:
 
 def has_unit_actions(env_name: str) -> bool:
     """Return whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
-    return all(source.unit_actions for _, source in sources.items() if source.matches(env_name))
+    known = [source for _, source in sources.items()]
+    named = [source for source in known if source.matches(env_name)]
+    return all(source.unit_actions for source in named or known if named or source.registered(env_name) is not None)
 
 
 def actions_beyond(store: EpisodeStore) -> str:

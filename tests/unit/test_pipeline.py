@@ -10,6 +10,7 @@ import torch
 from tests.unit.command_line import Said, understudy
 
 from understudy.cli.pipeline import plan
+from understudy.envs.store.inspection import has_unit_actions
 from understudy.errors import SpecError, UserError
 from understudy.matrix.cells import cells_of
 from understudy.matrix.comparison import compare
@@ -230,6 +231,11 @@ def test_a_buffer_whose_next_observations_repeat_is_refused(words, tmp_path, mon
     printed = understudy(monkeypatch, capsys, "train", *words, f"expert_data={buffer}")
     refused(printed, said)
     assert "collect it again with `understudy expert --env Pendulum-v1`" in printed.err
+
+
+@pytest.mark.parametrize(("name", "unit"), [("Pendulum-v1", False), ("hopper-medium-v2", True), ("my-own", True)])
+def test_actions_are_clipped_to_1_only_where_the_environment_spans_that(name, unit) -> None:
+    assert has_unit_actions(name) is unit
 
 
 @pytest.mark.parametrize(
