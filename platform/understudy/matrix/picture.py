@@ -55,7 +55,7 @@ def _normalised(axes: Any, results: Sequence[Result], scored: Sequence[Result]) 
     for level, name in ((0.0, RANDOM), (1.0, EXPERT)):
         axes.axhline(level, color=COLOURS[name], linewidth=1.2, linestyle="--" if level else "-")
         axes.annotate(name, (1.005, level), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-    axes.set_ylabel("normalised score (R - R_random) / (R_expert - R_random)")
+    axes.set_ylabel("normalised score\n(R - R_random) / (R_expert - R_random)")
 
 
 def _bars(axes: Any, results: Sequence[Result], name: str, dots: Sequence[np.ndarray]) -> None:
