@@ -7,7 +7,7 @@ there: what follows them has not been done yet. Shape suffixes: b windows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -38,11 +38,12 @@ class DataAndReplay:
             return shown
         places = buffer.first + rows[~of_data] - self._windows.num_transitions
         done = buffer.gather(places, self._windows.horizon, self._discount)
-        order = torch.from_numpy(np.argsort(np.concatenate([np.flatnonzero(of_data), np.flatnonzero(~of_data)])))
+        order = torch.as_tensor(np.argsort(np.concatenate([np.flatnonzero(of_data), np.flatnonzero(~of_data)])))
         return {name: _joined(shown[name], done[name], order) for name in shown}
 
 
 def _joined(shown: Any, done: Any, order: torch.Tensor) -> Any:
     if isinstance(shown, dict):
-        return {name: _joined(part, done[name], order) for name, part in shown.items()}
+        parts = cast("dict[str, Any]", shown)
+        return {name: _joined(part, done[name], order) for name, part in parts.items()}
     return torch.cat((shown, torch.as_tensor(done)))[order]
