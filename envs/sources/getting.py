@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
-from understudy.envs.sources.source import Source, task_of
+from understudy.envs.sources.source import Source, ids_taken_as_names, task_of
 from understudy.envs.sources.task import Task
 from understudy.envs.store.finding import find_store, list_stores, store_path
 from understudy.envs.store.store import MANIFEST, EpisodeStore
@@ -48,6 +48,7 @@ def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown enviro
     own = _own_names(data_dir)
     plug_ins = [known for _, source in sources.items() if not _is_ours(source) for known in source.known_names()]
     known = [item for _, source in sources.items() if _is_ours(source) for item in source.known_names()]
+    known += ids_taken_as_names()
     mine, others = nearest(name, [*own, *plug_ins]), nearest(name, known)
     close = others if _likeness(name, others) > _likeness(name, mine) + 0.1 else mine or others
     hint = f" (did you mean {close!r}?)" if close else ""

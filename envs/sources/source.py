@@ -89,15 +89,14 @@ def task_of(env_name: str) -> Task:
         if (task := source.registered(env_name)) is not None:
             return task
     known = [name for _, source in sources.items() for name in source.known_names()]
-    ids = [
-        name.partition(":")[2] for _, source in sources.items() if _takes_ids(source) for name in source.known_names()
-    ]
-    raise UnknownName(f"unknown environment {env_name!r}{did_you_mean(env_name, known, limit=6, also=ids)}")
+    close = did_you_mean(env_name, known, limit=6, also=ids_taken_as_names())
+    raise UnknownName(f"unknown environment {env_name!r}{close}")
 
 
-def _takes_ids(source: Source) -> bool:
-    """Return whether an environment's id alone, without what its names have before the colon, is a name too."""
-    return type(source).registered is not Source.registered
+def ids_taken_as_names() -> list[str]:
+    """Return environments' ids that are names too, without what is before the colon in their source's names."""
+    takers = [source for _, source in sources.items() if type(source).registered is not Source.registered]
+    return [name.partition(":")[2] for source in takers for name in source.known_names()]
 
 
 def is_goal_conditioned(env_name: str) -> bool:

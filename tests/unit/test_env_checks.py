@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from understudy.envs.rollouts.checks import check_spaces
+from understudy.envs.rollouts.checks import check_cameras, check_spaces
 from understudy.envs.rollouts.pools import Command, LocalPool, ProcessPool
 from understudy.errors import DatasetError, UnderstudyError, UserError
 
@@ -86,6 +86,7 @@ def test_actions_that_are_no_vector_of_floats_are_refused(actions, named) -> Non
 def test_observations_that_are_neither_numbers_nor_pictures_are_refused(seen) -> None:
     with pytest.raises(DatasetError, match="observations"):
         check_spaces(Env(seen=seen), "some-v0")
+        check_cameras(Env(seen=seen), "some-v0")
 
 
 def test_an_object_without_spaces_is_refused() -> None:

@@ -18,7 +18,7 @@ from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.observation import ObservationEncoder
 
 NORM_EPS = 1e-6
-"""Of the LayerNorms: that of flax, which the published code is written in."""
+"""LayerNorm's epsilon: that of flax, which the published code is written in."""
 Aggregate = Literal["mean", "min"]
 
 

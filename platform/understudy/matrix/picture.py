@@ -14,7 +14,7 @@ from understudy.matrix.comparison import Result
 from understudy.matrix.outcomes import EXPERT, RANDOM, SCORE
 
 COLOURS = {RANDOM: "#9e9e9e", EXPERT: "#4d4d4d", "sac": "#0072b2", "ipmd": "#d55e00", "bc": "#009e73"}
-"""Of Okabe and Ito, which colour-blind readers tell apart."""
+"""The colours of Okabe and Ito, which colour-blind readers tell apart."""
 
 
 def draw(path: Path, results: Sequence[Result], facts: Mapping[str, Any]) -> None:

@@ -199,5 +199,5 @@ def unknown_key(key: str, allowed: Collection[str], said: str = "", limit: int =
         for advice in ADVICE:
             if word in advice.words and not set(advice.keys).isdisjoint(allowed):
                 return SpecError(f"{said}: {advice.text}")
-    same = {word for word, name in ALIASES.items() if name in allowed}
+    same = {word for word, name in ALIASES.items() if name in allowed} | {"epochs", "expert_data"}
     return SpecError(f"{said}{did_you_mean(key, allowed, limit, also=same)}")
