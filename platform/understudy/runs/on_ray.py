@@ -23,7 +23,7 @@ from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
 from understudy.runs.ray_token import ensure_token
 from understudy.runs.results import RunResult
-from understudy.runs.stop import check_signals, kept_handlers, stopped_at_start
+from understudy.runs.stop import kept_handlers, noted_at_start, stopped_at_start
 from understudy.spec.keys import build_run
 from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
@@ -122,19 +122,23 @@ def _init(failure: str, **settings: Any) -> None:
 
     # As Ray's debugger does: a raylet that dies would have us print its log.
     worker._worker_logs_enabled = False  # pyright: ignore[reportPrivateUsage]
-    for left in reversed(range(START_TRIES)):
-        try:
-            with kept_handlers(), ray_processes.ended_unless_whole(), _in_sessions_of_their_own():
-                _ray().init(**settings)
-                _watch()
-            return
-        except SystemExit:  # Ray's own answer to SIGTERM
-            raise stopped_at_start(signal.SIGTERM.name) from None
-        except Exception as error:
-            check_signals()
-            if left and "timed out during startup" in str(error):
-                continue
-            raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
+    with noted_at_start() as poll:
+        for left in reversed(range(START_TRIES)):
+            try:
+                with kept_handlers(), ray_processes.ended_unless_whole(), _in_sessions_of_their_own():
+                    _ray().init(**settings)
+                    _watch()
+                    poll()
+                return
+            except SystemExit:  # Ray's own answer to SIGTERM
+                raise stopped_at_start(signal.SIGTERM.name) from None
+            except errors.Stopped:
+                raise
+            except Exception as error:
+                poll()
+                if left and "timed out during startup" in str(error):
+                    continue
+                raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
 
 
 @contextmanager

@@ -175,6 +175,19 @@ def noted_signals(then: str) -> Generator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def noted_at_start() -> Generator[Callable[[], None]]:
+    """Note SIGTERM and Ctrl-C while what work stands on is started; what it yields raises the Stopped of one that came.
+
+    Compiled code that starts it, such as Ray's, may lose what a handler raises. Inside on_signals, that notes them.
+    """
+    if _open or threading.current_thread() is not threading.main_thread():
+        yield check_signals
+        return
+    with noted_signals("nothing was begun") as poll:
+        yield poll
+
+
 def check_signals() -> None:
     """Raise Stopped where a signal has come in one of the blocks of on_signals that this process is in."""
     for folder in _open:
