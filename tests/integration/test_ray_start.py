@@ -115,10 +115,22 @@ def test_a_long_tmpdir_gives_way_to_a_short_folder_and_a_long_ray_tmpdir_is_refu
     assert said.startswith(f"RAY_TMPDIR={long} is too long a path for Ray's sockets")
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(monkeypatch, tmp_path) -> None:
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(on_ray, "SOCKET_BYTES", 0)  # pytest's folders are long
-    said = refusal(monkeypatch, RAY_TMPDIR=str(tmp_path / "file"))
+    code = (
+        "from understudy.errors import UserError\nfrom understudy.runs import on_ray\n"
+        "on_ray.SOCKET_BYTES = 0  # pytest's folders are long\n"
+        "try:\n    on_ray.start_ray(cpus=1)\nexcept UserError as error:\n    print(error)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(  # a process of its own: this one may be connected to a Ray
+        [sys.executable, "-c", code],
+        env={**environment, "RAY_TMPDIR": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (said,) = done.stdout.splitlines()
     assert said.startswith("Ray cannot be started on this machine")
     assert "NotADirectoryError" in said
 

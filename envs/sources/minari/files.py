@@ -282,7 +282,7 @@ def _buffer(
     looks, actions = {}, np.asarray(episode["actions"])
     for column, shape in observed.shapes.items():
         if column not in episode or final_of(column) not in episode:
-            raise DatasetError(f"episode {number}: has no {final_of(column)}, which Minari needs")
+            raise DatasetError(f"episode {number}: has no final observation ({final_of(column)}), which Minari needs")
         rows = np.concatenate([episode[column], np.asarray(episode[final_of(column)])[None]])
         rows = undone[column].undo(rows) if column in undone else rows
         if int(np.prod(rows.shape[1:])) != int(np.prod(shape)):
