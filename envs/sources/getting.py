@@ -18,6 +18,8 @@ from understudy.spec.placement import home
 
 SHOWN = 8
 """Names that a message lists of each kind."""
+SAME = 0.8
+"""How like an environment's id a name must be to be taken for it, misspelt: most short names are a bit like some id."""
 
 
 def find_dataset(name: str, data_dir: str | Path) -> EpisodeStore:
@@ -48,7 +50,7 @@ def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown enviro
     own = _own_names(data_dir)
     plug_ins = [known for _, source in sources.items() if not _is_ours(source) for known in source.known_names()]
     known = [item for _, source in sources.items() if _is_ours(source) for item in source.known_names()]
-    known += ids_taken_as_names()
+    known += [item for item in ids_taken_as_names() if _likeness(name, item) > SAME]
     mine, others = nearest(name, [*own, *plug_ins]), nearest(name, known)
     close = others if _likeness(name, others) > _likeness(name, mine) + 0.1 else mine or others
     hint = f" (did you mean {close!r}?)" if close else ""

@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in {**headers, "Connection": "close"}.items():  # else it may be used again as it is closed
             self.send_header(name, value)
         self.end_headers()
 
