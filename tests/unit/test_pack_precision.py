@@ -141,9 +141,10 @@ def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch: pytest.MonkeyP
     import torch._inductor.config as inductor
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nonexistent/compiler"))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    with pytest.raises(SpecError, match=r"compile=true: .*(compiler|Compiler)") as caught:
+    # By torch's own means: what monkeypatch puts back of its settings is gone for all later tests of the process.
+    uncached = torch.compiler.config.patch(force_disable_caches=True)
+    without = inductor.patch({"cpp.cxx": (None, "/nonexistent/compiler")})
+    with uncached, without, pytest.raises(SpecError, match=r"compile=true: .*(compiler|Compiler)") as caught:
         pack_of(make(compile=True, hidden_dims=(24,))).update(batch(make(), 1), 1)
     assert "\n" not in str(caught.value)
 
