@@ -7,7 +7,7 @@ there: what follows them has not been done yet. Shape suffixes: b windows.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from understudy.algorithm import Batch
 from understudy.envs.replay.replay import Replay
 from understudy.envs.windows.windows import Windows
+from understudy.observations import each, together
 from understudy.randomness import numpy_generator
 
 
@@ -39,11 +40,9 @@ class DataAndReplay:
         places = buffer.first + rows[~of_data] - self._windows.num_transitions
         done = buffer.gather(places, self._windows.horizon, self._discount)
         order = torch.as_tensor(np.argsort(np.concatenate([np.flatnonzero(of_data), np.flatnonzero(~of_data)])))
-        return {name: _joined(shown[name], done[name], order) for name in shown}
+        parts = {name: together(_joined, [shown[name], done[name]]) for name in shown}
+        return {name: each(lambda values: values[order], value) for name, value in parts.items()}
 
 
-def _joined(shown: Any, done: Any, order: torch.Tensor) -> Any:
-    if isinstance(shown, dict):
-        parts = cast("dict[str, Any]", shown)
-        return {name: _joined(part, done[name], order) for name, part in parts.items()}
-    return torch.cat((shown, torch.as_tensor(done)))[order]
+def _joined(parts: list[Any]) -> torch.Tensor:
+    return torch.cat([torch.as_tensor(part) for part in parts])

@@ -73,6 +73,14 @@ def each(function: Callable[[Any], Any], observation: Any) -> Any:
     return {name: function(part) for name, part in parts.items()}
 
 
+def together(join: Callable[[list[Any]], Any], observations: Sequence[Any]) -> Any:
+    """Return `join` of several single arrays, or of each part of several observations."""
+    if isinstance(observations[0], Mapping):
+        first = cast("Mapping[str, Any]", observations[0])
+        return {name: join([one[name] for one in observations]) for name in first}
+    return join(list(observations))
+
+
 def describe(shape: ObservationShape) -> str:
     """Return a shape for messages: `(17,)`, or `state (9,), front (64, 64, 3)`."""
     return ", ".join(f"{name} {part}" for name, part in shape.items()) if isinstance(shape, dict) else str(shape)

@@ -19,6 +19,7 @@ from understudy.envs.replay.beside_data import DataAndReplay
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
+from understudy.observations import each, together
 from understudy.registry import loops
 from understudy.runs.directory import CsvLog
 from understudy.spec.learning import FineTuning
@@ -148,7 +149,7 @@ class FromBoth:
         drawn = self._draw(step, size * ratio)
         for place in range(ratio):
             part = slice(place * size, (place + 1) * size)
-            batch = {name: _each(lambda values, part=part: values[:, part], value) for name, value in drawn.items()}
+            batch = {name: each(lambda values, part=part: values[:, part], value) for name, value in drawn.items()}
             batch = augment_batch(batch, spec.augment, training.seeds, first + place, device=training.pack.device)
             metrics = training.pack.update(batch, first + place)
         return metrics
@@ -159,7 +160,7 @@ class FromBoth:
         for player in self._players.players:
             rows = self._mixture.rows(player.buffer, player.seed, step, count)
             drawn.append(self._mixture.gather(player.buffer, rows))
-        return {name: _stack([one[name] for one in drawn]) for name in drawn[0]}
+        return {name: together(torch.stack, [one[name] for one in drawn]) for name in drawn[0]}
 
     def held_out(self) -> Iterator[Batch]:
         """Yield the batches of held-out episodes, HELD_OUT an evaluation, as the data's own phase has them."""
@@ -188,13 +189,3 @@ class FromBoth:
         """End the workers that prepare batches, and the environments."""
         self._batches.close()
         self._players.close()
-
-
-def _each(function: Any, value: Any) -> Any:
-    return {name: function(part) for name, part in value.items()} if isinstance(value, dict) else function(value)
-
-
-def _stack(values: list[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {name: torch.stack([one[name] for one in values]) for name in values[0]}
-    return torch.stack(values)

@@ -10,6 +10,7 @@ Shape suffixes: K members, b samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
 from understudy.normaliser import Mode, Normaliser
+from understudy.observations import together
 from understudy.registry import algorithms, loops
 from understudy.runs.directory import CsvLog, RunDir
 from understudy.runs.loop import Loop
@@ -197,7 +199,7 @@ class FromEnvironments:
         if self._offline:
             assert self._data is not None
             shown = self._data.windows(update).sample(seeds, update, self._offline)
-            done = {name: _joined(shown[name], done[name]) for name in done}
+            done = {name: together(partial(torch.cat, dim=1), [shown[name], done[name]]) for name in done}
         if demonstrations:
             assert self._data is not None
             shown = self._data.windows(update).sample(seeds, update, demonstrations)
@@ -221,9 +223,3 @@ class FromEnvironments:
     def close(self) -> None:
         """Close the environments."""
         self._interaction.close()
-
-
-def _joined(one: Any, other: Any) -> Any:
-    if isinstance(one, dict):
-        return {name: torch.cat((one[name], other[name]), dim=1) for name in one}
-    return torch.cat((one, other), dim=1)

@@ -268,8 +268,8 @@ def _readme(metadata: dict[str, Any], buffer: str) -> str:
     facts = "".join(f"{key}: {value}\n" for key, value in metadata.items())
     return (
         f"Expert data for {metadata['env_name']}\n\n{facts}\n"
-        f"{buffer}: transitions, for torch.load: observation, action and next: observation, reward, done, terminated,"
-        " truncated. A TensorDict, or where it was written without tensordict a dict for"
+        f"{buffer}: transitions: observation, action and next: observation, reward, done, terminated, truncated."
+        " A TensorDict, for torch.load(..., weights_only=False), or where it was written without tensordict a dict for"
         f" TensorDict(torch.load(...), batch_size=[{metadata['num_transitions']}]).\n{METADATA}: the facts above\n"
     )
 

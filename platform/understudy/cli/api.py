@@ -23,10 +23,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run directory: one configuration across its seeds."""
+class _Evaluated:
+    """A folder with evaluation episodes and a policy."""
 
     path: Path
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """A row for each evaluation episode; of a sweep those of all trials."""
+        from understudy.runs.episodes import load_episodes
+
+        rows: Any = load_episodes(self.path)
+        return rows.to_pandas()
+
+    def policy(self, device: str = "cpu") -> Policy:
+        """Return the trained policy: of a run all seeds, of a sweep the chosen seed of its best configuration."""
+        from understudy.loading import load_policy
+
+        return load_policy(self.path, device=device)
+
+
+class Run(_Evaluated):
+    """A run directory: one configuration across its seeds."""
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -57,17 +75,6 @@ class Run:
         """Episodes that an online method trained in: a row for each, by the step at which it ended."""
         return self._frame("env")
 
-    @property
-    def episodes(self) -> pd.DataFrame:
-        """A row for each evaluation episode."""
-        return _episodes(self.path)
-
-    def policy(self, device: str = "cpu") -> Policy:
-        """Return the trained policy: all seeds, `act` takes one of them."""
-        from understudy.loading import load_policy
-
-        return load_policy(self.path, device=device)
-
     def _frame(self, *names: str) -> pd.DataFrame:
         import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
@@ -80,11 +87,8 @@ class Run:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"step": [], "seed": []})
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(_Evaluated):
     """A sweep's folder: configurations across seeds, and the best of them."""
-
-    path: Path
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -99,17 +103,6 @@ class Sweep:
         from understudy.files import read_object
 
         return read_object(_existing(self.path / "best.json"))
-
-    @property
-    def episodes(self) -> pd.DataFrame:
-        """A row for each evaluation episode of all trials."""
-        return _episodes(self.path)
-
-    def policy(self, device: str = "cpu") -> Policy:
-        """Return the policy of the best configuration's chosen seed."""
-        from understudy.loading import load_policy
-
-        return load_policy(self.path, device=device)
 
 
 @dataclass(frozen=True)
@@ -232,13 +225,6 @@ def _typed(key: str, given: Any, inside: bool = False) -> str:
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def _episodes(path: Path) -> pd.DataFrame:
-    from understudy.runs.episodes import load_episodes
-
-    rows: Any = load_episodes(path)
-    return rows.to_pandas()
 
 
 def _existing(file: Path) -> Path:
