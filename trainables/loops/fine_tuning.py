@@ -9,7 +9,7 @@ own replay buffer. Shape suffix: K members.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,12 +21,12 @@ from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
 from understudy.observations import each, together
 from understudy.registry import loops
-from understudy.runs.directory import CsvLog
 from understudy.spec.learning import FineTuning
 from understudy.spec.run import RunSpec
+from understudy.trainables.loops.acting_feed import ActingFeed
 from understudy.trainables.loops.batches import HELD_OUT, Batches, held_out_batch
 from understudy.trainables.loops.data import Data, environment_of
-from understudy.trainables.loops.interaction import REPLAY, Players, Surroundings
+from understudy.trainables.loops.interaction import REPLAY, Surroundings
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.offline import FromDataset, OfflineLoop
 from understudy.trainables.loops.session import Feed
@@ -98,23 +98,22 @@ def check_data(spec: RunSpec, windows: Windows) -> None:
         raise SpecError(f"use_critic=true: every reward of {windows.store.name!r} is 0, so it has none to learn from")
 
 
-class FromBoth:
+class FromBoth(ActingFeed):
     """Updates on the data, then steps of every member's environment with updates on both."""
 
     def __init__(self, training: Training, batches: Batches, data: Data, surroundings: Surroundings) -> None:
         spec, tuning = training.spec, training.spec.config.tuning
         assert isinstance(tuning, FineTuning)
-        self._training, self._batches, self._data, self._tuning = training, batches, data, tuning
+        super().__init__(training, surroundings, tuning.buffer_size)
+        self._batches, self._data, self._tuning = batches, data, tuning
         # Of several files, the one that was open at the end.
         self._mixture = DataAndReplay(data.windows(spec.training_steps), spec.data.discount)
-        self._players = Players(
-            surroundings, training.seeds, training.run.resume / REPLAY, tuning.buffer_size, discount=spec.data.discount
-        )
         if REPLAY in training.begun_from:
-            self._players.restore(training.begun_from[REPLAY])
             self._players.decide_again(training.begun_from[DECIDED])
-        training.more = lambda: {REPLAY: self._players.state(), DECIDED: self._players.decided()}
-        self._episodes = [CsvLog(training.run.member(seed, spec.all_seeds) / "env.csv") for seed in training.seeds]
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the pack: also the actions that were decided and not done yet."""
+        return {**super()._state(), DECIDED: self._players.decided()}
 
     @property
     def waited(self) -> float:
@@ -133,9 +132,7 @@ class FromBoth:
         metrics: dict[str, torch.Tensor] = {}
         while not training.last:
             step = training.step + 1
-            for log, totals in zip(self._episodes, self._players.act(training.pack, step), strict=True):
-                if totals is not None:
-                    log.append(step, totals)
+            self._log_episodes(self._players.act(training.pack, step), step)
             if step - offline >= self._tuning.start_training:
                 metrics = self._update(training, step)
             training.step = step
@@ -175,17 +172,7 @@ class FromBoth:
             )
             number += 1
 
-    def sync(self) -> None:
-        """Make the buffers' rows durable, and the episodes' rows."""
-        self._players.sync()
-        for log in self._episodes:
-            log.sync()
-
-    def written(self, state: Mapping[str, Any]) -> None:
-        """Delete what no checkpoint that is kept needs any more."""
-        self._players.keep(state[REPLAY])
-
     def close(self) -> None:
         """End the workers that prepare batches, and the environments."""
         self._batches.close()
-        self._players.close()
+        super().close()

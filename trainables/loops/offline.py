@@ -25,14 +25,9 @@ from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
 from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, open_data
 from understudy.trainables.loops.dry_run import try_plug_ins
-from understudy.trainables.loops.evaluation import (
-    Evaluator,
-    collect_episodes,
-    evaluate_chance,
-    evaluate_policy,
-    record_policy,
-)
+from understudy.trainables.loops.evaluation import Evaluator
 from understudy.trainables.loops.logs import Logs
+from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
 from understudy.trainables.packs.optimiser import Schedule

@@ -24,22 +24,18 @@ from understudy.errors import SpecError
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import together
 from understudy.registry import algorithms, loops
-from understudy.runs.directory import CsvLog, RunDir
+from understudy.runs.directory import RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
+from understudy.trainables.loops.acting_feed import ActingFeed
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.data import Data, environment_of, open_data
-from understudy.trainables.loops.evaluation import (
-    Evaluator,
-    collect_episodes,
-    evaluate_chance,
-    evaluate_policy,
-    record_policy,
-)
-from understudy.trainables.loops.interaction import REPLAY, Players, Surroundings
+from understudy.trainables.loops.evaluation import Evaluator
+from understudy.trainables.loops.interaction import Surroundings
 from understudy.trainables.loops.logs import Logs
+from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
 from understudy.trainables.loops.session import Caller, train
 from understudy.trainables.loops.steps import Training
 from understudy.trainables.packs.optimiser import Schedule
@@ -140,24 +136,17 @@ class OnlineLoop(Loop):
         return train(training, feed, self.evaluator, Caller(report, progress, grid or {}))
 
 
-class FromEnvironments:
+class FromEnvironments(ActingFeed):
     """Updates on what the members have done so far, one step of the environment after another."""
 
     waited = 0.0
 
     def __init__(self, training: Training, surroundings: Surroundings, data: Data | None) -> None:
-        self._training, self._data = training, data
         config = training.spec.config
         assert isinstance(config, Interaction)
-        self._config = config
-        folder, discount = training.run.resume / REPLAY, training.spec.data.discount
-        self._interaction = Players(surroundings, training.seeds, folder, config.buffer_size, discount=discount)
-        if REPLAY in training.begun_from:
-            self._interaction.restore(training.begun_from[REPLAY])
-        training.more = lambda: {REPLAY: self._interaction.state()}
-        spec = training.spec
-        self._episodes = [CsvLog(training.run.member(seed, spec.all_seeds) / "env.csv") for seed in training.seeds]
-        self._offline = round(spec.config.batch_size * config.offline_ratio)
+        super().__init__(training, surroundings, config.buffer_size)
+        self._data, self._config = data, config
+        self._offline = round(training.spec.config.batch_size * config.offline_ratio)
 
     def log_name(self, step: int) -> str:
         """Return the name that the published code of Q-chunking gives it."""
@@ -169,10 +158,8 @@ class FromEnvironments:
         while not training.last:
             step = training.step + 1
             exploring = step <= self._config.start_training
-            acted = self._interaction.explore(step) if exploring else self._interaction.act(training.pack, step)
-            for log, totals in zip(self._episodes, acted, strict=True):
-                if totals is not None:
-                    log.append(step, totals)
+            acted = self._players.explore(step) if exploring else self._players.act(training.pack, step)
+            self._log_episodes(acted, step)
             if not exploring:
                 metrics = self._update(training, step)
             training.step = step
@@ -194,7 +181,7 @@ class FromEnvironments:
     def _batch(self, update: int) -> Batch:
         """Return the batch of an update: a share of the dataset first, then of what the member did."""
         size = self._training.spec.config.batch_size
-        done = self._interaction.sample(update, size - self._offline)
+        done = self._players.sample(update, size - self._offline)
         seeds, demonstrations = self._training.seeds, self._training.spec.config.sampling.demonstrations
         if self._offline:
             assert self._data is not None
@@ -209,17 +196,3 @@ class FromEnvironments:
     def held_out(self) -> Iterator[Batch]:
         """Return nothing: there are no held-out episodes."""
         return iter(())
-
-    def sync(self) -> None:
-        """Make the buffers' rows durable, and the episodes' rows."""
-        self._interaction.sync()
-        for log in self._episodes:
-            log.sync()
-
-    def written(self, state: Mapping[str, Any]) -> None:
-        """Delete what no checkpoint that is kept needs any more."""
-        self._interaction.keep(state[REPLAY])
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._interaction.close()

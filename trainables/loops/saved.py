@@ -1,0 +1,120 @@
+"""Evaluate, film and collect episodes of saved policies, and of random actions, outside of training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from understudy.envs.rollouts.acting import Execution
+from understudy.envs.rollouts.collecting import Row
+from understudy.envs.rollouts.evaluation import Episodes, OnStep, Stepping, evaluate
+from understudy.envs.rollouts.pools import Poll
+from understudy.errors import UserError
+from understudy.observations import Arrays
+from understudy.policy import Policy
+from understudy.runs.episodes import Setting
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.batches import HELD_OUT, held_out_batch
+from understudy.trainables.loops.data import open_data
+from understudy.trainables.loops.evaluation import Evaluator, Outcome, episodes_of, held_out_losses, setting_of
+from understudy.trainables.loops.interaction import Surroundings
+from understudy.trainables.packs.pack import Pack
+
+logger = logging.getLogger("understudy")
+
+
+def evaluate_policy(
+    policy: Policy, spec: RunSpec, *, on_step: OnStep | None = None, poll: Poll | None = None
+) -> Outcome:
+    """Evaluate every member of a saved policy by `spec`'s settings; without actions or episodes, on held-out ones.
+
+    `poll` is called between steps; what it raises ends the evaluation.
+    """
+    torch.set_num_threads(spec.placement.cpus)
+    if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
+        return _judge(policy, spec, poll)
+    evaluator = _evaluator(policy, spec)
+    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step, poll)
+    outcome = evaluator.outcome_of(result)
+    outcome.episodes, outcome.setting = episodes_of(result), setting_of(policy.algorithm, spec)
+    return outcome
+
+
+def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0, *, poll: Poll | None = None) -> None:
+    """Write a video of one member; where this machine cannot render, say why in the log and go on without.
+
+    `poll` is called between steps; what it raises ends the recording.
+    """
+    reason = f"no video: {policy.algorithm.name} gives no actions"
+    if policy.algorithm.acts:
+        reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member, poll)
+    if reason:
+        logger.warning("%s", reason)
+
+
+def collect_episodes(policy: Policy, spec: RunSpec, *, poll: Poll | None = None) -> list[Row]:
+    """Return the `eval_episodes` episodes that a policy's first member plays, in order, as a store has them.
+
+    They are those of an evaluation: deterministic unless `eval_temperature` says otherwise, episode e with the
+    environment's seed `eval_seed + e`.
+    """
+    torch.set_num_threads(spec.placement.cpus)
+    evaluator = _evaluator(policy, spec)
+    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    played: dict[int, Row] = {}
+    evaluator.rollouts(
+        policy.act_members,
+        1,
+        policy.algorithm,
+        poll=poll,
+        on_episode=lambda _, episode, columns: played.update({episode: columns}),
+    )
+    return [played[episode] for episode in sorted(played)]
+
+
+def evaluate_chance(spec: RunSpec, *, poll: Poll | None = None) -> Outcome:
+    """Evaluate actions drawn uniformly from the action space, on the episodes that policies are evaluated on."""
+    evaluator, settings = Evaluator(spec), spec.evaluation
+    bounds = Surroundings(evaluator.factory, settings.eval_seed)
+    low, high = bounds.low, bounds.high
+
+    def act(observations: Arrays, noise: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        share = torch.special.ndtr(torch.from_numpy(noise).double()).numpy()
+        return (low + (high - low) * share).astype(np.float32)[:, :, None]
+
+    result = evaluate(
+        act,
+        evaluator.factory,
+        Episodes(settings.eval_episodes, settings.eval_seed),
+        Execution(noise_shape=(bounds.action_dim,)),
+        Stepping(spec.placement.eval_envs),
+        poll=poll,
+    )
+    outcome = evaluator.outcome_of(result)
+    outcome.episodes, outcome.setting = episodes_of(result), Setting("random actions", 1.0)
+    return outcome
+
+
+def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
+    """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
+    return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
+
+
+def _judge(policy: Policy, spec: RunSpec, poll: Poll | None) -> Outcome:
+    """Return the held-out losses of the members of a policy that does not act, as training reported them."""
+    windows = open_data(spec).validation
+    if windows is None:
+        raise UserError(f"{policy.algorithm.name} is scored on held-out episodes: give validation_fraction=0.1, say")
+    pack = Pack(policy.algorithm, policy.seeds, normaliser=policy.normaliser, device=policy.device)
+    for index, member in enumerate(pack.members):
+        member.load_state_dict(policy.weights(index), strict=False)
+    size, members = spec.config.batch_size, len(pack)
+    batches = (held_out_batch(windows, members, number, size) for number in range(HELD_OUT))
+    rows = held_out_losses(pack, batches, poll)
+    summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    return Outcome(rows, summary, best_summary=summary)
