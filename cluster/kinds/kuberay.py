@@ -33,8 +33,8 @@ API = "ray.io/v1"
 OWNER = {"app.kubernetes.io/managed-by": "understudy"}
 CODE = "/understudy"
 CODE_ZIP = "code.zip"
-MOST_BYTES = 1_000_000
-"""Bytes of data that a ConfigMap may hold, with room left for its names."""
+MOST_BYTES = 2**20
+"""Bytes that the values of a ConfigMap may have together, before base64 (Kubernetes' ValidateConfigMap)."""
 STATUS = {"SUCCEEDED": "FINISHED", "STOPPED": "STOPPED", "FAILED": "FAILED", "RUNNING": "RUNNING"}
 GPU = "nvidia.com/gpu"
 
@@ -175,7 +175,7 @@ class KubeRayCluster(Cluster):
         job.write(code)
         with tempfile.TemporaryDirectory() as scratch:
             content = pack(code, Path(scratch) / CODE_ZIP).read_bytes()
-        if len(content) * 4 / 3 > MOST_BYTES:
+        if len(content) > MOST_BYTES:
             raise UserError(
                 f"the code and its plug-ins are {len(content) / 1e6:.1f} MB zipped: build the image with them"
             )
