@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,16 @@ def info(
 ) -> None:
     """Show a dataset's counts, lengths, ranges and histograms."""
     from understudy.envs.sources.getting import find_dataset
+    from understudy.envs.sources.opening import bring_up_to_date
+    from understudy.envs.sources.source import task_of
     from understudy.envs.store.inspection import describe_store
     from understudy.envs.store.picture_strips import save_strip
+    from understudy.errors import UserError
 
+    with suppress(UserError):  # a name of one's own, or files that are gone: what was imported is shown
+        task = task_of(name)
+        if (files := task.local()) is not None:
+            bring_up_to_date(task, files, data_folder(data_dir))
     store = find_dataset(name, data_folder(data_dir))
     console.print(describe_store(store))
     if pictures:

@@ -43,11 +43,17 @@ def open_named(spec: RunSpec) -> EpisodeStore:
         if not here:
             raise
         return find_store(name, spec.placement.datasets)  # whose files lie elsewhere
-    if folder is not None and not is_of(target, task.source.files(folder)):
-        _import_as_before(task, folder, spec.placement.datasets)
+    if folder is not None:
+        bring_up_to_date(task, folder, spec.placement.datasets)
     elif not here:
         _get(task, spec)
     return find_store(name, spec.placement.datasets)
+
+
+def bring_up_to_date(task: Task, folder: Path, data_dir: Path) -> None:
+    """Import a dataset whose name says that its files lie in `folder`, when they are new or have changed."""
+    if not is_of(store_path(task.env_name, data_dir), task.source.files(folder)):
+        _import_as_before(task, folder, data_dir)
 
 
 def open_if_here(spec: RunSpec) -> EpisodeStore | None:

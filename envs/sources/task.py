@@ -92,6 +92,11 @@ class Task(abc.ABC):
         return False
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """What each number of an action is: x, y, z (of the hand), roll, pitch, yaw, gripper; () where nobody says."""
+        return ()
+
+    @property
     def control_hz(self) -> float | None:
         """Actions that the environment takes a second, None where that is not known."""
         return None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from understudy.algorithm import Algorithm
     from understudy.cluster.jobs import Cluster
+    from understudy.envs.recording.control import Control
     from understudy.envs.sources.source import Source
     from understudy.envs.windows.relabelling import GoalStrategy
     from understudy.runs.loop import Loop
@@ -265,6 +266,14 @@ commands: Registry[Callable[[typer.Typer], None]] = Registry(
     *("understudy.envs.commands", "understudy.cluster.commands", "understudy.dashboards.commands"),
 )
 """Functions that add commands to the command line; each lives with what it commands."""
+controls: Registry[type[Control]] = Registry(
+    "controls",
+    "control",
+    "understudy.envs.recording.controls",
+    base="understudy.envs.recording.control:Control",
+    named=True,
+)
+"""What a person, or an oracle in a person's place, drives an environment by."""
 cluster_kinds: Registry[type[Cluster]] = Registry(
     "cluster_kinds", "kind of cluster", "understudy.cluster.kinds", base="understudy.cluster.jobs:Cluster"
 )

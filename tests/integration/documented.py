@@ -29,6 +29,9 @@ from understudy.cli.train import EXAMPLES as OF_TRAIN
 from understudy.cli.train import read_run, run_values
 from understudy.cluster.commands.jobs import SUBMIT
 from understudy.cluster.profile import list_profiles, load_profile
+from understudy.config_files import config_words
+from understudy.envs.commands.record import EXAMPLES as OF_RECORD
+from understudy.envs.recording.settings import read_words as read_words_of_recording
 from understudy.matrix.cells import cells_of, is_matrix
 from understudy.matrix.pipeline import is_pipeline, read_words
 from understudy.registry import algorithms, sources
@@ -105,6 +108,7 @@ def _of_help() -> Iterator[Shown]:
         "compare": OF_COMPARE,
         "expert": OF_EXPERT,
         "submit": SUBMIT,
+        "record": OF_RECORD,
         **dict(_epilogs(_root(), "")),
     }
     for name, text in texts.items():
@@ -258,6 +262,11 @@ def _evaluate(context: click.Context) -> None:
         resolve_key(key, {"env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS, *acting})
 
 
+def _record(context: click.Context) -> None:
+    if not context.params["help_"]:
+        read_words_of_recording(config_words(list(context.args))[1])
+
+
 def _cluster(context: click.Context) -> None:
     if context.params["profile"] in list_profiles():
         load_profile(context.params["profile"], context.args)
@@ -270,5 +279,6 @@ _KEYS = {
     "expert": _expert,
     "submit": _submit,
     "evaluate": _evaluate,
+    "record": _record,
     **dict.fromkeys(("show", "render", "up", "status", "down"), _cluster),
 }

@@ -60,6 +60,7 @@ ONLY_READ = {
     "hopper-medium-v2": "a download, or a model that is registered",
     "lift-mh-low_dim": "a download",
     "lerobot:/data/pick_cube": "a folder of the reader's",
+    "lerobot:me/cubes": "a recording of the reader's",
 }
 """Datasets whose commands are read and not run, and why."""
 

@@ -57,6 +57,11 @@ class GymHILTask(Task):
         return True
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """Moves of the hand along the world's axes, and the gripper, which 1 closes."""
+        return ("x", "y", "z", "gripper")
+
+    @property
     def control_hz(self) -> float:
         """gym-hil's rate."""
         return CONTROL_HZ

@@ -21,6 +21,7 @@ from understudy.errors import DatasetError
 
 STATE, ACTION, REWARD = "observation.state", "action", "next.reward"
 DONE, TRUNCATED, SUCCESS = "next.done", "next.truncated", "next.success"
+INTERVENTION = "complementary_info.is_intervention"
 CAMERA, ONE_CAMERA = "observation.images.", "observation.image"
 PIXELS = CAMERA + "pixels"
 AUTOMATIC = {
@@ -37,6 +38,7 @@ PICTURES = ("image", "video")
 """Kinds of picture features: in the parquet files, in mp4 files."""
 NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64")
 _FEATURES = {"observations": STATE, "actions": ACTION, "rewards": REWARD, "terminals": DONE, "success": SUCCESS}
+_FEATURES["interventions"] = INTERVENTION
 _COLUMNS = {feature: column for column, feature in _FEATURES.items()}
 
 
@@ -98,7 +100,9 @@ def _feature_of(column: str, array: np.ndarray, pictures: str) -> Feature:
     key = _FEATURES.get(column, column.replace("/", "."))
     if key in (*AUTOMATIC, TRUNCATED):
         key = f"original.{key}"
-    return Feature(key, "bool" if key in (DONE, SUCCESS) else array.dtype.name, shape or (1,), column, **here)
+    return Feature(
+        key, "bool" if key in (DONE, SUCCESS, INTERVENTION) else array.dtype.name, shape or (1,), column, **here
+    )
 
 
 def read_features(

@@ -26,7 +26,7 @@ from understudy.envs.files.downloads import Remote
 from understudy.envs.files.reading import read_npz
 from understudy.envs.simulators.rendering import FAST, PUBLISHED, Rendering
 from understudy.envs.simulators.video import choose_renderer
-from understudy.envs.sources.ogbench.envs import PICTURE, VISUAL, make, registration, states_of
+from understudy.envs.sources.ogbench.envs import ARMS, PICTURE, VISUAL, make, registration, states_of
 from understudy.envs.sources.ogbench.experts import FAMILIES as SOLVED
 from understudy.envs.sources.ogbench.experts import expert_for
 from understudy.envs.sources.ogbench.files import STATE_KEYS, Trajectories, open_trajectories, write_npz
@@ -119,6 +119,11 @@ class OGBenchTask(Task):
     def has_success(self) -> bool:
         """Every OGBench task tells success."""
         return True
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What the arm takes; nothing for the mazes."""
+        return ("x", "y", "z", "yaw", "gripper") if self.family.partition("-")[0] in ARMS else ()
 
     def stored_reward(self, reward: float) -> float:
         """Return -1 for goal-conditioned tasks, whose data have no other rewards."""

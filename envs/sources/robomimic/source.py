@@ -137,6 +137,11 @@ class RobomimicTask(Task):
         return True
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """What robosuite's operational-space controller takes of one arm; nothing for two."""
+        return ("x", "y", "z", "roll", "pitch", "yaw", "gripper") if self.played.arms == 1 else ()
+
+    @property
     def remote(self) -> Remote | None:
         """The file for robosuite 1.5; pictures are drawn from its states when it is imported."""
         if not _published(self.task, self.kind):

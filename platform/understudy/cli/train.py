@@ -232,9 +232,13 @@ def show_keys(examples: str, words: list[str], extra: type[BaseModel] | None = N
     groups = key_groups(algo_of(given))
     own = {getattr(extra, "title", "a sweep"): extra.model_fields} if extra else {}
     for title, fields in {**own, **groups}.items():
-        rows = [(name, _default(field), _meaning(field)) for name, field in fields.items()]
-        show_table(("key", "default", "meaning"), rows, title=f"keys of {title}")
+        show_table(("key", "default", "meaning"), key_rows(fields), title=f"keys of {title}")
         console.print()
+
+
+def key_rows(fields: Mapping[str, FieldInfo]) -> list[tuple[str, str, str]]:
+    """Return each key with its default and meaning, for a table."""
+    return [(name, _default(field), _meaning(field)) for name, field in fields.items()]
 
 
 def _meaning(field: FieldInfo) -> str:
