@@ -155,10 +155,11 @@ def test_one_update_changes_every_parameter_that_has_a_gradient(name: str, setti
 @EACH_SETTING
 def test_a_member_of_a_pack_equals_the_seed_trained_alone_bit_for_bit(name: str, settings: dict[str, Any]) -> None:
     algorithm = make(name, **settings)
-    pack = Pack(algorithm, [4, 5, 6], learning_rates=[1e-3, 2e-3, 3e-3], weight_decays=[0.0, 0.1, 0.0])
+    own = [{"lr": (index + 1) * 1e-3, "weight_decay": 0.1 * (index == 1)} for index in range(3)]
+    pack = Pack(algorithm, [4, 5, 6], own=own)
     together = train(pack, 1, 6)
     for index, seed in enumerate(pack.seeds):
-        alone = Pack(algorithm, [seed], learning_rates=[(index + 1) * 1e-3], weight_decays=[0.1 * (index == 1)])
+        alone = Pack(algorithm, [seed], own=[own[index]])
         assert [row[index] for row in together] == [row[0] for row in train(alone, 1, 6)]
         assert torch.equal(pack.parameters[index], alone.parameters[0])
         observations, noise = decisions(algorithm, members=1)

@@ -58,10 +58,10 @@ def test_going_on_from_a_saved_state_equals_never_having_stopped(settings: dict[
 
 @EACH_OPTION
 def test_a_member_equals_the_seed_alone_bit_for_bit(settings: dict[str, Any]) -> None:
-    together = pack_of(make(**settings), 3, 4, learning_rates=[1e-3, 2e-3])
+    together = pack_of(make(**settings), 3, 4, own=[{"lr": 1e-3}, {"lr": 2e-3}])
     rows = train(together, 1, 5)
     for index, seed in enumerate((3, 4)):
-        alone = pack_of(make(**settings), seed, learning_rates=[(index + 1) * 1e-3])
+        alone = pack_of(make(**settings), seed, own=[{"lr": (index + 1) * 1e-3}])
         alone_rows = train(alone, 1, 5)
         assert [{name: [values[index]] for name, values in row.items()} for row in rows] == alone_rows
         assert torch.equal(together.parameters[index], alone.parameters[0])

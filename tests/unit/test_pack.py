@@ -112,7 +112,8 @@ def test_the_padding_between_parameters_stays_zero() -> None:
 
 def test_each_member_has_its_own_learning_rate_and_decay_and_equals_torch_adam() -> None:
     rates, decays = [1e-3, 1e-2], [0.0, 0.5]
-    pack = Pack(small(), [3, 3], learning_rates=rates, weight_decays=decays)
+    own = [{"lr": rate, "weight_decay": decay} for rate, decay in zip(rates, decays, strict=True)]
+    pack = Pack(small(), [3, 3], own=own)
     plain = [Pack(small(), [3]) for _ in rates]
     optimisers = [
         torch.optim.Adam(plain[0].members[0].parameters(), lr=rates[0]),

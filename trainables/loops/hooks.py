@@ -1,4 +1,4 @@
-"""What happens after an update, in this order: log, show, evaluate, keep, checkpoint, report, stop.
+"""What happens after an update, in this order: log, show, evaluate, keep, exchange, checkpoint, report, stop.
 
 The order makes a checkpoint imply all before it. One more is written before an evaluation, which may take long, and
 says that the evaluation is still to be made. Checkpoints are written in the background: a process that dies after a
@@ -173,6 +173,7 @@ class EvaluationFiles:
             outcome = self._roll_out(self._evaluator)
             rows = [{**row, **losses} for row, losses in zip(outcome.rows, rows, strict=True)]
             summary, best = {**outcome.summary, **summary}, {**outcome.best_summary, **summary}
+        training.evaluated = rows
         self._logs.evaluation(training.step, rows, summary, training.metrics.get("steps_per_sec", ""))
         training.metrics = {**training.metrics, **best}
         if training.spec.hooks.save_best and (self._evaluator is not None or not training.algorithm.acts):

@@ -8,6 +8,7 @@ from typing import Any
 
 from understudy.runs.directory import CsvLog, RunDir, read_csv
 from understudy.runs.episodes import FILE, EpisodeLog, Recorder
+from understudy.runs.population import POPULATION
 
 
 class Logs:
@@ -21,6 +22,7 @@ class Logs:
         self._evaluation = [CsvLog(folder / "eval.csv") for folder in folders]
         self._summary = CsvLog(run.path / "eval.csv") if len(seeds) > 1 else None
         self._timing = CsvLog(run.path / "timing.csv")
+        self._population: list[CsvLog] = []
         self._episodes = EpisodeLog(run.path / FILE, run.trial)
 
     def episodes(self, step: int) -> Recorder:
@@ -52,6 +54,14 @@ class Logs:
             for log, row in zip(self._evaluation, rows, strict=True):
                 CsvLog(log.path.with_name("eval_grid.csv")).append(step, row)
 
+    def population(self, step: int, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+        """Append an exchange of members, step 0 being how they begin: a row a seed, and one of all, if there is one."""
+        if not self._population:
+            self._population = [CsvLog(folder / POPULATION) for folder in (*self._folders, self._run.path)]
+        for log, row in zip(self._population, (*rows, summary), strict=True):
+            if row:
+                log.append(step, row)
+
     def evaluated(self, until: int) -> Iterator[tuple[int, dict[str, float]]]:
         """Yield (step, summary) of the evaluations up to a step."""
         path = self._run.path / "eval.csv"
@@ -62,7 +72,8 @@ class Logs:
     def sync(self) -> None:
         """Make every row durable."""
         trained = [log for logs in self._train.values() for log in logs]
-        for log in [*trained, *self._evaluation, *([self._summary] if self._summary else []), self._timing]:
+        summary = [self._summary] if self._summary else []
+        for log in [*trained, *self._evaluation, *summary, *self._population, self._timing]:
             log.sync()
 
     def _time(self, step: int, steps_per_sec: Any, data_wait: Any) -> None:

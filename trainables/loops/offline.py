@@ -30,6 +30,7 @@ from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
+from understudy.trainables.packs.members import check_useful
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.transfer import load_encoder, read_weights
@@ -148,5 +149,6 @@ def _learner(spec: RunSpec, windows: Windows) -> tuple[Algorithm, torch.nn.Modul
     with plug_in_errors():
         algorithm = algorithm_for(spec, windows)
         network = algorithm.network(torch.Generator())
+    check_useful(spec.population.pbt or (), algorithm, network)
     try_plug_ins(spec, algorithm, network, windows)
     return algorithm, network

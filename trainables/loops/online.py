@@ -38,6 +38,7 @@ from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
 from understudy.trainables.loops.session import Caller, train
 from understudy.trainables.loops.steps import Training
+from understudy.trainables.packs.members import check_useful
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
 
@@ -85,7 +86,8 @@ class OnlineLoop(Loop):
         kind = algorithms.get(spec.algo)
         spec.augment.check(self.surroundings.shape, 1)
         self.algorithm: Algorithm = kind(self.surroundings.shape, self.surroundings.action_dim, spec.config)
-        self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
+        network = self.algorithm.network(torch.Generator())  # an encoder that does not fit is said now
+        check_useful(spec.population.pbt or (), self.algorithm, network)
         self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes else None
         if self.evaluator:
             self.evaluator.check(self.surroundings.shape, self.surroundings.action_dim)

@@ -19,6 +19,7 @@ from understudy.runs.mirror import Mirror
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.runs.stop import Notice
 from understudy.trainables.loops.evaluation import Evaluator
+from understudy.trainables.loops.exchange import Exchange
 from understudy.trainables.loops.hooks import (
     Checkpoint,
     Evaluate,
@@ -127,6 +128,7 @@ def _hooks(
         show,
         Evaluate(training, evaluation, checkpoint, show, speed),
         Keep(training),
+        Exchange(training, logs),
         checkpoint,
         Report(training, caller.report),
     ]

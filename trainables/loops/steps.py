@@ -29,6 +29,7 @@ from understudy.spec.run import RunSpec
 from understudy.trainables.loops.batches import Batches
 from understudy.trainables.packs.growing import begun_from
 from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.population import first_settings
 from understudy.trainables.packs.transfer import read_weights
 from understudy.trainables.packs.workers import Worker
 
@@ -75,6 +76,7 @@ class Training:
             self.seeds,
             normaliser=self._normaliser(saved),
             device=device,
+            own=first_settings(spec),
             worker=worker,
             training_steps=spec.total_steps,
         )
@@ -88,6 +90,8 @@ class Training:
         """What a loop's checkpoints hold beside this."""
         self.evaluating = False
         """Whether the evaluation that is due at `step` is still to be made."""
+        self.evaluated: list[dict[str, float]] = []
+        """Each member's row of the newest evaluation."""
         if saved:
             self._restore(saved)
         elif spec.config.vision.encoder_weights:
@@ -116,6 +120,8 @@ class Training:
                 state, said = begun.state, begun.line()
                 if said and index == 0:
                     logger.info("%s", said)
+                if self.spec.population.pbt is None:  # its parent's members may have had settings of their own
+                    state = {name: value for name, value in state.items() if name != "own"}
             self.pack.load_member_state(index, state)
         self.step, self.metrics = int(saved["step"]), saved["metrics"]
         self.best_parameters, self.best_scores = saved["best_parameters"], saved["best_scores"]
@@ -151,7 +157,13 @@ class Training:
         if not self.rolls_out and self.data.validation is None:
             return False
         every = self.spec.hooks.eval_interval
+        if self.exchange_due(step):
+            return True
         return step in (self.spec.training_steps, self.spec.total_steps) or (every > 0 and step % every == 0)
+
+    def exchange_due(self, step: int) -> bool:
+        """Return whether members exchange weights after the evaluation of `step`."""
+        return self.spec.population.due(step) and step < self.spec.total_steps
 
     def validation_due(self, step: int) -> bool:
         """Return whether this worker's batches of held-out episodes follow that of `step`."""

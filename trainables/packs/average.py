@@ -20,7 +20,8 @@ class WeightAverage:
     def __init__(
         self, algorithm: Algorithm, rate: float, seeds: Sequence[int], layout: FlatLayout, parameters: torch.Tensor
     ) -> None:
-        self._rate, self._parameters = rate, parameters
+        self.rates, self._parameters = [rate] * len(seeds), parameters
+        """Each member's rate."""
         self.values = parameters.clone()
         self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in seeds]
         for index, member in enumerate(self.members):
@@ -29,4 +30,8 @@ class WeightAverage:
 
     def follow(self) -> None:
         """Move the average: average += rate (weights - average)."""
-        self.values.lerp_(self._parameters, self._rate)
+        if len(set(self.rates)) == 1:
+            self.values.lerp_(self._parameters, self.rates[0])
+            return
+        for average, weights, rate in zip(self.values, self._parameters, self.rates, strict=True):
+            average.lerp_(weights, rate)

@@ -21,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from understudy.algorithm import Algorithm, AlgorithmConfig, Phase
 from understudy.errors import SpecError
 from understudy.trainables.packs.flat import FlatLayout
+from understudy.trainables.packs.members import Own
 from understudy.trainables.packs.phases import groups, moved_by
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -76,8 +77,6 @@ class Optimiser:
         parameters: torch.Tensor,
         gradients: torch.Tensor,
         *,
-        learning_rates: Sequence[float] | None = None,
-        weight_decays: Sequence[float] | None = None,
         training_steps: int | None = None,
     ) -> None:
         config, count = algorithm.config, len(parameters)
@@ -88,11 +87,11 @@ class Optimiser:
         # Of all members' rows, in stretches without a gap: padding is zero and moves nothing.
         places = [place for moved, place in layout.stretches(self._moved.__contains__) if moved]
         self._rows = [[gradients[k, place] for place in places] for k in range(count)]
-        rates = [float(rate) for rate in learning_rates or [config.lr] * count]
-        self._rates = torch.tensor(rates, dtype=torch.float64, device=parameters.device)
-        decays = weight_decays or [config.weight_decay] * count
-        self._members = [self._groups_of(parameters[k], gradients[k], rates[k], float(decays[k])) for k in range(count)]
-        self._scalers = [GradScaler(parameters.device.type) for _ in rates] if config.precision == "fp16" else []
+        self._rates = torch.full((count,), config.lr, dtype=torch.float64, device=parameters.device)
+        self._differ = False
+        self._members = [self._groups_of(parameters[k], gradients[k]) for k in range(count)]
+        fp16 = config.precision == "fp16"
+        self._scalers = [GradScaler(parameters.device.type) for _ in range(count)] if fp16 else []
         # Whoever may skip a step alone needs an AdamW alone; otherwise one call steps them all.
         together = [[group for groups in self._members for group in groups]]
         options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
@@ -102,8 +101,9 @@ class Optimiser:
         ]
         self._one = torch.ones((), device=parameters.device)
 
-    def _groups_of(self, row: torch.Tensor, gradient: torch.Tensor, rate: float, decay: float) -> list[dict[str, Any]]:
+    def _groups_of(self, row: torch.Tensor, gradient: torch.Tensor) -> list[dict[str, Any]]:
         """Return a member's parameter groups: one, or one for each stretch of a learning rate of its own."""
+        rate, decay = self._config.lr, self._config.weight_decay
         found = []
         for group in self._groups:
             part = row[group.place].detach().requires_grad_()
@@ -112,6 +112,16 @@ class Optimiser:
             found.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
         return found
 
+    def change(self, k: int, own: Own) -> None:
+        """Have member k learn with its own `lr` and `weight_decay`, where they are in `own`; parts' own rates stay."""
+        rate, decay = own.get("lr", self._config.lr), own.get("weight_decay", self._config.weight_decay)
+        self._rates[k] = rate
+        self._differ = self._differ or "lr" in own
+        for place, group in zip(self._groups, self._members[k], strict=True):
+            if place.rate is None:
+                group["lr"] = group["initial_lr"] = rate
+            group["weight_decay"] = decay
+
     def loss_scales(self) -> torch.Tensor | None:
         """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
         return torch.stack([scaler.scale(self._one) for scaler in self._scalers]) if self._scalers else None
@@ -119,7 +129,8 @@ class Optimiser:
     def step(self, step: int) -> dict[str, torch.Tensor]:
         """Take update number `step` with the gradients as they are; return metrics, each [K].
 
-        They are `grad_norm` (before clipping), `lr` where it varies and `loss_scale` (the next one) with fp16.
+        They are `grad_norm` (before clipping), `lr` where it varies or members differ in it and `loss_scale` (the next
+        one) with fp16.
         """
         metrics: dict[str, torch.Tensor] = {}
         for scaler, adam in zip(self._scalers, self._adams, strict=False):
@@ -131,6 +142,8 @@ class Optimiser:
             metrics["lr"] = self._rates * factor
             for group in itertools.chain(*self._members):
                 group["lr"] = group["initial_lr"] * factor
+        elif self._differ:
+            metrics["lr"] = self._rates.clone()
         for scaler, adam in zip(self._scalers, self._adams, strict=False):
             scaler.step(adam)
             scaler.update()

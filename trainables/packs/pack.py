@@ -1,4 +1,4 @@
-"""A pack: K members (seeds, learning rates, weight decays) of one algorithm trained at once on one device.
+"""A pack: K members (seeds, and settings of their own) of one algorithm trained at once on one device.
 
 All members' parameters live in one float32 tensor [K, P] (row k is member k) and their gradients in another of
 the same layout, so that clearing, averaging over workers and the fused AdamW step each touch one block of memory.
@@ -37,6 +37,7 @@ from understudy.randomness import torch_generator
 from understudy.trainables.packs.average import WeightAverage
 from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.flat import ALIGNMENT, FlatLayout, move_into
+from understudy.trainables.packs.members import Own, check_own
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phases import check_names, phases_of
 from understudy.trainables.packs.precision import check_precision
@@ -64,12 +65,12 @@ class Pack:
         *,
         normaliser: Normaliser | None = None,
         device: torch.device | str = "cpu",
-        learning_rates: Sequence[float] | None = None,
-        weight_decays: Sequence[float] | None = None,
+        own: Sequence[Own] | None = None,
         worker: Worker = Worker(),
         mode: Mode | None = None,
         training_steps: int | None = None,
     ) -> None:
+        """Build the members; `own` holds each one's own values of settings that OWN names, in place of the config's."""
         self.algorithm = algorithm
         self.seeds = [int(seed) for seed in seeds]
         self.device = torch.device(device)
@@ -107,12 +108,13 @@ class Pack:
                 self.layout,
                 self.parameters,
                 self._gradients,
-                learning_rates=learning_rates,
-                weight_decays=weight_decays,
                 training_steps=training_steps,
             )
             for phase in self.phases
         }
+        self._own: list[Own] = [{} for _ in self.seeds]
+        for index, settings in enumerate(own or ()):
+            self.change(index, settings)
 
     def _looped_or_stacked(self) -> Runner:
         shared = self.algorithm, self.members, self._targets.members
@@ -250,6 +252,24 @@ class Pack:
         actions = self._runner.act(policy, chosen, inputs, noise)
         return self._scaling.actions_back(actions).cpu().numpy()
 
+    # ---- members that differ ----
+
+    def own(self, k: int) -> Own:
+        """Return the settings that member k has in place of the config's."""
+        return self._own[k]
+
+    def change(self, k: int, settings: Own) -> None:
+        """Give member k its own values of some settings from the next update on; SpecError for one it cannot have.
+
+        The others go on as they would have: a member is what it would be alone with these settings.
+        """
+        check_own(settings, self.algorithm)
+        self._own[k] = {**self._own[k], **settings}
+        for optimiser in self._optimisers.values():
+            optimiser.change(k, self._own[k])
+        if self._average is not None and "ema_rate" in settings:
+            self._average.rates[k] = settings["ema_rate"]
+
     # ---- state ----
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
@@ -270,6 +290,8 @@ class Pack:
             }
         if self._average is not None:
             state["averages"] = self.layout.copies(self._average.values[k])
+        if self._own[k]:
+            state["own"] = dict(self._own[k])
         if targets := self._targets.member_state(k):
             state["targets"] = targets
         buffers = {n: value for n, value in self.members[k].state_dict().items() if n not in self.layout.shapes}
@@ -285,6 +307,7 @@ class Pack:
                 f"the saved optimisers are of the phases {', '.join(optimisers)}, not {', '.join(self._optimisers)}"
             )
         self.layout.fill(self.parameters[k], state["weights"])
+        self.change(k, state.get("own", {}))
         if self._average is not None:  # a fork may begin to average where its parent did not
             self.layout.fill(self._average.values[k], state.get("averages", state["weights"]))
         self._targets.load_member_state(k, state.get("targets", {}))

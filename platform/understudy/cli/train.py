@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from understudy.spec.run import RunSpec
 
 TAKES = "train takes one"
+DEPENDENT = "seeds that exchange weights are not independent: the interval above is none for other populations"
 EXAMPLES = """\
 Train one configuration on one or several seeds.
 
   understudy train env_name=halfcheetah-medium-v2 training_steps=100000 eval_interval=10000
   understudy train --env_name=lift-mh-low_dim --action_chunking=True --horizon_length=10 --lr=1e-4
   understudy train algo=ddpm_bc env_name=cube-single-play-singletask-task1-v0 seeds=[0,1,2]
+  understudy train algo=bc env_name=hopper-medium-v2 seeds=[0,1,2,3,4] 'pbt={lr:[1e-4,1e-2]}' pbt_interval=10000
   understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
   understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
 
@@ -177,6 +179,7 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
     from understudy.errors import NotTracked
     from understudy.runs.directory import TRACKING_ERROR
     from understudy.runs.launch import launch
+    from understudy.runs.population import lineage
     from understudy.runs.results import objective_name
     from understudy.sweeping.format import objective_text
     from understudy.tracking import without_secrets
@@ -191,6 +194,8 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
 
         result = launch(spec, run, loop=loop, progress=progress, parent_run_id=parent_run_id)
     show_result(result.metrics)
+    if found := lineage(run, spec):
+        console.print(f"{found.line()} ({DEPENDENT})", soft_wrap=True)
     state = run.state()
     console.print(
         f"model: {run.path / 'final_model.pt' if len(spec.all_seeds) == 1 else run.path / 'sd*/final_model.pt'}",

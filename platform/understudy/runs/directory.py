@@ -4,6 +4,7 @@
         flags.json        every key's value
         train.csv eval.csv timing.csv       (online: online_agent.csv and env.csv in place of train.csv, and before
                                             them offline_agent.csv, where a run begins on data)
+        pbt.csv           a population's exchanges, where there is one
         checkpoint_N.pt   kept checkpoints          final_model.pt   the last one
         run.json          status, MLflow run id     tracking_url.txt
         resume/           rolling checkpoints, gone when the run has finished (online: kept with the replay buffer)

@@ -148,6 +148,9 @@ class _Effects:
             yield f"without {self.lacking[key]}", False
         if only is not None and only.field != key and not self.holds(_condition(only)):
             yield f"without {_text(_condition(only))}", False
+        searching = cast("Mapping[str, Any]", self.values.get("pbt") or {})
+        if key in searching and key != "ema_rate":  # whose value has there be an average at all
+            yield "beside pbt, which draws it for each seed: give one of the two", False
         if other is not None and self.values[other.field] is not None:
             yield f"beside {other.field}={_shown(self.values[other.field])}: give one of the two", False
 

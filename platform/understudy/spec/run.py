@@ -21,6 +21,7 @@ from understudy.spec.evaluation import EvaluationSpec, HookSpec
 from understudy.spec.learning import AlgorithmConfig, in_written_order
 from understudy.spec.part import ADDRESS, FolderName, GivesWayTo, IsPath, Part, Role, mark
 from understudy.spec.placement import Placement
+from understudy.spec.population import Population
 
 
 def plain_name(env_name: str) -> str:
@@ -53,6 +54,7 @@ class RunSpec(Part):
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     placement: Placement = Field(default_factory=Placement)
     augment: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    population: Population = Field(default_factory=Population)
     config: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
     former: Part = Field(default_factory=Part)
     """What earlier versions wrote for keys that the algorithm no longer takes; it only keeps the fingerprint."""
@@ -64,7 +66,23 @@ class RunSpec(Part):
         size, workers = self.config.batch_size, self.placement.num_workers
         if size % workers:
             raise ValueError(f"batch_size={size} does not divide by num_workers={workers}")
+        self._check_population(workers)
         return self
+
+    def _check_population(self, workers: int) -> None:
+        pbt, interval = self.population.pbt, self.population.pbt_interval
+        if pbt is None:
+            return
+        if len(self.all_seeds) < 2:
+            raise ValueError("pbt: one seed has nobody to take weights from; give several, like seeds=[0,1,2,3,4]")
+        if workers > 1:
+            raise ValueError(f"pbt: members are compared in one process, not in num_workers={workers}")
+        if interval >= self.training_steps:
+            raise ValueError(f"pbt_interval={interval} is not below training_steps={self.training_steps}: no exchange")
+        if self.evaluation.eval_episodes == 0 and not self.data.holds_out:
+            raise ValueError("pbt: nothing tells the members apart; give eval_episodes= or validation_fraction=")
+        if "ema_rate" in pbt and self.config.ema_rate is None:
+            raise ValueError("pbt: ema_rate without an average of the weights; give ema_rate= for there to be one")
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -99,7 +117,7 @@ class RunSpec(Part):
     def parts(self) -> Iterator[tuple[Part, dict[str, Any]]]:
         """Yield each part with its flat values as JSON, the run's own keys first and the algorithm's last."""
         yield self, self.model_dump(mode="json", exclude=set(PARTS))
-        for part in (self.data, self.hooks, self.evaluation, self.placement, self.augment):
+        for part in (self.data, self.hooks, self.evaluation, self.placement, self.augment, self.population):
             yield part, part.model_dump(mode="json")
         learning = {**self.config.model_dump(mode="json"), **self.former.model_dump(mode="json")}
         yield self.config, in_written_order(learning)
@@ -117,6 +135,8 @@ class RunSpec(Part):
         """Return 16 hex digits over what is trained: never over when it is logged nor where it runs."""
         what = {key: value for key, value in self.flat(("what",)).items() if key not in ("seed", "seeds")}
         what["seeds"] = list(self.all_seeds)
+        if self.population.pbt is not None:  # then evaluations decide what is trained
+            what |= self.evaluation.model_dump(mode="json", exclude={"video_episodes", "video_frame_skip"})
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -143,6 +143,11 @@ def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
         raise SpecError(
             f"racing={rule} changes nothing with {seeds} seed{'s' * (seeds > 1)}: give more, or leave it out"
         )
+    if spec.base.population.pbt is not None:
+        if rule != "none":
+            raise SpecError(f"racing={rule}: the seeds of a population (pbt) train together; leave one of the two out")
+        if spec.options.confirm_seeds == 1:
+            raise SpecError("confirm_seeds=1: a population (pbt) is several seeds; give more, or 0")
     searched = [*spec.dimensions, *spec.grid]
     of_the_run = [key for key in given if key not in SweepOptions.model_fields and key not in ("space", "gpus")]
     return check_effects(spec.base, [key for key in of_the_run if key not in searched], searched)

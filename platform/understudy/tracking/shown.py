@@ -1,7 +1,8 @@
 """Which columns of a run's csv files become metrics in MLflow: few, that people look at. The files have all of them.
 
 MLflow's pages draw a chart for each metric and compare runs by them: of every seed's curves its loss and its scores
-are sent, of a grid of evaluation-time settings the score at each, of an interval its ends.
+are sent, and in a population its settings; of a grid of evaluation-time settings the score at each, of an interval its
+ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def is_shown(key: str) -> bool:
         return False
     if kind == "eval" and "/" in column and not column.startswith(("best/", "validation/")):
         return column.rpartition("/")[2] in SCORES
-    if name == key:
+    if name == key or kind == "pbt":
         return True
     if kind == "train":
         return column.endswith("loss")

@@ -265,7 +265,7 @@ def _trial_tags(path: Path) -> dict[str, Any]:
 def metric_sources(path: Path, seeds: Sequence[int]) -> list[tuple[Path, str]]:
     """Return a run directory's csv files and the prefixes of their metrics, like `sd001/train/`."""
     agents = {"offline_agent": "train", "online_agent": "train"}  # phases of runs that act, one curve
-    kinds = {"train": "train", **agents, "env": "env", "eval": "eval", "eval_grid": "eval"}
+    kinds = {"train": "train", **agents, "env": "env", "eval": "eval", "pbt": "pbt", "eval_grid": "eval"}
     sources = [(path / f"{kind}.csv", f"{prefix}/") for kind, prefix in kinds.items()]
     if len(seeds) > 1:
         for seed in seeds:
