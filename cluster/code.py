@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import understudy
 from understudy.errors import UserError
-from understudy.files import user_path
+from understudy.files import read_object, user_path
+from understudy.spec.run import RunSpec
 
 PACKAGE = "understudy"
 LEFT_OUT = ("__pycache__", ".pyc", ".egg-info")
@@ -59,6 +62,25 @@ def _named(text: str, name: str, path: Path) -> Plugin:
     if name == PACKAGE or name in sys.stdlib_module_names:
         raise UserError(f"--plugin {text}: {name!r} would hide the module of that name")
     return Plugin(name, path)
+
+
+def own_environment(spec: RunSpec, sent: Sequence[str]) -> list[Plugin]:
+    """Return the user's module that the run's environment, `module:Class`, is in, where it is not `sent` already.
+
+    A module of an installed package is not sent: the nodes' image has the same packages.
+    """
+    manifest = spec.placement.datasets / spec.env_name.replace("/", "__") / "manifest.json"
+    known: Any = read_object(manifest).get("provenance", {}) if manifest.is_file() else {}
+    reference = str(known.get("env_name") or spec.env_name)
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", reference):
+        return []
+    name = reference.partition(":")[0].partition(".")[0]
+    here = Path(name) if Path(name).is_dir() else Path(f"{name}.py")
+    if not here.exists() and importlib.util.find_spec(name) is None:
+        return []  # a source's name that looks like a reference
+    plugin = find_plugin(str(here) if here.exists() else name)
+    installed = any(part in ("site-packages", "dist-packages") for part in plugin.path.parts)
+    return [] if installed or name in sent or name == PACKAGE else [plugin]
 
 
 def use_plugins(plugins: Sequence[Plugin]) -> None:

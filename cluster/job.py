@@ -64,6 +64,8 @@ class Job(BaseModel):
     code: str
     """Hash of the package and the plug-ins."""
     plugins: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    """Other modules of the user's that are sent along: the one of an environment named `module:Class`."""
     secrets: tuple[str, ...] = ()
     environment: dict[str, str] = {}
     storage_uri: str = ""
@@ -140,7 +142,14 @@ def check_folders(spec: RunSpec, profile: Profile) -> None:
             raise SpecError(f"{key}={value} is not on the storage that the cluster's nodes share: put it below {root}")
 
 
-def make_job(spec: RunSpec | SweepSpec, profile: Profile, name: str, code: str, plugins: Sequence[str] = ()) -> Job:
+def make_job(
+    spec: RunSpec | SweepSpec,
+    profile: Profile,
+    name: str,
+    code: str,
+    plugins: Sequence[str] = (),
+    modules: Sequence[str] = (),
+) -> Job:
     """Return the job of a validated run or sweep; its id is `name`, or says what it is and when it was submitted."""
     kind: Literal["sweep", "train"] = "sweep" if isinstance(spec, SweepSpec) else "train"
     base = spec.base if isinstance(spec, SweepSpec) else spec
@@ -156,6 +165,7 @@ def make_job(spec: RunSpec | SweepSpec, profile: Profile, name: str, code: str, 
         spec=spec.model_dump(mode="json") if isinstance(spec, SweepSpec) else spec.flat(),
         code=code,
         plugins=tuple(plugins),
+        modules=tuple(modules),
         secrets=profile.secrets,
         environment=profile.environment,
         storage_uri=profile.storage.uri,

@@ -9,18 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from understudy.envs.simulators.registered import registered_spec
+from understudy.envs.sources.own_env import environment_name
+from understudy.envs.store.episode import completed
 from understudy.envs.store.finding import find_store, store_path
-from understudy.envs.store.store import FINAL, IMAGES, EpisodeStore
+from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
-from understudy.errors import DatasetError, UserError
+from understudy.errors import UserError
 from understudy.files import user_path
 from understudy.spec.placement import home
-
-EXPERT = "expert:"
-"""What goes before a gymnasium id to name a dataset of its environment."""
 
 
 def load_dataset(name: str, data_dir: str | Path = "") -> EpisodeStore:
@@ -43,20 +39,20 @@ def write_dataset(
 
     An episode is a dict of arrays: `actions` [T, A]; `observations` [T, O], or [T + 1, O] with what was seen after the
     last action; cameras `images/<name>` [T, H, W, C] or [T + 1, H, W, C]; optionally `rewards` [T] and `terminals` [T],
-    else zeros, which the dataset's notes say; `language`, a text. `env` is the id of the environment in gymnasium's
-    registry, in which policies are evaluated; None: there is none, and policies are scored on held-out episodes.
-    UserError for a name that is no plain one and for an unknown id, DatasetError for episodes that are unlike each
-    other or hold NaN.
+    else zeros, which the dataset's notes say; `language`, a text. `env` is the environment in which policies are
+    evaluated: an id of gymnasium's registry, or `module:Class`; None: there is none, and policies are scored on
+    held-out episodes. UserError for a name that is no plain one and for an unknown environment, DatasetError for
+    episodes that are unlike each other or hold NaN.
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
+    provenance = {"made_by": "understudy.write_dataset"}
     if env is not None:
-        registered_spec(name, env)
-    provenance = {"made_by": "understudy.write_dataset", **({"env_name": EXPERT + env} if env else {})}
+        provenance["env_name"] = environment_name(name, env)
     writer = StoreWriter(
         store_path(name, _folder(data_dir)),
         name=name,
-        source="expert_buffer",
+        source="arrays",
         env_id=env or "",
         provenance=provenance,
         overwrite=overwrite,
@@ -64,28 +60,12 @@ def write_dataset(
     filled: set[str] = set()
     with writer:
         for number, episode in enumerate(episodes):
-            writer.add_episode(_whole(episode, number, filled))
+            whole, lacking = completed(episode, number)
+            filled.update(lacking)
+            writer.add_episode(whole)
         if filled:
             writer.provenance["notes"] = [f"{column}: not given, zeros" for column in sorted(filled)]
     return EpisodeStore.open(writer.path)
-
-
-def _whole(episode: Mapping[str, Any], number: int, filled: set[str]) -> dict[str, Any]:
-    """Return an episode with what was seen last apart, and zeros for what it lacks."""
-    if "actions" not in episode:
-        raise DatasetError(f"episode {number}: no column 'actions'")
-    steps = len(episode["actions"])
-    whole = dict(episode)
-    for column in [key for key in episode if key == "observations" or key.startswith(IMAGES)]:
-        rows = np.asarray(episode[column])
-        last = "final_observation" if column == "observations" else FINAL + column
-        if len(rows) == steps + 1 and last not in episode:
-            whole[column], whole[last] = rows[:-1], rows[-1]
-    for column in ("rewards", "terminals"):
-        if column not in episode:
-            whole[column] = np.zeros(steps, np.float32)
-            filled.add(column)
-    return whole
 
 
 def _folder(data_dir: str | Path) -> Path:

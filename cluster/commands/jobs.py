@@ -38,7 +38,8 @@ Keys are those of `understudy sweep` and `understudy train`; they are checked be
 data_dir are <storage.path>/runs and <storage.path>/datasets of the profile unless given.
 
   --profile, -p   a profile's name (`understudy cluster list`), a YAML file, or http://HOST:8265; default local
-  --plugin        folder, .py file or module with plug-ins of yours; sent along (repeatable)
+  --plugin        folder, .py file or module with plug-ins of yours; sent along (repeatable), as is the module of
+                  an environment of your own (env_name=my_module:MyEnv, or data imported with such an --env)
   --name          the job's id and its folder's name; default says what it is and when
   --follow        show the job's output until it ends; exit 1 when it fails (default: --no-wait)
   --config-dir    folder with your own Hydra groups"""
@@ -68,6 +69,7 @@ def submit(
     from understudy.cli.train import read_run
     from understudy.cluster import code, job
     from understudy.errors import did_you_mean
+    from understudy.sweeping.sweep_spec import SweepSpec
 
     readers = {"sweep": read_sweep, "train": read_run}
     if what not in readers:
@@ -76,9 +78,12 @@ def submit(
     code.use_plugins(plugins)
     loaded, cluster = open_profile(profile)
     spec = readers[what]([*job.default_words(loaded, what), *context.args], config_dir)
+    base = spec.base if isinstance(spec, SweepSpec) else spec
+    names = [item.name for item in plugins]
+    modules = code.own_environment(base, names)
     with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
-        content = code.stage(Path(folder), plugins)
-        made = job.make_job(spec, loaded, name, content, [item.name for item in plugins])
+        content = code.stage(Path(folder), [*plugins, *modules])
+        made = job.make_job(spec, loaded, name, content, names, [item.name for item in modules])
         _send(loaded, cluster, made, Path(folder), profile)
     if follow:
         _follow(cluster, made.id)
@@ -190,7 +195,7 @@ def resume(
     plugins = [code.find_plugin(item) for item in plugin or old.plugins]
     code.use_plugins(plugins)
     with tempfile.TemporaryDirectory(prefix="understudy-code-") as folder:
-        content = code.stage(Path(folder), plugins)
+        content = code.stage(Path(folder), [*plugins, *(code.find_plugin(item) for item in old.modules)])
         made = resuming.next_job(loaded, cluster, old, more, content, [item.name for item in plugins])
         _send(loaded, cluster, made, Path(folder), profile)
     if follow:
@@ -214,7 +219,7 @@ def run(file: Path = typer.Argument(..., help="the job's file")) -> None:
 
     made = read_job(file.read_text(encoding="utf-8"), str(file))
     folder = Path(made.folder)
-    check_code(made.code, made.plugins)
+    check_code(made.code, [*made.plugins, *made.modules])
     check_secrets(made.secrets)
     if made.storage_uri:
         fetch_dataset(made.storage_uri, Path(made.flat["data_dir"]), made.flat["env_name"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -16,6 +17,10 @@ from understudy.envs.commands.import_bridge import RAW_TREES, bridge_raw_command
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, pairs, show_store
 from understudy.files import user_path
 from understudy.registry import commands
+
+if TYPE_CHECKING:
+    from understudy.envs.sources.source import Source
+    from understudy.envs.sources.task import Task
 
 data = typer.Typer(help="Datasets: list, look into, import, export, download, generate, verify.", no_args_is_help=True)
 NAME = typer.Argument(..., help="the dataset's name, as `understudy data list` shows it")
@@ -101,6 +106,8 @@ def info(
         "understudy data import robomimic lift/mh/low_dim_v15.hdf5 --name lift-mh-low_dim",
         "understudy data import ogbench mine.npz --name my-cubes --env_name cube-single-play-singletask-task1-v0",
         "understudy data import bridge bdv2_numpy/lift_carrot_100 --name bridge:lift_carrot_100 --relabel_actions",
+        "understudy data import hdf5 demos.hdf5 --name my-reach --env my_module:MyEnv --obs joints,front",
+        "understudy data import zarr pusht_cchi_v7_replay.zarr --name pusht --obs state --action action",
         "understudy data import bridge-raw --help",
     ),
 )
@@ -128,29 +135,38 @@ def import_(
         help="what a column is, where the file does not tell (repeatable): images/front=chw, observations=hwc,0..1,"
         " images/depth=0..4000, pixels=64x64x3, observations=state, extra=out",
     ),
+    env: str = typer.Option("", "--env", help="environment to evaluate in: a gymnasium id, or module:Class of yours"),
+    obs: str = typer.Option("", "--obs", help="arrays, hdf5, npz, zarr: what is observed, names by commas"),
+    action: str = typer.Option("", "--action", help="the same: the actions; default actions or action"),
+    reward: str = typer.Option("", "--reward", help="the same: the rewards; default rewards, else zeros"),
+    terminal: str = typer.Option("", "--terminal", help="the same: flags of what ended for good; default terminals"),
+    ends: str = typer.Option(
+        "", "--ends", help="the same: flags of last rows, ends of episodes, or a number for each row; none: one episode"
+    ),
 ) -> None:
     """Import a file into the episode store."""
     from understudy.envs.sources.bridge.relabelling import RELABELLED
+    from understudy.envs.sources.own_env import environment_name
+    from understudy.envs.sources.source import task_of
     from understudy.envs.store.columns import PictureEncoding
     from understudy.envs.store.transfer import ImportOptions, import_file
-    from understudy.errors import DatasetError, did_you_mean
     from understudy.registry import sources
 
-    format_ = sources.get(source)
-    published = env_name or name or format_.name_of(user_path(path))
-    task = format_.parse(published)
-    if task is None:
-        hint = "" if env_name else "; with --env_name, say which published dataset's task this is"
-        nearest = did_you_mean(published, format_.known_names(), limit=5)
-        raise DatasetError(f"{published!r} is not a name that {source} has published{nearest}{hint}")
+    task = _task_read(sources.get(source), env_name, name, user_path(path), env)
+    arrays = {"obs": obs, "action": action, "reward": reward, "terminal": terminal, "ends": ends}
     options = ImportOptions(
         name=name,
         overwrite=overwrite,
         pictures=PictureEncoding(image_encoding, jpeg_quality),
         change=RELABELLED if relabel_actions else None,
-        reading={} if tolerance_s is None else {"tolerance_s": tolerance_s},
+        reading={
+            **({} if tolerance_s is None else {"tolerance_s": tolerance_s}),
+            **{key: value for key, value in arrays.items() if value},
+        },
         asked=pairs("--as", as_ or [], "images/front=chw"),
     )
+    if env:
+        options = replace(options, environment=task_of(environment_name(name or path.name, env)))
     with progress_bar("import", "episodes") as bar:
 
         def progress(episodes: int, transitions: int) -> None:
@@ -158,6 +174,22 @@ def import_(
 
         store = import_file(task, path, data_folder(data_dir), options, progress)
     show_store(store)
+
+
+def _task_read(source: Source, env_name: str, name: str, path: Path, env: str) -> Task:
+    """Return the task that says how a file is read; DatasetError for a name that its format needs and that is none."""
+    from understudy.errors import DatasetError, did_you_mean
+
+    published = env_name or name or source.name_of(path)
+    task = source.parse(published) or source.own(published)
+    if task is None and env and not env_name:  # how the format is read does not depend on the name
+        task = source.parse(source.name_of(path))
+    if task is not None:
+        return task
+    hint = "" if env_name else "; with --env_name, say which published dataset's task this is"
+    own = "" if env_name else "; data of a task of your own: `understudy data import arrays FILE --name NAME --env ENV`"
+    nearest = did_you_mean(published, source.known_names(), limit=5)
+    raise DatasetError(f"{published!r} is not a name that {source.name} has published{nearest}{hint}{own}")
 
 
 @data.command(short_help="Rehash a dataset and look for damage.")

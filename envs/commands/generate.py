@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,7 @@ from understudy.errors import UserError
 
 if TYPE_CHECKING:
     from understudy.envs.experts.demonstrations import Demonstrations
+    from understudy.envs.sources.task import Task
     from understudy.envs.store.transfer import ImportOptions
 
 
@@ -72,7 +74,8 @@ def generate(
     """Make demonstrations in a simulator and import them.
 
     A killed command goes on where it was when it is given again. The file in the environment's own format, and those
-    of the other formats, are kept in the data folder's raw/ sub-folder.
+    of the other formats, are kept in the data folder's raw/ sub-folder. An environment of one's own (module:Class) has
+    none; its scripted expert is what its class's `expert()` returns.
     """
     from understudy.envs.experts.demonstrations import Demonstrations
     from understudy.envs.store.columns import PictureEncoding
@@ -101,6 +104,7 @@ def make_dataset(
     from understudy.envs.files.processes import available_cpus
     from understudy.envs.sources.source import task_of
     from understudy.envs.store.finding import store_path
+    from understudy.envs.store.store import EpisodeStore
     from understudy.envs.store.transfer import import_file
 
     task = task_of(wanted.made_name)
@@ -111,11 +115,13 @@ def make_dataset(
     if target.exists() and not options.overwrite:
         console.print(f"{name} is in {folder} already; --overwrite makes it again", soft_wrap=True)
         return
+    stored = partial(_keep, task, target, name, options)
     files = OutputFiles(
         folder / "raw" / f"{target.name}{task.source.suffix}",
         formats,
         attempts_dir=folder / ".generating" / target.name,
         overwrite=options.overwrite,
+        keep=stored,
     )
     with interruptible("what is finished"), progress_bar("demonstrations", "episodes") as bar:
         made = generate(
@@ -125,8 +131,31 @@ def make_dataset(
             progress=lambda kept, attempts: bar(kept, wanted.episodes, f"{attempts - kept} failed"),
             on_pictures=lambda done, total: bar(done, total, "have their pictures"),
         )
-    store = import_file(task, made.path, folder, replace(options, made_by=made.made_by))
+    if task.source.can_write:
+        store = import_file(task, made.path, folder, replace(options, made_by=made.made_by))
+    else:
+        store = EpisodeStore.open(target)
     remove_attempts(files.attempts)
     show_store(store)
     for path in made.extra:
         console.print(f"also in {path}", soft_wrap=True)
+
+
+def _keep(
+    task: Task, target: Path, name: str, options: ImportOptions, episodes: Iterator[Any], about: Mapping[str, Any]
+) -> None:
+    """Write demonstrations of a task without a file format as a store."""
+    from understudy.envs.store.writer import StoreWriter
+
+    provenance = {key: value for key, value in about.items() if value}
+    with StoreWriter(
+        target,
+        name=name,
+        source=task.source.name,
+        env_id=task.env_id,
+        provenance=provenance,
+        overwrite=options.overwrite,
+        pictures=options.pictures,
+    ) as writer:
+        for episode in episodes:
+            writer.add_episode(episode)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from understudy.registry import sources
 
 SETTINGS, LOCK, REHEARSAL = "settings.json", "lock", "rehearsal"
 Outputs = Mapping[Path, Source]
+Keep = Callable[[Iterator[Mapping[str, Any]], Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class OutputFiles:
     """
     overwrite: bool = False
     """Whether to drop attempts of other settings."""
+    keep: Keep | None = None
+    """Called with the episodes and what is said of how they were made, where the source has no file format."""
 
     @property
     def attempts(self) -> Path:
@@ -55,7 +58,8 @@ class OutputFiles:
         """Return each file to be written and whose format it has; the environment's own `source` comes first."""
         others = [sources.get(name) for name in self.formats if name != source.name]
         path = user_path(self.path)
-        return {path: source, **{path.with_name(f"{path.stem}.{o.name}{o.suffix}"): o for o in others}}
+        own = {path: source} if source.can_write else {}
+        return {**own, **{path.with_name(f"{path.stem}.{o.name}{o.suffix}"): o for o in others}}
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,13 @@ def generate(
         transitions = [0]
         for path, writer in outputs.items():
             writer.write(path, _episodes(folder, kept, transitions), task.env_name, _provenance(attempt, made_by))
+        if not task.source.can_write and files.keep is not None:
+            files.keep(_episodes(folder, kept, transitions), _provenance(attempt, made_by))
     if files.attempts_dir is None:
         remove_attempts(folder)
-    path, *extra = outputs
-    total = transitions[0] // len(outputs)
+    written = list(outputs)
+    path, extra = (written[0], written[1:]) if task.source.can_write else (folder, written)
+    total = transitions[0] // max(1, len(outputs) + (not task.source.can_write))
     return Generated(path, task.env_name, len(kept), total, pool.attempts, made_by, tuple(extra))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.limits import limited
+from understudy.envs.simulators.own import is_reference, load_maker
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Settings, Task
 from understudy.errors import UnknownName
@@ -54,10 +55,20 @@ class EnvFactory:
         try:
             return task_of(self.env_name)
         except UnknownName as error:
+            if is_reference(self.env_name):
+                load_maker(self.env_name, self.env_name)  # which says what is not there
             raise UnknownName(
                 f"{error}; data without an environment are trained with eval_episodes=0 (validation_fraction=0.1 scores"
                 " them on held-out episodes)"
             ) from None
+
+    @property
+    def playable(self) -> bool:
+        """Whether there is an environment to evaluate in; not for data of one's own that name none."""
+        try:
+            return task_of(self.env_name).playable
+        except UnknownName:
+            return is_reference(self.env_name)
 
     @property
     def has_success(self) -> bool:

@@ -39,6 +39,13 @@ class Source(abc.ABC):
     def known_names(self) -> list[str]:
         """Return the dataset names that are published, for error messages."""
 
+    def own(self, name: str) -> Task | None:
+        """Return the task of files of this format under a name of one's own; None where a name says how to read them.
+
+        Only `read`, `provenance` and `declared` of it are asked: the environment has a name of its own.
+        """
+        return None
+
     def registered(self, env_name: str) -> Task | None:
         """Return what a name stands for that no source's `parse` knows, such as an environment's id; else None."""
         return None
@@ -62,7 +69,13 @@ class Source(abc.ABC):
         The inverse of `read`: its conventions for rewards are undone. Written beside `path` and renamed when whole.
         `env_name` may be a name of another source.
         """
-        raise UserError(f"understudy cannot write {self.name} files")
+        others = ", ".join(name for name, source in sources.items() if source.can_write)
+        raise UserError(f"understudy cannot write {self.name} files; formats that it writes: {others}")
+
+    @property
+    def can_write(self) -> bool:
+        """Whether there is a `write`; demonstrations of sources without one go into a store and no file."""
+        return type(self).write is not Source.write
 
     def name_of(self, path: Path) -> str:
         """Return the dataset's name that a file's (or folder's) own name says, for imports without a name."""
@@ -91,6 +104,11 @@ def task_of(env_name: str) -> Task:
     known = [name for _, source in sources.items() for name in source.known_names()]
     close = did_you_mean(env_name, known, limit=6, also=ids_taken_as_names())
     raise UnknownName(f"unknown environment {env_name!r}{close}")
+
+
+def is_known(env_name: str) -> bool:
+    """Return whether a name is one of any source, or an environment's."""
+    return any(source.matches(env_name) or source.registered(env_name) for _, source in sources.items())
 
 
 def ids_taken_as_names() -> list[str]:

@@ -87,6 +87,11 @@ class Task(abc.ABC):
         """
 
     @property
+    def playable(self) -> bool:
+        """Whether there is an environment that policies can be evaluated in, on some machine."""
+        return True
+
+    @property
     def goal_conditioned(self) -> bool:
         """Whether a policy for this task must be told a goal."""
         return False
@@ -226,6 +231,7 @@ class Task(abc.ABC):
 def _read_again(source: str, env_name: str) -> Task:
     from understudy.registry import sources
 
-    task = sources.get(source).parse(env_name)
+    found = sources.get(source)
+    task = found.parse(env_name) or found.registered(env_name)
     assert task is not None, env_name
     return task

@@ -14,6 +14,28 @@ EXACT = ("_index", "time_stamp")
 """Endings of columns that keep int64 and float64: counters and clocks lose their meaning as float32."""
 
 
+def completed(episode: Mapping[str, Any], number: int) -> tuple[dict[str, Any], list[str]]:
+    """Return an episode with what was seen last apart, and zeros for the columns, second, that it lacks.
+
+    With a row more of observations (or of a camera) than of actions, the last one is what was seen last.
+    """
+    if "actions" not in episode:
+        raise DatasetError(f"episode {number}: no column 'actions'")
+    steps = len(episode["actions"])
+    filled: list[str] = []
+    whole = dict(episode)
+    for column in [key for key in episode if key == "observations" or key.startswith(IMAGES)]:
+        rows = np.asarray(episode[column])
+        last = "final_observation" if column == "observations" else FINAL + column
+        if len(rows) == steps + 1 and last not in episode:
+            whole[column], whole[last] = rows[:-1], rows[-1]
+    for column in ("rewards", "terminals"):
+        if column not in episode:
+            whole[column] = np.zeros(steps, np.float32)
+            filled.append(column)
+    return whole, filled
+
+
 def prepare_episode(episode: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
     """Return contiguous arrays of the store's dtypes, checked; what there is one of an episode becomes a row [1, ...].
 

@@ -164,19 +164,31 @@ def _single_steps(lengths: np.ndarray) -> str:
     return f"{short} of {len(lengths)} episodes have one step: were they cut at the wrong rows?"
 
 
-def has_unit_actions(env_name: str) -> bool:
-    """Return whether actions of the dataset's environment span [-1, 1]; yes, for names of no source."""
+def has_unit_actions(env_name: str, store: EpisodeStore | None = None) -> bool:
+    """Return whether actions of the dataset's environment span [-1, 1].
+
+    Of names of no source: whether the store's own actions do, yes without one.
+    """
     known = [source for _, source in sources.items()]
     named = [source for source in known if source.matches(env_name)]
-    return all(source.unit_actions for source in named or known if named or source.registered(env_name) is not None)
+    named = named or [source for source in known if source.registered(env_name) is not None]
+    if named or store is None:
+        return all(source.unit_actions for source in named)
+    low, high = _reach(store)
+    return max(-low, high) <= 1 + ROUNDING
+
+
+def _reach(store: EpisodeStore) -> tuple[float, float]:
+    """Return the least and the largest number in a store's actions."""
+    numbers = store.manifest.statistics["actions"]
+    return min(numbers["min"]), max(numbers["max"])
 
 
 def actions_beyond(store: EpisodeStore) -> str:
     """Return a line on actions beyond [-1, 1] of a task whose actions span that, else ""."""
-    if not has_unit_actions(str(store.manifest.provenance.get("env_name") or store.name)):
+    if not has_unit_actions(str(store.manifest.provenance.get("env_name") or store.name), store):
         return ""
-    numbers = store.manifest.statistics["actions"]
-    low, high = min(numbers["min"]), max(numbers["max"])
+    low, high = _reach(store)
     if max(-low, high) <= 1 + ROUNDING:
         return ""
     return (

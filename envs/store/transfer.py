@@ -51,6 +51,8 @@ class ImportOptions:
     """Options of the task's own `read`, such as LeRobot's `tolerance_s`."""
     asked: Mapping[str, str] = field(default_factory=dict[str, str])
     """What columns are, where that cannot be told (`data import --as NAME=WORDS`)."""
+    environment: Task | None = None
+    """The environment that policies of the data are evaluated in, where it is another than the data's own."""
 
 
 PLAIN = ImportOptions()
@@ -81,7 +83,7 @@ def import_file(
         target,
         name=name,
         source=source.name,
-        env_id=task.env_id,
+        env_id=(options.environment or task).env_id,
         overwrite=options.overwrite,
         pictures=pictures,
     )
@@ -94,7 +96,8 @@ def import_file(
             **({"made_by": options.made_by} if options.made_by else {}),
             "env_name": task.env_name,
             "files": records,
-            **task.provenance(path),
+            **_provenance(task, path, reading),
+            **_of_environment(options.environment),
             **({options.change.name: True} if options.change else {}),
             **({"reading": reading} if reading else {}),
             **({"jpeg_quality": pictures.quality} if pictures.name == JPEG else {}),
@@ -106,6 +109,16 @@ def import_file(
                 progress(writer.num_episodes, transitions)
         check_unchanged(files, records)
     return EpisodeStore.open(target)
+
+
+def _provenance(task: Task, path: Path, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the task says of a file that is read with these options, of which it may take some."""
+    taken = inspect.signature(task.provenance).parameters
+    return task.provenance(path, **{name: value for name, value in reading.items() if name in taken})
+
+
+def _of_environment(environment: Task | None) -> dict[str, Any]:
+    return {"env_name": environment.env_name, "environment": None} if environment else {}
 
 
 def _checked_reading(task: Task, reading: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,10 @@ class Windows:
         drawn = held[1][place]
         return drawn[rank * share : (rank + 1) * share]
 
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the store's rows of selected transitions."""
+        return indices if self._rows is None else self._rows[indices]
+
     def sample(self, seeds: Sequence[int], step: int, batch_size: int, rank: int = 0, world: int = 1) -> Batch:
         """Return observations [K, b, *O] (or parts), actions [K, b, H, A] and valid [K, b, H] for one update of each.
 

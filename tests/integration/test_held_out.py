@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
 from tests.integration.test_run_directory import only_run
 
+import understudy
 from understudy.loading import load_policy
 from understudy.runs.directory import read_csv
 
@@ -78,3 +80,56 @@ def test_validation_changes_nothing_in_the_training(hopper_data, say, tmp_path) 
         assert say("train", *SMALL, *words, f"save_dir={folder}", "tracking_uri=none").code == 0
     one, two = (load_policy(only_run(tmp_path / folder)).weights() for folder in ("often", "once"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# ---- data that name no environment ----
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> str:
+    """Write two datasets of two tasks that name no environment; return their folder as a key."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    for name in ("mine", "others"):
+        episodes = [
+            {
+                "observations": rng.normal(size=(9, 3)),
+                "actions": rng.normal(size=(8, 2)) + np.array([0, 5 * (number % 2)]),
+                "language": ("lift", "push")[number % 2],
+            }
+            for number in range(10)
+        ]
+        understudy.write_dataset(name, episodes, data_dir=folder)
+    return f"data_dir={folder}"
+
+
+OWN = ("algo=bc", "env_name=mine", "hidden_dims=[8]", "training_steps=4", "log_interval=2", "batch_size=8")
+
+
+def test_a_policy_without_a_simulator_is_measured_on_held_out_episodes(recordings, done, tmp_path) -> None:
+    words = (*OWN, recordings, "validation_fraction=0.4", "seeds=[0,1]", "save_dir=runs")
+    said = done("train", *words)
+    assert "validation/mse" in said
+    run = only_run(tmp_path / "runs")
+    last = read_csv(run / "eval.csv")[-1]
+    again = done("evaluate", str(run), recordings)
+    table = {line.split()[0]: line.split()[1:] for line in again.splitlines() if len(line.split()) > 3}
+    assert float(table["mse"][0]) == pytest.approx(last["validation/mse"], rel=1e-3)
+    assert {"action_mse", "action_mse_0", "action_mse_1", "action_mse/lift", "action_mse/push"} <= set(table)
+    assert len(table["action_mse"]) == 3  # the mean, and each seed
+    by_dim = [float(table[f"action_mse_{dim}"][0]) for dim in (0, 1)]
+    assert float(table["action_mse"][0]) == pytest.approx(sum(by_dim) / 2, rel=1e-3)
+    listed = done("runs", "list", "--save_dir", "runs")
+    assert f"validation/mse {last['validation/mse']:.3f}" in listed
+
+
+def test_a_policy_without_held_out_episodes_is_measured_on_other_data(recordings, done, say, tmp_path) -> None:
+    said = done("train", *OWN, recordings, "save_dir=runs", "tracking_uri=none")
+    assert "note: mine: its data name no environment" in said
+    run = str(only_run(tmp_path / "runs"))
+    refused(say("evaluate", run, recordings), "trained on every episode")
+    assert "action_mse" in done("evaluate", run, recordings, "env_name=others")
+
+
+def test_asking_for_episodes_where_there_is_no_environment_is_refused(recordings, say) -> None:
+    refused(say("train", *OWN, recordings, "eval_episodes=2", "save_dir=runs"), "eval_episodes=0")

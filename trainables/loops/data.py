@@ -13,7 +13,7 @@ from understudy.algorithm import Algorithm
 from understudy.envs.rollouts.acting import View
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.sources.opening import open_buffer, open_if_here, open_imported, open_named
-from understudy.envs.sources.source import is_goal_conditioned
+from understudy.envs.sources.source import is_goal_conditioned, is_known
 from understudy.envs.store.finding import store_name, store_path
 from understudy.envs.store.inspection import actions_beyond, has_unit_actions
 from understudy.envs.store.store import IMAGES, MANIFEST, EpisodeStore, Manifest
@@ -130,10 +130,20 @@ def environment_of(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> 
     )
 
 
+def is_playable(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> bool:
+    """Return whether policies of a run's dataset can be evaluated in an environment; also for data that are not here.
+
+    Of a name that is neither known nor here nothing is said: opening it does.
+    """
+    here = bool(recorded) or (store_path(spec.env_name, spec.placement.datasets) / MANIFEST).is_file()
+    factory = environment_of(spec, recorded)
+    return factory.playable or not (here or is_known(factory.env_name))
+
+
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
     """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped."""
     config = spec.config
-    bounded = spec.data.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name)
+    bounded = spec.data.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name, windows.store)
     if isinstance(config, Chunks) and (not bounded or spec.data.normalize_actions == "zscore"):
         config = config.model_copy(update={"action_clip": False})
     beyond = actions_beyond(windows.store)
@@ -147,6 +157,11 @@ def describe_environment(environment: EnvFactory) -> dict[str, Any]:
     settings = json.loads(environment.settings) if environment.settings else None
     forms = {"forms": json.loads(environment.forms)} if environment.forms else {}
     return {"env_name": environment.env_name, "environment": settings, **forms}
+
+
+def all_windows(spec: RunSpec) -> Windows:
+    """Return every episode of the run's dataset."""
+    return _windows(spec, open_named(spec), "all")
 
 
 def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:

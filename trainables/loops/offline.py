@@ -23,7 +23,7 @@ from understudy.spec.effects import check_with_data
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
-from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, open_data
+from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, is_playable, open_data
 from understudy.trainables.loops.dry_run import try_plug_ins
 from understudy.trainables.loops.evaluation import Evaluator
 from understudy.trainables.loops.logs import Logs
@@ -75,6 +75,11 @@ class OfflineLoop(Loop):
             _, network = _learner(spec, data.windows(1))
             if source:
                 load_encoder(network, weights, source)
+
+    @classmethod
+    def plays(cls, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> bool:
+        """Return whether the dataset, or what a policy `recorded` of it, names an environment."""
+        return is_playable(spec, recorded)
 
     @classmethod
     def samples(cls, spec: RunSpec) -> int:

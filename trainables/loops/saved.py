@@ -13,16 +13,13 @@ from understudy.envs.rollouts.acting import Execution
 from understudy.envs.rollouts.collecting import Row
 from understudy.envs.rollouts.evaluation import Episodes, OnStep, Stepping, evaluate
 from understudy.envs.rollouts.pools import Poll
-from understudy.errors import UserError
 from understudy.observations import Arrays
 from understudy.policy import Policy
 from understudy.runs.episodes import Setting
 from understudy.spec.run import RunSpec
-from understudy.trainables.loops.batches import HELD_OUT, held_out_batch
-from understudy.trainables.loops.data import open_data
-from understudy.trainables.loops.evaluation import Evaluator, Outcome, episodes_of, held_out_losses, setting_of
+from understudy.trainables.loops.evaluation import Evaluator, Outcome, episodes_of, setting_of
 from understudy.trainables.loops.interaction import Surroundings
-from understudy.trainables.packs.pack import Pack
+from understudy.trainables.loops.judging import judge
 
 logger = logging.getLogger("understudy")
 
@@ -36,7 +33,7 @@ def evaluate_policy(
     """
     torch.set_num_threads(spec.placement.cpus)
     if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
-        return _judge(policy, spec, poll)
+        return judge(policy, spec, poll)
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step, poll)
@@ -103,18 +100,3 @@ def evaluate_chance(spec: RunSpec, *, poll: Poll | None = None) -> Outcome:
 def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
     """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
     return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)
-
-
-def _judge(policy: Policy, spec: RunSpec, poll: Poll | None) -> Outcome:
-    """Return the held-out losses of the members of a policy that does not act, as training reported them."""
-    windows = open_data(spec).validation
-    if windows is None:
-        raise UserError(f"{policy.algorithm.name} is scored on held-out episodes: give validation_fraction=0.1, say")
-    pack = Pack(policy.algorithm, policy.seeds, normaliser=policy.normaliser, device=policy.device)
-    for index, member in enumerate(pack.members):
-        member.load_state_dict(policy.weights(index), strict=False)
-    size, members = spec.config.batch_size, len(pack)
-    batches = (held_out_batch(windows, members, number, size) for number in range(HELD_OUT))
-    rows = held_out_losses(pack, batches, poll)
-    summary = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    return Outcome(rows, summary, best_summary=summary)

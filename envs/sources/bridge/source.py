@@ -58,6 +58,11 @@ class BridgeTask(Task):
         )
 
     @property
+    def playable(self) -> bool:
+        """Whether there is an environment: no."""
+        return False
+
+    @property
     def max_episode_steps(self) -> int:
         """The limit of upstream's evaluation."""
         return LIMIT

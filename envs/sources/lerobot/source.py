@@ -133,6 +133,11 @@ class LeRobotTask(Task):
         )
 
     @property
+    def playable(self) -> bool:
+        """Whether there is an environment: no."""
+        return False
+
+    @property
     def max_episode_steps(self) -> int:
         """1000."""
         return LIMIT

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from understudy.cli.output import OVERRIDES, console, examples, progress_bar
+from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_table
 from understudy.cli.train import show_notes, show_result
 
 if TYPE_CHECKING:
     from understudy.policy import Policy
+    from understudy.trainables.loops.evaluation import Outcome
 
 PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
 """The keys about where a run is done that `understudy evaluate` takes."""
@@ -40,7 +41,9 @@ def evaluate(
     """Evaluate a run or a model in its environment.
 
     Keys are those of `understudy train` that say how to evaluate (eval_episodes, eval_temperature, eval_envs, ...)
-    and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said.
+    and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said. Where the
+    data name no environment (or with eval_episodes=0) policies are measured on the episodes that were held out: the
+    losses of training, and the error of their actions by dimension and by task.
     """
     evaluate_model(model, context.args, tracking_uri, video)
 
@@ -53,11 +56,14 @@ def evaluate_model(
     from understudy.errors import SpecError
     from understudy.models import load_policy
     from understudy.registry import loops
+    from understudy.runs.registering import FINAL_EPISODES
     from understudy.spec.compose import flat_values, given_keys, parse
     from understudy.spec.effects import check_acting, check_effects
-    from understudy.spec.keys import build_run
+    from understudy.spec.keys import build_run, with_changes
+    from understudy.spec.words import canonical
 
-    changes = {"eval_episodes": 50, **flat_values(parse(words))}
+    given = flat_values(parse(words))
+    changes = {"eval_episodes": FINAL_EPISODES, **given}
     device = resolve_device(str(changes.get("device", "auto")))
     policy = load_policy(folder_of(model), tracking_uri=tracking_uri or None, device=device)
     _check_evaluation_keys(policy, changes)
@@ -71,14 +77,31 @@ def evaluate_model(
     acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
     policy = policy.with_config(**acting)
     loop = loops.get(policy.algorithm.loop)
+    recorded = policy.environment if spec.env_name == policy.env_name else None
+    if not any(canonical(key) == "eval_episodes" for key in given) and not loop.plays(spec, recorded):
+        spec = with_changes(spec, eval_episodes=0)
     with progress_bar("evaluate", "episodes") as bar:
         outcome = loop.evaluate(policy, spec, on_step=lambda done, total: bar(done, total, ""))
     show_result(outcome.summary)
+    show_measures(outcome)
     if video is not None:
         loop.record(policy, spec, video)
         if video.is_file():
             console.print(f"video: {video}")
     return outcome.summary
+
+
+def show_measures(outcome: Outcome) -> None:
+    """Print what was measured on held-out episodes, a line for each measure, and by seed where there are several."""
+    if "return" in outcome.summary:
+        return
+    seeds = [f"seed {number}" for number in range(len(outcome.rows))] if len(outcome.rows) > 1 else []
+    rows = [
+        (key.removeprefix("validation/"), f"{value:.5g}", *(f"{row[key]:.5g}" for row in outcome.rows if seeds))
+        for key, value in outcome.summary.items()
+        if key.startswith("validation/")
+    ]
+    show_table(("on held-out episodes", "mean", *seeds), rows)
 
 
 def folder_of(model: str) -> str:

@@ -20,6 +20,7 @@ TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING
 SAVE_DIR = typer.Option("", "--save_dir", help="root of the run directories; default runs/fbc/")
 OUTCOMES = (
     *(f"{kind}/{name}" for name in ("success", "normalized_return", "return") for kind in ("best", "eval")),
+    *(f"eval/validation/{name}" for name in ("accuracy", "mse", "actor_loss")),
     "train/actor_loss",
 )
 """Metrics that say how a run came out, the first that it has being shown."""
@@ -81,7 +82,7 @@ def list_(
     rows: list[tuple[Any, ...]] = []
     for run in under_parents(found):
         key = next((name for name in OUTCOMES if name in run["metrics"]), None)
-        outcome = f"{key.split('/')[1]} {run['metrics'][key]:.3f}" if key else "-"
+        outcome = f"{key.partition('/')[2]} {run['metrics'][key]:.3f}" if key else "-"
         started = clock_time(run["start"])
         name = f"  {run['name']}" if run["parent_run_id"] else run["name"]
         rows.append((run["run_id"][:8], name, run["status"].lower(), started, run["tags"].get("env_name", ""), outcome))

@@ -11,6 +11,7 @@ import typer
 
 from understudy.cli.output import OVERRIDES, console, progress_bar, show_mapping, show_table
 from understudy.files import user_path
+from understudy.registry import algorithms
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -79,11 +80,34 @@ def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES
     check_keys(values, algo_of(values))
     spec = build_run(values)
     show_notes(check_effects(spec, given_keys(words)))
+    spec = without_environment(spec, given_keys(words))
     if epochs is not None:
         steps, said = steps_of(spec, epochs)
         show_notes([said])
         spec = with_changes(spec, training_steps=steps)
     return spec
+
+
+def without_environment(spec: RunSpec, given: list[str]) -> RunSpec:
+    """Return the spec without episodes to play, which a note says, where its data name no environment to play in.
+
+    Where episodes are asked for, the spec stays as it is: that there is no environment is said when it is made.
+    """
+    from understudy.runs.loop import plays
+    from understudy.spec.keys import with_changes
+    from understudy.spec.words import canonical
+
+    acts = algorithms.get(spec.algo).acts and spec.evaluation.eval_episodes
+    if not acts or any(canonical(key) == "eval_episodes" for key in given) or plays(spec):
+        return spec
+    if not spec.data.holds_out:
+        show_notes(
+            [
+                f"{spec.env_name}: its data name no environment that policies could be evaluated in;"
+                " validation_fraction=0.1 scores them on held-out episodes"
+            ]
+        )
+    return with_changes(spec, eval_episodes=0)
 
 
 def show_notes(notes: list[str]) -> None:

@@ -90,6 +90,14 @@ class Loop(abc.ABC):
         """Write a video of one member, with `poll` called between its steps; where none can be made, log why."""
 
     @classmethod
+    def plays(cls, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> bool:
+        """Return whether there is an environment to evaluate the run's policies in.
+
+        `recorded` is what a trained policy keeps of its environment.
+        """
+        return True
+
+    @classmethod
     def samples(cls, spec: RunSpec) -> int:
         """Return how many samples one pass over the run's data has; SpecError for a method without fixed data."""
         raise SpecError(
@@ -110,6 +118,11 @@ class Loop(abc.ABC):
     @abc.abstractmethod
     def agent(algorithm: Algorithm, *, seed: int = 0, device: str = "cpu") -> Agent:
         """Return a trainer for scripts and notebooks, which is given its batches."""
+
+
+def plays(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> bool:
+    """Return whether there is an environment to evaluate the run's policies in."""
+    return _loop_of(spec).plays(spec, recorded)
 
 
 def check_new(spec: RunSpec) -> None:

@@ -1,0 +1,1 @@
+from understudy.envs.sources.arrays import source as source  # registers it
