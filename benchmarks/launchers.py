@@ -18,7 +18,7 @@ import numpy as np
 from understudy.envs.store.writer import StoreWriter
 from understudy.runs.directory import RunDir, read_csv
 from understudy.runs.launch import launch
-from understudy.runs.on_ray import start_ray
+from understudy.runs.ray_start import start_ray
 from understudy.spec.keys import build_run
 
 

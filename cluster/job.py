@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.cluster.profile import NAME, Profile
 from understudy.errors import SpecError, UserError
-from understudy.files import write_json
+from understudy.files import home, write_json
 from understudy.registry import cluster_kinds
-from understudy.spec.placement import home
 from understudy.spec.run import RunSpec
 from understudy.sweeping.options import STORAGE_VARIABLE
 from understudy.sweeping.sweep_spec import SweepSpec

@@ -15,11 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from understudy.errors import SpecError, UnknownName, UserError, did_you_mean
-from understudy.files import user_path
+from understudy.files import home, user_path
 from understudy.registry import cluster_kinds
 from understudy.spec.choices import OneOf
 from understudy.spec.keys import validate
-from understudy.spec.placement import home
 from understudy.tracking import without_secrets
 from understudy.tracking.addresses import is_secret
 

@@ -15,8 +15,7 @@ from understudy.envs.store.finding import find_store, store_path
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import UserError
-from understudy.files import user_path
-from understudy.spec.placement import home
+from understudy.files import home, user_path
 
 
 def load_dataset(name: str, data_dir: str | Path = "") -> EpisodeStore:

@@ -58,7 +58,7 @@ def _cuda() -> tuple[str, bool]:
 
 
 def _ray() -> tuple[str, bool]:
-    from understudy.runs.on_ray import ray_round_trip
+    from understudy.runs.ray_start import ray_round_trip
 
     return f"{version('ray')}, a task came back in {ray_round_trip():.1f} s", True
 
@@ -80,7 +80,7 @@ def _rendering() -> tuple[str, bool]:
 
 
 def _disk() -> tuple[str, bool]:
-    from understudy.spec.placement import home
+    from understudy.files import home
 
     parts = []
     fine = True

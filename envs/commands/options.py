@@ -30,7 +30,7 @@ JpegQuality = Annotated[
 
 def data_folder(data_dir: str) -> Path:
     """Return the folder of episode stores."""
-    from understudy.spec.placement import home
+    from understudy.files import home
 
     return user_path(data_dir) if data_dir else home() / "datasets"
 

@@ -153,7 +153,7 @@ def _say(count: int, settings: RecordSettings, played: Any, kept: bool) -> None:
 
 
 def _home() -> Path:
-    from understudy.spec.placement import home
+    from understudy.files import home
 
     return home()
 

@@ -12,9 +12,8 @@ from understudy.envs.sources.task import Task
 from understudy.envs.store.finding import find_store, list_stores, store_path
 from understudy.envs.store.store import MANIFEST, EpisodeStore
 from understudy.errors import DatasetError, UnknownName, UserError, nearest
-from understudy.files import user_path
+from understudy.files import home, user_path
 from understudy.registry import sources
-from understudy.spec.placement import home
 
 SHOWN = 8
 """Names that a message lists of each kind."""

@@ -28,6 +28,14 @@ _SWAP_SECONDS = 10.0
 """Two renames take less, on any file system: a folder that has been aside for longer was left by a killed process."""
 
 
+def home() -> Path:
+    """Return the folder of datasets and defaults: $UNDERSTUDY_HOME, else ~/.understudy."""
+    try:
+        return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
+    except RuntimeError:  # neither HOME nor an entry in /etc/passwd: containers run as any number
+        raise UserError("this user has no home folder: set UNDERSTUDY_HOME (or HOME) to one") from None
+
+
 def user_path(path: str | Path) -> Path:
     """Return a path as a user means it: `~` and `~name` are home folders; UserError for one that nobody has."""
     try:

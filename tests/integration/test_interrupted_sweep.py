@@ -36,7 +36,9 @@ def test_an_interrupted_sweep_registers_nothing_and_goes_on_to_its_end(hopper_da
     trials = ("lr=1e-3,1e-4", "num_trials=2", "max_concurrent=1", "scheduler=none", "final_episodes=2", "save_dir=runs")
     process = start("sweep", *SMALL, *trials, "training_steps=1500", "log_interval=25", "eval_interval=0", cwd=tmp_path)
     wait_until(lambda: any((tmp_path / "runs").rglob("trials/0001/train.csv")), process)
-    ray = [one for one in psutil.Process(process.pid).children() if one.name() in ("gcs_server", "raylet")]
+    children = psutil.Process(process.pid).children()
+    assert not [one for one in children if "monitor" in " ".join(one.cmdline())]  # of Ray's what is used
+    ray = [one for one in children if one.name() in ("gcs_server", "raylet")]
     assert len({os.getsid(one.pid) for one in ray} - {os.getsid(process.pid)}) == 2  # it is the driver's group alone
     press_ctrl_c(process)
     _, said = process.communicate(timeout=600)

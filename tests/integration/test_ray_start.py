@@ -16,7 +16,7 @@ import pytest
 from tests.integration.commands import SMALL, start
 
 from understudy.errors import UserError
-from understudy.runs import on_ray
+from understudy.runs import ray_start
 
 SWEEP = ("sweep", "algo=bc", *SMALL, "training_steps=6", "seeds=[0]", "lr=1e-4,1e-3", "num_trials=2")
 SWEEP = (*SWEEP, "tracking_uri=none", "register_as=none", "save_dir=runs")
@@ -38,7 +38,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(UserError) as refused:
-        on_ray.start_ray(cpus=1)
+        ray_start.start_ray(cpus=1)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -71,7 +71,7 @@ def test_a_host_that_nobody_knows_is_refused(monkeypatch) -> None:
 
 
 def test_a_listener_that_is_no_ray_is_given_up_on(monkeypatch) -> None:
-    monkeypatch.setattr(on_ray, "CONNECT_SECONDS", 4.0)
+    monkeypatch.setattr(ray_start, "CONNECT_SECONDS", 4.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         said = refusal(monkeypatch, RAY_ADDRESS=address)
@@ -92,14 +92,14 @@ def test_a_listener_that_is_no_ray_is_given_up_on(monkeypatch) -> None:
     ],
 )
 def test_what_ray_says_against_joining_becomes_one_line(monkeypatch, answer, address, parts) -> None:
-    monkeypatch.setattr(on_ray, "PROBE", f"import sys; print({answer!r}); sys.exit(1)")
+    monkeypatch.setattr(ray_start, "PROBE", f"import sys; print({answer!r}); sys.exit(1)")
     said = refusal(monkeypatch, RAY_ADDRESS=address)
     assert [part for part in parts if part not in said] == []
 
 
 def test_a_crash_while_joining_is_one_line_too(monkeypatch) -> None:
     monkeypatch.setattr(
-        on_ray, "PROBE", "import os, sys; print('Check failed', file=sys.stderr, flush=True); os.abort()"
+        ray_start, "PROBE", "import os, sys; print('Check failed', file=sys.stderr, flush=True); os.abort()"
     )
     assert refusal(monkeypatch, RAY_ADDRESS="auto").endswith("Check failed")
 
@@ -108,9 +108,9 @@ def test_a_long_tmpdir_gives_way_to_a_short_folder_and_a_long_ray_tmpdir_is_refu
     long = "/tmp/" + "batch_system_job_" * 4
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", long)
-    assert on_ray.temp_folder() == "/tmp/ray"
+    assert ray_start.temp_folder() == "/tmp/ray"
     monkeypatch.setenv("TMPDIR", "/tmp/short")
-    assert on_ray.temp_folder() == "/tmp/short/ray"
+    assert ray_start.temp_folder() == "/tmp/short/ray"
     said = refusal(monkeypatch, RAY_TMPDIR=long)
     assert said.startswith(f"RAY_TMPDIR={long} is too long a path for Ray's sockets")
 
@@ -118,9 +118,9 @@ def test_a_long_tmpdir_gives_way_to_a_short_folder_and_a_long_ray_tmpdir_is_refu
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:
     (tmp_path / "file").touch()
     code = (
-        "from understudy.errors import UserError\nfrom understudy.runs import on_ray\n"
-        "on_ray.SOCKET_BYTES = 0  # pytest's folders are long\n"
-        "try:\n    on_ray.start_ray(cpus=1)\nexcept UserError as error:\n    print(error)"
+        "from understudy.errors import UserError\nfrom understudy.runs import ray_start\n"
+        "ray_start.SOCKET_BYTES = 0  # pytest's folders are long\n"
+        "try:\n    ray_start.start_ray(cpus=1)\nexcept UserError as error:\n    print(error)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(  # a process of its own: this one may be connected to a Ray
@@ -183,9 +183,7 @@ def test_a_wrong_token_is_refused_and_the_right_one_joins(head, monkeypatch) -> 
     for environment in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef"}):
         said = refusal(monkeypatch, RAY_ADDRESS=address, **environment)
         assert said.startswith(f"the Ray at RAY_ADDRESS={address} refuses our token"), said
-    code = (
-        "from understudy.runs.on_ray import start_ray; start_ray(); import ray; print(ray.cluster_resources()['CPU'])"
-    )
+    code = "from understudy.runs import ray_start as own; own.start_ray(); print(own.cluster_resources()['CPU'])"
     joined = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}

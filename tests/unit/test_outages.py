@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import StoreAway, TrackingError, UserError
-from understudy.spec.placement import home
+from understudy.files import home
 from understudy.tracking import default_tracking_uri, prepare, track
 from understudy.tracking.addresses import check_reachable
 from understudy.tracking.client import tracking_errors

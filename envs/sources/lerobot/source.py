@@ -25,9 +25,8 @@ from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import tools_path, user_path
+from understudy.files import home, tools_path, user_path
 from understudy.registry import sources
-from understudy.spec.placement import home
 
 if TYPE_CHECKING:
     import gymnasium

@@ -1,254 +1,27 @@
-"""Train on Ray Train workers, and start or reach Ray. The one module of `runs` that knows ray."""
+"""Train on Ray Train workers. With `ray_start` the only place of `runs` that knows ray."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from understudy import errors
 from understudy.errors import UnderstudyError, UserError
 from understudy.runs import ray_processes
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
-from understudy.runs.ray_token import ensure_token
+from understudy.runs.ray_start import cluster_resources, start_ray
 from understudy.runs.results import RunResult
-from understudy.runs.stop import kept_handlers, noted_at_start, stopped_at_start
 from understudy.spec.keys import build_run
 from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
 
-CONNECT_SECONDS = 40.0
-"""The longest that a Ray at $RAY_ADDRESS may take to answer."""
-INSTEAD = "or unset RAY_ADDRESS and a Ray is started on this machine"
-PROBE = """
-import logging, sys, ray
-try:
-    ray.init(log_to_driver=False, logging_level=logging.CRITICAL)
-except BaseException as error:
-    print(type(error).__name__, error, sep=": ")
-    sys.exit(1)
-"""
-"""Joins the Ray at $RAY_ADDRESS and leaves it again."""
-SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-"""What Ray adds to its folder for a socket's path."""
-START_TRIES = 3
 WORKER_RETRIES = 2
 """Times that the workers of a run are started again after one of them died."""
-
-
-class _Ray(Protocol):
-    """What is used of the module ray where its own functions have types in part only."""
-
-    def init(self, **settings: Any) -> object:
-        """Join a Ray, or start one."""
-        ...
-
-    def get(self, task: Any, /, *, timeout: float | None = None) -> Any:
-        """Return what a task gives."""
-        ...
-
-    def cluster_resources(self) -> Mapping[str, float]:
-        """Return what the cluster has of each resource."""
-        ...
-
-    def shutdown(self) -> None:
-        """Leave Ray."""
-        ...
-
-
-def _ray() -> _Ray:
-    import ray
-
-    return ray
-
-
-def start_ray(cpus: int | None = None) -> None:
-    """Connect to $RAY_ADDRESS, or start a Ray of our own on this machine, quietly; nothing when already connected.
-
-    UserError, in CONNECT_SECONDS at most, where no Ray of this version that takes our token answers at the address.
-    """
-    import ray
-
-    if ray.is_initialized():
-        _watch()
-        return
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address not in ("", "local"):
-        _check_address(address)
-        _init(f"no Ray answers at RAY_ADDRESS={address}", **quiet)
-        return
-    folder = temp_folder()
-    ensure_token()
-    # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
-    _init(
-        f"Ray cannot be started on this machine (its files are in {folder}, RAY_TMPDIR moves them)",
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        _temp_dir=folder,
-        **quiet,
-    )
-
-
-def _watch() -> None:
-    import ray
-
-    context: Any = ray.get_runtime_context()
-    ray_processes.watch(str(context.gcs_address))
-
-
-def _init(failure: str, **settings: Any) -> None:
-    """Call ray.init; whatever it raises becomes one line that begins with `failure`.
-
-    Ray gives a node 30 s to start, which is too little on a busy machine: it is tried again.
-    """
-    from ray._private import worker
-
-    # As Ray's debugger does: a raylet that dies would have us print its log.
-    worker._worker_logs_enabled = False  # pyright: ignore[reportPrivateUsage]
-    with noted_at_start() as poll:
-        for left in reversed(range(START_TRIES)):
-            try:
-                with kept_handlers(), ray_processes.ended_unless_whole(), _in_sessions_of_their_own():
-                    _ray().init(**settings)
-                    _watch()
-                    poll()
-                return
-            except SystemExit:  # Ray's own answer to SIGTERM
-                raise stopped_at_start(signal.SIGTERM.name) from None
-            except errors.Stopped:
-                raise
-            except Exception as error:
-                poll()
-                if left and "timed out during startup" in str(error):
-                    continue
-                raise UserError(f"{failure}: {_one_line(f'{type(error).__name__}: {error}')}") from error
-
-
-@contextmanager
-def _in_sessions_of_their_own() -> Generator[None]:
-    """Have what Ray starts lead sessions of their own: a signal to our process group must not end them before us.
-
-    The trials and workers write checkpoints then. Linux ends these processes with the one that started them.
-    """
-    from ray._private import services
-
-    plain = services.ConsolePopen
-
-    class InSession(plain):
-        def __init__(self, *words: Any, **settings: Any) -> None:
-            super().__init__(*words, start_new_session=True, **settings)
-
-    services.ConsolePopen = InSession
-    try:
-        yield
-    finally:
-        services.ConsolePopen = plain
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
-
-
-def _check_address(address: str) -> None:
-    """Raise UserError unless a Ray that we may use answers at $RAY_ADDRESS.
-
-    ray.init would try a dead address for minutes, and ends the process where the GCS refuses it: so a process of its
-    own tries it first.
-    """
-    wrong = f"RAY_ADDRESS={address}"
-    if address != "auto":
-        host, port = _host_and_port(address)
-        try:
-            socket.create_connection((host, port), timeout=CONNECT_SECONDS / 4).close()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(f"no Ray answers at {wrong} ({reason}): correct it, {INSTEAD}") from None
-    environment = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2"}  # of the GCS, in fact
-    environment.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)  # the try is no part of a submitted job
-    command = [sys.executable, "-c", PROBE]
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=CONNECT_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"what is at {wrong} gave no answer as Ray's GCS in {CONNECT_SECONDS:g} s: correct it, {INSTEAD}"
-        ) from None
-    if done.returncode == 0:
-        return
-    said = done.stdout + done.stderr
-    if "Unauthenticated" in said or "AuthenticationError" in said:
-        raise UserError(
-            f"the Ray at {wrong} refuses our token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that"
-            f" its head was started with; {INSTEAD.removeprefix('or ')}"
-        )
-    if address == "auto" and "Could not find any running Ray" in said:
-        raise UserError(f"{wrong}: no Ray runs on this machine: `ray start --head` starts one, {INSTEAD}")
-    lines = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()] or ["it said nothing"]
-    raise UserError(f"cannot join the Ray at {wrong}: {_one_line(' '.join(lines))}")
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    """Return where $RAY_ADDRESS points; UserError when it is no HOST:PORT."""
-    if address.startswith("ray://"):
-        raise UserError(
-            f"RAY_ADDRESS={address}: Ray Client holds no training; start understudy on a node of the cluster with"
-            " RAY_ADDRESS=HOST:6379, or send it there with `understudy submit`"
-        )
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"RAY_ADDRESS={address}: must be HOST:PORT of a head, like 10.0.0.1:6379, auto or local")
-    return host, int(port)
-
-
-def temp_folder() -> str:
-    """Return the folder of Ray's files: below $RAY_TMPDIR or $TMPDIR, or below /tmp where its sockets do not fit there.
-
-    Batch systems make long ones; the path of a socket has 107 bytes at most (103 on macOS).
-    """
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    chosen = os.path.join(os.path.abspath(folder), "ray")
-    room = (103 if sys.platform == "darwin" else 107) - SOCKET_BYTES
-    if len(os.fsencode(chosen)) <= room:
-        return chosen
-    if os.environ.get("RAY_TMPDIR") or not os.access("/tmp", os.W_OK):
-        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
-        raise UserError(
-            f"{name}={folder} is too long a path for Ray's sockets ({room - len('/ray')} bytes at most):"
-            " set RAY_TMPDIR to a short one"
-        )
-    return "/tmp/ray"
-
-
-def ray_round_trip() -> float:
-    """Start a Ray of one CPU, run one task on it, stop it; return the seconds it took."""
-    import ray
-
-    started = time.monotonic()
-    start_ray(cpus=1)
-    try:
-        _ray().get(ray.remote(lambda: os.getpid()).remote(), timeout=120)
-    finally:
-        _ray().shutdown()
-    return time.monotonic() - started
 
 
 def check_launcher(spec: RunSpec) -> None:
@@ -258,7 +31,7 @@ def check_launcher(spec: RunSpec) -> None:
     start_ray()
     workers = spec.placement.num_workers
     for name, amount in resources(spec.placement).items():
-        held = _ray().cluster_resources().get(name, 0)
+        held = cluster_resources().get(name, 0)
         if amount * workers > held:
             raise UserError(f"num_workers={workers} x {amount:g} {name} is more than this Ray holds: {held:g} {name}")
 

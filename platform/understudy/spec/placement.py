@@ -8,16 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from understudy.errors import UserError
+from understudy.files import home
 from understudy.spec.part import FolderName, LocalPath, Needs, Part, Role, Secret, absolute
-
-
-def home() -> Path:
-    """Return the folder of datasets and defaults: $UNDERSTUDY_HOME, else ~/.understudy."""
-    try:
-        return Path(os.environ.get("UNDERSTUDY_HOME", "~/.understudy")).expanduser()
-    except RuntimeError:  # neither HOME nor an entry in /etc/passwd: containers run as any number
-        raise UserError("this user has no home folder: set UNDERSTUDY_HOME (or HOME) to one") from None
 
 
 class Placement(Part):

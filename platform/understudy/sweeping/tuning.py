@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from optuna.trial import TrialState
 
 from understudy.runs.directory import RunDir
-from understudy.runs.on_ray import resources, start_ray
+from understudy.runs.on_ray import resources
 from understudy.runs.ray_processes import do_watched, lost
+from understudy.runs.ray_start import start_ray
 from understudy.runs.stop import on_signals
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.study import Study

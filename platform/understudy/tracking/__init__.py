@@ -1,8 +1,9 @@
 """Track runs in MLflow: what a run's files hold is sent in the background; a store that is away stops nothing.
 
-`addresses`, `facts` and `tailing` know no mlflow; `client` reaches a store, `recording` has one function for each call
-that writes to a run, `artifacts` those for its files; `shipping` sends csv rows once, `tracked` is what a run or a
-sweep holds, `listing` is what `understudy runs` shows.
+`addresses`, `facts` and `tailing` know no mlflow; `client` reaches a store, `preparing` makes one ready (`fresh` has
+the tables of a new one), `recording` has one function for each call that writes to a run, `artifacts` those for its
+files; `shipping` sends csv rows once, `tracked` is what a run or a sweep holds, `listing` is what `understudy runs`
+shows.
 """
 
 from understudy.tracking.addresses import (
@@ -13,8 +14,8 @@ from understudy.tracking.addresses import (
     ui_command,
     without_secrets,
 )
-from understudy.tracking.client import prepare
 from understudy.tracking.listing import list_runs, run_details
+from understudy.tracking.preparing import prepare
 from understudy.tracking.recording import Status, start_run
 from understudy.tracking.tracked import Tracked, metric_sources, track, track_run
 

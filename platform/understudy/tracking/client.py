@@ -1,4 +1,4 @@
-"""This process's client of an MLflow store, its errors, and the store made ready. With its neighbours here and
+"""This process's client of an MLflow store, and its errors. With its neighbours here and
 understudy.models the only place that imports mlflow, and only inside functions.
 
 Importing mlflow takes seconds, so nothing here may be needed to parse a command line.
@@ -14,14 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StoreAway, TrackingError, UnderstudyError
-from understudy.tracking.addresses import (
-    OFF,
-    absolute_address,
-    artifact_root,
-    check_reachable,
-    sqlite_path,
-    without_secrets,
-)
+from understudy.tracking.addresses import artifact_root, without_secrets
 from understudy.tracking.outages import is_away
 
 if TYPE_CHECKING:
@@ -59,7 +52,7 @@ def client(tracking_uri: str) -> MlflowClient:
     # A new store writes the place of its Default experiment's artifacts as raw SQL: an address has no quotes in it,
     # the current folder (which it would be) may have.
     root = artifact_root(tracking_uri)
-    with _environment(**({"_MLFLOW_SERVER_ARTIFACT_ROOT": root} if root else {})):
+    with environment(**({"_MLFLOW_SERVER_ARTIFACT_ROOT": root} if root else {})):
         return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -91,25 +84,8 @@ def _is_mlflows(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] in ("mlflow", "sqlalchemy", "requests")
 
 
-def prepare(tracking_uri: str) -> None:
-    """Create or migrate the store, once, before any worker starts; TrackingError within seconds if it is unfit."""
-    if tracking_uri == OFF:
-        return
-    tracking_uri = absolute_address(tracking_uri)
-    check_reachable(tracking_uri)
-    path = sqlite_path(tracking_uri)
-    if path is None:
-        with tracking_errors(tracking_uri), _environment(**IMPATIENT):
-            untyped(client(tracking_uri)).search_experiments(max_results=1)
-        return
-    from understudy.tracking.migrating import migrated
-
-    with migrated(path), tracking_errors(tracking_uri):
-        untyped(client(tracking_uri)).search_experiments(max_results=1)
-
-
 @contextmanager
-def _environment(**changes: str) -> Generator[None]:
+def environment(**changes: str) -> Generator[None]:
     """Set variables of the environment while the block runs."""
     held = {name: os.environ.get(name) for name in changes}
     os.environ |= changes

@@ -1,11 +1,10 @@
-"""Bring a SQLite store to the installed MLflow's schema, in one process at a time."""
+"""Make a store ready: something answers there, and a SQLite one has the installed MLflow's schema."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator
@@ -15,35 +14,42 @@ from pathlib import Path
 from filelock import FileLock
 
 from understudy.errors import TrackingError
-from understudy.tracking.addresses import sqlite_address
+from understudy.tracking.addresses import OFF, absolute_address, check_reachable, sqlite_address, sqlite_path
+from understudy.tracking.client import IMPATIENT, client, environment, tracking_errors, untyped
+from understudy.tracking.fresh import fill, revision
 
 log = logging.getLogger("understudy")
 
 
+def prepare(tracking_uri: str) -> None:
+    """Create or migrate the store, once, before any worker starts; TrackingError within seconds if it is unfit."""
+    if tracking_uri == OFF:
+        return
+    tracking_uri = absolute_address(tracking_uri)
+    check_reachable(tracking_uri)
+    path = sqlite_path(tracking_uri)
+    if path is None:
+        with tracking_errors(tracking_uri), environment(**IMPATIENT):
+            untyped(client(tracking_uri)).search_experiments(max_results=1)
+        return
+    with _migrated(path), tracking_errors(tracking_uri):
+        untyped(client(tracking_uri)).search_experiments(max_results=1)
+
+
 @contextmanager
-def migrated(path: Path) -> Generator[None]:
-    """Hold the store's lock file while the block creates it, after upgrading one that an older MLflow made.
+def _migrated(path: Path) -> Generator[None]:
+    """Hold the store's lock file while the block opens it, after making its tables or upgrading an older MLflow's.
 
     MLflow creates missing tables by itself, but two processes that do it at once break each other, and it refuses
     an older schema. The old file is kept beside as `mlflow.db.before-<revision>`.
     """
     with FileLock(path.with_name(path.name + ".lock")):
-        held = revision(path)
-        if held is not None and held != _newest_revision():
+        held, newest = revision(path), _newest_revision()
+        if held is None:
+            fill(path, newest)
+        elif held != newest:
             _upgrade(path, held)
         yield
-
-
-def revision(path: Path) -> str | None:
-    """Return the schema revision of a store; None for a new, empty file."""
-    connection = sqlite3.connect(path)
-    try:
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.OperationalError:  # no such table
-        return None
-    finally:
-        connection.close()
-    return row[0] if row else None
 
 
 def _newest_revision() -> str:
