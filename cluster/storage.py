@@ -6,14 +6,13 @@ the store are the runs' own business (checkpoint_storage).
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import shutil
 from pathlib import Path
 
 from understudy.errors import StorageError
-from understudy.files import storage_errors
+from understudy.files import read_object, storage_errors
 from understudy.runs.storage import open_storage, read_stored_json, remote_errors
 
 log = logging.getLogger("understudy")
@@ -48,7 +47,7 @@ def fetch_dataset(uri: str, datasets: Path, name: str) -> None:
 
 def _compare(folder: Path, place: str) -> None:
     """Log a warning where the nodes' folder and the object store have different datasets of that name."""
-    held = json.loads((folder / MANIFEST).read_text()) if (folder / MANIFEST).is_file() else {}
+    held = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     try:
         offered = read_stored_json(place, MANIFEST) or {}
     except StorageError as error:

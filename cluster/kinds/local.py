@@ -28,7 +28,7 @@ from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import environment, find_token, make_token, own_path
 from understudy.cluster.tools import RAY, check_secrets
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import write_json
+from understudy.files import read_object, write_json
 from understudy.registry import cluster_kinds
 from understudy.runs.stop import STOP_WAIT
 
@@ -64,7 +64,7 @@ class LocalCluster(JobServer, Cluster):
         return super()._client
 
     def _noted(self) -> dict[str, Any]:
-        return json.loads(self.notes.read_text()) if self.notes.is_file() else {}
+        return read_object(self.notes) if self.notes.is_file() else {}
 
     def render(self) -> dict[str, str]:
         """Return the commands that `up` starts, as a script."""

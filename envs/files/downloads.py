@@ -8,7 +8,6 @@ server has another one, or cannot send parts.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 
 from understudy import __version__
 from understudy.errors import StorageError, UnderstudyError, UserError
-from understudy.files import held, sha256, storage_errors, sync_folder, write_json
+from understudy.files import held, parse_json, sha256, storage_errors, sync_folder, write_json
 
 if TYPE_CHECKING:
     import requests
@@ -253,7 +252,7 @@ def _note(part: Path) -> Path:
 def _read_note(part: Path, url: str) -> dict[str, Any]:
     """Return what is known of the part file's version; nothing, if it is of another address."""
     try:
-        found = json.loads(_note(part).read_text())
+        found = parse_json(_note(part).read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and found.get("url") == url else {}

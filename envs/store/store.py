@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.errors import DatasetError, did_you_mean
-from understudy.files import restore_folder, user_path
+from understudy.files import parse_json, restore_folder, user_path
 
 if TYPE_CHECKING:
     from understudy.envs.store.frames import Frames
@@ -97,7 +97,7 @@ class Manifest:
         """Read `path`/manifest.json; a damaged one or a newer format raises DatasetError."""
         file = path / MANIFEST
         try:
-            data = json.loads(file.read_text())
+            data = parse_json(file.read_bytes())
             version = data["format_version"]
             if version != FORMAT_VERSION:
                 raise DatasetError(f"{file}: format version {version!r}, this understudy reads {FORMAT_VERSION}")

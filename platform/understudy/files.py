@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
 from understudy.errors import StorageError, UserError
 
+T = TypeVar("T")
 ASIDE = ".old"
 """Suffix of a folder that another one is about to replace."""
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}(?P<kind>\.old)?")
@@ -65,15 +66,35 @@ def storage_errors(path: Path) -> Generator[None]:
         ) from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds; ValueError for any that cannot be read, such as one nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file of ours; UserError in one line where it holds something else."""
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): it was cut or changed by hand; put its copy back") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object: it was changed by hand; put its copy back")
     return cast("dict[str, Any]", found)  # JSON's keys are texts
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Return the dataclass `kind` that a JSON file of ours holds; UserError for a field that is missing or wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(read_object(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}: it was changed by hand; put its copy back") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, UserError, did_you_mean
-from understudy.files import replaced_folder, sha256, write_atomic, write_json
+from understudy.files import parse_json, replaced_folder, sha256, write_atomic, write_json
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
 from understudy.randomness import torch_generator
@@ -233,7 +233,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     """Return the content of a policy folder's policy.json; CheckpointError in one line when there is none to read."""
     path = folder / POLICY_FILE
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(path.read_bytes())
         version = document["format_version"]
         missing = {"algorithm", "config", "observation_shape", "action_dim", "normaliser", "members"} - set(document)
     except FileNotFoundError:

@@ -141,7 +141,7 @@ def test_a_run_whose_folder_is_lost_goes_on_from_its_copy_in_a_storage(
     if damaged:
         newest = held[-1]
         newest.write_bytes(newest.read_bytes()[:-100])
-    said = ended(start("resume", copy.as_uri(), cwd=tmp_path))
+    said = ended(start("resume", copy.as_uri(), "--save_dir=runs", cwd=tmp_path))
     assert ("falling back to the one before" in said) == damaged
     assert_little_was_repeated(local, held[-2] if damaged else held[-1], reached)
     assert_same(local, undisturbed)
@@ -211,7 +211,7 @@ def test_a_run_is_brought_from_a_storage_that_has_more_of_it(
         run.resume.mkdir()
         for step in steps:
             (run.resume / f"step_{step}.pt").write_text(str(step))
-    brought = RunDir(bring(place.as_uri()))
+    brought = RunDir(bring(place.as_uri(), tmp_path / "runs"))
     assert brought.path == tmp_path / "runs" / "p" / "sd000_1"
     assert checkpoints.rolling_steps(brought.resume)[0] == wanted
 

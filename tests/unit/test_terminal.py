@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -89,3 +90,15 @@ def test_names_and_notes_with_colons_and_brackets_are_printed_as_they_are(monkey
     said = stream.getvalue()
     for text in ("bridge:a: 3 episodes [bold] :smile:", "lerobot:x:cat:", "keys of :a:", "expert:a:", ":dog: [red]"):
         assert text in said
+
+
+def test_control_characters_in_names_and_files_are_shown_not_obeyed(monkeypatch, tmp_path) -> None:
+    folder = tmp_path / "a\x1b[31mb[red]"
+    folder.mkdir()
+    (folder / "flags.json").write_text(json.dumps({"seeds": "x\x1b[2J\u202e"}))
+    (folder / "run.json").write_text(json.dumps({"status": "failed", "error": "\x1b]0;title\x07"}))
+    for words in (("resume", str(folder)), ("runs", "list", "--save_dir", str(tmp_path)), ("resume", "no\x1b[31m")):
+        _, out, err = run(monkeypatch, "utf-8", *words)
+        assert "\x1b" not in out + err
+        assert "\u202e" not in out + err
+    assert "\\x1b[31m" in err

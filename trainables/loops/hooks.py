@@ -18,6 +18,8 @@ from understudy.algorithm import Batch
 from understudy.checkpoints import RollingWriter
 from understudy.errors import Stopped
 from understudy.runs.results import OnEvaluation, OnProgress, rank_key
+from understudy.runs.rows import KEY as FILES
+from understudy.runs.rows import WrittenRows
 from understudy.runs.stop import Notice
 from understudy.trainables.loops.evaluation import Evaluator, Outcome, held_out_losses
 from understudy.trainables.loops.logs import Logs
@@ -90,6 +92,7 @@ class Checkpoint:
         after: Callable[[dict[str, Any]], None],
     ) -> None:
         self._training, self._writer, self._before, self._after = training, writer, before, after
+        self._rows = WrittenRows(training.run.path)
         self._saved_at = time.monotonic()
 
     def __call__(self, metrics: dict[str, torch.Tensor] | None = None) -> None:
@@ -106,11 +109,15 @@ class Checkpoint:
         training.pack.check_finite()
         step, state = training.step, training.state()
 
+        def before() -> None:
+            state[FILES] = self._rows.note()  # then `before` makes the rows durable that were noted
+            self._before()
+
         def written() -> None:
             training.run.update_state(step=step)
             self._after(state)
 
-        self._writer.submit(step, state, self._before, written)
+        self._writer.submit(step, state, before, written)
 
 
 class Stop:

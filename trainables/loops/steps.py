@@ -25,6 +25,8 @@ from understudy.envs.windows.windows import Windows
 from understudy.errors import CheckpointError
 from understudy.normaliser import Mode, Normaliser
 from understudy.runs.directory import RunDir
+from understudy.runs.rows import KEY as FILES
+from understudy.runs.rows import check_rows
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.batches import Batches
 from understudy.trainables.packs.growing import begun_from
@@ -68,6 +70,7 @@ class Training:
     ) -> None:
         self.spec, self.run, self.data, self.algorithm, self.worker = spec, run, data, algorithm, worker
         self.seeds = spec.all_seeds
+        run.check_data(run.state().get("dataset_hash") or "", data.content_hash)
         saved = checkpoints.load_newest(run.resume)
         self.begun_from = saved or {}
         """The checkpoint that the run goes on from."""
@@ -111,9 +114,11 @@ class Training:
             self.run.update_state(encoder_weights=report.to_dict())
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        of_these_data = saved["data"] in (None, self.data.content_hash)  # None: forked, maybe to other data
-        if saved["fingerprint"] != self.spec.fingerprint() or not of_these_data:
-            raise CheckpointError(f"{self.run.resume} belongs to another spec or dataset than {self.run.flags}")
+        if saved["fingerprint"] != self.spec.fingerprint():
+            raise CheckpointError(f"{self.run.resume} belongs to another spec than {self.run.flags}")
+        self.run.check_data(saved["data"] or "", self.data.content_hash)  # "": forked, maybe to other data
+        if self.worker.writes:
+            check_rows(self.run, saved.get(FILES, {}))
         for index, state in enumerate(saved["members"]):
             if saved["data"] is None:  # a fork's network may have other parts than its parent's
                 begun = begun_from(state, self.pack.member_state(index))

@@ -18,7 +18,7 @@ from typer.main import get_command_name
 from understudy import __version__
 from understudy.cli import compare, evaluate, expert, models, resume, runs, sweep_command, sync, train, ui
 from understudy.cli.output import HELP_WIDTH, console, print_on_any_terminal
-from understudy.errors import UnderstudyError, UserError
+from understudy.errors import UnderstudyError, UserError, visible
 from understudy.registry import commands
 from understudy.runs import torchrun
 
@@ -75,7 +75,7 @@ TOGETHER = ("train", "resume")
 def main() -> None:
     """Run the command line; errors of ours are one line and their exit code, never a traceback."""
     print_on_any_terminal()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    _log_plainly()
     logging.getLogger("understudy").setLevel(logging.INFO)
     # Third parties' deprecation notes are no use to someone who trains a policy.
     warnings.filterwarnings("ignore")
@@ -83,7 +83,7 @@ def main() -> None:
         worker = torchrun.this_worker()
         code = _run() if worker is None else _run_as(worker)
     except UnderstudyError as error:
-        print(f"understudy: {error}", file=sys.stderr)
+        print(f"understudy: {visible(str(error))}", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,6 +100,19 @@ def main() -> None:
     if waiting is not None:
         waiting.leave(code)
     raise SystemExit(code)
+
+
+class _Plain(logging.Formatter):
+    """Show control characters of names and files instead of obeying them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def _log_plainly() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def _run_as(worker: torchrun.TorchrunWorker) -> int:
@@ -121,7 +134,7 @@ def _run_as(worker: torchrun.TorchrunWorker) -> int:
             error = raised
         error, say = group.end(error)
         if say:
-            print(f"understudy: {error}", file=sys.stderr, flush=True)
+            print(f"understudy: {visible(str(error))}", file=sys.stderr, flush=True)
         group.wait()
         if error is not None:
             return error.exit_code
@@ -142,6 +155,6 @@ def _run() -> int:
             print(message, file=sys.stderr)
         else:
             command = getattr(getattr(error, "ctx", None), "command_path", "understudy")
-            print(f"understudy: {message.rstrip('.')}; see `{command} --help`", file=sys.stderr)
+            print(f"understudy: {visible(message.rstrip('.'))}; see `{command} --help`", file=sys.stderr)
         return int(refused.exit_code)
     return code if isinstance(code, int) else 0

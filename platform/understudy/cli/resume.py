@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,6 +22,13 @@ ADD_TRIALS = typer.Option(0, "--add-trials", help="a sweep: try this many config
 RETRY_FAILED = typer.Option(False, "--retry-failed", help="a sweep: try what failed once more")
 CHANGE_SPACE = typer.Option(
     [], "--change-space", help="a sweep: search 'lr=interval(1e-5,1e-2)' from now on; may be repeated"
+)
+SAVE_DIR = typer.Option("", "--save_dir", "--save-dir", help="where a run comes to that is fetched from a storage")
+ACCEPT_NEW_DATA = typer.Option(
+    False, "--accept-new-data", help="a run: go on although its dataset has changed; run.json names both"
+)
+ACCEPT_LOST_ROWS = typer.Option(
+    False, "--accept-lost-rows", help="a run: go on although rows of its csv files are gone; run.json names the files"
 )
 
 
@@ -42,9 +50,13 @@ def resume(
     add_trials: int = ADD_TRIALS,
     retry_failed: bool = RETRY_FAILED,
     change_space: list[str] = CHANGE_SPACE,
+    accept_new_data: bool = ACCEPT_NEW_DATA,
+    accept_lost_rows: bool = ACCEPT_LOST_ROWS,
+    save_dir: str = SAVE_DIR,
 ) -> None:
     """Go on with a run or a sweep where it was left; the result equals never having stopped."""
-    go_on(run_or_sweep, add_steps, add_trials, retry_failed, change_space)
+    accepted = {"new_data": accept_new_data, "lost_rows": accept_lost_rows}
+    go_on(run_or_sweep, add_steps, add_trials, retry_failed, change_space, accepted, save_dir)
 
 
 def go_on(
@@ -53,18 +65,25 @@ def go_on(
     add_trials: int = 0,
     retry_failed: bool = False,
     change_space: Sequence[str] = (),
+    accepted: Mapping[str, bool] = MappingProxyType({}),
+    save_dir: str = "",
 ) -> None:
     """Do what `understudy resume` does."""
     from understudy.cli.compare import drive_matrix
     from understudy.cli.pipeline import drive_pipeline
     from understudy.errors import UserError
+    from understudy.files import user_path
     from understudy.matrix.cells import MatrixDir
     from understudy.matrix.pipeline import PipelineDir
     from understudy.runs import torchrun
     from understudy.runs.find import find
 
-    path, alone = find(run_or_sweep), torchrun.group() is None
+    if save_dir and "://" not in run_or_sweep:
+        raise UserError(f"--save_dir {save_dir}: {run_or_sweep} is no address of a storage: it goes on where it lies")
+    path, alone = find(run_or_sweep, user_path(save_dir) if save_dir else None), torchrun.group() is None
     for_sweeps = bool(add_trials or retry_failed or change_space)
+    if any(accepted.values()) and not (path / "flags.json").is_file():
+        raise UserError(f"{path} is no run: --accept-new-data and --accept-lost-rows are for one run")
     if (path / "sweep.json").is_file():
         if not alone:
             raise UserError(f"{path} is a sweep: resume it without torchrun; its trials are placed by Ray")
@@ -81,7 +100,7 @@ def go_on(
     elif for_sweeps:
         raise UserError(f"{path} is a run: --add-trials, --retry-failed and --change-space are for sweeps")
     else:
-        _resume_run(path, add_steps)
+        _resume_run(path, add_steps, accepted)
 
 
 def _resume_sweep(path: Path, add_steps: int, add_trials: int, retry_failed: bool, change_space: Sequence[str]) -> None:
@@ -95,7 +114,7 @@ def _resume_sweep(path: Path, add_steps: int, add_trials: int, retry_failed: boo
     drive(sweep)
 
 
-def _resume_run(path: Path, add_steps: int) -> None:
+def _resume_run(path: Path, add_steps: int, accepted: Mapping[str, bool]) -> None:
     from understudy.runs import extend, torchrun
     from understudy.runs.directory import RunDir
     from understudy.runs.on_ray import check_launcher
@@ -104,6 +123,8 @@ def _resume_run(path: Path, add_steps: int) -> None:
 
     def make_longer() -> None:
         with run.locked():  # someone else's run: say so before anything is printed
+            if accepted:
+                extend.accept(run, **accepted)
             if add_steps:
                 extend.add_steps(run, add_steps)
 

@@ -7,14 +7,13 @@ A key that one method takes and another does not is left out of the other's cell
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from understudy.errors import SpecError, UserError, did_you_mean
-from understudy.files import write_json
+from understudy.files import read_object, write_json
 from understudy.registry import algorithms, loops, search_spaces
 from understudy.runs.directory import hold
 from understudy.runs.epochs import EPOCHS
@@ -161,7 +160,7 @@ class MatrixDir:
 
     def read(self) -> dict[str, Any]:
         """Return matrix.json."""
-        return json.loads((self.path / MARKER).read_text())
+        return read_object(self.path / MARKER)
 
     @property
     def kind(self) -> Kind:

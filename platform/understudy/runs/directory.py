@@ -173,6 +173,19 @@ class RunDir:
         """Merge `changes` into run.json, atomically."""
         write_json(self.path / "run.json", {**self.state(), **changes})
 
+    def check_data(self, trained_on: str, given: str) -> None:
+        """Raise UserError where the data have another content hash than those that the run has trained on.
+
+        Hashes of data that it may leave, by `understudy resume RUN --accept-new-data`, are in run.json's
+        `earlier_datasets`; an empty hash is of no data.
+        """
+        if trained_on in ("", given) or trained_on in self.state().get("earlier_datasets", []):
+            return
+        raise UserError(
+            f"{self.path}: it trained on another dataset (hash {trained_on[:12]}) than is there now ({given[:12]}): put"
+            f" that one back, or `understudy resume {self.path} --accept-new-data` goes on with what is there"
+        )
+
     @contextmanager
     def locked(self) -> Generator[None]:
         """Hold the run for this process; a second holder gets a UserError naming the first."""

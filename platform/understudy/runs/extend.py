@@ -17,9 +17,11 @@ from understudy.files import write_json
 from understudy.registry import algorithms
 from understudy.runs.directory import RunDir
 from understudy.runs.on_ray import check_launcher
+from understudy.runs.rows import ACCEPT
 from understudy.spec.effects import check_effects
 from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
 from understudy.spec.learning import Interaction
+from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
 
 logger = logging.getLogger("understudy")
@@ -52,6 +54,16 @@ def train_on(run: RunDir, longer: RunSpec) -> None:
     write_json(run.flags, longer.flat())
 
 
+def accept(run: RunDir, new_data: bool, lost_rows: bool) -> None:
+    """Have the next start go on with other data, or without rows that are gone; run.json keeps that it did."""
+    state = run.state()
+    if new_data and state.get("dataset_hash"):
+        earlier = {*state.get("earlier_datasets", []), state["dataset_hash"]}
+        run.update_state(dataset_hash=None, earlier_datasets=sorted(earlier))
+    if lost_rows:
+        run.update_state(**{ACCEPT: True})
+
+
 def fork(source: Path, changes: dict[str, Any]) -> RunDir:
     """Make a run that goes on from `source`, a run directory or one seed's .pt file, with changed settings.
 
@@ -60,6 +72,8 @@ def fork(source: Path, changes: dict[str, Any]) -> RunDir:
     """
     files = _models(source)
     saved = checkpoints.load(files[0])
+    if not _has_flags(files[0]):  # a file alone may be somebody else's: where this runs is for the caller to say
+        saved["spec"] = {key: value for key, value in saved["spec"].items() if key not in Placement.model_fields}
     if "training" not in saved:
         raise UserError(f"{files[0]} holds no training state: give a run directory, checkpoint_N.pt or final_model.pt")
     seeds = [int(checkpoints.load(file)["seed"]) for file in files]
@@ -101,6 +115,11 @@ def _models(source: Path) -> list[Path]:
     if not files or len(files) != len(newest):
         raise UserError(f"{source} holds no final_model.pt or checkpoint_N.pt of every seed to go on from")
     return files
+
+
+def _has_flags(file: Path) -> bool:
+    """Return whether a model lies in the directory of its run."""
+    return any((folder / "flags.json").is_file() for folder in file.absolute().parents[:2])
 
 
 def _newest(folder: Path) -> Path | None:

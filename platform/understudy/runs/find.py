@@ -14,13 +14,16 @@ MARKERS = ("sweep.json", "flags.json", "matrix.json")
 
 
 def find(name: str, root: Path | None = None) -> Path:
-    """Return the folder of the run or sweep called `name`; raises UnknownName with the nearest folder names."""
+    """Return the folder of the run or sweep called `name`; UnknownName with the nearest folder names.
+
+    Names are looked for below `root`, by default the default save_dir; what a storage holds comes there.
+    """
+    root = root or Path(Placement.model_fields["save_dir"].default)
     if "://" in name:
-        return mirror.bring(name)
+        return mirror.bring(name, root)
     path = user_path(name)
     if any((path / marker).is_file() for marker in MARKERS):
         return path
-    root = root or Path(Placement.model_fields["save_dir"].default)
     roots = [root, *([root.parent] if root.parent != Path(".") else [])]
     known = {folder.name: folder for place in reversed(roots) for folder in folders(place)}
     if name in known:

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from understudy import checkpoints
-from understudy.errors import StorageError, UnknownName
-from understudy.files import storage_errors
+from understudy.errors import StorageError, UnknownName, UserError
+from understudy.files import storage_errors, write_json
 from understudy.runs.directory import RunDir
 from understudy.runs.storage import open_storage, put, read_stored_json, remote_errors
 from understudy.spec.keys import build_run
@@ -59,14 +59,22 @@ def attach(run: RunDir, spec: RunSpec) -> None:
     run.update_state(storage=place)
 
 
-def bring(url: str) -> Path:
-    """Return the local directory of the run that a storage holds at `url`, fetched if it is missing or holds less."""
+def bring(url: str, save_dir: Path) -> Path:
+    """Return the local directory of the run that a storage holds at `url`, fetched if it is missing or holds less.
+
+    Where the run was on this machine, it goes on in its own directory. Else it comes below `save_dir`, whatever the
+    storage's files say: they may be somebody else's. UserError for a storage that names a place outside it.
+    """
     flags, state = read_stored_json(url, "flags.json"), read_stored_json(url, "run.json") or {}
     if flags is None:
         raise UnknownName(f"{url} holds no run: there is no flags.json")
     spec = build_run(flags)
-    below = state.get("storage", url).removeprefix(spec.placement.checkpoint_storage.rstrip("/")).strip("/")
-    run = RunDir(Path(spec.placement.save_dir) / below)
+    place = str(state.get("storage", url))
+    below = place.removeprefix(spec.placement.checkpoint_storage.rstrip("/")).strip("/")
+    if ".." in Path(below).parts or "://" in below:
+        raise UserError(f"{url}: its run.json says that it is at {place}, which is no folder of a run")
+    own = RunDir(Path(spec.placement.save_dir) / below)
+    run = own if _is_of(own, place) else RunDir(save_dir.absolute() / below)
     if run.flags.is_file() and not _has_more(url, state, run):
         log.info("%s is here already, and the storage has no more of it: going on from that", run.path)
     else:
@@ -74,8 +82,15 @@ def bring(url: str) -> Path:
             run.path.mkdir(parents=True, exist_ok=True)
         with run.locked():
             fetch(url, run.path)
+            if run is not own:
+                write_json(run.flags, {**flags, "save_dir": str(save_dir.absolute())})
         log.info("fetched %s to %s", url, run.path)
     return run.path
+
+
+def _is_of(run: RunDir, place: str) -> bool:
+    """Return whether a directory here is the run that a storage has a copy of."""
+    return run.flags.is_file() and run.state().get("storage") == place
 
 
 def _has_more(url: str, state: dict[str, Any], run: RunDir) -> bool:
@@ -106,6 +121,8 @@ def fetch(url: str, folder: Path) -> None:
         names = [name for name in sorted(store.find(root)) if not name.rsplit("/", 1)[1].startswith(".")]
         for name in names:
             target = partial / os.path.relpath(name, root)
+            if not Path(os.path.normpath(target)).is_relative_to(partial):
+                raise StorageError(f"{url} holds {name}, which is no file below it")
             target.parent.mkdir(parents=True, exist_ok=True)
             store.get_file(name, str(target))
     with storage_errors(folder):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import Stopped, StorageError, UserError
+from understudy.files import parse_json
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -51,7 +51,7 @@ def read_stored_json(url: str, name: str) -> dict[str, Any] | None:
     """Return the JSON file `name` of a folder in a storage, None where it is missing."""
     store, root = open_storage(url)
     with remote_errors(url):
-        return json.loads(store.cat_file(f"{root}/{name}")) if store.exists(f"{root}/{name}") else None
+        return parse_json(store.cat_file(f"{root}/{name}")) if store.exists(f"{root}/{name}") else None
 
 
 def put(store: AbstractFileSystem, source: Path, target: str) -> bool:

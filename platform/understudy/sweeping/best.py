@@ -7,13 +7,12 @@ seed) becomes the registered model, and its own score is measured on yet other e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from understudy.files import write_json
+from understudy.files import read_record, write_json
 from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.runs.directory import CsvLog, RunDir, read_csv
@@ -135,7 +134,7 @@ def _registered_metrics(
 def read_best(sweep: Path) -> BestPolicy | None:
     """Return the record of the best configuration; None before there is one."""
     record = sweep / RECORD
-    return BestPolicy(**json.loads(record.read_text())) if record.is_file() else None
+    return read_record(record, BestPolicy) if record.is_file() else None
 
 
 def append_best(path: Path, steps: int, metrics: Mapping[str, float | None]) -> None:

@@ -7,7 +7,6 @@ were added later, stand beside it as trials/0006_sd001-sd002 and count as if the
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from understudy.files import read_object
 from understudy.registry import algorithms
 from understudy.runs.directory import RunDir, read_csv
 from understudy.runs.episodes import (
@@ -167,4 +167,4 @@ def with_spread(spec: SweepSpec, values: dict[str, list[float]]) -> dict[str, fl
 def read_latencies(folder: Path) -> dict[str, float]:
     """Return milliseconds a decision by setting, where they were measured."""
     path = folder / LATENCIES
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}

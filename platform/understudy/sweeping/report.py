@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from understudy.comparisons import kendall
-from understudy.files import write_json
+from understudy.files import read_object, write_json
 from understudy.runs.results import lower_is_better, objective_name
 from understudy.sweeping.format import number, objective_text
 from understudy.sweeping.objective import HELD_OUT, pareto_front
@@ -25,7 +24,7 @@ SHOWN = 8
 def write_report(sweep: Path, spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[str]:
     """Write report.json and return its findings, a line each."""
     front, correlations = front_of(spec, ranked), rank_correlations(ranked)
-    race = json.loads((sweep / RACE).read_text()) if (sweep / RACE).is_file() else None
+    race = read_object(sweep / RACE) if (sweep / RACE).is_file() else None
     write_json(sweep / REPORT, {"pareto_front": front, "held_out": correlations, "race": race})
     return [*_front_lines(spec, front), *_race_lines(race), *_correlation_lines(correlations)]
 

@@ -11,7 +11,6 @@ more steps go on in a further study beside the first, which stays as it is.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import secrets
 from collections.abc import Generator, Sequence
@@ -25,7 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy.errors import UserError
-from understudy.files import write_json
+from understudy.files import read_object, write_json
 from understudy.sweeping.objective import Goal
 from understudy.sweeping.options import STORAGE_VARIABLE
 from understudy.sweeping.proposals import Coding, sampler_for
@@ -68,7 +67,7 @@ def study_place(folder: Path, spec: SweepSpec) -> StudyPlace:
     if not record.is_file():
         name = f"{folder.name}-{secrets.token_hex(4)}"
         write_json(record, {"study_name": name, "storage": without_secrets(given)})
-    held = json.loads(record.read_text())
+    held = read_object(record)
     if without_secrets(given) not in (held["storage"], without_secrets(absolute_address(held["storage"]))):
         now = without_secrets(given) or "not set"
         raise UserError(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from understudy.errors import UnderstudyError
+from understudy.files import parse_json
 from understudy.tracking.outages import is_away
 from understudy.tracking.shown import is_shown
 from understudy.tracking.tailing import TIMING_FILE, CsvTail, Extent, Row, StepTimes
@@ -57,7 +58,7 @@ class Cursor:
         self.path = path
         self.data: dict[str, Any] = {"format_version": 1, "files": {}, "pending": {}}
         try:
-            held = json.loads(path.read_text())
+            held = parse_json(path.read_bytes())
             self.data |= held if isinstance(held, dict) else {}
         except FileNotFoundError:
             return

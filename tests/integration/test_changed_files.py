@@ -1,0 +1,182 @@
+"""What a run goes on from was changed meanwhile: dataset, csv files, somebody else's model or copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.integration.commands import SMALL
+from tests.integration.test_run_directory import only_run
+
+import understudy
+from understudy.runs import stop
+from understudy.runs.directory import read_csv
+from understudy.trainables.loops.hooks import Log
+
+TRAINED = (*SMALL, "eval_episodes=0", "training_steps=40", "log_interval=10", "tracking_uri=none", "save_dir=runs")
+
+
+@pytest.fixture
+def stopped(hopper_data: Path, say: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Train until SIGTERM comes at step 20 and return the run's directory, with a checkpoint of that step."""
+
+    def train(*words: str) -> Path:
+        log = Log.__call__
+
+        def terminated(hook: Log, metrics: dict | None = None) -> None:
+            log(hook, metrics)
+            if hook._training.step == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stop, "LOOK_SECONDS", 0.0)
+            patch.setattr(Log, "__call__", terminated)
+            said = say("train", *TRAINED, *words)
+        assert said.code == 143, said.err
+        return only_run(tmp_path / "runs")
+
+    return train
+
+
+def steps(run: Path) -> list[int]:
+    return [int(row["step"]) for row in read_csv(run / "train.csv")]
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "other"])
+def test_a_run_whose_rows_were_changed_is_refused_and_goes_on_only_where_that_is_accepted(
+    stopped: Callable[..., Path], say: Callable, change: str
+) -> None:
+    run = stopped()
+    file = run / "train.csv"
+    held = file.read_bytes()
+    if change == "gone":
+        file.unlink()
+    elif change == "cut":
+        file.write_bytes(held[: held.rfind(b"\n20,") + 1])
+    else:
+        file.write_bytes(held.replace(b"\n10,", b"\n11,"))
+    said = say("resume", str(run))
+    assert said.code == 2
+    assert "train.csv no longer begin with the rows of the last checkpoint" in said.err
+    assert f"understudy resume {run} --accept-lost-rows" in said.err
+    kept = file.read_bytes() if file.exists() else None
+
+    file.write_bytes(held)  # its copy is put back: nothing was lost
+    whole = run.with_name("whole")
+    shutil.copytree(run, whole)
+    assert say("resume", str(whole)).code == 0
+    assert steps(whole) == [10, 20, 30, 40]
+
+    file.unlink() if kept is None else file.write_bytes(kept)
+    assert say("resume", str(run), "--accept-lost-rows").code == 0
+    assert steps(run)[-2:] == [30, 40]
+    assert json.loads((run / "run.json").read_text())["lost_rows"] == ["train.csv"]
+
+
+def write(name: str, seed: int, data_dir: Path) -> None:
+    rows = np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)
+    understudy.write_dataset(name, [{"observations": rows, "actions": np.tanh(rows[:, :2])}], data_dir=str(data_dir))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_goes_on_with_another_dataset_only_where_that_is_accepted(
+    stopped: Callable[..., Path], say: Callable, tmp_path: Path, finished: bool
+) -> None:
+    data, more = tmp_path / "data", ("--add-steps", "10") if finished else ()
+    write("own", 0, data)
+    run = stopped("env_name=own", f"data_dir={data}")
+    if finished:
+        assert say("resume", str(run)).code == 0
+    before = json.loads((run / "run.json").read_text())["dataset_hash"]
+    shutil.rmtree(data / "own")
+    write("own", 1, data)
+    rows = (run / "train.csv").read_bytes()
+    for _ in range(2):  # refused as often as it is tried
+        said = say("resume", str(run), *more)
+        assert said.code == 2
+        assert f"another dataset (hash {before[:12]})" in said.err
+        assert f"understudy resume {run} --accept-new-data" in said.err
+        assert (run / "train.csv").read_bytes() == rows
+        more = ()
+    assert say("resume", str(run), "--accept-new-data").code == 0
+    state = json.loads((run / "run.json").read_text())
+    assert state["earlier_datasets"] == [before]
+    assert state["dataset_hash"] not in ("", None, before)
+    assert steps(run)[-1] == (50 if finished else 40)
+
+
+def test_a_run_that_had_no_checkpoint_yet_does_not_begin_again_with_another_dataset(
+    stopped: Callable[..., Path], say: Callable, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    write("own", 0, data)
+    run = stopped("env_name=own", f"data_dir={data}")
+    shutil.rmtree(run / "resume")
+    shutil.rmtree(data / "own")
+    write("own", 1, data)
+    said = say("resume", str(run))
+    assert said.code == 2
+    assert "it trained on another dataset" in said.err
+
+
+def test_what_is_accepted_is_for_runs(say: Callable, tmp_path: Path) -> None:
+    (tmp_path / "sweep_1").mkdir()
+    (tmp_path / "sweep_1" / "sweep.json").write_text("{}")
+    said = say("resume", "sweep_1", "--accept-new-data")
+    assert said.code == 2
+    assert "is no run: --accept-new-data and --accept-lost-rows are for one run" in said.err
+
+
+def test_a_forked_file_does_not_say_where_the_fork_runs(
+    stopped: Callable[..., Path], say: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(f"checkpoint_storage={tmp_path / 'storage'}")
+    assert say("resume", str(run)).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(run / "final_model.pt", tmp_path / "elsewhere" / "theirs.pt")
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "storage")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    said = say("train", "--fork", "theirs.pt", "training_steps=60", "eval_episodes=0")
+    assert said.code == 0, said.err
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "storage").exists()
+    made = only_run(tmp_path)
+    assert made.is_relative_to(Path.cwd() / "runs")
+
+
+def test_a_copy_from_a_storage_comes_below_the_callers_save_dir_only(
+    stopped: Callable[..., Path], say: Callable, tmp_path: Path
+) -> None:
+    stopped(f"checkpoint_storage={tmp_path / 'storage'}")
+    (copy,) = [file.parent for file in (tmp_path / "storage").rglob("flags.json")]
+    shutil.rmtree(tmp_path / "runs")
+    flags = json.loads((copy / "flags.json").read_text())
+    (copy / "flags.json").write_text(json.dumps({**flags, "save_dir": str(tmp_path / "theirs")}))
+    said = say("resume", copy.as_uri(), "--save_dir", "mine")
+    assert said.code == 0, said.err
+    assert not (tmp_path / "theirs").exists()
+    assert steps(only_run(tmp_path / "mine")) == [10, 20, 30, 40]
+
+    shutil.rmtree(tmp_path / "mine")
+    state = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**state, "storage": "../../../../theirs"}))
+    said = say("resume", copy.as_uri(), "--save_dir", "mine")
+    assert said.code == 2
+    assert "which is no folder of a run" in said.err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_moved_run_goes_on_where_it_lies(stopped: Callable[..., Path], say: Callable, tmp_path: Path) -> None:
+    run = stopped()
+    shutil.move(run, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "runs")
+    assert say("resume", str(tmp_path / "moved")).code == 0
+    assert steps(tmp_path / "moved") == [10, 20, 30, 40]
+    assert not (tmp_path / "runs").exists()
