@@ -26,8 +26,10 @@ from typing import TextIO
 
 IMPORTED = (
     *("torch", "torch.distributed", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "ray.train.torch", "ray.tune"),
-    *("mlflow.pyfunc", "hydra", "optuna", "gymnasium"),
+    *("mlflow.pyfunc", "hydra", "optuna", "pandas", "scipy.special", "gymnasium", "gymnasium.envs.mujoco.mujoco_env"),
+    *("torch._dynamo", "alembic.config", "sqlalchemy.dialects.sqlite"),  # with the first optimiser and store
     *("understudy.cli", "understudy.cli.train", "understudy.runs.loop", "understudy.tracking"),
+    *("understudy.trainables.loops.offline", "understudy.sweeping.run"),
 )
 LONGEST = 1 << 20
 """The longest request, in bytes."""

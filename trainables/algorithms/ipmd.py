@@ -11,18 +11,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import nn
-from torch.nn.utils import skip_init
 
 from understudy.algorithm import EXPERT, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.registry import algorithms
 from understudy.spec.learning import Sampling
 from understudy.spec.part import LOG
 from understudy.trainables.algorithms.sac import SAC, ActorCritic, SACConfig
+from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.observation import ObservationEncoder
 
 
@@ -180,7 +180,7 @@ class IPMD(SAC):
 
 
 def _orthogonal(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
-    layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs))
+    layer = blank(nn.Linear, inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

@@ -11,12 +11,13 @@ import inspect
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
+
+from understudy.trainables.networks.blank import blank
 
 LOG_TWO = math.log(2.0)
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
@@ -179,7 +180,7 @@ class SquashedGaussian(nn.Module):
 
 
 def _dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs))
+    layer = blank(nn.Linear, inputs, outputs)
     layer.weight = _uniform((outputs, inputs), inputs, generator)
     layer.bias = _uniform((outputs,), inputs, generator)
     return layer

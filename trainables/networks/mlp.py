@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
+
+from understudy.trainables.networks.blank import blank
 
 if TYPE_CHECKING:
     from understudy.trainables.networks.observation import ObservationEncoder
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return a dense layer with Xavier uniform weights and zero bias."""
-    layer = cast(nn.Linear, skip_init(nn.Linear, inputs, outputs))
+    layer = blank(nn.Linear, inputs, outputs)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

@@ -8,15 +8,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from understudy.registry import encoders
 from understudy.spec.learning import Vision
+from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.mlp import MLP
 from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
 from understudy.trainables.networks.pooling import POOLINGS
@@ -40,7 +39,7 @@ IMPALAS = {
 
 def convolution(inputs: int, outputs: int, generator: torch.Generator) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps the picture's size."""
-    layer = cast(nn.Conv2d, skip_init(nn.Conv2d, inputs, outputs, 3, padding=1))
+    layer = blank(nn.Conv2d, inputs, outputs, 3, padding=1)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

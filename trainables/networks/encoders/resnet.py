@@ -18,10 +18,10 @@ from typing import Literal, cast
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import skip_init
 
 from understudy.registry import encoders
 from understudy.spec.learning import Vision
+from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
 from understudy.trainables.networks.pooling import POOLINGS
 
@@ -77,7 +77,7 @@ def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int, family: Family, generator: torch.Generator
 ) -> nn.Conv2d:
     """Return a convolution without bias; He normal weights, by inputs (BridgeData) or by outputs (torchvision)."""
-    layer = cast(nn.Conv2d, skip_init(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False))
+    layer = blank(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False)
     fan = (inputs if family == "bridge" else outputs) * kernel * kernel
     with torch.no_grad():
         layer.weight.normal_(0.0, math.sqrt(2 / fan), generator=generator)
