@@ -11,7 +11,7 @@ Shape suffixes: b rows, H steps of a window, A action dims, O observation dims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,17 @@ class Replay:
     """The newest `capacity` steps of one member, drawn as windows of transitions."""
 
     def __init__(
-        self, folder: Path, shape: ObservationShape, action_dim: int, capacity: int, *, segment: int | None = None
+        self,
+        folder: Path,
+        shape: ObservationShape,
+        action_dim: int,
+        capacity: int,
+        *,
+        segment: int | None = None,
+        marks: Sequence[str] = (),
     ) -> None:
-        self.folder, self.capacity = folder, capacity
+        self.folder, self.capacity, self.marks = folder, capacity, tuple(marks)
+        """`marks` are columns of one more number a step, such as who chose its action; batches hold them as [b]."""
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._single = not isinstance(shape, dict)
@@ -65,6 +73,7 @@ class Replay:
             TERMINALS: ((), np.uint8),
             ENDED: ((), np.uint8),
             EPISODES: ((), np.int32),
+            **{mark: ((), np.float32) for mark in marks},
         }
         bytes_a_row = sum(int(np.prod(one)) * np.dtype(kind).itemsize for one, kind in columns.values())
         rows = segment or segment_rows(bytes_a_row)
@@ -84,7 +93,16 @@ class Replay:
             self._end(self._seen())
         self._now = self._parts(observation)
 
-    def add(self, action: np.ndarray, reward: float, observation: Arrays, *, terminated: bool, ended: bool) -> None:
+    def add(
+        self,
+        action: np.ndarray,
+        reward: float,
+        observation: Arrays,
+        *,
+        terminated: bool,
+        ended: bool,
+        marks: Mapping[str, float] | None = None,
+    ) -> None:
         """Add a step: its action in the environment's units, and what was seen after it."""
         row, seen = self.counters.rows, self._seen()
         for name, part in seen.items():
@@ -94,6 +112,8 @@ class Replay:
         self._columns[TERMINALS].put(row, terminated)
         self._columns[ENDED].put(row, 0)
         self._columns[EPISODES].put(row, self.counters.episodes)
+        for mark in self.marks:
+            self._columns[mark].put(row, (marks or {}).get(mark, 0.0))
         self._now = self._parts(observation)
         self.counters = Counters(row + 1, self.counters.episodes, self.counters.open_rows + 1)
         if ended:
@@ -153,7 +173,13 @@ class Replay:
             "discounts": np.float32(discount) * (1.0 - terminals.astype(np.float32)),
             **(n_step(rewards, terminals, discount) if horizon > 1 else {}),
             "next_observations": self._after(last),
+            **{mark: self._columns[mark].gather(rows) for mark in self.marks},
         }
+
+    def marked(self, mark: str, first: int) -> np.ndarray:
+        """Return the rows from `first` on whose mark is not 0; none of them may have been dropped."""
+        rows = np.arange(first, self.counters.rows)
+        return rows[self._columns[mark].gather(rows) != 0] if len(rows) else rows
 
     def episode(self) -> tuple[Arrays, np.ndarray]:
         """Return what was seen [T, *O] and the actions [T, A] of the open episode."""

@@ -57,6 +57,8 @@ class CommandResult:
     """Numbers in one action (in the answer to a reset)."""
     limit: int | None = None
     """Most steps of an episode, where the environment sets a limit (in the answer to a reset)."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """What the environment told last, where every step is wanted back."""
 
     @property
     def observation(self) -> Arrays:
@@ -82,6 +84,7 @@ class Slot:
         frames = [self._call(self.env.render)] if command.frame_skip else []
         size = int(np.prod(self.env.action_space.shape or ()))
         told = {"goal": goal_of(info), "action_dim": size, "limit": episode_limit(self.env)}
+        told |= {"info": dict(info)} if command.record else {}
         return CommandResult([self._stored(observation)], frames=frames, **told)
 
     def _check(self, seed: int | None) -> None:
@@ -113,6 +116,7 @@ class Slot:
             seen.append(self._stored(observation))
             if command.record:
                 outcome.recorded.append(Step(action, seen[-1], reward, bool(terminated), bool(truncated)))
+                outcome.info = info
             if command.frame_skip and (outcome.done or self._steps % command.frame_skip == 0):
                 outcome.frames.append(self._call(self.env.render))
             if outcome.done:

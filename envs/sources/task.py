@@ -201,6 +201,10 @@ class Task(abc.ABC):
         """Return what the format stores of a simulator's state beside the observation, such as qpos; one row each."""
         return {}
 
+    def gripper_closed(self, env: gymnasium.Env) -> float | None:
+        """Return how far the gripper is closed, 0 to 1; None where the task has none, or does not tell."""
+        return None
+
     def rendering(self, options: Mapping[str, str]) -> Settings | None:
         """Return the settings of `make_env` for pictures made with these options, defaults included, as JSON values.
 

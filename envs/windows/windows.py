@@ -31,6 +31,10 @@ STEPS_DRAWN = 64
 """Steps whose draws are made at once: a generator for each would take a quarter of a batch's time."""
 
 
+EXECUTED = "executed_actions"
+"""The column of what was done where noise moved the environment, while `actions` are what should have been done."""
+
+
 class Windows:
     """The chunks of a store's selected episodes.
 
@@ -68,7 +72,8 @@ class Windows:
         """What batches hold beside actions, by selected transition."""
         above = sampling.balanced_above
         self._sides = None if above is None else _sides(self.rewards(), above, store.name, split)
-        self._actions = store.column("actions")
+        executed = sampling.executed and EXECUTED in store.manifest.columns
+        self._actions = store.column(EXECUTED if executed else "actions")
         self._chunks = opaque(self._actions, rows=self.horizon)
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
         self._left = _steps_left(lengths, self.horizon)

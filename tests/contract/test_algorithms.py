@@ -49,12 +49,19 @@ SETTINGS = [
     *[(name, {}) for name in NAMES],
     *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in IN_CHUNKS],
     *[("flow_bc", {"actor": actor}) for actor in ("one_step", "best_of_n")],
+    ("hilserl", {"gripper": "discrete"}),
 ]
+
+
+def _kind(settings: dict[str, Any]) -> str:
+    return settings.get("actor", settings.get("gripper", "chunk" if settings else "single"))
+
+
 EACH = pytest.mark.parametrize("name", NAMES)
 EACH_SETTING = pytest.mark.parametrize(
     ("name", "settings"),
     SETTINGS,
-    ids=[f"{name}-{settings.get('actor', 'chunk' if settings else 'single')}" for name, settings in SETTINGS],
+    ids=[f"{name}-{_kind(settings)}" for name, settings in SETTINGS],
 )
 
 

@@ -55,6 +55,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sac": ("sac", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "sac rlpd": ("sac", {**RLPD, "hidden_dims": (32, 32), "lr": 1e-3}),
     "ipmd": ("ipmd", {"hidden_dims": (32, 32), "reward_hidden_dims": (32,), "lr": 1e-3}),
+    "hilserl": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3}),
+    "hilserl grasp": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3, "gripper": "discrete"}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 

@@ -56,7 +56,7 @@ class IPMDConfig(SACConfig):
     @property
     def sampling(self) -> Sampling:
         """Transitions of one step, and those of demonstrations."""
-        return Sampling(transitions=True, demonstrations=self.expert_batch_size or self.batch_size)
+        return Sampling(transitions=True, executed=True, demonstrations=self.expert_batch_size or self.batch_size)
 
 
 class RewardNetwork(nn.Module):

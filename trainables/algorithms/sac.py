@@ -65,7 +65,7 @@ class SACConfig(Interaction, Dense, Vision, AlgorithmConfig):
     @property
     def sampling(self) -> Sampling:
         """Transitions of one step."""
-        return Sampling(transitions=True)
+        return Sampling(transitions=True, executed=True)
 
 
 class ActorCritic(nn.Module):

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from understudy.runs.directory import CsvLog
-from understudy.trainables.loops.interaction import REPLAY, Players, Surroundings
+from understudy.trainables.loops.interaction import REPLAY, MakesPlayer, Player, Players, Surroundings
 from understudy.trainables.loops.steps import Training
 
 
 class ActingFeed:
     """Each member's environment and replay buffer, of `capacity` steps, and its env.csv; checkpoints hold them."""
 
-    def __init__(self, training: Training, surroundings: Surroundings, capacity: int) -> None:
-        spec = training.spec
+    def __init__(
+        self,
+        training: Training,
+        surroundings: Surroundings,
+        capacity: int,
+        *,
+        player: MakesPlayer = Player,
+        marks: Sequence[str] = (),
+    ) -> None:
+        spec, folder = training.spec, training.run.resume / REPLAY
         self._training = training
         self._players = Players(
-            surroundings, training.seeds, training.run.resume / REPLAY, capacity, discount=spec.data.discount
+            surroundings,
+            training.seeds,
+            folder,
+            capacity,
+            discount=spec.data.discount,
+            player=player,
+            marks=marks,
         )
         if REPLAY in training.begun_from:
             self._players.restore(training.begun_from[REPLAY])

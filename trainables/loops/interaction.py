@@ -9,7 +9,7 @@ Shape suffixes: K members, O observation dims, A action dims.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,10 @@ class Player:
         """Actions [A] that were decided and not done yet."""
         self.totals: dict[str, float] = {}
         """Return and length of the episode so far, and success where the task tells it."""
+        self._told: dict[str, Any] = {}
+        """What the environment told with its newest observation."""
+        self._raw: Any = None
+        """That observation, before anything of it was chosen for the policy."""
 
     def shown(self) -> Arrays:
         """Return what the policy decides on now; where no episode is open, one begins."""
@@ -108,8 +112,12 @@ class Player:
                     f"environment {self._surroundings.factory.env_name} does not play the same actions the same way"
                     f" twice (step {index} of its episode): the run cannot go on from its checkpoint exactly"
                 )
-            self._step(action)
+            self._replayed(action)
         self.buffer.reopen(self._now())
+
+    def _replayed(self, action: np.ndarray) -> None:
+        """Take a step of the open episode again."""
+        self._step(action)
 
     def close(self) -> None:
         """Close the environment."""
@@ -119,7 +127,8 @@ class Player:
         """Begin the episode that the buffer's counters say."""
         view = self._surroundings.factory.view
         seed = stream_key(self.seed, "training episode", self.buffer.counters.episodes) % 2**31
-        first = self._slot.run(Command(0, seed=seed))
+        first = self._slot.run(Command(0, seed=seed, record=True))
+        self._told, self._raw = first.info, first.observation
         self._acting = Acting(view, Execution(), first.observation, first.goal)
         self.totals = {"return": 0.0, "length": 0.0}
 
@@ -128,6 +137,7 @@ class Player:
         space = self._slot.env.action_space
         outcome = self._slot.run(Command(0, actions=action.astype(space.dtype).reshape(1, *space.shape), record=True))
         self._acting.see(outcome.observation)
+        self._told, self._raw = outcome.info, outcome.observation
         self.totals["return"] += outcome.reward
         self.totals["length"] += 1
         if outcome.success is not None:
@@ -139,19 +149,28 @@ class Player:
         return self._acting.shown()
 
 
+MakesPlayer = Callable[[Surroundings, int, Replay], Player]
+"""Returns the player of a member, given its seed and its buffer."""
+
+
 class Players:
     """All members of a pack in their environments, and the batches that their buffers give."""
 
     def __init__(
-        self, surroundings: Surroundings, seeds: Sequence[int], folder: Path, capacity: int, *, discount: float
+        self,
+        surroundings: Surroundings,
+        seeds: Sequence[int],
+        folder: Path,
+        capacity: int,
+        *,
+        discount: float,
+        player: MakesPlayer = Player,
+        marks: Sequence[str] = (),
     ) -> None:
         self._surroundings, self.seeds, self._discount = surroundings, list(seeds), discount
+        shape, actions = surroundings.shape, surroundings.action_dim
         self.players = [
-            Player(
-                surroundings,
-                seed,
-                Replay(folder / f"sd{seed:03d}", surroundings.shape, surroundings.action_dim, capacity),
-            )
+            player(surroundings, seed, Replay(folder / f"sd{seed:03d}", shape, actions, capacity, marks=marks))
             for seed in self.seeds
         ]
         self._kept: list[list[Counters]] = []

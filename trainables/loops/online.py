@@ -9,7 +9,7 @@ Shape suffixes: K members, b samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ from understudy.trainables.loops.acting_feed import ActingFeed
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.data import Data, environment_of, open_data
 from understudy.trainables.loops.evaluation import Evaluator
-from understudy.trainables.loops.interaction import Surroundings
+from understudy.trainables.loops.interaction import MakesPlayer, Player, Surroundings
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
-from understudy.trainables.loops.session import Caller, train
+from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training
 from understudy.trainables.packs.members import check_useful
 from understudy.trainables.packs.optimiser import Schedule
@@ -134,8 +134,11 @@ class OnlineLoop(Loop):
         torch.set_num_threads(self.spec.placement.cpus)
         run = RunDir(path)
         training = Training(self.spec, run, self.experience, self.algorithm, self.device)
-        feed = FromEnvironments(training, self.surroundings, self.experience.data)
-        return train(training, feed, self.evaluator, Caller(report, progress, grid or {}))
+        return train(training, self._feed(training), self.evaluator, Caller(report, progress, grid or {}))
+
+    def _feed(self, training: Training) -> Feed:
+        """Return where updates come from."""
+        return FromEnvironments(training, self.surroundings, self.experience.data)
 
 
 class FromEnvironments(ActingFeed):
@@ -143,10 +146,18 @@ class FromEnvironments(ActingFeed):
 
     waited = 0.0
 
-    def __init__(self, training: Training, surroundings: Surroundings, data: Data | None) -> None:
+    def __init__(
+        self,
+        training: Training,
+        surroundings: Surroundings,
+        data: Data | None,
+        *,
+        player: MakesPlayer = Player,
+        marks: Sequence[str] = (),
+    ) -> None:
         config = training.spec.config
         assert isinstance(config, Interaction)
-        super().__init__(training, surroundings, config.buffer_size)
+        super().__init__(training, surroundings, config.buffer_size, player=player, marks=marks)
         self._data, self._config = data, config
         self._offline = round(training.spec.config.batch_size * config.offline_ratio)
 
@@ -160,12 +171,16 @@ class FromEnvironments(ActingFeed):
         while not training.last:
             step = training.step + 1
             exploring = step <= self._config.start_training
-            acted = self._players.explore(step) if exploring else self._players.act(training.pack, step)
+            acted = self._act(step, exploring)
             self._log_episodes(acted, step)
             if not exploring:
                 metrics = self._update(training, step)
             training.step = step
             yield metrics
+
+    def _act(self, step: int, exploring: bool) -> Sequence[Mapping[str, Any] | None]:
+        """Take a step with every member; return the totals of the episodes that end."""
+        return self._players.explore(step) if exploring else self._players.act(self._training.pack, step)
 
     def _update(self, training: Training, step: int) -> dict[str, torch.Tensor]:
         """Take the updates that follow a step of the environment."""

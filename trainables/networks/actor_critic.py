@@ -154,9 +154,9 @@ class SquashedGaussian(nn.Module):
         widths = [inputs, *hidden_dims]
         layers: list[nn.Module] = []
         for before, width in itertools.pairwise(widths):
-            layers += [_dense(before, width, generator), nn.ReLU()]
+            layers += [dense(before, width, generator), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
-        self.head = _dense(widths[-1], 2 * action_dim, generator)
+        self.head = dense(widths[-1], 2 * action_dim, generator)
         self._dense = tuple(layer for layer in (*layers, self.head) if isinstance(layer, nn.Linear))
 
     def forward(self, features_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,7 +179,8 @@ class SquashedGaussian(nn.Module):
         return before.tanh(), density.sum(-1)
 
 
-def _dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+def dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """Return a dense layer, its weights drawn from `generator`."""
     layer = blank(nn.Linear, inputs, outputs)
     layer.weight = _uniform((outputs, inputs), inputs, generator)
     layer.bias = _uniform((outputs,), inputs, generator)

@@ -102,6 +102,11 @@ class GymHILTask(Task):
         task: Any = env.unwrapped
         return {"qpos": task.qpos(), "qvel": np.array(task.task.data.qvel)}
 
+    def gripper_closed(self, env: gymnasium.Env) -> float:
+        """Return how far the gripper is told to close."""
+        task: Any = env.unwrapped
+        return task.grip
+
     def provenance(self, path: Path) -> dict[str, Any]:
         """Return the rendering options as `environment`, the rate, and how the file was made."""
         return {"fps": CONTROL_HZ, **read_notes(path)}

@@ -36,6 +36,9 @@ class Sampling:
     episode terminated (not where it was cut off), and `next_observations` [B, *O], seen after the last valid action.
     With a horizon above 1 also `n_step_rewards` and `n_step_discounts` [B]: the discounted sum of the rewards, and the
     discount of what comes after them."""
+    executed: bool = False
+    """Whether `actions` are those that were executed, where the data tell them from the ones to imitate: what followed
+    is of these."""
     demonstrations: int = 0
     """Samples of the run's dataset that a batch of a method that acts while it learns holds beside its own, as arrays
     named `expert/...`."""
