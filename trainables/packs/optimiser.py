@@ -20,6 +20,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from understudy.algorithm import Algorithm, AlgorithmConfig, Phase
 from understudy.errors import SpecError
+from understudy.trainables.packs.adam import Adam
 from understudy.trainables.packs.flat import FlatLayout
 from understudy.trainables.packs.members import Own
 from understudy.trainables.packs.phases import groups, moved_by
@@ -92,13 +93,10 @@ class Optimiser:
         self._members = [self._groups_of(parameters[k], gradients[k]) for k in range(count)]
         fp16 = config.precision == "fp16"
         self._scalers = [GradScaler(parameters.device.type) for _ in range(count)] if fp16 else []
-        # Whoever may skip a step alone needs an AdamW alone; otherwise one call steps them all.
-        together = [[group for groups in self._members for group in groups]]
-        options: dict[str, Any] = {"betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_eps}
-        self._adams = [
-            torch.optim.AdamW(groups, **options, fused=True)
-            for groups in (self._members if self._scalers else together)
-        ]
+        betas, eps = (config.adam_beta1, config.adam_beta2), config.adam_eps
+        # Whoever may skip a step alone, as scalers have torch's own class do, needs an AdamW alone.
+        self._alone = [torch.optim.AdamW(own, betas=betas, eps=eps, fused=True) for own in self._members if fp16]
+        self._together = Adam([group for own in self._members for group in own], betas=betas, eps=eps)
         self._one = torch.ones((), device=parameters.device)
 
     def _groups_of(self, row: torch.Tensor, gradient: torch.Tensor) -> list[dict[str, Any]]:
@@ -133,7 +131,7 @@ class Optimiser:
         one) with fp16.
         """
         metrics: dict[str, torch.Tensor] = {}
-        for scaler, adam in zip(self._scalers, self._adams, strict=False):
+        for scaler, adam in zip(self._scalers, self._alone, strict=True):
             scaler.unscale_(adam)
         if self._config.grad_clip is not None:
             metrics["grad_norm"] = self._clip(self._config.grad_clip)
@@ -144,14 +142,13 @@ class Optimiser:
                 group["lr"] = group["initial_lr"] * factor
         elif self._differ:
             metrics["lr"] = self._rates.clone()
-        for scaler, adam in zip(self._scalers, self._adams, strict=False):
+        for scaler, adam in zip(self._scalers, self._alone, strict=True):
             scaler.step(adam)
             scaler.update()
         if self._scalers:
             metrics["loss_scale"] = torch.stack([scaler.scale(self._one) for scaler in self._scalers])
         else:
-            for adam in self._adams:
-                _step(adam)
+            self._together.step()
         return metrics
 
     def _clip(self, largest: float) -> torch.Tensor:
@@ -198,37 +195,7 @@ class Optimiser:
             self._scalers[k].load_state_dict(state["scaler"])
 
     def _state_of(self, k: int) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
-        return self._adams[k if self._scalers else 0].state
-
-
-def _step(adam: torch.optim.AdamW) -> None:
-    """Take the fused step that `adam.step()` takes, without its hooks and checks, which cost a small network as much.
-
-    The first step, which makes the moments, is torch's own.
-    """
-    parts = [(group, group["params"], [adam.state[one] for one in group["params"]]) for group in adam.param_groups]
-    if not all(state for _, _, states in parts for state in states):
-        adam.step()
-        return
-    with torch.no_grad():
-        for group, parameters, states in parts:
-            steps, beta1, beta2 = [state["step"] for state in states], *group["betas"]
-            torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
-            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
-                parameters,
-                [parameter.grad for parameter in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+        return self._alone[k].state if self._scalers else self._together.state
 
 
 def _norm(rows: Sequence[torch.Tensor]) -> torch.Tensor:
