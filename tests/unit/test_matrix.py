@@ -11,7 +11,9 @@ from tests.unit.test_statistics import simulated
 
 from understudy.errors import UserError
 from understudy.matrix.cells import MatrixDir, cells_of, check_cells, is_matrix
+from understudy.matrix.chart import draw_matrix
 from understudy.matrix.comparison import Result, compare, lines_of, table_rows, write_comparison
+from understudy.matrix.latex import write_latex
 
 WORDS = ("algo=bc,flow_bc", "env_name=hopper-medium-v2,walker2d-medium-v2", "seeds=[0,1]", "flow_steps=5")
 
@@ -91,6 +93,33 @@ def test_methods_that_differ_are_told_apart_and_others_not(tmp_path) -> None:
     headings, rows = table_rows(results())
     assert headings == ["task", "measure [95 %]", "bc", "flow_bc"]
     assert [row[0] for row in rows] == ["a", "b"]
+
+
+def test_a_comparison_is_written_as_a_table_of_latex_with_the_best_in_bold(tmp_path) -> None:
+    apart, same = results(0.8), results()
+    write_latex(tmp_path / "apart.tex", apart, compare(apart), "2 seeds x 50 % of the_steps.")
+    write_latex(tmp_path / "same.tex", same, compare(same), "")
+    lines = (tmp_path / "apart.tex").read_text().splitlines()
+    assert r"    task & measure & bc & flow\_bc \\" in lines
+    rows = [line for line in lines if line.startswith("    a & success & ")]
+    assert len(rows) == 1
+    assert rows[0].count(r"\mathbf") == 1, "flow_bc is better"
+    assert rows[0].endswith(r"}\;[0.10, 0.90]$ \\")
+    assert any(r"50 \% of the\_steps." in line for line in lines)
+    row = next(line for line in (tmp_path / "same.tex").read_text().splitlines() if line.startswith("    a & "))
+    assert row.count(r"\mathbf") == 2, "neither can be told from the other"
+    assert all(text.count("{") == text.count("}") for text in ((tmp_path / "apart.tex").read_text(), row))
+
+
+def test_a_comparison_is_drawn_with_a_panel_for_each_task_the_same_every_time(tmp_path) -> None:
+    found = results()
+    found[0] = Result("bc", "a", "return", {"return": -5.0}, {}, None)
+    for name in ("one.png", "two.png"):
+        draw_matrix(tmp_path / name, found, "A line that says what was compared with what.\nAnother one. " * 4)
+    picture = (tmp_path / "one.png").read_bytes()
+    assert picture == (tmp_path / "two.png").read_bytes()
+    width, height = np.frombuffer(picture[16:24], ">u4")
+    assert width > height > 300
 
 
 def test_methods_without_spread_are_shown_with_their_difference() -> None:

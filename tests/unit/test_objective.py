@@ -18,6 +18,8 @@ from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.best import BestPolicy
 from understudy.sweeping.confirm import DEFAULT, Confirmed, shown_name
 from understudy.sweeping.objective import pareto_front, read_goal
+from understudy.sweeping.outcomes import TrialOutcome
+from understudy.sweeping.report import front_of
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import best_trial
 
@@ -101,6 +103,20 @@ def test_several_objectives_are_told_to_the_sampler_each_in_its_direction(tmp_pa
 def test_a_front_holds_what_nothing_beats() -> None:
     assert pareto_front([(1, 0), (0, 1), (0, 0), (1, 0)]) == [0, 1, 3]
     assert pareto_front([]) == []
+
+
+def test_a_front_has_each_trial_at_each_of_its_evaluation_time_settings() -> None:
+    spec = sweep(LR, "objective=success,latency", "flow_steps=2,5")
+
+    def at(number: int, flow_steps: int, success: float, latency: float) -> TrialOutcome:
+        measured = {"success": success, "latency": latency}
+        return TrialOutcome(number, {"lr": 1e-3}, {"flow_steps": flow_steps}, measured, (0, 1))
+
+    first = (at(0, 2, 0.5, 1.0), at(0, 5, 0.9, 2.0))
+    second = (at(1, 2, 0.6, 1.1), at(1, 5, 0.8, 2.1))
+    trials = [replace(each[1], settings=each) for each in (first, second)]
+    found = [(row["trial"], row["parameters"]["flow_steps"]) for row in front_of(spec, trials)]
+    assert found == [(0, 5), (1, 2), (0, 2)]
 
 
 def test_kendalls_tau_is_scipys_and_its_interval_holds_it() -> None:

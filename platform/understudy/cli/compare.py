@@ -37,6 +37,8 @@ demonstrations, trains ipmd and bc on them, and compares all; given again, it go
 
 
 TAKES = "compare takes one value a key, but for algo and env_name"
+LATEX, PICTURE = "comparison.tex", "comparison.png"
+INTERVALS = "Intervals: 95 %, over seeds and start states."
 ALONE: dict[Kind, str] = {"sweep": "sweep", "compare": "train"}
 """The command that each cell alone would be."""
 
@@ -152,20 +154,29 @@ def _do(matrix: MatrixDir, cell: Cell, parent: Tracked) -> None:
 
 def show_comparison(matrix: MatrixDir, parent: Tracked, notice: Notice) -> None:
     """Print and keep the comparison of all cells; Stopped, where the notice is given, before MLflow has it."""
+    from understudy.matrix.chart import draw_matrix
     from understudy.matrix.comparison import RECORD, TABLE, lines_of, result_of, table_rows, write_comparison
+    from understudy.matrix.latex import write_latex
 
     cells = matrix.cells()
     found = [result for cell in cells if (result := result_of(matrix, cell)) is not None]
-    comparison = write_comparison(matrix, found)
+    comparison, budget = write_comparison(matrix, found), _budget(matrix, cells)
+    write_latex(matrix.path / LATEX, found, comparison, f"{_first_upper(budget)}. {INTERVALS}")
+    draw_matrix(matrix.path / PICTURE, found, f"{_first_upper(budget)}.\n{INTERVALS} Dots: the seeds.")
     notice.check()
     console.print()
     show_table(*table_rows(found))
-    console.print(_budget(matrix, cells), soft_wrap=True)
+    console.print(budget, soft_wrap=True)
     for line in lines_of(comparison):
         console.print(line, soft_wrap=True)
-    console.print(f"{matrix.path / TABLE}", soft_wrap=True)
-    parent.log_files(matrix.path / RECORD, matrix.path / TABLE, matrix.path / "matrix.json")
+    for name in (TABLE, LATEX, PICTURE):
+        console.print(str(matrix.path / name), soft_wrap=True)
+    parent.log_files(*(matrix.path / name for name in (RECORD, TABLE, LATEX, PICTURE, "matrix.json")))
     parent.close("FINISHED")
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _budget(matrix: MatrixDir, cells: Sequence[Cell]) -> str:

@@ -134,7 +134,7 @@ def show_best(result: SweepResult) -> None:
 
     best, spec = result.best, SweepDir(result.folder).spec()
     counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
-    console.print(f"\n{result.trials} configurations: {counts}")
+    console.print(f"\n{result.trials} configuration{'s' * (result.trials != 1)}: {counts}")
     is_default = "  (the default)" if best.is_default else ""
     console.print(f"best: trial {best.trial}  {settings_text(best.parameters)}{is_default}", soft_wrap=True)
     for line in (*confirmation_lines(best, spec), *result.report):

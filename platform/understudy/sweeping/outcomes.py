@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class TrialOutcome:
     """The rows of the last evaluation at the chosen setting."""
     validated: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """Each seed's measures of held-out episodes."""
+    settings: tuple[TrialOutcome, ...] = field(default=(), repr=False)
+    """The same at each of the grid's evaluation-time settings, the chosen one among them."""
 
     def matrix(self, objective: Objective) -> np.ndarray | None:
         """Return the objective's scores (higher is better) [K, E], or [K, 1] where a seed has one value; else None."""
@@ -128,7 +130,8 @@ def outcome_of(
         metrics = {**other, **measured(spec, at), **with_spread(spec, validated), **own}
         found.append(TrialOutcome(number, parameters, known.get(text, {}), metrics, chosen, at, validated))
     in_grid = [item for item in found if item.chosen] if spec.grid else found
-    return max(in_grid or found, key=lambda item: spec.goal.key(item.metrics))
+    best = max(in_grid or found, key=lambda item: spec.goal.key(item.metrics))
+    return replace(best, settings=tuple(in_grid or found))
 
 
 def measured(spec: SweepSpec, rows: pa.Table) -> dict[str, float]:

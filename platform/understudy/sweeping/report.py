@@ -26,15 +26,20 @@ def write_report(sweep: Path, spec: SweepSpec, ranked: Sequence[TrialOutcome]) -
     front, correlations = front_of(spec, ranked), rank_correlations(ranked)
     race = read_object(sweep / RACE) if (sweep / RACE).is_file() else None
     write_json(sweep / REPORT, {"pareto_front": front, "held_out": correlations, "race": race})
-    return [*_front_lines(spec, front), *_race_lines(race), *_correlation_lines(correlations)]
+    return [
+        *_front_lines(spec, front, sum(len(item.settings) or 1 for item in ranked)),
+        *_race_lines(race),
+        *_correlation_lines(correlations),
+    ]
 
 
 def front_of(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[dict[str, Any]]:
-    """Return the configurations that no other beats, where there are several objectives; by the first of them."""
+    """Return what no other beats, where there are several objectives, by the first of them: trials at each setting."""
     goal = spec.goal
     if len(goal.objectives) < 2:
         return []
-    kept = [item for item in ranked if goal.keeps(item.metrics)]
+    every = [item for trial in ranked for item in trial.settings or (trial,)]
+    kept = [item for item in every if goal.keeps(item.metrics)]
     places = pareto_front([goal.scores(item.metrics) for item in kept])
     rows = [
         {
@@ -68,11 +73,11 @@ def rank_correlations(ranked: Sequence[TrialOutcome]) -> dict[str, dict[str, Any
     return found
 
 
-def _front_lines(spec: SweepSpec, front: Sequence[dict[str, Any]]) -> list[str]:
+def _front_lines(spec: SweepSpec, front: Sequence[dict[str, Any]], of: int) -> list[str]:
     if not front:
         return []
     names = [objective.name for objective in spec.goal.objectives]
-    lines = [f"Pareto front of {' and '.join(names)} ({len(front)} configurations):"]
+    lines = [f"Pareto front of {' and '.join(names)} ({len(front)} of {of}), as they were ranked, not confirmed:"]
     for row in front[:SHOWN]:
         values = "  ".join(f"{name} {objective_text(row['metrics'], name)}" for name in names)
         settings = " ".join(f"{key}={number(value)}" for key, value in row["parameters"].items())
