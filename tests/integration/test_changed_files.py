@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.integration.commands import SMALL
+from tests.integration.commands import run as command
 from tests.integration.test_run_directory import only_run
 
 import understudy
@@ -180,3 +182,23 @@ def test_a_moved_run_goes_on_where_it_lies(stopped: Callable[..., Path], say: Ca
     assert say("resume", str(tmp_path / "moved")).code == 0
     assert steps(tmp_path / "moved") == [10, 20, 30, 40]
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_store_lost_is_sent_again(hopper_data: Path, tmp_path: Path) -> None:
+    words = (*SMALL, "eval_episodes=0", "training_steps=40", "log_interval=10", "save_dir=runs")
+    command("train", *words, cwd=tmp_path)
+    assert "nothing to send" in command("sync", "runs", cwd=tmp_path)
+    before = metrics(tmp_path)
+    assert len(before) > 8
+    for file in (tmp_path / "runs").glob("mlflow.db*"):
+        file.unlink()
+    shutil.rmtree(tmp_path / "runs" / "mlartifacts")
+    assert "FINISHED" in command("sync", "runs", cwd=tmp_path)
+    assert metrics(tmp_path) == before
+    assert list((tmp_path / "runs" / "mlartifacts").rglob("final_model.pt"))
+    assert "nothing to send" in command("sync", "runs", cwd=tmp_path)
+
+
+def metrics(root: Path) -> list[tuple[str, int, float]]:
+    with sqlite3.connect(root / "runs" / "mlflow.db") as connection:
+        return sorted(connection.execute("select key, step, value from metrics").fetchall())

@@ -376,3 +376,23 @@ def test_numbers_that_nothing_can_hold_and_single_values_for_lists_are_one_line(
     with pytest.raises(SpecError, match=said) as error:
         build_run(values)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("cpus", 100_000), ("batch_size", 10**9), ("loader_workers", 5000), ("eval_envs", 10**6)),
+        *(("num_workers", 10**6), ("hidden_dims", [10**6]), ("horizon_length", 10**9), ("obs_horizon", 10**9)),
+        *(("seeds", [-1]), ("seeds", [0] * 5000), ("save_dir", ""), ("training_steps", 10**30)),
+    ],
+)
+def test_what_no_machine_could_hold_or_start_is_refused_before_anything_is_made(key, value) -> None:
+    with pytest.raises(SpecError, match=rf"{key}.*(must be|at (least|most)|exceeded)"):
+        build_run({"env_name": "hopper-medium-v2", key: value})
+
+
+@pytest.mark.parametrize("values", ["range(1,1000000000)", "range(1,1e9)", "range(0,1,1e-9)"])
+def test_a_range_of_a_billion_values_is_refused_before_it_is_written_out(say, values) -> None:
+    said = say("sweep", "algo=bc", "env_name=hopper-medium-v2", f"batch_size={values}", "--cfg")
+    assert said.code == 2
+    assert "at most 100000 values" in said.err

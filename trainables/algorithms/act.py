@@ -51,24 +51,27 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
 
     lr: float = Field(default=1e-5, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of AdamW")
     weight_decay: float = Field(default=1e-4, ge=0, json_schema_extra=LOG, description="AdamW's decay")
-    batch_size: int = Field(default=8, ge=1, description="samples an update, over all workers")
+    batch_size: int = Field(default=8, ge=1, le=2**20, description="samples an update, over all workers")
     horizon_length: int = Field(
         default=100,
         ge=1,
+        le=10_000,
         validation_alias=AliasChoices("horizon_length", "chunk_size"),
         description="actions in a chunk (chunk_size is the same key)",
     )
     action_chunking: bool = Field(default=True, description="predict horizon_length actions at once")
-    dim_model: int = Field(default=512, ge=4, multiple_of=4, description="width of the transformer's tokens")
-    n_heads: int = Field(default=8, ge=1, description="heads of its attention")
-    dim_feedforward: int = Field(default=3200, ge=1, description="width of its feed-forward parts")
-    n_encoder_layers: int = Field(default=4, ge=1, description="layers over the observation's tokens")
-    n_decoder_layers: int = Field(default=1, ge=1, description="layers from those to the actions")
+    dim_model: int = Field(default=512, ge=4, le=16_384, multiple_of=4, description="width of the transformer's tokens")
+    n_heads: int = Field(default=8, ge=1, le=1024, description="heads of its attention")
+    dim_feedforward: int = Field(default=3200, ge=1, le=65_536, description="width of its feed-forward parts")
+    n_encoder_layers: int = Field(default=4, ge=1, le=256, description="layers over the observation's tokens")
+    n_decoder_layers: int = Field(default=1, ge=1, le=256, description="layers from those to the actions")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in attention and feed-forward parts")
     use_vae: bool = Field(default=True, description="condition on a latent that the chunk is encoded into in training")
-    latent_dim: Annotated[int, Needs("use_vae=true")] = Field(default=32, ge=1, description="size of that latent")
+    latent_dim: Annotated[int, Needs("use_vae=true")] = Field(
+        default=32, ge=1, le=16_384, description="size of that latent"
+    )
     n_vae_encoder_layers: Annotated[int, Needs("use_vae=true")] = Field(
-        default=4, ge=1, description="layers of the encoder that makes it"
+        default=4, ge=1, le=256, description="layers of the encoder that makes it"
     )
     kl_weight: Annotated[float, Needs("use_vae=true")] = Field(
         default=10.0, ge=0, json_schema_extra=LOG, description="weight of the latent's divergence"

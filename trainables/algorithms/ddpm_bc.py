@@ -20,7 +20,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
-from understudy.spec.part import ActsOnly
+from understudy.spec.part import ActsOnly, Width
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.saliency import Saliency, with_saliency
@@ -33,7 +33,7 @@ SAMPLE_RANGE = 2.0
 class DDPMBCConfig(Chunks, Dense, Vision, Saliency):
     """Settings of ddpm_bc."""
 
-    hidden_dims: tuple[int, ...] = Field(
+    hidden_dims: tuple[Width, ...] = Field(
         default=(256, 256, 256), min_length=1, description="width of each residual block"
     )
     grad_clip: float | None = Field(default=1.0, gt=0, description="largest gradient norm of one member")

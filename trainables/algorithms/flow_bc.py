@@ -16,13 +16,13 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from understudy.algorithm import RETURNS, Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, FineTuning, Sampling, Vision
-from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith
+from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, Width
 from understudy.trainables.networks.chunk_critic import Aggregate, ChunkCritic, aggregated
 from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.mlp import MLP, VectorField
@@ -63,7 +63,7 @@ class FlowBCConfig(FineTuning, Chunks, Dense, Vision, AlgorithmConfig):
     q_agg: Annotated[Aggregate, WithCritic] = Field(
         default="mean", description="which of the critics' values counts in targets and choices: the mean or the least"
     )
-    value_hidden_dims: Annotated[tuple[PositiveInt, ...] | None, WithCritic] = Field(
+    value_hidden_dims: Annotated[tuple[Width, ...] | None, WithCritic] = Field(
         default=None, description="widths of the critics' layers; none: those of hidden_dims"
     )
     critic_layer_norm: Annotated[bool, WithCritic] = Field(default=True, description="LayerNorm in the critics")

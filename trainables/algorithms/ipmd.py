@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
 from understudy.algorithm import EXPERT, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.registry import algorithms
 from understudy.spec.learning import Sampling
-from understudy.spec.part import LOG
+from understudy.spec.part import LOG, Width
 from understudy.trainables.algorithms.sac import SAC, ActorCritic, SACConfig
 from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -38,7 +38,7 @@ class IPMDConfig(SACConfig):
     policy_reward: Literal["learned", "environment"] = Field(
         default="learned", description="what the policy earns: the learned reward, or the environment's, which is sac"
     )
-    reward_hidden_dims: tuple[PositiveInt, ...] = Field(default=(256, 256), description="widths of the reward network")
+    reward_hidden_dims: tuple[Width, ...] = Field(default=(256, 256), description="widths of the reward network")
     reward_lr: float | None = Field(
         default=None, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of the reward; none: lr"
     )

@@ -50,7 +50,7 @@ class RewardClassifierConfig(Vision, AlgorithmConfig):
     former: ClassVar[type[Part]] = FormerKeys
 
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
-    latent_dim: int = Field(default=256, ge=1, description="features of each camera")
+    latent_dim: int = Field(default=256, ge=1, le=16_384, description="features of each camera")
     hidden_dim: int = Field(default=256, ge=1, description="width of the layer over all cameras")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in that layer")
     reward_threshold: float = Field(

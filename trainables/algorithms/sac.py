@@ -11,14 +11,14 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Dense, Interaction, Sampling, Vision
-from understudy.spec.part import LOG
+from understudy.spec.part import LOG, Width
 from understudy.trainables.networks.actor_critic import QEnsemble, SquashedGaussian
 from understudy.trainables.networks.observation import ObservationEncoder
 
@@ -26,7 +26,7 @@ from understudy.trainables.networks.observation import ObservationEncoder
 class SACConfig(Interaction, Dense, Vision, AlgorithmConfig):
     """Settings of sac."""
 
-    hidden_dims: tuple[PositiveInt, ...] = Field(default=(256, 256), description="widths of actor and critics")
+    hidden_dims: tuple[Width, ...] = Field(default=(256, 256), description="widths of actor and critics")
     critic_lr: float | None = Field(
         default=None, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of the critics; none: lr"
     )

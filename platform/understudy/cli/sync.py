@@ -79,8 +79,6 @@ def _sent(path: Path) -> Iterator[tuple[Path, Any]]:
         yield from sync_sweep(sweep)
         return
     run = RunDir(path)
-    if run.state().get("shipped"):
-        return
     tracking.prepare(run.spec().placement.tracking())
     sent = sync_run(run)
     if sent:

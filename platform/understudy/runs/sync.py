@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from understudy import tracking
 from understudy.errors import StoreAway, TrackingError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.launch import note_checkpoints
+from understudy.spec.run import RunSpec
 
 _ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 """MLflow's status for each final status in run.json; a run with any other was killed."""
@@ -31,7 +34,7 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
     with run.locked():
         state, spec = run.state(), run.spec()
         status = state.get("status", "running")
-        if spec.placement.tracking() == tracking.OFF or state.get("shipped", status == "finished"):
+        if spec.placement.tracking() == tracking.OFF or all_sent(state, spec):
             return None
         tracked = tracking.track_run(
             spec, run.path, name=state.get("name"), run_id=state.get("run_id"), parent_run_id=parent_run_id
@@ -46,6 +49,12 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
         run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"), **{TRACKING_ERROR: tracked.fault})
         check_sent(run.path, tracked, sent)
         return Shipped(tracked.sent, files, ended)
+
+
+def all_sent(state: Mapping[str, Any], spec: RunSpec) -> bool:
+    """Return whether a run or a sweep has nothing left to send, and its store still has what was sent."""
+    sent = state.get("shipped", state.get("status", "running") in ("finished", "stopped"))
+    return bool(sent) and tracking.holds(spec.placement.tracking(), state.get("run_id"))
 
 
 def check_sent(folder: Path, tracked: tracking.Tracked, sent: bool) -> None:

@@ -122,9 +122,22 @@ def listed(key: str, sweep: Sweep) -> list[Any]:
     if isinstance(sweep, ChoiceSweep):
         return [_plain(value) for value in sweep.list]
     if isinstance(sweep, RangeSweep):
-        return list(sweep.range())
+        return _of_range(key, sweep)
     assert isinstance(sweep, IntervalSweep)
     raise UserError(f"{key}=interval({sweep.start:g},{sweep.end:g}): give a list of values, like {key}=0,1,2")
+
+
+MOST_VALUES = 100_000
+"""Values that a range(...) may have."""
+
+
+def _of_range(key: str, sweep: RangeSweep) -> list[Any]:
+    start, stop, step = (float(value or 0) for value in (sweep.start, sweep.stop, sweep.step))
+    if step and (stop - start) / step > MOST_VALUES:
+        raise UserError(
+            f"{key}=range({start:g},{stop:g}): at most {MOST_VALUES} values; interval(...) has no such bound"
+        )
+    return list(sweep.range())
 
 
 def flat_values(overrides: Sequence[Override], config_dir: str | None = None) -> dict[str, Any]:

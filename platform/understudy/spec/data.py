@@ -51,7 +51,7 @@ class DataSpec(Part):
         default=False, description="rewards become -1 where they were not 0"
     )
     obs_horizon: int = Field(
-        default=1, ge=1, description="observations the policy sees: the newest and those before it"
+        default=1, ge=1, le=1000, description="observations the policy sees: the newest and those before it"
     )
     cameras: Annotated[tuple[str, ...] | None, Needs("pictures_here")] = Field(
         default=None, description="cameras the policy sees; none for all there are"

@@ -45,7 +45,7 @@ class EvaluationSpec(Part):
     title: ClassVar[str] = "an evaluation"
 
     eval_episodes: Annotated[int, Needs("acts", note=True)] = Field(
-        default=10, ge=0, description="episodes per seed and evaluation; 0: no evaluation"
+        default=10, ge=0, le=1_000_000, description="episodes per seed and evaluation; 0: no evaluation"
     )
     eval_max_steps: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
         default=0, ge=0, description="steps after which an evaluation's episode ends; 0: the environment's own limit"

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from understudy.registry import encoders
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part
+from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part, Width
 
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
 
@@ -57,7 +57,7 @@ class Optimisation(Part):
 
     lr: float = Field(default=3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
     weight_decay: float = Field(default=0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam")
-    batch_size: int = Field(default=256, ge=1, description="samples an update, over all workers")
+    batch_size: int = Field(default=256, ge=1, le=2**20, description="samples an update, over all workers")
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
@@ -155,7 +155,7 @@ class Chunks(Part):
     horizon_length: Annotated[
         int,
         Needs("action_chunking=true", "use_critic=true", "horizon_length<2", note=True, says="action_chunking=true"),
-    ] = Field(default=5, ge=1, description="actions in a chunk (used when action_chunking is on)")
+    ] = Field(default=5, ge=1, le=10_000, description="actions in a chunk (used when action_chunking is on)")
     action_chunking: bool = Field(default=False, description="predict and execute horizon_length actions at once")
     n_action_steps: Annotated[
         int | None,
@@ -200,7 +200,7 @@ class Dense(Part):
 
     title: ClassVar[str] = "dense layers"
 
-    hidden_dims: tuple[PositiveInt, ...] = Field(
+    hidden_dims: tuple[Width, ...] = Field(
         default=(512, 512, 512, 512), description="widths of the MLP's layers; [] is a linear policy"
     )
 

@@ -16,6 +16,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     JsonValue,
     SerializationInfo,
@@ -157,6 +158,8 @@ LocalPath = Annotated[str, AfterValidator(absolute), IsPath()]
 ModelPlace = Annotated[str, AfterValidator(_place), IsPath()]
 """A path, or the address of a model: models:/NAME@ALIAS, runs:/RUN_ID/model."""
 FolderName = Annotated[str, AfterValidator(_below)]
+Width = Annotated[int, Field(gt=0, le=16_384)]
+"""Units of a layer: two layers of the widest hold a quarter of a billion weights between them."""
 
 
 class Part(BaseModel):

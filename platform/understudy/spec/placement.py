@@ -20,17 +20,18 @@ class Placement(Part):
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N")
     launcher: Literal["inline", "ray"] = Field(default="inline", description="this process, or Ray Train workers")
-    num_workers: int = Field(default=1, ge=1, description="data-parallel workers (launcher=ray)")
-    cpus: int = Field(default=1, ge=1, description="CPUs, and so torch threads, of each worker")
+    num_workers: int = Field(default=1, ge=1, le=4096, description="data-parallel workers (launcher=ray)")
+    cpus: int = Field(default=1, ge=1, le=1024, description="CPUs, and so torch threads, of each worker")
     gpus: Annotated[float, Needs("launcher=ray", hint="device=cuda chooses a GPU here")] = Field(
         default=0.0, ge=0, description="GPUs of each worker"
     )
     loader_workers: Annotated[int, Needs("fixed_data")] = Field(
         default=-1,
         ge=-1,
+        le=256,
         description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures",
     )
-    eval_envs: int = Field(default=4, ge=1, description="environments stepped side by side in an evaluation")
+    eval_envs: int = Field(default=4, ge=1, le=4096, description="environments stepped side by side in an evaluation")
     eval_processes: Annotated[bool, Needs("eval_episodes>=1", note=True)] = Field(
         default=False, description="step them in `cpus` processes of their own"
     )
@@ -39,7 +40,7 @@ class Placement(Part):
         ge=0,
         description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes",
     )
-    save_dir: LocalPath = Field(default="runs/fbc/", description="root of the run directories")
+    save_dir: LocalPath = Field(default="runs/fbc/", min_length=1, description="root of the run directories")
     project: FolderName = Field(default="bc_training", description="MLflow experiment, and folder below save_dir")
     run_group: FolderName = Field(default="BC", description="group of runs, and folder below the project")
     checkpoint_storage: Annotated[str, Secret("flags.json", "fsspec reads them from the environment")] = Field(

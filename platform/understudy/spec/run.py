@@ -44,7 +44,9 @@ class RunSpec(Part):
     seed: Annotated[int, GivesWayTo("seeds")] = Field(
         default=0, ge=0, lt=MOST, description="random seed of a single run"
     )
-    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1, description="several seeds, trained as one pack")
+    seeds: tuple[Seed, ...] | None = Field(
+        default=None, min_length=1, max_length=4096, description="several seeds, trained as one pack"
+    )
     training_steps: int = Field(
         default=1_000_000, ge=1, lt=MOST, description="gradient updates (offline_steps is the same key)"
     )

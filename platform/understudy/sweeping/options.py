@@ -31,7 +31,7 @@ class SweepOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_trials: int = Field(20, ge=1, description="configurations to train (each across all seeds)")
+    num_trials: int = Field(20, ge=1, le=1_000_000, description="configurations to train (each across all seeds)")
     sampler: Literal["auto", "tpe", "random", "qmc", "grid", "gp", "cmaes", "nsga2"] = Field(
         "auto", description="how Optuna proposes configurations; auto: tpe, or nsga2 for several objectives"
     )
@@ -71,7 +71,9 @@ class SweepOptions(BaseModel):
     confirm_rivals: int = Field(
         3, ge=0, description="configurations that cannot be told from the best, confirmed beside it and the default"
     )
-    max_concurrent: int | None = Field(None, ge=1, description="trials at once; default as many as the CPUs hold")
+    max_concurrent: int | None = Field(
+        None, ge=1, le=100_000, description="trials at once; default as many as the CPUs hold"
+    )
     final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
     register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")
     study_storage: Annotated[str, Secret("sweep.json", f"set {STORAGE_VARIABLE} in the environment")] = Field(

@@ -10,8 +10,9 @@ from understudy.errors import StoreAway, UserError
 from understudy.runs.directory import RunDir
 from understudy.runs.launch import sent_state
 from understudy.runs.registering import store_of
-from understudy.runs.sync import Shipped, check_sent, sync
+from understudy.runs.sync import Shipped, all_sent, check_sent, sync
 from understudy.spec.model_names import check_model_name, default_model_name
+from understudy.spec.run import RunSpec
 from understudy.sweeping.best import BestPolicy, read_best, register_best
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import registered, send_best, track_sweep
@@ -24,10 +25,11 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
     """
     with sweep.held():
         spec, state = sweep.spec(), sweep.state()
-        left = [folder for folder in sorted((sweep.path / "trials").glob("*")) if not _whole(folder)]
+        if spec.base.placement.tracking() == tracking.OFF:
+            return
         status = state.get("status", "running")
-        own = not state.get("shipped", status == "finished")
-        if spec.base.placement.tracking() == tracking.OFF or not (left or own):
+        left = [folder for folder in sorted((sweep.path / "trials").glob("*")) if not _whole(folder, spec.base)]
+        if not left and all_sent(state, spec.base):
             return
         tracked = track_sweep(spec, sweep.path, state.get("run_id"))
         if tracked.run_id is None:
@@ -48,10 +50,9 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
         yield sweep.path, Shipped(tracked.sent, files, ended)
 
 
-def _whole(folder: Path) -> bool:
+def _whole(folder: Path, base: RunSpec) -> bool:
     """Return whether a trial has nothing to send: all is sent, or it was never begun."""
-    state = RunDir(folder).state()
-    return not RunDir(folder).flags.is_file() or state.get("shipped", state.get("status") in ("finished", "stopped"))
+    return not RunDir(folder).flags.is_file() or all_sent(RunDir(folder).state(), base)
 
 
 def register_sweep(

@@ -16,7 +16,7 @@ from understudy.tracking.addresses import (
 )
 from understudy.tracking.listing import list_runs, run_details
 from understudy.tracking.preparing import prepare
-from understudy.tracking.recording import Status, start_run
+from understudy.tracking.recording import Status, holds, start_run
 from understudy.tracking.tracked import Tracked, metric_sources, track, track_run
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Tracked",
     "check_port",
     "default_tracking_uri",
+    "holds",
     "list_runs",
     "metric_sources",
     "prepare",

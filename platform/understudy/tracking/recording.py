@@ -96,6 +96,22 @@ def _existing(store: MlflowClient, experiment_id: str, run_id: str | None, key: 
     return found[0] if found else None
 
 
+def holds(tracking_uri: str, run_id: str | None) -> bool:
+    """Return whether the store has a run of that id, deleted by its user or not; StoreAway where it does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    tracking_uri = absolute_address(tracking_uri)
+    check_reachable(tracking_uri)
+    with tracking_errors(tracking_uri):
+        try:
+            client(tracking_uri).get_run(run_id or "none")
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return False
+            raise
+    return True
+
+
 def experiment_named(tracking_uri: str, name: str) -> str:
     """Return the id of an experiment, creating it when missing, whoever else is creating it at the moment."""
     from mlflow.exceptions import MlflowException
