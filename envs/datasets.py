@@ -9,21 +9,56 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from understudy.envs.sources.own_env import environment_name
 from understudy.envs.store.episode import completed
 from understudy.envs.store.finding import find_store, store_path
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.windows import Windows
 from understudy.errors import UserError
 from understudy.files import home, user_path
+from understudy.observations import each
+from understudy.spec.data import DataSpec
+from understudy.spec.learning import Sampling
 
 
-def load_dataset(name: str, data_dir: str | Path = "") -> EpisodeStore:
+class Dataset(EpisodeStore):
+    """An EpisodeStore with batches at random, for scripts; a training run draws its own (`Windows`)."""
+
+    _draws = 0
+
+    def sample(self, batch_size: int, *, seed: int = 0) -> dict[str, Any]:
+        """Return transitions: observations [B, *O], actions [B, A], rewards, discounts, next_observations and others.
+
+        Each call draws others; the same calls of the same seed draw the same.
+        """
+        batch = self.sample_sequence(batch_size, 1, seed=seed)
+        flat = {name: batch[name][:, 0] for name in ("actions", "rewards", "discounts", "valid")}
+        return {**batch, **flat}
+
+    def sample_sequence(
+        self, batch_size: int, sequence_length: int, discount: float = 0.99, *, seed: int = 0
+    ) -> dict[str, Any]:
+        """Return chunks that begin at random steps: actions [B, H, A], and rewards, discounts and valid [B, H].
+
+        `discounts` are `discount`, 0 where the episode terminated; steps past an episode's end have valid 0.
+        """
+        sampling = Sampling(horizon=sequence_length, transitions=True)
+        windows = Windows(self, DataSpec(goal_relabelling="none", discount=discount), sampling)
+        self._draws += 1
+        batch = windows.sample([seed], self._draws, batch_size)
+        return {name: each(lambda part: np.asarray(part)[0], value) for name, value in batch.items()}
+
+
+def load_dataset(name: str, data_dir: str | Path = "") -> Dataset:
     """Return a dataset that is here: `column(name)` [N, *shape] of all steps, `starts` and `lengths` of episodes.
 
     `data_dir` is the folder of episode stores; default $UNDERSTUDY_HOME/datasets.
     """
-    return find_store(name, _folder(data_dir))
+    store = find_store(name, _folder(data_dir))
+    return Dataset(store.path, store.manifest)
 
 
 def write_dataset(

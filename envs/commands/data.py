@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +153,7 @@ def import_(
     from understudy.envs.store.transfer import ImportOptions, import_file
     from understudy.registry import sources
 
-    task = _task_read(sources.get(source), env_name, name, user_path(path), env)
+    format_, place = sources.get(source), user_path(path)
     arrays = {"obs": obs, "action": action, "reward": reward, "terminal": terminal, "ends": ends}
     options = ImportOptions(
         name=name,
@@ -165,15 +166,18 @@ def import_(
         },
         asked=pairs("--as", as_ or [], "images/front=chw"),
     )
-    if env:
-        options = replace(options, environment=task_of(environment_name(name or path.name, env)))
-    with progress_bar("import", "episodes") as bar:
+    parts = {} if name or env_name or not place.exists() else format_.parts(place)
+    for published, part in parts.items() if len(parts) > 1 else [(env_name, place)]:
+        task = _task_read(format_, published, name, part, env)
+        if env:
+            options = replace(options, environment=task_of(environment_name(task.env_name, env)))
+        with progress_bar("import", "episodes") as bar:
+            show_store(import_file(task, part, data_folder(data_dir), options, _counting(bar)))
 
-        def progress(episodes: int, transitions: int) -> None:
-            bar(episodes, episodes, f"{transitions} transitions")
 
-        store = import_file(task, path, data_folder(data_dir), options, progress)
-    show_store(store)
+def _counting(bar: Callable[[int, int, str], None]) -> Callable[[int, int], None]:
+    """Return a progress of an import, whose number of episodes is not known before its end."""
+    return lambda episodes, transitions: bar(episodes, episodes, f"{transitions} transitions")
 
 
 def _task_read(source: Source, env_name: str, name: str, path: Path, env: str) -> Task:

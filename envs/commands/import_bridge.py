@@ -9,6 +9,7 @@ import typer
 
 from understudy.cli.output import HELP_WIDTH, console, examples, progress_bar
 from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
+from understudy.errors import UserError
 from understudy.files import user_path
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ SHOWN = 20
 
 
 def bridge_raw(
-    root: Path = typer.Argument(..., help="the tree: [institution/[kitchen/[task/[NN/]]]]<date_time>/raw/traj_group*"),
+    root: Path | None = typer.Argument(
+        None, help="the tree: [institution/[kitchen/[task/[NN/]]]]<date_time>/raw/traj_group*"
+    ),
+    input_path: Path | None = typer.Option(None, "--input-path", "--input_path", help="ROOT, as upstream calls it"),
     depth: int = typer.Option(5, "--depth", help="levels from ROOT to the dated folders; 5 from all of it"),
     train_proportion: float = typer.Option(
         0.9, "--train-proportion", "--train_proportion", help="share of each dated folder's trajectories to train on"
@@ -53,9 +57,11 @@ def bridge_raw(
     from understudy.envs.store.columns import PictureEncoding
     from understudy.envs.store.finding import find_store
 
+    if (root is None) == (input_path is None):
+        raise UserError("give the tree once: understudy data import bridge-raw ROOT (or --input_path ROOT)")
     folder = data_folder(data_dir)
     job = RawImport(
-        user_path(root),
+        user_path(root or input_path or ""),
         folder,
         depth=depth,
         train_proportion=train_proportion,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from understudy.envs.rollouts.acting import Acting, Execution, View
-from understudy.envs.rollouts.collecting import goal_of, stored
+from understudy.envs.rollouts.acting import Acting
+from understudy.envs.rollouts.runner import Runner
 from understudy.errors import UserError
-from understudy.observations import GOAL, STATE, describe, each, has_pictures, is_picture, shape_of
+from understudy.observations import describe
 from understudy.policy import Policy
 
 
@@ -26,10 +24,7 @@ class PolicyExpert:
     def __init__(self, policy: Policy, member: int = 0) -> None:
         if not policy.algorithm.acts:
             raise UserError(f"{policy.algorithm.name} gives no actions: it cannot make demonstrations")
-        self._policy, self._member = policy, member
-        self._execution = Execution.of(policy.algorithm)
-        self._acting: Acting | None = None
-        self._first = True
+        self._runner = _Alone(policy, member)
 
     @classmethod
     def load(cls, folder: Path) -> PolicyExpert:
@@ -38,53 +33,28 @@ class PolicyExpert:
 
     def reset(self, env: Any, observation: Any, info: dict[str, Any], rng: np.random.Generator) -> None:
         """Forget the last episode; the first observation fills the history."""
-        view, goal, wanted = self._view(observation), goal_of(info), self._policy.algorithm.observation_shape
-        acting = Acting(view, self._execution, each(stored, observation), goal)
-        if goal is not None and shape_of(acting.shown()) != wanted:  # many tasks tell one that policies do not need
-            told = Acting(replace(view, with_goal=True), self._execution, each(stored, observation), goal)
-            acting = told if shape_of(told.shown()) == wanted else acting
-        self._check(env, acting)
-        self._acting, self._first = acting, True
+        policy = self._runner.policy
+        task = env.spec.id if env.spec else type(env.unwrapped).__name__
+        self._runner.reset(observation, info, where=task)
+        given, taken = tuple(env.action_space.shape), (policy.algorithm.action_dim,)
+        if given != taken:
+            made_for = f" (it was trained on {policy.env_name})" if policy.env_name else ""
+            raise UserError(f"the policy has actions {describe(taken)}, {task} has {describe(given)}{made_for}")
 
     def act(self, env: Any, observation: Any, info: dict[str, Any]) -> np.ndarray:
         """Return the chunk's next action [A], asking the policy when the last chunk is used up."""
-        acting = self._acting
-        assert acting is not None, "reset comes first"
-        if not self._first:
-            acting.see(each(stored, observation))
-        self._first = False
-        if acting.needs_decision:
-            acting.decided(self._ask(acting.shown()))
-        return acting.next_action()
+        return self._runner.act(observation)
 
-    def _ask(self, shown: Any) -> np.ndarray:
+
+class _Alone(Runner):
+    """Decide for one observation at a time: what is generated again must be equal to what was generated before."""
+
+    def _decide(self, acting: Acting) -> None:
+        if not acting.needs_decision:
+            return
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the numbers must not depend on how many processes share the machine
         try:
-            return self._policy.act(shown, member=self._member)[0]
+            acting.decided(self.policy.act(acting.shown(), member=self.member)[0])
         finally:
             torch.set_num_threads(threads)
-
-    def _view(self, observation: Any) -> View:
-        """Return what the policy was shown in training, of an environment that may show more."""
-        spec, shape = self._policy.spec, self._policy.algorithm.observation_shape
-        length = int(spec.get("obs_horizon", 1))
-        if not isinstance(observation, Mapping):
-            return View(length)
-        if isinstance(shape, dict):
-            cameras = tuple(name for name in shape if is_picture(name) and not name.startswith(GOAL))
-            return View(length, cameras=cameras, use_proprio=STATE in shape)
-        if not has_pictures(shape):
-            return View(length, cameras=())
-        known = [name for name in observation if is_picture(name)]
-        return View(length, cameras=tuple((spec.get("cameras") or known)[:1]), use_proprio=False)
-
-    def _check(self, env: Any, acting: Acting) -> None:
-        algorithm = self._policy.algorithm
-        task = env.spec.id if env.spec else type(env.unwrapped).__name__
-        given = describe(shape_of(acting.shown())), describe(tuple(env.action_space.shape))
-        taken = describe(algorithm.observation_shape), describe((algorithm.action_dim,))
-        for what, found, wanted in zip(("observations", "actions"), given, taken, strict=True):
-            if found != wanted:
-                made_for = f" (it was trained on {self._policy.env_name})" if self._policy.env_name else ""
-                raise UserError(f"the policy has {what} {wanted}, {task} has {found}{made_for}")

@@ -46,6 +46,8 @@ def unknown_dataset(name: str, data_dir: str | Path, what: str = "unknown enviro
 
     A name of others is suggested where it is clearly the closer one.
     """
+    if said := next((said for _, source in sources.items() if (said := source.advice(name))), ""):
+        return UnknownName(f"{what} {name!r}: {said}")
     own = _own_names(data_dir)
     plug_ins = [known for _, source in sources.items() if not _is_ours(source) for known in source.known_names()]
     known = [item for _, source in sources.items() if _is_ours(source) for item in source.known_names()]

@@ -34,7 +34,7 @@ def open_named(spec: RunSpec) -> EpisodeStore:
     here = (target / MANIFEST).is_file()
     try:
         task = task_of(name)
-        folder = task.local()
+        folder = task.local() or _in_data_path(task, spec, here)
     except UnknownName:
         if not here:
             raise unknown_dataset(name, spec.placement.datasets) from None
@@ -54,6 +54,18 @@ def bring_up_to_date(task: Task, folder: Path, data_dir: Path) -> None:
     """Import a dataset whose name says that its files lie in `folder`, when they are new or have changed."""
     if not is_of(store_path(task.env_name, data_dir), task.source.files(folder)):
         _import_as_before(task, folder, data_dir)
+
+
+def _in_data_path(task: Task, spec: RunSpec, here: bool) -> Path | None:
+    """Return where the run's `data_path` has the dataset's files; DatasetError where they are needed and not there."""
+    if not spec.placement.data_path:
+        return None
+    root = Path(spec.placement.data_path)
+    found = task.below(root) if root.is_dir() else None
+    if found is None and not here:
+        what = "has no files of it" if root.is_dir() else "is no folder"
+        raise DatasetError(f"{task.env_name}: data_path={root} {what}{task.like_in(root) if root.is_dir() else ''}")
+    return found
 
 
 def open_if_here(spec: RunSpec) -> EpisodeStore | None:

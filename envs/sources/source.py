@@ -50,6 +50,10 @@ class Source(abc.ABC):
         """Return what a name stands for that no source's `parse` knows, such as an environment's id; else None."""
         return None
 
+    def advice(self, env_name: str) -> str:
+        """Return what to say of a name that is none of this source's and is meant for one; "" for any other."""
+        return ""
+
     def matches(self, env_name: str) -> bool:
         """Return whether the dataset's name belongs to this source."""
         return self.parse(env_name) is not None
@@ -80,6 +84,11 @@ class Source(abc.ABC):
     def name_of(self, path: Path) -> str:
         """Return the dataset's name that a file's (or folder's) own name says, for imports without a name."""
         return path.stem
+
+    def parts(self, path: Path) -> dict[str, Path]:
+        """Return the datasets that lie in a path, by name, for imports without a name: one, unless the format is a tree
+        of several."""
+        return {self.name_of(path): path}
 
     def environment_in(self, path: Path) -> str:
         """Return the environment that the data in a file (or folder) were recorded in, by its own name; "" for none.

@@ -157,6 +157,15 @@ class Task(abc.ABC):
         """Return where the source's own tools have left the dataset on this machine; None where they have not."""
         return None
 
+    def below(self, root: Path) -> Path | None:
+        """Return where the dataset's files lie in a folder with files of several (`data_path`); None: not there."""
+        file = root / self.remote.file_name if self.remote else None
+        return file if file is not None and file.is_file() else None
+
+    def like_in(self, root: Path) -> str:
+        """Return a hint on what else such a folder has, for messages."""
+        return ""
+
     def import_commands(self) -> list[str]:
         """Return the commands that import a file of one's own as this dataset."""
         what = "FILE" if self.source.suffix else "FOLDER"

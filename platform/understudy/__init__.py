@@ -26,10 +26,14 @@ __version__ = "0.1.0"
 _LAZY = {
     **dict.fromkeys(("compare", "evaluate", "list_runs", "sweep", "train"), "understudy.cli.api"),
     **dict.fromkeys(("load_dataset", "write_dataset"), "understudy.envs.datasets"),
+    "BCAgent": "understudy.trainables.algorithms.flow_bc:FlowBC",
+    "BCAgentConfig": "understudy.trainables.algorithms.flow_bc:FlowBCConfig",
     "load_episodes": "understudy.runs.episodes",
     "load_policy": "understudy.loading",
 }
 __all__ = [
+    "BCAgent",  # pyright: ignore[reportUnsupportedDunderAll]
+    "BCAgentConfig",  # pyright: ignore[reportUnsupportedDunderAll]
     "UnderstudyError",
     "UserError",
     "__version__",
@@ -48,5 +52,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the module of a public name on its first use; AttributeError for any other name."""
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        module, _, other = _LAZY[name].partition(":")
+        return getattr(importlib.import_module(module), other or name)
     raise AttributeError(f"module 'understudy' has no attribute {name!r}")

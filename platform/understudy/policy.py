@@ -26,9 +26,10 @@ from understudy.files import parse_json, replaced_folder, sha256, write_atomic, 
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
 from understudy.randomness import torch_generator
-from understudy.registry import algorithms
+from understudy.registry import algorithms, loops
 
 if TYPE_CHECKING:
+    from understudy.envs.rollouts.runner import Runner
     from understudy.spec.run import RunSpec
 
 POLICY_FILE = "policy.json"
@@ -136,6 +137,14 @@ class Policy:
         actions = self.act(observations_BO, temperature, seed=seed)
         actions = actions if self.algorithm.config.chunks.action_chunking else actions[:, 0]
         return actions[0] if single else actions
+
+    def runner(self, member: int = 0, temperature: float | None = None, seed: int = 1_000_000) -> Runner:
+        """Return what acts in an environment loop of one's own: `reset(observation, info)`, then `act(observation)`.
+
+        It keeps the history, executes chunks, ensembles, and converts observations, by the code of evaluations: its
+        episode e is that of an evaluation with `eval_seed=seed`, where the environment is reset with `seed + e`.
+        """
+        return loops.get(self.algorithm.loop).runner(self, member, temperature, seed)
 
     @torch.inference_mode()
     def act_members(

@@ -120,3 +120,63 @@ def test_names_that_are_no_folder_are_refused(name, tmp_path) -> None:
 def test_every_public_name_is_there() -> None:
     for name in understudy.__all__:
         assert getattr(understudy, name) is not None
+
+
+def test_a_runner_acts_as_the_evaluation_does(run, here) -> None:
+    import gymnasium
+
+    found = run.episodes
+    for member, seed in enumerate((0, 1)):
+        runner, env = run.policy().runner(member=member), gymnasium.make("Pendulum-v1")
+        for episode in range(2):
+            observation, info = env.reset(seed=1_000_000 + episode)
+            runner.reset(observation.astype(np.float64), info)
+            total, ended = 0.0, False
+            while not ended:
+                observation, reward, terminated, truncated, info = env.step(runner.act(observation.astype(np.float64)))
+                total, ended = total + float(reward), terminated or truncated
+            (row,) = found[(found["seed"] == seed) & (found["episode"] == episode)].to_dict("records")
+            assert total == pytest.approx(row["return"], rel=1e-5)
+
+
+def test_a_runner_refuses_observations_of_another_task(run) -> None:
+    with pytest.raises(understudy.UserError, match="this environment has"):
+        run.policy().runner().reset(np.zeros(5))
+    with pytest.raises(understudy.UserError, match="member 7"):
+        run.policy().runner(member=7)
+
+
+def test_the_published_agents_calls_load_act_and_are_evaluated(here) -> None:
+    import gymnasium
+
+    keys = {**SMALL, "hidden_dims": [8], "quiet": True, "tracking_uri": "none", "training_steps": 2}
+    trained = understudy.train(
+        algo="flow_bc", env_name="swings", horizon_length=3, action_chunking=True, **keys, **here
+    )
+    config = understudy.BCAgentConfig(hidden_dims=(8,), horizon_length=3, action_chunking=True, batch_size=8)
+    agent = understudy.BCAgent.create(observation_shape=(3,), action_dim=1, config=config)
+    agent.load(trained.path / "final_model.pt")
+    observation = np.ones(3, np.float32)
+    np.testing.assert_allclose(
+        agent.sample_actions(observation), trained.policy().sample_actions(observation), rtol=1e-5
+    )
+    env = gymnasium.make("Pendulum-v1", render_mode=None)
+    stats, episodes, videos = understudy.evaluate(agent, env, 1, num_eval_episodes=2)
+    assert stats["return"] == pytest.approx(trained.episodes["return"].mean(), rel=1e-5)
+    assert (len(episodes), videos) == (2, [])
+    other = understudy.BCAgent.create((3,), 1, understudy.BCAgentConfig(hidden_dims=(4,)))
+    with pytest.raises(understudy.UnderstudyError, match="another network"):
+        other.load(trained.path / "final_model.pt")
+
+
+def test_datasets_give_batches_at_random(here) -> None:
+    data = understudy.load_dataset("swings", here["data_dir"])
+    batch = data.sample(16)
+    assert batch["observations"].shape == (16, 3)
+    assert batch["actions"].shape == (16, 1)
+    assert batch["next_observations"].shape == (16, 3)
+    chunks = data.sample_sequence(batch_size=4, sequence_length=5, discount=0.9)
+    assert chunks["actions"].shape == (4, 5, 1)
+    assert set(np.unique(chunks["discounts"])) == {np.float32(0.9)}
+    again = understudy.load_dataset("swings", here["data_dir"]).sample(16)
+    np.testing.assert_array_equal(again["actions"], batch["actions"])

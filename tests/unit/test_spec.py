@@ -175,6 +175,7 @@ def test_the_fingerprint_stays_when_only_logging_or_the_place_changes() -> None:
         **{"eval_timeout": 60, "eval_max_steps": 9, "loader_workers": 2, "save_total_limit": 1, "save_best": True},
         **{"save_dir": "/x", "project": "p", "run_group": "g", "data_dir": "/y", "tracking_uri": "none"},
         "download": True,
+        "data_path": "/z",
         **{"checkpoint_storage": "s3://bucket/runs"},
     }
     assert set(elsewhere) == set(build_run({}).flat(("when", "where")))

@@ -23,6 +23,7 @@ from understudy.envs.store.store import SALIENCY
 from understudy.errors import CheckpointError, UserError
 from understudy.normaliser import Normaliser
 from understudy.observations import Observations, ObservationShape, batch_size, batched, describe, each, shape_of
+from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import part_of
@@ -99,16 +100,29 @@ class Agent:
         )
 
     def load(self, path: Path | str) -> None:
-        """Take the agent back to what `save` wrote; CheckpointError if the file is damaged or another network's."""
-        saved = checkpoints.load(Path(path))
+        """Take the agent back to what `save` wrote, or to the policy that a run kept (`final_model.pt`).
+
+        CheckpointError if the file is damaged, another method's or another network's.
+        """
+        saved = _of_a_run(checkpoints.load(Path(path)))
         if saved.get("algorithm") != self.algorithm.name:
             raise CheckpointError(f"{path} holds {saved.get('algorithm')!r}, this agent is {self.algorithm.name!r}")
         device = str(self.pack.device)
+        clip = saved.get("action_clip")
+        if clip is not None and hasattr(self.algorithm.config, "action_clip"):  # what the run knew of its environment
+            config = self.algorithm.config.model_copy(update={"action_clip": clip})
+            self.algorithm = type(self.algorithm)(self.algorithm.observation_shape, self.algorithm.action_dim, config)
         self.pack = Pack(
             self.algorithm, [saved["seed"]], normaliser=Normaliser.from_dict(saved["normaliser"]), device=device
         )
         self.pack.load_member_state(0, saved["member"])
         self.seed, self.step, self._decisions = saved["seed"], saved["step"], saved["decisions"]
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it is now: `agent.policy.runner()` acts in an environment."""
+        weights = self.pack.weights(0)
+        return Policy(self.algorithm, [weights], self.pack.normaliser, seeds=[self.seed], device=self.pack.device)
 
     def _batch(self, arrays: Arrays) -> Batch:
         """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
@@ -170,6 +184,16 @@ class Agent:
         if isinstance(shape, dict) and isinstance(observations, Mapping):
             observations = {name: part for name, part in observations.items() if name in shape}
         return each(torch.as_tensor, observations)
+
+
+def _of_a_run(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return what `save` would have written of a model that a run kept."""
+    if not {"policy", "training"} <= set(saved):
+        return saved
+    policy = saved["policy"]
+    facts = {"algorithm": policy["algorithm"], "normaliser": policy["normaliser"], "member": saved["training"]}
+    begun = {"seed": saved.get("seed", 0), "step": saved.get("step", 0), "decisions": 0}
+    return {**begun, **facts, "action_clip": policy["config"].get("action_clip")}
 
 
 def _lengths(arrays: Arrays) -> set[int]:

@@ -70,8 +70,10 @@ class Show:
         self._training, self._progress, self._shown_at = training, progress, 0.0
 
     def __call__(self, metrics: dict[str, torch.Tensor] | None = None) -> None:
-        """Where it was told long enough ago, and at the last step."""
-        if self._training.last or time.monotonic() - self._shown_at > SHOW_SECONDS:
+        """Where it was told long enough ago, at the last step, and where a row was logged."""
+        training = self._training
+        logged = training.step % training.spec.hooks.log_interval == 0
+        if training.last or logged or time.monotonic() - self._shown_at > SHOW_SECONDS:
             self.now()
 
     def now(self) -> None:

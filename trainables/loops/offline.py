@@ -14,6 +14,7 @@ import torch
 
 from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
+from understudy.envs.rollouts.runner import Runner, play
 from understudy.envs.windows.windows import Windows
 from understudy.registry import loops, plug_in_errors
 from understudy.runs.directory import RunDir
@@ -48,6 +49,8 @@ class OfflineLoop(Loop):
     record = staticmethod(record_policy)
     collect = staticmethod(collect_episodes)
     chance = staticmethod(evaluate_chance)
+    runner = Runner
+    play = staticmethod(play)
     agent = Agent
 
     def __init__(self, spec: RunSpec) -> None:
@@ -104,7 +107,8 @@ class OfflineLoop(Loop):
 
     def _feed(self, training: Training) -> Feed:
         """Return the updates of the remaining steps, and the batches of their evaluations."""
-        return FromDataset(self._batches(training))
+        name = "offline_agent.csv" if self.spec.placement.layout == "qc" else "train.csv"
+        return FromDataset(self._batches(training), name)
 
     def _batches(self, training: Training) -> Batches:
         """Return the batches of the remaining steps on the data and of their evaluations."""

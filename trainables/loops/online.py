@@ -18,6 +18,7 @@ import torch
 
 from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.devices import resolve_device
+from understudy.envs.rollouts.runner import Runner, play
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
@@ -67,6 +68,8 @@ class OnlineLoop(Loop):
 
     evaluate = staticmethod(evaluate_policy)
     record = staticmethod(record_policy)
+    runner = Runner
+    play = staticmethod(play)
     collect = staticmethod(collect_episodes)
     chance = staticmethod(evaluate_chance)
     agent = Agent

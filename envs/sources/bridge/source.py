@@ -23,7 +23,7 @@ from understudy.envs.sources.bridge.out_npy import NumpyWriter, read_trajectorie
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.store import MASK
-from understudy.errors import DatasetError, UserError
+from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import replaced_folder, storage_errors, write_atomic
 from understudy.registry import sources
 
@@ -77,6 +77,24 @@ class BridgeTask(Task):
         how = f"unpack the raw data of {PUBLISHED} and give `understudy data import bridge-raw`"
         raise UserError(f"{self.env_name}: {how}")
 
+    def below(self, root: Path) -> Path | None:
+        """Return the task's folder in a tree of `<task>/{train,val}/out.npy` of any depth."""
+        task = self.env_name.partition(":")[2]
+        found = [folder for name, folder in tasks_in(root).items() if f"/{name}".endswith(f"/{task}")]
+        if len(found) > 1:
+            places = ", ".join(str(folder) for folder in found[:4])
+            raise DatasetError(f"{self.env_name}: several folders of {root} are called so: {places}")
+        return found[0] if found else None
+
+    def like_in(self, root: Path) -> str:
+        """Return the nearest task that the tree has; of a raw tree, how it is imported."""
+        if names := list(tasks_in(root)):
+            return did_you_mean(self.env_name.partition(":")[2], names)
+        raw = next(root.rglob("traj_group*"), None)
+        return (
+            f"; it is a raw tree: `understudy data import bridge-raw {shlex.quote(str(root))}` reads it" if raw else ""
+        )
+
     def import_commands(self) -> list[str]:
         """Return the commands for out.npy files and for raw trees."""
         name = shlex.quote(self.env_name)
@@ -112,6 +130,19 @@ class Bridge(Source):
     def known_names(self) -> list[str]:
         """Return the names that have presets."""
         return [f"bridge:{task}" for task in KNOWN]
+
+    def parts(self, path: Path) -> dict[str, Path]:
+        """Return a dataset for each task of a tree: `bridge:` and the task's path in it."""
+        found = tasks_in(path) if path.is_dir() else {}
+        if len(found) < 2:
+            return super().parts(path)
+        return {f"bridge:{name}": folder for name, folder in found.items()}
+
+    def name_of(self, path: Path) -> str:
+        """Return `bridge:` with the task's folder's name."""
+        folder = path.absolute()
+        folder = folder.parent if folder.is_file() or folder.suffix == ".npy" else folder
+        return f"bridge:{(folder.parent if folder.name in FILTER_KEYS else folder).name}"
 
     def files(self, path: Path) -> list[Path]:
         """Return the out.npy files of a folder, task by task, training before validation; or the file itself."""
@@ -160,6 +191,15 @@ class Bridge(Source):
         if writer.count == 0:
             raise DatasetError(f"{env_name}: no episodes, nothing to write")
         writer.finish()
+
+
+def tasks_in(root: Path) -> dict[str, Path]:
+    """Return the folders of tasks in a tree of out.npy files, by their path below the root."""
+    found: dict[str, Path] = {}
+    for file in sorted(root.rglob(OUT)):
+        folder = file.parent.parent if file.parent.name in FILTER_KEYS else file.parent
+        found[folder.relative_to(root).as_posix()] = folder
+    return found
 
 
 def _folder_of(episode: Episode) -> str:

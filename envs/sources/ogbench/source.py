@@ -273,6 +273,16 @@ class OGBench(Source):
         )
         return OGBenchTask(self, env_name, family, kind, bool(visual), bool(single), number, bool(oracle))
 
+    def advice(self, env_name: str) -> str:
+        """Return what is wrong with a name of one task that lacks its environment, or whose task is none of 1 to 5."""
+        found = re.fullmatch(r"(?P<visual>visual-)?(?P<rest>[a-z0-9-]*?)-?singletask-task(?P<number>\d+)-v0", env_name)
+        if found is None or self.matches(env_name):
+            return ""
+        visual, number = found["visual"] or "", min(max(int(found["number"]), 1), 5)
+        rest = found["rest"] if self.matches(f"{visual}{found['rest']}-v0") else "cube-single-play"
+        lacks = "" if rest == found["rest"] else "an OGBench name says the environment and the data too; "
+        return f"{lacks}tasks are numbered 1 to 5: {visual}{rest}-singletask-task{number}-v0, say"
+
     def known_names(self) -> list[str]:
         """Return the published names, for states and for pictures, and the scripted ones that an expert solves."""
         variants = ("", "-oraclerep", "-singletask", *(f"-singletask-task{i}" for i in range(1, 6)))

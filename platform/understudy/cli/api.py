@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from understudy.errors import UnderstudyError, UserError
 
@@ -169,14 +169,51 @@ def compare(*, quiet: bool = False, **keys: Any) -> Comparison:
     return Comparison(matrix.path)
 
 
-def evaluate(model: str | Path | Run | Sweep, *, quiet: bool = False, **keys: Any) -> Evaluation:
-    """Evaluate a run, a sweep's best, or a model, as `understudy evaluate` does."""
+@overload
+def evaluate(model: str | Path | Run | Sweep, *, quiet: bool = False, **keys: Any) -> Evaluation: ...
+@overload
+def evaluate(model: Any, env: Any, action_dim: int | None = None, **keys: Any) -> Played: ...
+def evaluate(
+    model: Any, env: Any = None, action_dim: int | None = None, *, quiet: bool = False, **keys: Any
+) -> Evaluation | Played:
+    """Evaluate a run, a sweep's best, or a model, as `understudy evaluate` does.
+
+    With `env`, an environment: play `num_eval_episodes` of an agent's or a policy's there and return (means, episodes,
+    videos of the first `num_video_episodes`); `action_dim`, which other tools ask for, is only checked.
+    """
+    if env is not None:
+        return _play(model, env, action_dim, **keys)
     from understudy.cli.evaluate import evaluate_model
 
     source = model.path if isinstance(model, Run | Sweep) else model
     tracking_uri = str(keys.pop("tracking_uri", ""))
     with _printing(quiet):
         return Evaluation(dict(evaluate_model(str(source), words_of(keys), tracking_uri=tracking_uri)))
+
+
+Played = tuple[dict[str, float], list[dict[str, Any]], list[Any]]
+"""Means over episodes, the episodes' columns, videos."""
+
+
+def _play(
+    model: Any,
+    env: Any,
+    action_dim: int | None,
+    num_eval_episodes: int = 50,
+    num_video_episodes: int = 0,
+    video_frame_skip: int = 3,
+    seed: int = 1_000_000,
+) -> Played:
+    from understudy.loading import load_policy
+    from understudy.policy import Policy
+    from understudy.registry import loops
+
+    found: Any = model.policy() if isinstance(model, Run | Sweep) else getattr(model, "policy", model)
+    policy = found if isinstance(found, Policy) else load_policy(found)
+    if action_dim not in (None, policy.algorithm.action_dim):
+        raise UserError(f"action_dim={action_dim}: the policy has {policy.algorithm.action_dim} action dims")
+    play = loops.get(policy.algorithm.loop).play
+    return play(policy, env, num_eval_episodes, seed=seed, filmed=num_video_episodes, frame_skip=video_frame_skip)
 
 
 def list_runs(

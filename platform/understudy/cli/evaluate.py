@@ -10,6 +10,7 @@ import typer
 
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_table
 from understudy.cli.train import show_notes, show_result
+from understudy.errors import UserError
 
 if TYPE_CHECKING:
     from understudy.policy import Policy
@@ -34,7 +35,8 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     context: typer.Context,
-    model: str = typer.Argument(..., help="run or sweep (folder, name, MLflow id), policy folder, models:/NAME@ALIAS"),
+    model: str = typer.Argument("", help="run or sweep (folder, name, MLflow id), policy folder, models:/NAME@ALIAS"),
+    save_dir: str = typer.Option("", "--save_dir", help="the run's folder, in the place of MODEL"),
     video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
 ) -> None:
@@ -45,7 +47,15 @@ def evaluate(
     data name no environment (or with eval_episodes=0) policies are measured on the episodes that were held out: the
     losses of training, and the error of their actions by dimension and by task.
     """
-    evaluate_model(model, context.args, tracking_uri, video)
+    words = list(context.args)
+    if "=" in model and save_dir:  # a key came first
+        model, words = "", [model, *words]
+    if bool(model) == bool(save_dir):
+        raise UserError(
+            "give one thing to evaluate: a run, a sweep or a model, as MODEL or --save_dir RUN;"
+            " see `understudy evaluate --help`"
+        )
+    evaluate_model(model or save_dir, words, tracking_uri, video)
 
 
 def evaluate_model(

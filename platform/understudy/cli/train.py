@@ -209,12 +209,15 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
     from understudy.tracking import without_secrets
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
+    lines = None if console.is_terminal else TrainingLines(spec)
     with progress_bar(spec.algo, "steps") as bar:
 
         def progress(step: int, last: int, metrics: Mapping[str, float]) -> None:
+            if lines is not None:
+                return lines.tell(step, last, metrics)
             speed = f"{metrics['steps_per_sec']:.0f} steps/s  " if "steps_per_sec" in metrics else ""
             loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
-            bar(step, last, f"{speed}{loss}{objective_text(metrics) if objective_name(metrics) else ''}")
+            return bar(step, last, f"{speed}{loss}{objective_text(metrics) if objective_name(metrics) else ''}")
 
         result = launch(spec, run, loop=loop, progress=progress, parent_run_id=parent_run_id)
     show_result(result.metrics)
@@ -232,6 +235,37 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
             f"trained, but not all of it is tracked: {state[TRACKING_ERROR]}; `understudy sync {run.path}` sends the"
             " rest once that is mended"
         )
+
+
+class TrainingLines:
+    """Progress for a log file: a line for each logged row, evaluation and kept checkpoint."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec, self._said, self._kept = spec, "", 0
+
+    def tell(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
+        """Print a line where the step is one of those."""
+        from understudy.runs.results import objective_name
+        from understudy.sweeping.format import objective_text
+
+        hooks = self._spec.hooks
+        every = hooks.save_interval
+        if every > 0 and step // every > self._kept and step % every:
+            self._kept = step // every
+            console.print(f"[Step {self._kept * every}] Saved checkpoint_{self._kept * every}.pt")
+        name = objective_name(metrics)
+        due = (
+            step % hooks.log_interval == 0 or step == last or (hooks.eval_interval and step % hooks.eval_interval == 0)
+        )
+        if not due:
+            return
+        losses = [f"{key} {value:.4g}" for key, value in metrics.items() if "loss" in key and "/" not in key]
+        speed = [f"{metrics['steps_per_sec']:.0f} steps/s"] if "steps_per_sec" in metrics else []
+        scored = [f"{name} {objective_text(metrics)}"] if name else []
+        line = f"[Step {step}/{last}] {', '.join([*losses, *scored, *speed])}"
+        if line != self._said:
+            self._said = line
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def show_result(metrics: Mapping[str, float]) -> None:

@@ -79,7 +79,8 @@ def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | No
     if state.get("lineage"):
         tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
     if tracked.url:
-        write_atomic(run.path / "tracking_url.txt", lambda file: file.write(f"{tracked.url}\n".encode()))
+        name = "token.tk" if spec.placement.layout == "qc" else "tracking_url.txt"
+        write_atomic(run.path / name, lambda file: file.write(f"{tracked.url}\n".encode()))
     return tracked
 
 

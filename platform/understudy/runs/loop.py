@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from understudy.algorithm import Algorithm
+    from understudy.envs.rollouts.runner import Runner
     from understudy.policy import Policy
     from understudy.trainables.loops.agent import Agent
     from understudy.trainables.loops.evaluation import Outcome
@@ -113,6 +114,18 @@ class Loop(abc.ABC):
     def chance(spec: RunSpec, *, poll: Callable[[], None] | None = None) -> Outcome:
         """Evaluate uniformly random actions by the spec's settings, on the episodes that policies are evaluated on."""
         raise UserError(f"{spec.algo}: its training loop plays no random actions")
+
+    @staticmethod
+    def runner(policy: Policy, member: int = 0, temperature: float | None = None, seed: int = 1_000_000) -> Runner:
+        """Return what acts with one member in an environment loop of one's own, as an evaluation does."""
+        raise UserError(f"{policy.algorithm.name}: its training loop plays no episodes")
+
+    @staticmethod
+    def play(
+        policy: Policy, env: Any, episodes: int, *, seed: int = 1_000_000, filmed: int = 0, frame_skip: int = 3
+    ) -> tuple[dict[str, float], list[dict[str, np.ndarray]], list[np.ndarray]]:
+        """Play episodes in an environment that is given; return means, the episodes' columns, and videos."""
+        raise UserError(f"{policy.algorithm.name}: its training loop plays no episodes")
 
     @staticmethod
     @abc.abstractmethod

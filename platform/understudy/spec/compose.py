@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 from understudy.errors import SpecError, UserError, did_you_mean
 from understudy.registry import sources
 from understudy.spec.keys import shared_fields
+from understudy.spec.nested import translated
 from understudy.spec.part import absolute
 from understudy.spec.words import ALIASES
 
+log = logging.getLogger("understudy")
+OTHER = "_other"
+"""File of a group for names that it has no file of: OTHER in its values is the name."""
+BY_ALGO = "by_algo"
+"""Key of a group's file with keys for some methods alone."""
 CONF = Path(__file__).parents[1] / "conf"
 NO_WANDB = ("--no-wandb", "--no_wandb")
 _KEY = re.compile(r"^[A-Za-z_][\w./@-]*$")
@@ -149,10 +156,14 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
     groups = _groups(config_dir)
     values: dict[str, Any] = {}
     chosen: list[str] = []
+    others: dict[str, str] = {}
     for item in overrides:
         key = _key(item)
         if key in groups:
             option = str(item.value())
+            if option not in groups[key] and OTHER in groups[key]:
+                others[key] = option
+                option = OTHER
             if option not in groups[key]:
                 raise SpecError(f"unknown {key} {option!r}{did_you_mean(option, groups[key])}")
             chosen.append(f"+{key}={option}")
@@ -168,13 +179,26 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             config = compose(config_name="run", overrides=[*search, *chosen])
             composed = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+            composed |= {key: value.replace("OTHER", option) for option in others.values()
+                         for key, value in composed.items() if isinstance(value, str)}  # fmt: skip
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(str(error).splitlines()[0]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
         raise SpecError(f"{where}not readable YAML ({error.problem})") from None
-    return _with_environment({**composed, **{key: _plain(value) for key, value in values.items()}})
+    given, left_out = translated({key: _plain(value) for key, value in values.items()})
+    preset, _ = translated(composed)
+    if left_out:
+        log.warning("note: keys that ask for nothing here are left out: %s", ", ".join(left_out))
+    return _with_environment({**_of_method(preset, given), **given})
+
+
+def _of_method(preset: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of chosen groups, with those that are for the chosen method alone (`by_algo`)."""
+    by_algo: dict[str, dict[str, Any]] = preset.pop(BY_ALGO, {})
+    algo = str(next((value for key, value in given.items() if ALIASES.get(key, key) == "algo"), preset.get("algo", "")))
+    return {**preset, **by_algo.get(algo, {})}
 
 
 def _with_environment(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from understudy.files import home
-from understudy.spec.part import FolderName, LocalPath, Needs, Part, Role, Secret, absolute
+from understudy.spec.part import FolderName, LocalPath, Needs, OnlyWith, Part, Role, Secret, absolute
 
 
 class Placement(Part):
@@ -41,12 +41,19 @@ class Placement(Part):
         description="seconds an environment may take for a chunk; 0: for ever. Steps them in processes",
     )
     save_dir: LocalPath = Field(default="runs/fbc/", min_length=1, description="root of the run directories")
+    layout: Annotated[Literal["fbc", "qc"], OnlyWith("layout", "qc")] = Field(
+        default="fbc",
+        description="names of a run's files: train.csv, tracking_url.txt; qc: offline_agent.csv, token.tk",
+    )
     project: FolderName = Field(default="bc_training", description="MLflow experiment, and folder below save_dir")
     run_group: FolderName = Field(default="BC", description="group of runs, and folder below the project")
     checkpoint_storage: Annotated[str, Secret("flags.json", "fsspec reads them from the environment")] = Field(
         default="", description="fsspec address that resumable copies of runs go to, like s3://bucket/runs; '': none"
     )
     data_dir: LocalPath = Field(default="", description="folder of episode stores; default $UNDERSTUDY_HOME/datasets")
+    data_path: LocalPath = Field(
+        default="", description="folder with files of datasets, such as BridgeData's TASK/train/out.npy, to import from"
+    )
     download: bool = Field(default=False, description="fetch and import the dataset first where it is not here")
     tracking_uri: Annotated[str, Secret("flags.json", "set MLFLOW_TRACKING_URI in the environment")] = Field(
         default="", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from understudy.errors import SpecError, did_you_mean
+from understudy.spec.nested import NESTED
 
 ALIASES = {
     "offline_steps": "training_steps",
@@ -43,6 +44,9 @@ ALIASES = {
     "actor_hidden_dims": "hidden_dims",
     "num_qs": "num_critics",
     "layer_norm": "critic_layer_norm",
+    "name": "run_group",
+    "exp_name": "run_group",
+    **NESTED,
 }
 """Other tools' names for our keys, with the same values."""
 OF_STEPS = ("frames", "online_steps", "total_timesteps", "total_frames")
@@ -109,7 +113,7 @@ ADVICE = (
         "env_name is the dataset's name, which says its environment too",
     ),
     _advice(
-        "data data_path dataset_path dataset_dir dataset_root datasets root",
+        "data dataset_path dataset_dir dataset_root datasets root",
         "data_dir",
         "env_name is a dataset's name and data_dir the folder of imported ones; `understudy data import` takes files",
     ),
@@ -132,7 +136,7 @@ ADVICE = (
         "save_dir is the folder of all runs",
     ),
     _advice(
-        "name run_name exp_name experiment_name exp group",
+        "run_name experiment_name exp group",
         "run_group",
         "run_group and project are the folders of a run below save_dir",
     ),
