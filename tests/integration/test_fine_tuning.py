@@ -20,7 +20,7 @@ SMALL = (
 )
 TUNED = (
     *(*SMALL, "use_critic=true", "flow_steps=2", "offline_steps=60", "online_steps=140"),
-    *("start_training=41", "utd_ratio=2", "checkpoint_seconds=0.02"),
+    *("start_training=41", "utd_ratio=2"),
 )
 FILES = {"offline_agent.csv", "online_agent.csv", "eval.csv", "env.csv"}
 
@@ -42,7 +42,7 @@ def test_a_run_killed_in_either_phase_or_between_them_ends_as_one_that_was_not(
 ) -> None:
     words = (*TUNED, f"actor={actor}", *(["num_samples=3"] if actor == "best_of_n" else []))
     done("train", *words, "save_dir=whole")
-    process = start("train", *words, "save_dir=broken", cwd=tmp_path)
+    process = start("train", *words, "checkpoint_seconds=0.02", "save_dir=broken", cwd=tmp_path)
     for moment in (10, 59, 75, 120):  # on the data, at their end, before the first online update, after it
         kill_when(process, lambda moment=moment: step_of(tmp_path / "broken") > moment)
         if moment != 120:
@@ -105,6 +105,7 @@ def test_a_critic_learns_from_the_data_alone_without_online_steps(hopper_data, d
     assert read_csv(run / "offline_agent.csv")[-1]["step"] == 60
 
 
+@pytest.mark.slow
 def test_a_sweep_tries_settings_of_the_critic(hopper_data, done, tmp_path) -> None:
     done(
         *("sweep", *TUNED, "actor=one_step", "tau=0.01,0.1", "sampler=grid", "scheduler=none", "num_trials=2"),

@@ -12,9 +12,9 @@ from tests.integration.commands import kill_when, start
 from understudy.runs.directory import read_csv
 
 SMALL = (
-    *("algo=sac", "env_name=Pendulum-v1", "hidden_dims=[16,16]", "batch_size=16", "start_training=100"),
-    *("training_steps=500", "log_interval=50", "eval_interval=200", "eval_episodes=2", "checkpoint_seconds=0.02"),
-    *("save_interval=200", "launcher=inline"),
+    *("algo=sac", "env_name=Pendulum-v1", "hidden_dims=[16,16]", "batch_size=16", "start_training=60"),
+    *("training_steps=300", "log_interval=20", "eval_interval=120", "eval_episodes=2", "save_interval=120"),
+    "launcher=inline",
 )
 
 
@@ -44,16 +44,17 @@ def step_of(root: Path) -> int:
     return json.loads(found[0].read_text()).get("step", 0) if found else 0
 
 
-@pytest.mark.parametrize(("seeds", "moments"), [("[3]", (60, 260)), ("[0,1]", (150,))])
+@pytest.mark.parametrize(("seeds", "moments"), [("[3]", (40, 150)), ("[0,1]", (90,))])
 def test_a_run_killed_while_it_acts_resumes_to_the_same_rows_and_weights(done, tmp_path, seeds, moments) -> None:
     done("train", *SMALL, f"seeds={seeds}", "save_dir=whole")
-    process = start("train", *SMALL, f"seeds={seeds}", "save_dir=broken", cwd=tmp_path)
+    often = "checkpoint_seconds=0.02"
+    process = start("train", *SMALL, often, f"seeds={seeds}", "save_dir=broken", cwd=tmp_path)
     for moment in moments:
         kill_when(process, lambda moment=moment: step_of(tmp_path / "broken") > moment)
         if moment != moments[-1]:
             process = start("resume", str(only_run(tmp_path / "broken")), cwd=tmp_path)
     broken = only_run(tmp_path / "broken")
-    assert 0 < step_of(broken) < 500
+    assert 0 < step_of(broken) < 300
     done("resume", str(broken))
     same(broken, only_run(tmp_path / "whole"))
 
@@ -70,10 +71,10 @@ def test_a_member_of_an_online_pack_equals_its_seed_alone(done, tmp_path) -> Non
 
 def test_a_finished_run_that_gets_more_steps_equals_one_that_had_them_from_the_start(done, tmp_path) -> None:
     whole = [word for word in SMALL if not word.startswith("training_steps")]
-    done("train", *whole, "training_steps=500", "seeds=[0,1]", "save_dir=whole")
-    done("train", *whole, "training_steps=300", "seeds=[0,1]", "save_dir=longer")
+    done("train", *whole, "training_steps=260", "seeds=[0,1]", "save_dir=whole")
+    done("train", *whole, "training_steps=160", "seeds=[0,1]", "save_dir=longer")
     longer = only_run(tmp_path / "longer")
-    done("resume", str(longer), "--add-steps", "200")
+    done("resume", str(longer), "--add-steps", "100")
     for name in ("online_agent.csv", "env.csv"):  # eval.csv has one more row, of the first end
         mine, theirs = (read_csv(run / "sd001" / name) for run in (longer, only_run(tmp_path / "whole")))
         assert mine == theirs
@@ -89,7 +90,7 @@ def test_a_trained_policy_is_evaluated_where_it_was_trained_and_does_not_go_on_w
     run = only_run(tmp_path)
     assert not (run / "resume").exists()
     assert "return" in done("evaluate", str(run), "eval_episodes=2")
-    for words in (("resume", str(run), "--add-steps", "100"), ("train", "--fork", str(run), "training_steps=700")):
+    for words in (("resume", str(run), "--add-steps", "100"), ("train", "--fork", str(run), "training_steps=500")):
         said = done(*words, code=2)
         assert "learns from a replay buffer, which is not in a model" in said
         assert len(said.strip().splitlines()) == 1
@@ -100,7 +101,7 @@ def test_a_trained_policy_is_evaluated_where_it_was_trained_and_does_not_go_on_w
     ("words", "said"),
     [
         (("env_name=CartPole-v1",), "its actions are Discrete(2)"),
-        (("training_steps=100",), "training_steps=100 leaves no update after the start_training=100 random steps"),
+        (("training_steps=60",), "training_steps=60 leaves no update after the start_training=60 random steps"),
         (("obs_horizon=2",), "obs_horizon=2"),
         (("dataset_proportion=0.5",), "dataset_proportion=0.5 changes nothing without a dataset to learn from"),
         (("validation_fraction=0.1",), "validation_fraction=0.1 changes nothing without"),
@@ -123,7 +124,7 @@ def test_what_an_online_run_cannot_do_is_one_line_and_nothing_is_written(done, t
 )
 def test_demonstrations_are_drawn_beside_what_was_done(hopper_data, done, tmp_path, words, column) -> None:
     small = [word for word in SMALL if not word.startswith(("algo", "env_name", "training_steps"))]
-    done("train", *small, "env_name=hopper-medium-v2", "training_steps=260", *words)
+    done("train", *small, "env_name=hopper-medium-v2", "training_steps=130", *words)
     rows = read_csv(only_run(tmp_path) / "online_agent.csv")
-    assert [row["step"] for row in rows] == [150, 200, 250, 260]
+    assert [row["step"] for row in rows] == [80, 100, 120, 130]
     assert all(column in row for row in rows)

@@ -15,9 +15,9 @@ from understudy.errors import UserError
 from understudy.runs.directory import RunDir
 
 KEY = "files"
-"""Of a checkpoint: {file below the run directory: [bytes of whole rows, their hash]}."""
+"""A checkpoint's key: {file below the run directory: [bytes of whole rows, their hash]}."""
 ACCEPT = "accept_lost_rows"
-"""Of run.json: whether the next start goes on without the rows that are gone."""
+"""A key of run.json: whether the next start goes on without the rows that are gone."""
 CHUNK = 1 << 20
 
 
