@@ -235,6 +235,16 @@ class Replay:
         if counters.open_rows:
             self._columns[ENDED].put(counters.rows - 1, 0)  # it may have ended later
 
+    @property
+    def newest(self) -> dict[str, np.ndarray]:
+        """What is seen now in the open episode, by part."""
+        return dict(self._seen())
+
+    def cut_off(self, newest: Mapping[str, np.ndarray]) -> None:
+        """End the open episode where it is, as if it had been truncated; `newest` is what was seen last, by part."""
+        self._end(newest)
+        self._now = None
+
     def reopen(self, observation: Arrays) -> None:
         """Go on with the open episode, whose environment shows `observation` after its newest row."""
         self._now = self._parts(observation)

@@ -18,6 +18,7 @@ import numpy as np
 from typer.main import get_command
 
 from understudy.cli import command_line
+from understudy.cli.actors import EXAMPLES as OF_ACTORS
 from understudy.cli.compare import EXAMPLES as OF_COMPARE
 from understudy.cli.evaluate import PLACEMENT_KEYS
 from understudy.cli.expert import EXAMPLES as OF_EXPERT
@@ -109,6 +110,7 @@ def _of_help() -> Iterator[Shown]:
         "expert": OF_EXPERT,
         "submit": SUBMIT,
         "record": OF_RECORD,
+        "learner": OF_ACTORS,
         **dict(_epilogs(_root(), "")),
     }
     for name, text in texts.items():
@@ -267,6 +269,12 @@ def _record(context: click.Context) -> None:
         read_words_of_recording(config_words(list(context.args))[1])
 
 
+def _learner(context: click.Context) -> None:
+    if not context.params.get("replay"):
+        words = config_words(list(context.args))[1]
+        read_run(words if any(word.startswith("algo=") for word in words) else ["algo=hilserl", *words])
+
+
 def _cluster(context: click.Context) -> None:
     if context.params["profile"] in list_profiles():
         load_profile(context.params["profile"], context.args)
@@ -280,5 +288,7 @@ _KEYS = {
     "submit": _submit,
     "evaluate": _evaluate,
     "record": _record,
+    "learner": _learner,
+    "actor": _learner,
     **dict.fromkeys(("show", "render", "up", "status", "down"), _cluster),
 }

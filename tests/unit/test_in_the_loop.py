@@ -139,7 +139,6 @@ def test_a_penalty_lowers_what_the_gripper_is_worth() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"num_actors": 2, "actor_address": "localhost:1"}, "give one"),
         ({"takeover": "scriptd"}, "did you mean 'scripted'"),
         ({"freeze_vision_encoder": True}, "for pictures"),
     ],

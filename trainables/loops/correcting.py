@@ -5,21 +5,25 @@ What is executed is what is kept: a correction takes the place of the policy's a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+import torch
 
+from understudy.algorithm import Batch
 from understudy.envs.recording.control import Event, Said
 from understudy.envs.recording.overseer import Overseer
-from understudy.envs.replay.pool import INTERVENTIONS
+from understudy.envs.replay.pool import INTERVENTIONS, Pool
 from understudy.envs.replay.replay import Replay
 from understudy.errors import SpecError
 from understudy.loading import load_policy
-from understudy.observations import Arrays, describe, shape_of
+from understudy.observations import Arrays, describe, each, shape_of, together
 from understudy.spec.in_the_loop import InTheLoop
 from understudy.spec.run import RunSpec
 from understudy.trainables.algorithms.hilserl import PENALTIES
 from understudy.trainables.algorithms.reward_classifier import SuccessDetector
+from understudy.trainables.loops.data import Data
 from understudy.trainables.loops.interaction import MakesPlayer, Player, Surroundings
 
 MARKS = (INTERVENTIONS, PENALTIES)
@@ -40,6 +44,8 @@ class CorrectedPlayer(Player):
             None if config.takeover == "none" else Overseer(config, surroundings.factory, self._slot.env, seed)
         )
         self._driving = False
+        self.run_steps: int | None = None
+        """How far the run is, where this member's own steps are but a share of it."""
 
     @property
     def overseer(self) -> Overseer | None:
@@ -114,7 +120,7 @@ class CorrectedPlayer(Player):
         self.totals |= {"interventions": 0.0, "corrected": 0.0}
         if self._overseer is not None:
             counters = self.buffer.counters
-            begun = counters.rows - counters.open_rows
+            begun = counters.rows - counters.open_rows if self.run_steps is None else self.run_steps
             self._overseer.begin(self._slot.env, self._raw, self._told, counters.episodes, begun)
 
 
@@ -154,3 +160,21 @@ def corrected(config: InTheLoop, judge: Judge | None) -> MakesPlayer:
         return CorrectedPlayer(surroundings, seed, buffer, config, judge)
 
     return make
+
+
+def corrected_batch(
+    pool: Pool,
+    data: Data | None,
+    seed: int,
+    update: int,
+    size: int,
+    shown: int,
+    counts: Sequence[int] | None = None,
+) -> Batch:
+    """Return a member's batch of `size`: `shown` of demonstrations and corrections first; `counts` as the pool says."""
+    done = pool.draw(seed, update, size - shown, counts)
+    if shown:
+        assert data is not None
+        demonstrated = pool.draw_shown(data.windows(update), seed, update, shown, counts)
+        done = {name: together(partial(torch.cat, dim=0), [demonstrated[name], done[name]]) for name in done}
+    return {name: each(lambda part: part, value) for name, value in done.items() if name != INTERVENTIONS}

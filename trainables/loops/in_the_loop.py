@@ -6,22 +6,28 @@ actors this process learns from what they send: see `learner.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from understudy import checkpoints
 from understudy.algorithm import Batch
-from understudy.envs.replay.pool import INTERVENTIONS, Pool
-from understudy.errors import SpecError
-from understudy.observations import each, together
+from understudy.envs.replay.pool import Pool
+from understudy.errors import CheckpointError, SpecError
+from understudy.observations import together
 from understudy.registry import loops
+from understudy.runs.directory import RunDir
 from understudy.spec.in_the_loop import InTheLoop
 from understudy.spec.run import RunSpec
-from understudy.trainables.loops.correcting import MARKS, CorrectedPlayer, corrected, judge_of
+from understudy.trainables.loops.actors_on_ray import RayActors
+from understudy.trainables.loops.actors_remote import RemoteActors, act_for_learner
+from understudy.trainables.loops.correcting import MARKS, CorrectedPlayer, corrected, corrected_batch, judge_of
 from understudy.trainables.loops.data import Data
-from understudy.trainables.loops.interaction import Surroundings
+from understudy.trainables.loops.interaction import REPLAY, Surroundings
+from understudy.trainables.loops.learner import Actors, FromActors, Sees, ledger_kept, replay_ledger
 from understudy.trainables.loops.online import FromEnvironments, OnlineLoop
 from understudy.trainables.loops.session import Feed
 from understudy.trainables.loops.steps import Training
@@ -48,7 +54,40 @@ class InTheLoopLoop(OnlineLoop):
         """Return where updates come from."""
         config = self.spec.config
         assert isinstance(config, InTheLoop)
+        if config.has_actors:
+            sees = Sees(self.surroundings.shape, self.surroundings.action_dim)
+            return FromActors(training, sees, self.experience.data, self._actors(training, config))
         return CorrectedFeed(training, self.surroundings, self.experience.data, config, self)
+
+    @staticmethod
+    def act(spec: RunSpec, *, patience: float, say: Callable[[str], None], poll: Callable[[], None]) -> int:
+        """Act for the learner of this run until it has finished; return the steps that were taken."""
+        config = spec.config
+        assert isinstance(config, InTheLoop)
+        return act_for_learner(spec, config.actor_address, patience=patience, say=say, poll=poll)
+
+    @classmethod
+    def replay(cls, spec: RunSpec, path: Path) -> tuple[int, float]:
+        """Do the updates of a run again that kept a ledger; return their number, and how far off the weights are."""
+        if not ledger_kept(spec):
+            raise SpecError(f"{path}: kept no ledger; replay=ledger does, for a run with actors")
+        run, loop = RunDir(path), cls(spec)
+        saved = checkpoints.load_newest(run.resume)
+        if saved is None:
+            raise CheckpointError(f"{path}: has no checkpoint and no buffers any more; keep_buffer=true keeps them")
+        with tempfile.TemporaryDirectory() as folder:
+            training = Training(spec, RunDir(folder), loop.experience, loop.algorithm, loop.device)
+            sees = Sees(loop.surroundings.shape, loop.surroundings.action_dim)
+            count = replay_ledger(training, run.resume / REPLAY, saved, sees, loop.experience.data)
+        mine, theirs = training.pack.member_state(0)["weights"], saved["members"][0]["weights"]
+        return count, max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
+
+    def _actors(self, training: Training, config: InTheLoop) -> Actors:
+        """Return those who act for this learner."""
+        scaling = training.pack.normaliser.to_dict()
+        if config.actor_address:
+            return RemoteActors(self.spec, config.actor_address, max(1, config.num_actors), scaling)
+        return RayActors(self.spec, config.num_actors, training.run.path.name, scaling)
 
 
 class CorrectedFeed(FromEnvironments):
@@ -77,7 +116,7 @@ class CorrectedFeed(FromEnvironments):
         """Return the batch of an update: a share of demonstrations and corrections, then of all that was done."""
         size, drawn = self._training.spec.config.batch_size, []
         for pool, seed in zip(self._pools, self._training.seeds, strict=True):
-            drawn.append(batch_of(pool, self._data, seed, update, size, self._offline))
+            drawn.append(corrected_batch(pool, self._data, seed, update, size, self._offline))
         return {name: together(torch.stack, [one[name] for one in drawn]) for name in drawn[0]}
 
     def close(self) -> None:
@@ -86,21 +125,3 @@ class CorrectedFeed(FromEnvironments):
             if isinstance(player, CorrectedPlayer) and player.overseer is not None:
                 player.overseer.control.__exit__()
         super().close()
-
-
-def batch_of(
-    pool: Pool,
-    data: Data | None,
-    seed: int,
-    update: int,
-    size: int,
-    shown: int,
-    counts: Sequence[int] | None = None,
-) -> Batch:
-    """Return a member's batch of `size`: `shown` of demonstrations and corrections first; `counts` as the pool says."""
-    done = pool.draw(seed, update, size - shown, counts)
-    if shown:
-        assert data is not None
-        demonstrated = pool.draw_shown(data.windows(update), seed, update, shown, counts)
-        done = {name: together(partial(torch.cat, dim=0), [demonstrated[name], done[name]]) for name in done}
-    return {name: each(lambda part: part, value) for name, value in done.items() if name != INTERVENTIONS}

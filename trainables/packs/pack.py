@@ -272,6 +272,11 @@ class Pack:
 
     # ---- state ----
 
+    @property
+    def acting_values(self) -> torch.Tensor:
+        """The parameters [K, P] that the members act with: the trained ones, or their averages where kept."""
+        return self.parameters if self._average is None else self._average.values
+
     def weights(self, k: int) -> dict[str, torch.Tensor]:
         """Return copies, on the CPU, of the weights that member k acts with (the averaged ones where kept)."""
         return {name: value.detach().cpu().clone() for name, value in self._acting[k].state_dict().items()}

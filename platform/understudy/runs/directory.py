@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import held, read_object, storage_errors, user_path, write_json
+from understudy.files import held, read_object, storage_errors, user_path, write_atomic, write_json
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
@@ -81,6 +81,15 @@ class CsvLog:
             file.write(text.getvalue())
         self.last_step = step
         return True
+
+    def cut(self, last: int) -> None:
+        """Remove the rows of steps after `last`: those that a run which goes on from there will not compute again."""
+        if self.header is None or self.last_step <= last:
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [lines[0], *(line for line in lines[1:] if int(line.partition(",")[0]) <= last)]
+        write_atomic(self.path, lambda file: file.write("".join(kept).encode()))
+        self.last_step = int(kept[-1].partition(",")[0]) if len(kept) > 1 else -1
 
     def sync(self) -> None:
         """Make every row durable: called before a checkpoint that comes after them."""

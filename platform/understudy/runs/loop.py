@@ -111,6 +111,19 @@ class Loop(abc.ABC):
         raise UserError(f"{policy.algorithm.name}: its training loop collects no demonstrations")
 
     @staticmethod
+    def act(spec: RunSpec, *, patience: float, say: Callable[[str], None], poll: Callable[[], None]) -> int:
+        """Act for the learner of this run, which is waited for `patience` seconds; return the steps that were taken.
+
+        `say` is told what happens; `poll` is called between steps, and what it raises ends the acting.
+        """
+        raise UserError(f"{spec.algo}: its training loop has no actors of its own")
+
+    @classmethod
+    def replay(cls, spec: RunSpec, path: Path) -> tuple[int, float]:
+        """Do the updates of a run of actors again; return their number, and how far off the weights are then."""
+        raise UserError(f"{spec.algo}: its training loop keeps no ledger of updates")
+
+    @staticmethod
     def chance(spec: RunSpec, *, poll: Callable[[], None] | None = None) -> Outcome:
         """Evaluate uniformly random actions by the spec's settings, on the episodes that policies are evaluated on."""
         raise UserError(f"{spec.algo}: its training loop plays no random actions")

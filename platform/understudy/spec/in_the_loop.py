@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from understudy.registry import controls
 from understudy.spec.choices import OneOf
@@ -51,7 +51,10 @@ class InTheLoop(Interaction):
         default=True, description="end the episode with it"
     )
     num_actors: int = Field(
-        default=0, ge=0, le=256, description="processes that act (Ray's) beside the one that learns; 0: one does both"
+        default=0,
+        ge=0,
+        le=256,
+        description="processes that act (Ray's) beside the one that learns, or that may come to actor_address; 0: none",
     )
     actor_address: str = Field(
         default="", description="HOST:PORT at which `understudy actor` finds the learner; '': no such actors"
@@ -71,12 +74,6 @@ class InTheLoop(Interaction):
     gripper_penalty: Annotated[float, OnlyWith("gripper", "discrete"), Needs("gripper=discrete")] = Field(
         default=-0.02, le=0, description="reward of telling a closed gripper to close, or an open one to open"
     )
-
-    @model_validator(mode="after")
-    def _one_kind_of_actors(self) -> InTheLoop:
-        if self.num_actors and self.actor_address:
-            raise ValueError("num_actors starts actors, actor_address waits for others': give one")
-        return self
 
     @property
     def has_actors(self) -> bool:

@@ -1,0 +1,103 @@
+"""Learners and actors in processes of their own: killed, they lose what was open and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.integration.commands import kill_when, run, start
+from tests.integration.test_online import only_run, step_of
+
+from understudy.runs.directory import read_csv
+
+CUBES = "gym_hil/PandaPickCube-state-scripted-v0"
+SMALL = (
+    *("algo=hilserl", f"env_name={CUBES}", "hidden_dims=[16,16]", "batch_size=16", "start_training=20"),
+    *("log_interval=10", "eval_episodes=0", "checkpoint_seconds=0.1", "launcher=inline", "tracking_uri=none"),
+    *("takeover=scripted", "takeover_rate=1", "takeover_after=2", "publish_interval=10", "fragment_steps=5"),
+    "replay=ledger",
+)
+
+
+@pytest.fixture(autouse=True)
+def cubes(done) -> None:
+    done("data", "generate", CUBES, "--episodes", "3", "--workers", "1", "--overwrite")
+
+
+def _address() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def _rows(folder: Path) -> list[dict[str, float]]:
+    rows = read_csv(folder / "env.csv")
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+    return rows
+
+
+def test_a_killed_learner_goes_on_and_its_actor_waits_for_it(done, tmp_path: Path) -> None:
+    words = (*SMALL, f"actor_address={_address()}")
+    actor = start("actor", *words, "training_steps=400", cwd=tmp_path)
+    learner = start("learner", *words, "training_steps=400", cwd=tmp_path)
+    kill_when(learner, lambda: step_of(tmp_path) > 100)
+    broken = only_run(tmp_path)
+    reached = step_of(broken)
+    said = run("resume", str(broken), cwd=tmp_path)
+    assert "waiting for actors at" in said
+    out, err = actor.communicate(timeout=300)
+    assert actor.returncode == 0, err
+    assert "the learner is gone; waiting for it" in out
+    assert "the learner has finished" in out
+    assert reached < 400
+    updates = read_csv(broken / "online_agent.csv")
+    assert [row["step"] for row in updates] == list(range(30, 401, 10))
+    assert {"parameter_age", "policy_hz", "version", "lost_fragments"} < set(updates[-1])
+    rows = _rows(broken)
+    assert {row["interventions"] for row in rows} == {1.0}
+    assert "the same weights" in done("learner", "--replay", str(broken))
+
+
+def test_an_actor_of_other_settings_or_without_a_learner_is_refused(tmp_path: Path) -> None:
+    words = (*SMALL, f"actor_address={_address()}")
+    said = run("actor", *words, "training_steps=200", "--wait", "0", cwd=tmp_path, code=2)
+    assert "no learner answers" in said or "start the learner first" in said
+    learner = start("learner", *words, "training_steps=200", cwd=tmp_path)
+    other = run("actor", *words, "training_steps=200", "batch_size=8", cwd=tmp_path, code=2)
+    assert "its settings are not the learner's" in other
+    first = start("actor", *words, "training_steps=200", cwd=tmp_path)
+    assert learner.wait(300) == 0
+    assert first.wait(300) == 0
+
+
+@pytest.mark.slow
+def test_an_actor_of_ray_that_is_killed_is_started_again(done, tmp_path: Path) -> None:
+    learner = start("train", *SMALL, "num_actors=2", "training_steps=600", cwd=tmp_path)
+    killed = False
+    while learner.poll() is None:
+        acting = [p for p in psutil.Process(learner.pid).children(recursive=True) if "ActorProcess" in _title(p)]
+        if not killed and step_of(tmp_path) > 100 and acting:
+            os.kill(acting[0].pid, signal.SIGKILL)
+            killed = True
+        time.sleep(0.1)
+    _, err = learner.communicate()
+    assert learner.returncode == 0, err
+    assert killed
+    assert "died and is started again" in err
+    finished = only_run(tmp_path)
+    assert read_csv(finished / "online_agent.csv")[-1]["actor_lives"] >= 3
+    assert {row["actor"] for row in _rows(finished)} == {0.0, 1.0}
+    assert "the same weights" in done("learner", "--replay", str(finished))
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -1,0 +1,307 @@
+"""Actors that come to the learner over TCP: `understudy actor`, in other terminals and on other machines.
+
+Each side proves that it knows the same secret (the standard library's HMAC challenge) before anything is read;
+messages are safetensors files, in which nothing can run. Every actor has a thread that reads and one that writes:
+weights go out as soon as they are there, the newest alone where an actor is slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import DatasetError, UnderstudyError, UserError
+from understudy.runs.actor_key import actor_key
+from understudy.runs.stop import check_signals
+from understudy.spec.keys import with_changes
+from understudy.spec.run import RunSpec
+from understudy.trainables.loops.actor import Actor
+from understudy.trainables.loops.fragments import Fragment, Header, from_bytes, to_bytes
+from understudy.trainables.loops.learner import Published
+
+logger = logging.getLogger("understudy")
+WAITING = 64
+"""Fragments that may wait for the learner; an actor that sends more waits itself."""
+RETRY_SECONDS = 0.5
+BROKEN = (OSError, EOFError, ValueError)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the two parts of HOST:PORT; UserError for anything else."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not int(port) < 65536:
+        raise UserError(f"actor_address={address!r}: must be HOST:PORT, like 127.0.0.1:50051")
+    return host.strip("[]"), int(port)
+
+
+def common(spec: RunSpec) -> str:
+    """Return the fingerprint of what learner and actors must have in common: not where files and machines are."""
+    own = {"actor_address": "", "num_actors": 0, **dict.fromkeys(spec.config.local())}
+    return with_changes(spec, **own).fingerprint()
+
+
+class RemoteActors:
+    """The learner's side: who has come, what they sent, and the newest weights for them."""
+
+    def __init__(self, spec: RunSpec, address: str, count: int, normaliser: Mapping[str, Any]) -> None:
+        self._spec, self._count, self._normaliser = spec, count, dict(normaliser)
+        host, port = host_and_port(address)
+        try:
+            self._server = socket.create_server((host, port))
+        except OSError as error:
+            raise UserError(f"actor_address={address}: cannot listen there ({error.strerror or error})") from None
+        self._key = actor_key(make=True)
+        self._fragments: queue.Queue[Fragment] = queue.Queue(WAITING)
+        self._changed = threading.Condition()
+        self._weights: Published | None = None
+        self._present: dict[int, Connection] = {}
+        self._closing = False
+        self.lives = 0
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT that actors come to; a port of 0 was replaced by a free one."""
+        host, port = self._server.getsockname()[:2]
+        return f"{host}:{port}"
+
+    def start(self, weights: Published) -> None:
+        """Let actors come."""
+        self._weights = weights
+        threading.Thread(target=self._accept, name="understudy-actors", daemon=True).start()
+        logger.info("waiting for actors at %s: `understudy actor` with the same words", self.address)
+
+    def publish(self, weights: Published) -> None:
+        """Send the weights to everyone who is there."""
+        with self._changed:
+            self._weights = weights
+            self._changed.notify_all()
+
+    def poll(self, seconds: float) -> list[Fragment]:
+        """Return what has come; wait at most so long for the first."""
+        found: list[Fragment] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._fragments.get(timeout=seconds) if seconds else self._fragments.get_nowait())
+            while True:
+                found.append(self._fragments.get_nowait())
+        return found
+
+    def close(self) -> None:
+        """Tell everyone that training is over."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        deadline = time.monotonic() + 5.0
+        while self._present and time.monotonic() < deadline:
+            self.poll(0.0)  # a reader may wait for room
+            time.sleep(0.02)
+        for connection in list(self._present.values()):
+            connection.close()
+
+    def _accept(self) -> None:
+        while not self._closing:
+            try:
+                joined, _ = self._server.accept()
+            except OSError:
+                return
+            joined.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(joined.detach())
+            threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
+
+    def _welcome(self, connection: Connection) -> None:
+        """Know an actor, give it a number and the weights, and read what it sends."""
+        number: int | None = None
+        try:
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+            _, facts, _ = from_bytes(connection.recv_bytes())
+            number, refusal = self._numbered(connection, facts)
+            if number is None:
+                connection.send_bytes(to_bytes("refused", {"why": refusal}, {}))
+                return
+            connection.send_bytes(to_bytes("welcome", {"actor": number, "normaliser": self._normaliser}, {}))
+            threading.Thread(target=self._write, args=(connection, number), daemon=True).start()
+            self._read(connection, number)
+        except (*BROKEN, DatasetError) as error:
+            logger.info("an actor is gone (%s)", error or type(error).__name__)
+        except Exception as error:  # noqa: BLE001  (AuthenticationError of multiprocessing)
+            logger.warning("somebody was refused: %s", error)
+        finally:
+            with self._changed:
+                if number is not None:
+                    self._present.pop(number, None)
+                self._changed.notify_all()
+            connection.close()
+
+    def _numbered(self, connection: Connection, facts: Mapping[str, Any]) -> tuple[int | None, str]:
+        """Return the lowest free number, or None and why the actor is refused."""
+        if facts.get("fingerprint") != common(self._spec):
+            return None, "its settings are not the learner's: give both the same words and files"
+        with self._changed:
+            free = [number for number in range(self._count) if number not in self._present]
+            if not free:
+                return None, f"{self._count} actors are here already; the learner's num_actors says how many may come"
+            self._present[free[0]] = connection
+            self.lives += 1
+            return free[0], ""
+
+    def _read(self, connection: Connection, number: int) -> None:
+        while not self._closing:
+            _, facts, arrays = from_bytes(connection.recv_bytes())
+            fragment = Fragment(Header(**{**facts, "actor": number}), arrays)
+            while not self._closing:
+                with contextlib.suppress(queue.Full):
+                    self._fragments.put(fragment, timeout=0.5)
+                    break
+
+    def _write(self, connection: Connection, number: int) -> None:
+        """Send each version of the weights, the newest alone where this actor is slow, and the end."""
+        sent = -1
+        try:
+            while (weights := self._next(connection, number, sent)) is not None:
+                arrays = {"flat": weights.flat, **{f"buffer/{name}": v for name, v in weights.buffers.items()}}
+                facts = {"version": weights.version, "steps": weights.steps}
+                connection.send_bytes(to_bytes("weights", facts, arrays))
+                sent = weights.version
+            if self._closing:
+                connection.send_bytes(to_bytes("finished", {}, {}))
+        except BROKEN:
+            return
+
+    def _next(self, connection: Connection, number: int, sent: int) -> Published | None:
+        """Wait for weights of another version than `sent`; None at the end, and when the actor is gone."""
+
+        def due() -> bool:
+            return self._closing or self._present.get(number) is not connection or self._newest() != sent
+
+        with self._changed:
+            self._changed.wait_for(due)
+            gone = self._closing or self._present.get(number) is not connection
+            return None if gone else self._weights
+
+    def _newest(self) -> int:
+        return -1 if self._weights is None else self._weights.version
+
+
+class _Learner:
+    """The actor's side of one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.newest: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+        self.finished = self.gone = False
+        self._came = threading.Event()
+
+    def listen(self) -> None:
+        """Read in a thread of its own, for as long as the learner is there."""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                kind, facts, arrays = from_bytes(self._connection.recv_bytes())
+                if kind == "finished":
+                    self.finished = True
+                    break
+                self.newest = (facts, arrays)
+                self._came.set()
+        except (*BROKEN, DatasetError):
+            self.gone = True
+        self._came.set()
+
+    def first_weights(self) -> None:
+        """Wait for the first weights, or the end."""
+        while not self._came.wait(0.2):
+            check_signals()
+
+    def send(self, fragment: Fragment) -> None:
+        """Send a fragment; waits where the learner is behind."""
+        try:
+            self._connection.send_bytes(to_bytes("fragment", asdict(fragment.header), fragment.arrays))
+        except BROKEN:
+            self.gone = True
+
+
+def act_for_learner(
+    spec: RunSpec, address: str, *, patience: float, say: Callable[[str], None], poll: Callable[[], None]
+) -> int:
+    """Act for the learner at HOST:PORT until it has finished; return the steps that were taken.
+
+    A learner that is not there, or goes away, is waited for `patience` seconds; what was open is thrown away then.
+    """
+    steps = 0
+    while True:
+        connection, welcome = _join(spec, address, patience, poll)
+        learner = _Learner(connection)
+        learner.listen()
+        learner.first_weights()
+        actor = Actor(spec, welcome["actor"], secrets.token_hex(4), welcome["normaliser"])
+        say(f"actor {welcome['actor']} acts for the learner at {address}")
+        with actor.oversight():
+            steps += _act(actor, learner, poll)
+        actor.close()
+        connection.close()
+        if learner.finished:
+            return steps
+        say("the learner is gone; waiting for it")
+
+
+def _act(actor: Actor, learner: _Learner, poll: Callable[[], None]) -> int:
+    steps, version = 0, -1
+    while not (learner.finished or learner.gone):
+        poll()
+        assert learner.newest is not None
+        facts, arrays = learner.newest
+        if facts["version"] != version:
+            version = facts["version"]
+            buffers = {n.removeprefix("buffer/"): v for n, v in arrays.items() if n.startswith("buffer/")}
+            actor.load(version, arrays["flat"], buffers, facts["steps"])
+        fragment = actor.step()
+        steps += 1
+        if fragment is not None:
+            learner.send(fragment)
+    return steps
+
+
+def _join(spec: RunSpec, address: str, patience: float, poll: Callable[[], None]) -> tuple[Connection, dict[str, Any]]:
+    """Return a connection to the learner and its welcome."""
+    place, deadline = host_and_port(address), time.monotonic() + patience
+    while True:
+        poll()
+        try:
+            key = actor_key(make=False)
+            joined = socket.create_connection(place, timeout=10.0)
+            break
+        except (OSError, UserError) as error:
+            if time.monotonic() > deadline:
+                said = error if isinstance(error, UserError) else f"no learner answers at {address} ({error})"
+                raise UserError(f"{said}; `understudy learner` with the same words is one") from None
+            time.sleep(RETRY_SECONDS)
+    joined.settimeout(None)
+    joined.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = Connection(joined.detach())
+    try:
+        answer_challenge(connection, key)
+        deliver_challenge(connection, key)
+        connection.send_bytes(to_bytes("hello", {"fingerprint": common(spec)}, {}))
+        kind, facts, _ = from_bytes(connection.recv_bytes())
+    except BROKEN as error:
+        raise UnderstudyError(f"what is at {address} is no learner ({error or type(error).__name__})") from None
+    except Exception as error:  # noqa: BLE001  (AuthenticationError of multiprocessing)
+        raise UserError(f"the learner at {address} has another key ({error}): copy its actor.key here") from None
+    if kind == "refused":
+        raise UserError(f"the learner at {address} refuses this actor: {facts['why']}")
+    return connection, facts
