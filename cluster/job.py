@@ -20,10 +20,10 @@ from understudy.cluster.profile import NAME, Profile
 from understudy.errors import SpecError, UserError
 from understudy.files import home, write_json
 from understudy.registry import cluster_kinds
+from understudy.secrecy import holds_secret
 from understudy.spec.run import RunSpec
 from understudy.sweeping.options import STORAGE_VARIABLE
 from understudy.sweeping.sweep_spec import SweepSpec
-from understudy.tracking import without_secrets
 
 FILE = "job.json"
 LABEL = "understudy.job"
@@ -125,7 +125,7 @@ def _told(profile: Profile, name: str) -> str:
     value = os.environ.get(name, "")
     if name in profile.secrets:
         return ""
-    if without_secrets(value) != value:
+    if holds_secret(value):
         raise UserError(f"{name} holds a password: list {name} in the profile's secrets")
     return value
 

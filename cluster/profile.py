@@ -17,10 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from understudy.errors import SpecError, UnknownName, UserError, did_you_mean
 from understudy.files import home, user_path
 from understudy.registry import cluster_kinds
+from understudy.secrecy import holds_secret, is_secret
 from understudy.spec.choices import OneOf
 from understudy.spec.keys import validate
-from understudy.tracking import without_secrets
-from understudy.tracking.addresses import is_secret
 
 SHIPPED = Path(__file__).parent / "profiles"
 NAME = r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?"
@@ -200,7 +199,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> Profile:
     for word in overrides:
         _change(data, word)
     for what, text in _texts(data, ""):
-        if without_secrets(text) != text and re.search(r"://[^/@\s]*:[^/@\s]*@", text):
+        if holds_secret(text):
             raise SpecError(f"{what} holds a password: put the variable that has it into secrets")
     _check_secrets(data)
     kind = data.get("kind")

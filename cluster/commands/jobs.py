@@ -93,7 +93,7 @@ def submit(
 def _send(profile: Profile, cluster: Cluster, made: Job, folder: Path, given: str) -> None:
     """Submit a job, note it, and print where to look."""
     from understudy.cluster.job import remember
-    from understudy.tracking import without_secrets
+    from understudy.secrecy import without_secrets
 
     links = cluster.submit(made, folder)
     remember(profile, made)

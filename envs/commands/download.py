@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import typer
 
 from understudy.cli.output import console, progress_bar
 from understudy.envs.commands.options import DataDir, data_folder, interruptible, show_store
+from understudy.errors import DatasetError
 
 
 def download(
@@ -45,7 +47,19 @@ def download(
             path = task.download(folder / "raw", progress)
     with progress_bar("import", "episodes") as bar:
         options = ImportOptions(overwrite=overwrite)
-        store = import_file(task, path, folder, options, lambda n, m: bar(n, n, f"{m} transitions"))
+        try:
+            store = import_file(task, path, folder, options, lambda n, m: bar(n, n, f"{m} transitions"))
+        except DatasetError as error:
+            raise _set_aside(error, path) from error
     if not keep_file:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     show_store(store)
+
+
+def _set_aside(error: DatasetError, path: Path) -> DatasetError:
+    """Rename a fetched file that cannot be read, so that the next download asks for it again; return what to say."""
+    if not path.is_file():
+        return error
+    aside = path.with_name(f"{path.name}.refused")
+    path.replace(aside)
+    return DatasetError(f"{error}; it is {aside.name} now, and the same command fetches it anew")

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from understudy import __version__
+from understudy.envs.files.reading import kind_of
 from understudy.errors import StorageError, UnderstudyError, UserError
 from understudy.files import held, parse_json, sha256, storage_errors, sync_folder, write_json
+from understudy.secrecy import without_secrets
 
 if TYPE_CHECKING:
     import requests
@@ -80,7 +82,7 @@ def place_of(remote: Remote, folder: Path) -> Path:
     parts = urlsplit(remote.url)
     path = [part for part in PurePosixPath(parts.path).parts if part not in ("/", "..")]
     if parts.scheme not in ("http", "https") or not parts.hostname or not path:
-        raise UserError(f"{remote.url!r} is no address of a file, like https://host/folder/file.hdf5")
+        raise UserError(f"{without_secrets(remote.url)!r} is no address of a file, like https://host/folder/file.hdf5")
     if parts.query:
         last = PurePosixPath(path[-1])
         path[-1] = f"{last.stem}-{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}{last.suffix}"
@@ -110,15 +112,24 @@ def fetch(
         _Transfer(remote, part, file, progress, waiting or Waiting()).run()
         with storage_errors(target):
             os.fsync(file.fileno())
-        if wanted is not None and (found := sha256(part)) != wanted:
+        wrong = _wrong(part, wanted)
+        if wrong:
             part.unlink()
             _note(part).unlink(missing_ok=True)
-            raise DownloadError(f"{remote.url}: its SHA-256 is {found}, not {wanted}; the file was removed")
+            raise DownloadError(f"{without_secrets(remote.url)}: {wrong}; the file was removed")
         with storage_errors(target):
             os.replace(part, target)
             _note(part).unlink(missing_ok=True)
             sync_folder(target.parent)
     return target
+
+
+def _wrong(file: Path, wanted: str | None) -> str:
+    """Return why a fetched file is not the one that was asked for; '' where nothing says so."""
+    if wanted is not None and (found := sha256(file)) != wanted:
+        return f"its SHA-256 is {found}, not {wanted}"
+    kind = kind_of(file)
+    return f"it is {kind}" if kind.startswith("a web page") else ""
 
 
 class _Transfer:
@@ -128,6 +139,7 @@ class _Transfer:
         self._remote, self._part, self._file, self._progress, self._waiting = remote, part, file, progress, waiting
         self._have = file.seek(0, os.SEEK_END)
         self._version = _read_note(part, remote.url)
+        self._shown = without_secrets(remote.url)
         self._reached = False
 
     @property
@@ -153,9 +165,9 @@ class _Transfer:
         tries = self._waiting.tries if self._reached else self._waiting.tries_offline
         if failures >= tries:
             if not self._reached:
-                raise Unreachable(f"{self._remote.url}: {why}")
+                raise Unreachable(f"{self._shown}: {why}")
             here = f"; {self._have} bytes are kept, the same command goes on" if self._have else ""
-            raise DownloadError(f"{self._remote.url}: {why}, {failures} times in a row{here}")
+            raise DownloadError(f"{self._shown}: {why}, {failures} times in a row{here}")
         time.sleep(min(self._waiting.first_pause * 2 ** (failures - 1), self._waiting.longest_pause))
 
     def _connect(self, session: requests.Session) -> None:
@@ -177,7 +189,7 @@ class _Transfer:
                 for chunk in response.iter_content(CHUNK):
                     self._write(chunk)
         except (requests.exceptions.SSLError, requests.TooManyRedirects, requests.exceptions.InvalidURL) as error:
-            raise DownloadError(f"{self._remote.url}: {_reason(error, self._waiting.patience)}") from error
+            raise DownloadError(f"{self._shown}: {_reason(error, self._waiting.patience)}") from error
         except requests.RequestException as error:
             raise _TryAgain(_reason(error, self._waiting.patience)) from error
         if self._total and self._have != self._total:
@@ -205,11 +217,12 @@ class _Transfer:
         if status in WORTH_ASKING_AGAIN:
             raise _TryAgain(f"the server answers {status} {response.reason}")
         if status != 200:
-            raise DownloadError(f"{self._remote.url}: the server answers {status} {response.reason}")
+            raise DownloadError(f"{self._shown}: the server answers {status} {response.reason}")
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError(f"{self._remote.url}: the server sends it compressed although it was asked not to")
-        length = int(response.headers.get("Content-Length", 0))
-        self._restart({"url": self._remote.url, "validator": _validator(response), "size": length})
+            raise DownloadError(f"{self._shown}: the server sends it compressed although it was asked not to")
+        length = response.headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdecimal() else 0
+        self._restart({"url": _mark(self._remote.url), "validator": _validator(response), "size": size})
 
     def _restart(self, version: dict[str, Any]) -> None:
         """Begin with an empty part file of `version`."""
@@ -245,6 +258,11 @@ def _claimed(part: Path) -> Iterator[BinaryIO]:
             lock.unlink(missing_ok=True)
 
 
+def _mark(url: str) -> str:
+    """Return what tells an address from others in a note on disk, which must hold no secret of it."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
 def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
@@ -255,7 +273,7 @@ def _read_note(part: Path, url: str) -> dict[str, Any]:
         found = parse_json(_note(part).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("url") == url else {}
+    return found if isinstance(found, dict) and found.get("url") == _mark(url) else {}
 
 
 def _session(url: str) -> requests.Session:

@@ -39,6 +39,7 @@ def read_npz(
         for name in required:
             if name not in archive.files:
                 raise DatasetError(f"{file}: no array {name!r}{did_you_mean(name, archive.files)}")
+        _check_memory(sum(info.file_size for info in archive.zip.infolist()), file)
         wanted = [name for name in (*required, *optional) if name in archive.files]
         if headers:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
@@ -55,7 +56,57 @@ def open_hdf5(file: Path) -> Iterator[Any]:
     with damage(file, "HDF5"):
         handle = h5py.File(file, "r")
     with handle:
+        with damage(file, "HDF5"):
+            _check_hdf5(file, handle)
         yield handle
+
+
+CLAIM_BYTES, CLAIM_RATIO = 2**30, 2000
+"""A file may claim this much whatever its size, and so many times its size: no compression of rows reaches that."""
+
+
+def _check_hdf5(file: Path, handle: Any) -> None:
+    """Raise WrongContent for a file whose data lie in other files, or whose datasets claim more than it can hold."""
+    import h5py
+
+    low_level: Any = h5py  # its stubs lack h5l
+
+    def linked(name: bytes, info: Any) -> str | None:  # raising in here breaks h5py: what is returned ends the visit
+        is_link = info.type == low_level.h5l.TYPE_EXTERNAL
+        return (
+            f"{name.decode(errors='replace')} is a link into another file, which is not followed" if is_link else None
+        )
+
+    def stored(name: str, item: Any) -> str | None:
+        nonlocal claimed
+        if not isinstance(item, h5py.Dataset):
+            return None
+        claimed += item.nbytes
+        elsewhere = item.external or item.is_virtual
+        return f"the rows of {name} are in another file, which is not read" if elsewhere else None
+
+    claimed = 0
+    leads_out = handle.id.links.visit(linked, info=True) or handle.visititems(stored)
+    if leads_out:
+        raise WrongContent(leads_out)
+    check_claim(claimed, file)
+
+
+def check_claim(claimed: int, file: Path) -> None:
+    """Raise WrongContent where the arrays of a file claim far more bytes than it can hold, compressed or not."""
+    size = file.stat().st_size
+    if claimed > max(CLAIM_BYTES, CLAIM_RATIO * size):
+        raise WrongContent(f"its arrays claim {claimed / 1e9:.1f} GB in a file of {size} bytes")
+
+
+def _check_memory(unpacked: int, file: Path) -> None:
+    """Raise WrongContent where an archive's arrays are larger than the memory that is free."""
+    import psutil
+
+    check_claim(unpacked, file)
+    free = psutil.virtual_memory().available
+    if unpacked > free:
+        raise WrongContent(f"its arrays unpack to {unpacked / 1e6:.1f} MB, and {free / 1e6:.1f} MB of memory are free")
 
 
 def read_dataset(path: Path, file: Any, name: str) -> np.ndarray:

@@ -272,3 +272,14 @@ def test_runs_are_listed_newest_first_with_children_below_their_parents() -> Non
     rows = [("c2", "p1"), ("p2", None), ("c1", "p1"), ("p1", None), ("lost", "elsewhere")]
     ordered = under_parents([{"run_id": name, "parent_run_id": parent} for name, parent in rows])
     assert [run["run_id"] for run in ordered] == ["p2", "p1", "c2", "c1", "lost"]
+
+
+def test_variables_of_the_environment_are_not_read_from_yaml(say, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2")
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    for text in ("run_group: ${oc.env:MY_TOKEN}\n", "run_group: a-${oc.decode:${oc.env:MY_TOKEN,x}}\n"):
+        (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\n" + text)
+        said = say("train", "--config-dir", str(tmp_path / "conf"), "experiment=mine", "--cfg")
+        assert said.code == 2
+        assert "${oc.env:MY_TOKEN" in said.err
+        assert "hunter2" not in said.out + said.err

@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from tests.contract.source_examples import EXAMPLES, copy, data_files, forbid, made_up, one_line, place
 
 from understudy.envs.files.reading import WrongContent, damage, open_hdf5, read_npz, understood
+from understudy.envs.sources.expert_buffer.unpickling import load_tensors
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError
@@ -161,3 +164,45 @@ def test_a_forbidden_file_of_any_source_is_said_to_be_forbidden(
         line = one_line(error, str(file))
         assert "permission denied" in line
         assert "damaged" not in line
+
+
+def test_an_hdf5_file_that_leads_into_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(np.arange(8.0).tobytes())
+    with h5py.File(tmp_path / "other.hdf5", "w") as other:
+        other["x"] = np.arange(8.0)
+
+    def external_link(handle) -> None:
+        handle["data/x"] = h5py.ExternalLink("other.hdf5", "/x")
+
+    def external_rows(handle) -> None:
+        handle.create_dataset("x", (8,), "f8", external=[(str(tmp_path / "secret.bin"), 0, 64)])
+
+    def virtual_rows(handle) -> None:
+        layout = h5py.VirtualLayout(shape=(8,), dtype="f8")
+        layout[:] = h5py.VirtualSource("other.hdf5", "x", shape=(8,))
+        handle.create_virtual_dataset("x", layout)
+
+    for make in (external_link, external_rows, virtual_rows):
+        with h5py.File(tmp_path / "led.hdf5", "w") as handle:
+            make(handle)
+        with pytest.raises(DatasetError, match=r"another file, which is not"), open_hdf5(tmp_path / "led.hdf5"):
+            pass
+
+
+def test_a_small_file_that_claims_gigabytes_is_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.hdf5", "w") as handle:
+        handle.create_dataset("x", (10**10,), "f4", chunks=(1000,))  # never written: no bytes of it are there
+    with pytest.raises(DatasetError, match=r"claim 40.0 GB in a file of"), open_hdf5(tmp_path / "a.hdf5"):
+        pass
+    torch.save({"observation": torch.zeros(1).expand(10**10)}, tmp_path / "a.pt")
+    with pytest.raises(DatasetError, match=r"claim 40.0 GB in a file of"):
+        load_tensors(tmp_path / "a.pt")
+
+
+def test_an_npz_that_unpacks_to_more_than_the_memory_is_refused(tmp_path: Path, monkeypatch) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(10**6))
+    assert (tmp_path / "a.npz").stat().st_size < 10**4
+    read_npz(tmp_path / "a.npz", ["x"])
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**6))
+    with pytest.raises(DatasetError, match=r"unpack to 8.0 MB, and 1.0 MB of memory are free"):
+        read_npz(tmp_path / "a.npz", ["x"])

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from understudy.envs.files.reading import check_readable, kind_of
+from understudy.envs.files.reading import check_claim, check_readable, damage, kind_of
 from understudy.errors import DatasetError
 
 TENSORDICT_CLASSES = ("tensordict._td.TensorDict", "tensordict.tensordict.TensorDict")
@@ -49,7 +49,19 @@ def load_tensors(file: Path) -> Any:
         other = kind_of(file)
         cause = f": it is {other}" if other not in ("", "npz") else f", truncated or damaged ({said})"  # a zip too
         raise DatasetError(f"{file}: not a readable file of torch.save{cause}") from error
-    return _opened(found, file)
+    opened = _opened(found, file)
+    with damage(file, "torch.save"):
+        check_claim(_claimed(opened), file)
+    return opened
+
+
+def _claimed(value: Any) -> int:
+    """Return the bytes that all tensors of nested dicts say that they have: one may repeat a few bytes for ever."""
+    import torch
+
+    if isinstance(value, dict):
+        return sum(_claimed(item) for item in value.values())
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
 def _opened(value: Any, file: Path) -> Any:

@@ -138,7 +138,7 @@ def show_alias(uri: str, best: bool, why: str, spec: RunSpec) -> None:
 
 def store_words(spec: RunSpec) -> list[str]:
     """Return the options that name a run's store to a command; none where that is the default."""
-    from understudy.tracking import without_secrets
+    from understudy.secrecy import without_secrets
 
     place = spec.placement
     address = place.tracking()

@@ -205,8 +205,8 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
     from understudy.runs.launch import launch
     from understudy.runs.population import lineage
     from understudy.runs.results import objective_name
+    from understudy.secrecy import without_secrets
     from understudy.sweeping.format import objective_text
-    from understudy.tracking import without_secrets
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
     lines = None if console.is_terminal else TrainingLines(spec)

@@ -21,7 +21,8 @@ def ui(
     save_dir: str = SAVE_DIR,
 ) -> None:
     """Serve MLflow's pages for the embedded store, on 127.0.0.1 only."""
-    from understudy.tracking import prepare, ui_command, without_secrets
+    from understudy.secrecy import without_secrets
+    from understudy.tracking import prepare, ui_command
 
     address = tracking_address(tracking_uri, save_dir)
     command, environment = ui_command(address, port)

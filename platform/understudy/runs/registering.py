@@ -18,6 +18,7 @@ from understudy.runs.directory import RunDir
 from understudy.runs.results import rank_key
 from understudy.runs.scores import Score, judge
 from understudy.runs.sync import check_sent, sync
+from understudy.secrecy import without_secrets
 from understudy.spec.keys import with_changes
 from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.run import RunSpec
@@ -159,9 +160,7 @@ def store_of(spec: RunSpec, tracking_uri: str, folder: Path) -> RunSpec:
             raise UserError(f"{folder} was not tracked (tracking_uri=none): --tracking_uri says where to register it")
         return with_changes(spec, tracking_uri=tracking_uri)
     if tracking_uri and with_changes(spec, tracking_uri=tracking_uri).placement.tracking() != own:
-        raise UserError(
-            f"{folder} is registered where it is tracked, {tracking.without_secrets(own)}: no --tracking_uri"
-        )
+        raise UserError(f"{folder} is registered where it is tracked, {without_secrets(own)}: no --tracking_uri")
     return spec
 
 

@@ -178,6 +178,7 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
         search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             config = compose(config_name="run", overrides=[*search, *chosen])
+            _check_variables(OmegaConf.to_container(config, resolve=False))
             composed = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
             composed |= {key: value.replace("OTHER", option) for option in others.values()
                          for key, value in composed.items() if isinstance(value, str)}  # fmt: skip
@@ -199,6 +200,23 @@ def _of_method(preset: dict[str, Any], given: Mapping[str, Any]) -> dict[str, An
     by_algo: dict[str, dict[str, Any]] = preset.pop(BY_ALGO, {})
     algo = str(next((value for key, value in given.items() if ALIASES.get(key, key) == "algo"), preset.get("algo", "")))
     return {**preset, **by_algo.get(algo, {})}
+
+
+_VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^},]*)")
+
+
+def _check_variables(value: Any) -> None:
+    """Refuse variables of the environment in YAML: what they hold, secrets too, would be written into every run."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for item in cast("list[Any]", value):
+            _check_variables(item)
+    elif isinstance(value, str) and (found := _VARIABLE.search(value)):
+        raise SpecError(
+            f"${{oc.env:{found[1]}}}: variables of the environment are not read from YAML: every run's files would keep"
+            " what they hold; give the value as KEY=VALUE, and secrets in the variable that the key's help names"
+        )
 
 
 def _with_environment(values: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from understudy.errors import UserError
 from understudy.files import user_path
+from understudy.secrecy import holds_secret
 
 Role = Literal["what", "when", "where"]
 """What is trained, which makes the fingerprint; when it is logged, evaluated and kept; where that happens."""
@@ -96,8 +97,8 @@ class Secret:
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
     def _checked(self, address: str) -> str:
-        if re.search(r"://[^/@]*:[^/@]*@", address):
-            raise ValueError(f"holds a password, which {self.kept_in} would keep: {self.instead}")
+        if holds_secret(address):
+            raise ValueError(f"holds a password or a token, which {self.kept_in} would keep: {self.instead}")
         return address
 
 

@@ -25,11 +25,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from understudy.errors import UserError
 from understudy.files import read_object, write_json
+from understudy.secrecy import without_secrets
 from understudy.sweeping.objective import Goal
 from understudy.sweeping.options import STORAGE_VARIABLE
 from understudy.sweeping.proposals import Coding, sampler_for
 from understudy.sweeping.sweep_spec import SweepSpec
-from understudy.tracking.addresses import absolute_address, check_lasting, sqlite_address, without_secrets
+from understudy.tracking.addresses import absolute_address, check_lasting, sqlite_address
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 STUDY = "sweep"

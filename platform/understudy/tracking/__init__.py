@@ -12,7 +12,6 @@ from understudy.tracking.addresses import (
     default_tracking_uri,
     run_url,
     ui_command,
-    without_secrets,
 )
 from understudy.tracking.listing import list_runs, run_details
 from understudy.tracking.preparing import prepare
@@ -35,5 +34,4 @@ __all__ = [
     "track",
     "track_run",
     "ui_command",
-    "without_secrets",
 ]

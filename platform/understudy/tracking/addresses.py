@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from understudy.errors import StoreAway, TrackingError, UserError, did_you_mean
 from understudy.files import user_path
+from understudy.secrecy import without_secrets
 from understudy.tracking.outages import is_away
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ ANSWER_SECONDS = 5.0
 """How long a server may take to answer before it counts as away."""
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks", "file")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-_SECRET_KEY = re.compile(r"(^|[._-])(password|passwd|secret|api_?key|access_?key|token|credentials?)$", re.I)
 
 
 def sqlite_address(path: Path | str) -> str:
@@ -115,16 +114,6 @@ def reachable_artifacts(tracking_uri: str, artifact_uri: str) -> str:
     return f"{root}/{urlsplit(artifact_uri).path.lstrip('/')}"
 
 
-def without_secrets(text: str) -> str:
-    """Return text with `user:password@` taken out of every URI in it."""
-    return _CREDENTIALS.sub("", text)
-
-
-def is_secret(key: str) -> bool:
-    """Return whether a key's name says that its value must not be shown."""
-    return _SECRET_KEY.search(key) is not None
-
-
 def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """Return the run's page: on the server, or, for an embedded store, where `understudy ui` will serve it."""
     base = tracking_uri.rstrip("/") if tracking_uri.startswith("http") else f"http://{UI_HOST}:{UI_PORT}"
@@ -169,7 +158,7 @@ def _check_sqlite(path: Path, seconds: float) -> None:
 def _check_http(tracking_uri: str, seconds: float) -> None:
     shown = without_secrets(tracking_uri)
     try:
-        urllib.request.urlopen(f"{_CREDENTIALS.sub('', tracking_uri).rstrip('/')}/health", timeout=seconds).close()
+        urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=seconds).close()
     except urllib.error.HTTPError:
         return  # it answers; whether it lets us in is asked through the client
     except (OSError, ValueError) as error:

@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from understudy.tracking.addresses import reachable_artifacts, without_secrets
+from understudy.secrecy import without_secrets
+from understudy.tracking.addresses import reachable_artifacts
 from understudy.tracking.client import client, tracking_errors, untyped
 
 _TEXT_FILES = frozenset({".json", ".yaml", ".txt", ".toml"})

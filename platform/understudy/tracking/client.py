@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StoreAway, TrackingError, UnderstudyError
-from understudy.tracking.addresses import artifact_root, without_secrets
+from understudy.secrecy import without_secrets
+from understudy.tracking.addresses import artifact_root
 from understudy.tracking.outages import is_away
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from understudy import __version__
-from understudy.tracking.addresses import is_secret, without_secrets
+from understudy.secrecy import is_secret, without_secrets
 
 GIT_SECONDS = 5.0
 """How long git may take to say where a run's code is at."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StoreAway
+from understudy.secrecy import without_secrets
 from understudy.tracking import checkpoints, recording
-from understudy.tracking.addresses import OFF, absolute_address, without_secrets
+from understudy.tracking.addresses import OFF, absolute_address
 from understudy.tracking.artifacts import log_artifacts
 from understudy.tracking.recording import Status, TrackedRun
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
