@@ -28,29 +28,30 @@ class SegmentedColumn:
         self._folder, self._name, self._rows = folder, name, rows
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._segments: dict[int, np.memmap] = {}
+        self._arrays: dict[int, np.ndarray] = {}
+        """The same as plain arrays, whose rows cost half as much to read."""
         self._dirty: set[int] = set()
         for path in sorted(folder.glob(f"{name}.*.bin")):
-            number = int(path.suffixes[-2][1:])
-            self._segments[number] = self._mapped(number, "r+")
+            self._map(int(path.suffixes[-2][1:]), "r+")
 
     def put(self, row: int, value: np.ndarray | float) -> None:
         """Write a row, making its segment where it is the first of it."""
         number, place = divmod(row, self._rows)
         if number not in self._segments:
-            self._segments[number] = self._mapped(number, "w+")
-        self._segments[number][place] = value
+            self._map(number, "w+")
+        self._arrays[number][place] = value
         self._dirty.add(number)
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return copies of rows [n], in their order, as [n, *shape]; each must have been written and not dropped."""
-        if len(self._segments) == 1:
-            number, segment = next(iter(self._segments.items()))
-            return np.asarray(segment[rows - number * self._rows] if number else segment[rows])
+        if len(self._arrays) == 1:
+            number, segment = next(iter(self._arrays.items()))
+            return segment[rows - number * self._rows] if number else segment[rows]
         numbers, places = np.divmod(rows, self._rows)
         found = np.empty((len(rows), *self.shape), self.dtype)
         for number in np.unique(numbers):
             mine = numbers == number
-            found[mine] = self._segments[int(number)][places[mine]]
+            found[mine] = self._arrays[int(number)][places[mine]]
         return found
 
     def sync(self) -> None:
@@ -63,11 +64,13 @@ class SegmentedColumn:
     def drop(self, below: int) -> None:
         """Delete the segments whose every row is below `below`."""
         for number in [number for number in self._segments if (number + 1) * self._rows <= below]:
-            del self._segments[number]
+            del self._segments[number], self._arrays[number]
             self._path(number).unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{self._name}.{number:06d}.bin"
 
-    def _mapped(self, number: int, mode: str) -> np.memmap:
-        return np.memmap(self._path(number), self.dtype, mode, shape=(self._rows, *self.shape))  # type: ignore[call-overload]
+    def _map(self, number: int, mode: str) -> None:
+        shape = (self._rows, *self.shape)
+        self._segments[number] = np.memmap(self._path(number), self.dtype, mode, shape=shape)  # type: ignore[call-overload]
+        self._arrays[number] = np.asarray(self._segments[number])

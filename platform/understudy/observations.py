@@ -7,6 +7,7 @@ sequence there is one more leading dim: [n, O], [n, H, W, C].
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -37,7 +38,12 @@ def as_shape(value: Sequence[int] | Mapping[str, Sequence[int]]) -> ObservationS
 
 def _named(observation: Any) -> Mapping[str, Any] | None:
     """Return the named parts of an observation; None for a single array."""
-    return cast("Mapping[str, Any]", observation) if isinstance(observation, Mapping) else None
+    return cast("Mapping[str, Any]", observation) if _has_names(type(observation)) else None
+
+
+@functools.cache  # asked of every array of every batch
+def _has_names(kind: type) -> bool:
+    return issubclass(kind, Mapping)
 
 
 def shape_of(observation: Any, leading: int = 0) -> ObservationShape:

@@ -7,9 +7,11 @@ numbers in any process, in any order, with any number of workers.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 
 
 def stream_key(seed: int, purpose: str, *counters: int) -> int:
@@ -20,7 +22,18 @@ def stream_key(seed: int, purpose: str, *counters: int) -> int:
 
 def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     """Return a fresh Philox generator for the named stream."""
-    return np.random.Generator(np.random.Philox(key=stream_key(seed, purpose, *counters)))
+    return np.random.Generator(np.random.Philox(_Key(stream_key(seed, purpose, *counters))))
+
+
+class _Key(ISeedSequence):
+    """The state of Philox(key=...), which asks the operating system for entropy before it takes its key."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """Return the key in words of 64 bits."""
+        return np.array([self._key] + [0] * (n_words - 1), dtype)
 
 
 def torch_generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:

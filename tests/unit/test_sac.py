@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from understudy.algorithm import Batch
 from understudy.randomness import torch_generator
 from understudy.trainables.algorithms.sac import SAC, ActorCritic, SACConfig
-from understudy.trainables.networks.actor_critic import QEnsemble
+from understudy.trainables.networks.actor_critic import QEnsemble, _Layers, _Squashed
 from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, SAMPLES = 5, 2, 64
@@ -92,14 +92,48 @@ def test_layers_as_one_node_give_the_values_and_gradients_of_layers_one_by_one(m
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_constant_critics_pass_gradients_on_and_take_none() -> None:
+def test_critics_that_are_held_pass_gradients_on_and_take_none() -> None:
     ensemble = QEnsemble(2, OBSERVATION + ACTION, (8,), torch_generator(0, "x"), layer_norm=False)
     features = torch.randn(SAMPLES, OBSERVATION, generator=torch_generator(0, "f"))
     actions = torch.zeros(SAMPLES, ACTION, requires_grad=True)
-    both = [ensemble(features, actions, constant=constant).sum() for constant in (False, True)]
-    passed = [torch.autograd.grad(value, actions, retain_graph=True)[0] for value in both]
+    passed = []
+    for learns in (True, False):
+        value = ensemble.requires_grad_(learns)(features, actions).sum()
+        passed.append(torch.autograd.grad(value, actions)[0])
     assert torch.equal(*passed)
-    assert torch.autograd.grad(both[1], list(ensemble.parameters()), allow_unused=True) == (None,) * 4
+
+
+def test_a_phase_differentiates_by_what_it_moves_alone(monkeypatch) -> None:
+    wanted: list[tuple[bool, ...]] = []
+    backward = _Layers.backward
+
+    def noted(ctx: Any, *gradients: Any) -> Any:
+        wanted.append(ctx.needs_input_grad)
+        return backward(ctx, *gradients)
+
+    monkeypatch.setattr(_Layers, "backward", staticmethod(noted))
+    pack = Pack(make(), [0])
+    pack.update(batch(1), 1)
+    critics, judged, actor = wanted
+    assert critics == (False, *[True] * 6)
+    assert judged == (True, *[False] * 6)
+    assert actor == (False, *[True] * 6)
+    assert all(parameter.requires_grad for parameter in pack.members[0].parameters())
+
+
+@pytest.mark.parametrize("asked", [(0,), (1,), (0, 1)])
+def test_sampling_as_one_node_gives_the_gradients_of_its_operations(asked: tuple[int, ...]) -> None:
+    random = torch_generator(0, "squashed")
+    out = (3 * torch.randn(SAMPLES, 2 * ACTION, generator=random, dtype=torch.float64)).requires_grad_()
+    noise = torch.randn(SAMPLES, ACTION, generator=random, dtype=torch.float64)
+    weights = [torch.randn(SAMPLES, ACTION, generator=random), torch.randn(SAMPLES, generator=random)]
+    found = []
+    for sample in (_Squashed.apply, _Squashed.forward):
+        given = sample(out, noise, -1.0, 1.0)
+        total = torch.stack([(given[place] * weights[place]).sum() for place in asked]).sum()
+        found.append((*given[:2], *torch.autograd.grad(total, out)))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_the_critics_target_is_the_least_target_value_less_the_entropys_price() -> None:

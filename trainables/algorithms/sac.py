@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import nn
+from torch.nn import functional
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
@@ -160,7 +161,8 @@ class SAC(Algorithm):
                 after_B = after_B - network.log_temperature.exp() * log_prob_B
             wanted_B = batch["rewards"][:, 0] + batch["discounts"][:, 0] * after_B
         values_EB = network.critic(network.encoder(batch["observations"]), batch["actions"][:, 0])
-        loss = 0.5 * (values_EB - wanted_B).square().mean(dim=1).sum()
+        squares = functional.mse_loss(values_EB, wanted_B.expand_as(values_EB), reduction="sum")
+        loss = squares * (0.5 / len(wanted_B))
         return loss, {"q_mean": values_EB.mean(), "q_target": wanted_B.mean()}
 
     def _least(self, values_EB: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -184,12 +186,13 @@ class SAC(Algorithm):
         value_B = values_EB.amin(dim=0) if self.config.actor_q == "min" else values_EB.mean(dim=0)
         temperature = network.log_temperature.exp().detach()
         policy_loss = (temperature * log_prob_B - value_B).mean()
-        temperature_loss = -(network.log_temperature * (log_prob_B.detach() + self.target_entropy)).mean()
+        entropy = -log_prob_B.detach().mean()
+        temperature_loss = network.log_temperature * (entropy - self.target_entropy)
         metrics = {
             "policy_loss": policy_loss,
             "temperature_loss": temperature_loss,
             "temperature": temperature,
-            "entropy": -log_prob_B.mean(),
+            "entropy": entropy,
         }
         return policy_loss + temperature_loss, metrics
 

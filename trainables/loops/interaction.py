@@ -281,5 +281,5 @@ def _stacked(shown: Sequence[Arrays]) -> Arrays:
 
 def _tensors(values: Sequence[Any]) -> Any:
     if isinstance(values[0], dict):
-        return {name: torch.from_numpy(np.stack([one[name] for one in values])) for name in values[0]}
-    return torch.from_numpy(np.stack(values))
+        return {name: _tensors([one[name] for one in values]) for name in values[0]}
+    return torch.from_numpy(np.stack(values) if len(values) > 1 else values[0][None])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -158,6 +159,8 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, observations: Observations) -> torch.Tensor:
         """Return features [B, F]."""
+        if self.single is not None and not self.inputs:
+            return cast(torch.Tensor, observations).flatten(1)
         return self.maps(observations)[0]
 
     def maps(self, observations: Observations) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -120,6 +120,10 @@ class Optimiser:
                 group["lr"] = group["initial_lr"] = rate
             group["weight_decay"] = decay
 
+    def clear(self) -> None:
+        """Make the phase's gradients zero, for a batch that comes in parts."""
+        torch._foreach_zero_([row for rows in self._rows for row in rows])  # pyright: ignore[reportPrivateImportUsage]
+
     def loss_scales(self) -> torch.Tensor | None:
         """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
         return torch.stack([scaler.scale(self._one) for scaler in self._scalers]) if self._scalers else None

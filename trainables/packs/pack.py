@@ -119,7 +119,7 @@ class Pack:
     def _looped_or_stacked(self) -> Runner:
         shared = self.algorithm, self.members, self._targets.members
         if self.mode == "loop":
-            return Looped(*shared, self._acting, self.layout, self._losses)
+            return Looped(*shared, self._acting, self.layout, self._gradients)
         acting = self.parameters if self._average is None else self._average.values
         return Stacked(*shared, self.layout, self.parameters, self._targets.stacked(), acting, self._gradients)
 
@@ -151,7 +151,9 @@ class Pack:
     def _take(self, phase: Phase, batch: Batch, draws: list[Tensors], step: int) -> Tensors:
         """Take one optimiser step of a phase, and let the targets of what it moved follow."""
         optimiser = self._optimisers[phase.name]
-        self._gradients.zero_()
+        if self.algorithm.config.grad_accumulation > 1:
+            optimiser.clear()
+            self._losses.zero_()
         metrics = self._backward(phase, batch, draws)
         self.worker.average(self._gradients)
         scaled = self.algorithm.config.precision == "fp16"
@@ -201,9 +203,11 @@ class Pack:
 
     def _prepare(self, batch: Batch) -> Batch:
         """Move a batch to the device, scale observations and actions, and clip the actions."""
-        moved = {
-            name: each(lambda part: part.to(self.device, non_blocking=True), value) for name, value in batch.items()
-        }
+        moved = dict(batch)
+        if self.device.type != "cpu":
+            moved = {
+                name: each(lambda part: part.to(self.device, non_blocking=True), value) for name, value in batch.items()
+            }
         for name in SEEN & moved.keys():
             moved[name] = self._scaling.observations(moved[name])
         for name in DONE & moved.keys():

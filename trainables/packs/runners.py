@@ -1,7 +1,7 @@
 """The two ways to run K members at once: one after the other, or stacked into one model. Losses, gradients, actions.
 
-A phase's loss is differentiated by the parameters that the phase moves, and by no others. Gradients are added into the
-pack's flat buffer, so that a batch in several parts gives the gradient of the whole.
+A phase's loss is differentiated by the parameters that the phase moves, and by no others, which are constants to it.
+Gradients are written into the pack's flat buffer; those of a batch in several parts are added up there.
 Knows nothing of optimisers, workers or data. Shape suffixes: K members, M chosen ones, b samples, R rows.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
@@ -31,9 +32,10 @@ class Runner(Protocol):
     def backward(
         self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
     ) -> Tensors:
-        """Add `share` of a phase's loss and of the gradient of a batch [K, b, ...] to the buffer; return metrics [K].
+        """Write a phase's loss and gradient of a batch [K, b, ...] to the buffer; return metrics [K].
 
-        `scales` [K] multiply the gradient alone, as fp16 needs it.
+        Those of a `share` below 1, a part of a batch, are added to what is there. `scales` [K] multiply the gradient
+        alone, as fp16 needs it.
         """
         ...
 
@@ -54,34 +56,42 @@ class Looped:
         targets: list[dict[str, nn.Module]],
         acting: list[nn.Module],
         layout: FlatLayout,
-        losses: torch.Tensor,
+        gradients: torch.Tensor,
     ) -> None:
         self._algorithm, self._members, self._targets = algorithm, members, targets
-        self._acting, self._losses = acting, losses
+        self._acting, self._losses = acting, gradients[:, layout.size]
         self._loss = {phase.name: _compiled(phase.loss, algorithm) for phase in algorithm.phases}
-        self._leaves = {phase.name: self._moved(phase, layout) for phase in algorithm.phases}
-
-    def _moved(self, phase: Phase, layout: FlatLayout) -> list[list[nn.Parameter] | None]:
-        """Return each member's parameters that a phase moves; None: all."""
-        if not phase.parts:
-            return [None for _ in self._members]
-        names = moved_by(phase, layout)
-        return [[member.get_parameter(name) for name in names] for member in self._members]
+        moved = {phase.name: moved_by(phase, layout) for phase in algorithm.phases}
+        self._leaves = {
+            phase: [[member.get_parameter(name) for name in names] for member in members]
+            for phase, names in moved.items()
+        }
+        self._constants = {
+            phase: [[one for name, one in member.named_parameters() if name not in names] for member in members]
+            for phase, names in moved.items()
+        }
+        self._gradients = {
+            phase: [[views[name] for name in names] for views in map(layout.views, gradients)]
+            for phase, names in moved.items()
+        }
 
     def backward(
         self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
     ) -> Tensors:
-        """Let each member's loss reach the gradients that its parameters have."""
+        """Differentiate each member's loss by itself."""
         config, collected = self._algorithm.config, []
         for index, member in enumerate(self._members):
-            with compile_errors(config.compile):
+            with compile_errors(config.compile), _held(self._constants[phase.name][index]):
                 with autocast(config.precision, self._losses.device):
                     part = part_of(batch, index)
                     loss, metrics = self._loss[phase.name](member, self._targets[index], part, draws[index])
                 weighted = loss if share == 1.0 else loss * share
-                weighted = weighted if scales is None else weighted * scales[index]
-                weighted.backward(inputs=self._leaves[phase.name][index])
-            self._losses[index].add_(loss.detach() if share == 1.0 else loss.detach() * share)
+                scaled = weighted if scales is None else weighted * scales[index]
+                gradients = torch.autograd.grad(
+                    scaled, self._leaves[phase.name][index], allow_unused=True, materialize_grads=True
+                )
+            _write(self._gradients[phase.name][index], gradients, add=share < 1.0)
+            _write([self._losses[index]], [weighted.detach()], add=share < 1.0)
             collected.append(_plain(phase, loss, metrics))
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
@@ -124,6 +134,11 @@ class Stacked:
         self._moved = {phase.name: list(moved_by(phase, layout)) for phase in algorithm.phases}
         self._gradients = layout.views(gradients)
         self._losses = gradients[:, layout.size]
+        constant = {f"network.{name}": self._state[f"network.{name}"].detach() for name in layout.shapes}
+        self._states = {  # what a phase's loss sees: parameters that it moves, and constants
+            phase: {**self._state, **{name: value for name, value in constant.items() if name[8:] not in names}}
+            for phase, names in self._moved.items()
+        }
         self._compute = {phase.name: _compiled(self._losses_of_all(phase), algorithm) for phase in algorithm.phases}
 
     def _with(self, parameters: Tensors) -> Tensors:
@@ -154,14 +169,14 @@ class Stacked:
         moved = self._moved[phase.name]
         with compile_errors(config.compile):
             with autocast(config.precision, self._losses.device):
-                losses, metrics = self._compute[phase.name](self._state, batch, stacked_draws)
+                losses, metrics = self._compute[phase.name](self._states[phase.name], batch, stacked_draws)
             weighted = losses if share == 1.0 else losses * share
             total = (weighted if scales is None else weighted * scales).sum()
             # Not by backward(): autograd would warn of leaves that are strided over the rows.
             leaves = [self._state[f"network.{name}"] for name in moved]
             gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-        torch._foreach_add_([self._gradients[name] for name in moved], gradients)  # pyright: ignore[reportPrivateImportUsage]
-        self._losses.add_(weighted.detach())
+        _write([self._gradients[name] for name in moved], gradients, add=share < 1.0)
+        _write([self._losses], [weighted.detach()], add=share < 1.0)
         return _plain(phase, losses, metrics)
 
     def act(
@@ -176,6 +191,23 @@ class Stacked:
         if list(chosen) != list(range(len(self._losses))):
             state = {name: value[list(chosen)] for name, value in state.items()}
         return vmap(one)(state, observations, noise)
+
+
+@contextmanager
+def _held(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let parameters be constants: what is computed from them keeps nothing for gradients that nobody wants."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _write(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor], *, add: bool) -> None:
+    write = torch._foreach_add_ if add else torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
+    write(into, values)
 
 
 def part_of(batch: Batch, index: int | tuple[slice | None, ...]) -> Batch:
