@@ -46,9 +46,57 @@ def test_a_method_without_values_to_search_takes_its_own_space() -> None:
     assert [cell.words[1] for cell in cells] == ["algo=bc", "algo=flow_bc"]
 
 
+TASKS = ("algo=bc,gc_bc", "bridgedata=lift_carrot_100,pull_pot_100", "seed=1,2,3")
+
+
+def test_a_group_of_several_options_names_tasks() -> None:
+    assert is_matrix(["bridgedata=lift_carrot_100,pull_pot_100"])
+    assert not is_matrix(["bridgedata=lift_carrot_100"])
+    cells = cells_of(TASKS, "compare")
+    assert [(cell.method, cell.task) for cell in cells] == [
+        ("bc", "lift_carrot_100"),
+        ("gc_bc", "lift_carrot_100"),
+        ("bc", "pull_pot_100"),
+        ("gc_bc", "pull_pot_100"),
+    ]
+    assert cells[1].words == ("seed=1,2,3", "algo=gc_bc", "bridgedata=lift_carrot_100")
+
+
+def test_a_group_of_one_option_names_the_task_of_several_methods() -> None:
+    cells = cells_of(("algo=bc,gc_bc", "bridgedata=pull_pot_100"), "compare")
+    assert [cell.task for cell in cells] == ["bridge:pull_pot_100"] * 2
+    assert cells[0].words == ("bridgedata=pull_pot_100", "algo=bc", "env_name=bridge:pull_pot_100")
+
+
+def test_the_users_own_groups_name_tasks_too(tmp_path) -> None:
+    (tmp_path / "task").mkdir()
+    for name in ("near", "far"):
+        (tmp_path / "task" / f"{name}.yaml").write_text(f"# @package _global_\nenv_name: {name}-v0\n")
+    cells = cells_of(("task=near,far", "lr=1e-3"), "compare", str(tmp_path))
+    assert [cell.words for cell in cells] == [
+        ("lr=1e-3", "algo=flow_bc", "task=near"),
+        ("lr=1e-3", "algo=flow_bc", "task=far"),
+    ]
+
+
+def test_hydras_multirun_means_the_comparison_of_its_cells(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    compared = understudy(monkeypatch, capsys, "compare", *TASKS, "--cfg")
+    for flag in ("-m", "--multirun"):
+        assert understudy(monkeypatch, capsys, "train", flag, *TASKS, "--cfg").out == compared.out
+    assert len(compared.out.splitlines()) == 4
+    alone = understudy(monkeypatch, capsys, "train", "-m", "algo=bc", "env_name=hopper-medium-v2", "seed=1,2", "--cfg")
+    assert "seeds: [1, 2]" in alone.out
+    without = understudy(monkeypatch, capsys, "train", *TASKS)
+    assert without.code == 2
+    assert "algo has several values: `understudy compare`, or train -m, trains each" in without.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("bridgedata=lift_carrot_100,pull_pot_100", "env_name=a"), "not both"),
+        (("bridgedata=lift_carrot_100,pull_pot_100", "experiment=quickstart,b"), "one key's"),
         (("algo=bc,flow_bc", "env_name=a", "sampling_steps=5"), "none of bc, flow_bc takes it"),
         (("algo=bc,flow_bc",), "name the tasks"),
         (("algo=bc,bd", "env_name=a"), "unknown algorithm 'bd'"),

@@ -82,7 +82,7 @@ def start_matrix(
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.run import check_sweep
 
-    cells = cells_of(words, kind)
+    cells = cells_of(words, kind, config_dir)
     check_cells(cells)
     sweeps = [read_sweep(list(cell.words), config_dir) for cell in cells] if kind == "sweep" else []
     runs = [read_run(list(cell.words), config_dir, TAKES) for cell in cells] if kind == "compare" else []

@@ -44,7 +44,7 @@ def sweep(
         return show_keys(EXAMPLES, context.args, SweepOptions)
     from understudy.matrix.cells import is_matrix
 
-    if is_matrix(context.args):
+    if is_matrix(context.args, config_dir):
         start_matrix(context.args, "sweep", config_dir, cfg=cfg)
         return None
     spec = read_sweep(context.args, config_dir)

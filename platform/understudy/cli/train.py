@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from understudy.cli.output import OVERRIDES, console, progress_bar, show_mapping, show_table
+from understudy.errors import UserError
 from understudy.files import user_path
 from understudy.registry import algorithms
 
@@ -32,6 +33,7 @@ Train one configuration on one or several seeds.
   understudy train algo=ddpm_bc env_name=cube-single-play-singletask-task1-v0 seeds=[0,1,2]
   understudy train algo=bc env_name=hopper-medium-v2 seeds=[0,1,2,3,4] 'pbt={lr:[1e-4,1e-2]}' pbt_interval=10000
   understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
+  understudy train -m algo=bc,gc_bc bridgedata=lift_carrot_100,pull_pot_100 seed=1,2,3    # as `understudy compare`
   understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
 
 Keys are written key=value or --key=value. --cfg prints the resolved specification, checks it (without a simulator)
@@ -48,6 +50,7 @@ def train(
     context: typer.Context,
     cfg: bool = typer.Option(False, "--cfg", help="print and check the resolved specification, and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    multirun: bool = typer.Option(False, "--multirun", "-m", help="train several methods and tasks, and compare them"),
     fork: Path | None = typer.Option(None, "--fork", help="go on from this run's or file's weights and step"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
@@ -55,7 +58,11 @@ def train(
     if help_:
         return show_keys(EXAMPLES, context.args)
     if fork is not None:
+        if multirun:
+            raise UserError("--fork goes on from one run: -m trains several from the start")
         return start_fork(user_path(fork), run_values(context.args, config_dir))
+    if multirun and several(context.args, config_dir, cfg=cfg):
+        return None
     spec = read_run(context.args, config_dir)
     if cfg:
         from understudy.runs.loop import check_new
@@ -64,6 +71,17 @@ def train(
         return check_new(spec)
     start_training(spec)
     return None
+
+
+def several(words: list[str], config_dir: str | None, *, cfg: bool) -> bool:
+    """Do what `understudy compare` does, where words name several methods or tasks; return whether they do."""
+    from understudy.cli.compare import start_matrix
+    from understudy.matrix.cells import is_matrix
+
+    matrix = is_matrix(words, config_dir)
+    if matrix:
+        start_matrix(words, "compare", config_dir, cfg=cfg)
+    return matrix
 
 
 def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> RunSpec:
@@ -127,7 +145,11 @@ def run_values(words: list[str], config_dir: str | None = None, takes: str = TAK
         if key in sweeps:
             values["seeds"] = listed(key, sweeps.pop(key))
     if sweeps:
+        from understudy.matrix.cells import is_matrix
+
         key = next(iter(sweeps))
+        if is_matrix([f"{key}=1,2"], config_dir):
+            raise SpecError(f"{key} has several values: `understudy compare`, or train -m, trains each; {takes}")
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; {takes}")
     return values
 

@@ -1,5 +1,7 @@
 """What a matrix is made of: words with several values of algo (or space) and env_name become a cell for each pair.
 
+A group of Hydra's with several options, as `bridgedata=lift_carrot_100,pull_pot_100`, names tasks as env_name does.
+
 A key that one method takes and another does not is left out of the other's cells; one that none takes is refused.
 `bc.policy=mse` is a key of one method alone, and goes over what all are given.
 """
@@ -7,7 +9,7 @@ A key that one method takes and another does not is left out of the other's cell
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ from understudy.files import read_object, write_json
 from understudy.registry import algorithms, loops, search_spaces
 from understudy.runs.directory import hold
 from understudy.runs.epochs import EPOCHS
-from understudy.spec.compose import flat_values, given_keys, listed, parse, split_sweeps, to_overrides
+from understudy.spec.compose import Sweep, flat_values, given_keys, groups_in, listed, parse, split_sweeps, to_overrides
 from understudy.spec.keys import algo_of, run_fields
 from understudy.spec.run import plain_name
 from understudy.spec.words import ALIASES, canonical
@@ -47,38 +49,57 @@ def axis_of(key: str) -> str | None:
     return name if name in AXES else None
 
 
-def is_matrix(words: Sequence[str]) -> bool:
+def is_matrix(words: Sequence[str], config_dir: str | None = None) -> bool:
     """Return whether words name several methods or tasks."""
     _, sweeps = split_sweeps(parse(words))
-    return any(axis_of(key) for key in sweeps)
+    return any(axis_of(key) for key in sweeps) or _group_of(sweeps, config_dir) is not None
 
 
-def cells_of(words: Sequence[str], kind: Kind) -> list[Cell]:
+def _group_of(sweeps: Mapping[str, Sweep], config_dir: str | None) -> str | None:
+    """Return the group of which several options are chosen, as tasks; None without one."""
+    chosen = [key for key in sweeps if key in groups_in(config_dir)]
+    if len(chosen) > 1:
+        raise SpecError(f"{chosen[0]} and {chosen[1]} have several values: the tasks of a matrix are one key's")
+    return chosen[0] if chosen else None
+
+
+def cells_of(words: Sequence[str], kind: Kind, config_dir: str | None = None) -> list[Cell]:
     """Return the cells that the words describe, the tasks one after another; SpecError for keys that no cell takes."""
     plain, sweeps = split_sweeps(parse(words))
+    group = _group_of(sweeps, config_dir)
     axes: dict[str, list[str]] = {}
     for item in plain:
         if axis := axis_of(item.key_or_group):
             axes[axis] = [str(item.value())]
     for key, values in sweeps.items():
-        if axis := axis_of(key):
+        if axis := axis_of(key) or (key if key == group else None):
             axes[axis] = [str(value) for value in listed(key, values)]
     if "space" in axes and "algo" in axes:
         raise SpecError("give algo=... or space=... for the methods of a matrix, not both")
-    if "env_name" not in axes and "expert_data" in given_keys(words):
-        axes["env_name"] = [str(flat_values(plain)["env_name"])]  # the one that it was recorded in
-    if "env_name" not in axes:
-        raise SpecError("name the tasks: env_name=A,B")
+    if group is not None and "env_name" in axes:
+        raise SpecError(f"give env_name=... or {group}=... for the tasks of a matrix, not both")
+    by = group or "env_name"
+    if by not in axes:
+        named = flat_values(plain, config_dir).get("env_name")  # a group's, or what an expert's data were recorded in
+        if named is None:
+            raise SpecError("name the tasks: env_name=A,B")
+        axes[by] = [str(named)]
     along = "space" if "space" in axes else "algo"
     methods = axes.get(along, [algo_of({})])
-    rest = [word for word in to_overrides(words) if axis_of(word.partition("=")[0]) is None]
+    given = to_overrides(words)
+    rest = [word for word in given if axis_of(word.partition("=")[0]) is None and word.partition("=")[0] != group]
     rest, own = words_by_method(rest, methods)
     _check_known(rest, [_algorithm(along, method) for method in methods])
     for method in methods:
         _check_known(own[method], [_algorithm(along, method)])
     return [
-        Cell(method, task, f"{method}-{plain_name(task)}", tuple(_words(rest, own[method], along, method, task, kind)))
-        for task, method in itertools.product(axes["env_name"], methods)
+        Cell(
+            method,
+            task,
+            f"{method}-{plain_name(task)}",
+            (*_words(rest, own[method], along, method, kind), f"{by}={task}"),
+        )
+        for task, method in itertools.product(axes[by], methods)
     ]
 
 
@@ -124,7 +145,8 @@ def _known(key: str) -> bool:
     return key == EPOCHS or any(canonical(key, keys) in keys for keys in fields)
 
 
-def _words(rest: Sequence[str], own: Sequence[str], along: str, method: str, task: str, kind: Kind) -> list[str]:
+def _words(rest: Sequence[str], own: Sequence[str], along: str, method: str, kind: Kind) -> list[str]:
+    """Return a cell's words, but for its task."""
     algo = _algorithm(along, method)
     kept = words_taken(rest, own, algo)
     _, sweeps = split_sweeps(parse(kept))
@@ -132,7 +154,7 @@ def _words(rest: Sequence[str], own: Sequence[str], along: str, method: str, tas
     by = along
     if kind == "sweep" and along == "algo" and not searched and algo in search_spaces.names():
         by = "space"  # nothing is said of what to search: the method's own space
-    return [*kept, f"{by}={method}", f"env_name={task}"]
+    return [*kept, f"{by}={method}"]
 
 
 def words_taken(shared: Sequence[str], own: Sequence[str], algo: str) -> list[str]:

@@ -153,7 +153,7 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
     A group is a folder of YAML files there (`experiment=quickstart`, `bridgedata=lift_carrot_100`). Keys that are
     no group are passed through as given, so that `build_run` can check their names against the algorithm's own.
     """
-    groups = _groups(config_dir)
+    groups = groups_in(config_dir)
     values: dict[str, Any] = {}
     chosen: list[str] = []
     others: dict[str, str] = {}
@@ -240,7 +240,8 @@ def _texts() -> set[str]:
     return texts | {word for word, key in ALIASES.items() if key in texts}
 
 
-def _groups(config_dir: str | None) -> dict[str, list[str]]:
+def groups_in(config_dir: str | None) -> dict[str, list[str]]:
+    """Return the names of Hydra's groups and of each its options: ours, and those of the user's folder."""
     groups: dict[str, list[str]] = {}
     for root in [CONF, *([Path(config_dir)] if config_dir else [])]:
         if not root.is_dir():
