@@ -26,8 +26,8 @@ from understudy.cli.expert import read_expert
 from understudy.cli.pipeline import plan
 from understudy.cli.sweep import read_sweep
 from understudy.cli.sweep_command import EXAMPLES as OF_SWEEP
-from understudy.cli.train import EXAMPLES as OF_TRAIN
 from understudy.cli.train import read_run, run_values
+from understudy.cli.train_command import EXAMPLES as OF_TRAIN
 from understudy.cluster.commands.jobs import SUBMIT
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.config_files import config_words
@@ -203,6 +203,8 @@ def _train(context: click.Context) -> None:
     if context.params.get("fork"):
         values = run_values(context.args)
         check_keys(values, algo_of(values))
+    elif context.params.get("multirun") and is_matrix(context.args):
+        _compare(context)
     elif not context.params.get("help_"):
         read_run([_buffer(word) for word in context.args])
 

@@ -205,9 +205,12 @@ def _held(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _write(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor], *, add: bool) -> None:
-    write = torch._foreach_add_ if add else torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
-    write(into, values)
+def _write(into: list[torch.Tensor], values: Sequence[torch.Tensor], *, add: bool) -> None:
+    """Replace the numbers of tensors by values, or add these to them."""
+    if add:
+        torch._foreach_add_(into, list(values))  # pyright: ignore[reportPrivateImportUsage]
+    else:
+        torch._foreach_copy_(into, list(values))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def part_of(batch: Batch, index: int | tuple[slice | None, ...]) -> Batch:

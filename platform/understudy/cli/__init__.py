@@ -16,7 +16,19 @@ import typer
 from typer.main import get_command_name
 
 from understudy import __version__
-from understudy.cli import actors, compare, evaluate, expert, models, resume, runs, sweep_command, sync, train, ui
+from understudy.cli import (
+    actors,
+    compare,
+    evaluate,
+    expert,
+    models,
+    resume,
+    runs,
+    sweep_command,
+    sync,
+    train_command,
+    ui,
+)
 from understudy.cli.output import HELP_WIDTH, console, print_on_any_terminal
 from understudy.errors import UnderstudyError, UserError, visible
 from understudy.registry import commands
@@ -50,7 +62,7 @@ def command_line() -> typer.Typer:
         context_settings=HELP_WIDTH,
     )
     app.callback()(_options)
-    for module in (train, actors, evaluate, resume, sweep_command, compare, expert, runs, sync, models, ui):
+    for module in (train_command, actors, evaluate, resume, sweep_command, compare, expert, runs, sync, models, ui):
         module.add_to(app)
     for name, add_to in commands.items():
         add_to(app)

@@ -1,4 +1,4 @@
-"""`understudy train`."""
+"""Runs that words describe: read, trained and shown; for `understudy train` and every command that trains."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import typer
-
-from understudy.cli.output import OVERRIDES, console, progress_bar, show_mapping, show_table
-from understudy.errors import UserError
-from understudy.files import user_path
+from understudy.cli.output import console, progress_bar, show_mapping, show_table
 from understudy.registry import algorithms
 
 if TYPE_CHECKING:
@@ -25,63 +21,6 @@ if TYPE_CHECKING:
 
 TAKES = "train takes one"
 DEPENDENT = "seeds that exchange weights are not independent: the interval above is none for other populations"
-EXAMPLES = """\
-Train one configuration on one or several seeds.
-
-  understudy train env_name=halfcheetah-medium-v2 training_steps=100000 eval_interval=10000
-  understudy train --env_name=lift-mh-low_dim --action_chunking=True --horizon_length=10 --lr=1e-4
-  understudy train algo=ddpm_bc env_name=cube-single-play-singletask-task1-v0 seeds=[0,1,2]
-  understudy train algo=bc env_name=hopper-medium-v2 seeds=[0,1,2,3,4] 'pbt={lr:[1e-4,1e-2]}' pbt_interval=10000
-  understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
-  understudy train -m algo=bc,gc_bc bridgedata=lift_carrot_100,pull_pot_100 seed=1,2,3    # as `understudy compare`
-  understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
-
-Keys are written key=value or --key=value. --cfg prints the resolved specification, checks it (without a simulator)
-and stops.
---config-dir DIR adds your own Hydra groups (DIR/GROUP/NAME.yaml is chosen with GROUP=NAME)."""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    app.command(context_settings=OVERRIDES, short_help="Train one configuration.")(train)
-
-
-def train(
-    context: typer.Context,
-    cfg: bool = typer.Option(False, "--cfg", help="print and check the resolved specification, and stop"),
-    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
-    multirun: bool = typer.Option(False, "--multirun", "-m", help="train several methods and tasks, and compare them"),
-    fork: Path | None = typer.Option(None, "--fork", help="go on from this run's or file's weights and step"),
-    help_: bool = typer.Option(False, "--help", help="show every key"),
-) -> None:
-    """Train one configuration on one or several seeds."""
-    if help_:
-        return show_keys(EXAMPLES, context.args)
-    if fork is not None:
-        if multirun:
-            raise UserError("--fork goes on from one run: -m trains several from the start")
-        return start_fork(user_path(fork), run_values(context.args, config_dir))
-    if multirun and several(context.args, config_dir, cfg=cfg):
-        return None
-    spec = read_run(context.args, config_dir)
-    if cfg:
-        from understudy.runs.loop import check_new
-
-        show_run(spec.flat(), spec)
-        return check_new(spec)
-    start_training(spec)
-    return None
-
-
-def several(words: list[str], config_dir: str | None, *, cfg: bool) -> bool:
-    """Do what `understudy compare` does, where words name several methods or tasks; return whether they do."""
-    from understudy.cli.compare import start_matrix
-    from understudy.matrix.cells import is_matrix
-
-    matrix = is_matrix(words, config_dir)
-    if matrix:
-        start_matrix(words, "compare", config_dir, cfg=cfg)
-    return matrix
 
 
 def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> RunSpec:
@@ -152,29 +91,6 @@ def run_values(words: list[str], config_dir: str | None = None, takes: str = TAK
             raise SpecError(f"{key} has several values: `understudy compare`, or train -m, trains each; {takes}")
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; {takes}")
     return values
-
-
-def start_fork(source: Path, changes: dict[str, Any]) -> None:
-    """Train a new run that begins where `source` was saved; its other settings are the parent's."""
-    from understudy import tracking
-    from understudy.runs import extend, torchrun
-    from understudy.runs.directory import RunDir
-
-    group = torchrun.group()
-    if group is None:
-        run = extend.fork(source, changes)
-    else:
-        run = RunDir(group.from_first(lambda: extend.fork(source, changes).path))
-    spec = run.spec()
-
-    def lead(loop: Trains | None) -> None:
-        tracking.prepare(spec.placement.tracking())
-        run_training(spec, run, loop)
-
-    if group is None:
-        lead(None)
-    else:
-        group.train(spec, lead)
 
 
 def show_run(flat: Mapping[str, Any], spec: RunSpec, indent: int = 0) -> None:
