@@ -38,11 +38,11 @@ def as_shape(value: Sequence[int] | Mapping[str, Sequence[int]]) -> ObservationS
 
 def _named(observation: Any) -> Mapping[str, Any] | None:
     """Return the named parts of an observation; None for a single array."""
-    return cast("Mapping[str, Any]", observation) if _has_names(type(observation)) else None
+    return cast("Mapping[str, Any]", observation) if _has_names(cast("type[Any]", type(observation))) else None
 
 
 @functools.cache  # asked of every array of every batch
-def _has_names(kind: type) -> bool:
+def _has_names(kind: type[Any]) -> bool:
     return issubclass(kind, Mapping)
 
 

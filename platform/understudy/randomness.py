@@ -7,7 +7,7 @@ numbers in any process, in any order, with any number of workers.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def stream_key(seed: int, purpose: str, *counters: int) -> int:
 
 def numpy_generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     """Return a fresh Philox generator for the named stream."""
-    return np.random.Generator(np.random.Philox(_Key(stream_key(seed, purpose, *counters))))
+    return np.random.Generator(np.random.Philox(cast(Any, _Key(stream_key(seed, purpose, *counters)))))
 
 
 class _Key(ISeedSequence):

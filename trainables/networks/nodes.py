@@ -6,7 +6,7 @@ it too. Knows no layer and no loss.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd import Function
@@ -20,7 +20,7 @@ def apply(function: type[Function], *arguments: Any) -> Any:
     """
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
         return function.apply(*arguments)
-    return super(Function, function).apply(*arguments)
+    return cast(Any, super(Function, function)).apply(*arguments)
 
 
 def at_once(x: torch.Tensor) -> bool:
