@@ -12,9 +12,9 @@ have a learning rate of its own (`learning_rates`) and a slowly following copy (
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from understudy.observations import Observations, ObservationShape, as_shape, has_pictures
 from understudy.spec.learning import AlgorithmConfig
@@ -56,6 +56,18 @@ class Phase:
     """Whether targets follow the weights before the step, those that its gradient is of, and not those after it."""
 
 
+class WholeData(Protocol):
+    """All that is trained on, as losses see it: scaled, and clipped where actions are."""
+
+    def batches(self, size: int = 4096) -> Iterator[Batch]:
+        """Yield every transition once, in order: observations [B, *O], actions [B, H, A], valid [B, H]."""
+        ...
+
+    def actions(self) -> torch.Tensor:
+        """Return all actions [N, A]: the first of each transition's chunk."""
+        ...
+
+
 def belongs(parameter: str, part: str) -> bool:
     """Return whether a parameter, by its whole name, lies in a part."""
     return parameter == part or parameter.startswith(f"{part}.")
@@ -83,6 +95,9 @@ class Algorithm(abc.ABC):
     evaluation_parameters: ClassVar[tuple[str, ...]] = ()
     """Settings that only change how a trained policy acts (marked ActsOnly in `Config`) and so need no training."""
 
+    fits: ClassVar[tuple[str, ...]] = ()
+    """Names of buffers of the network that `fit` computes from the data; they are saved with the weights."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         fields = cls.Config.model_fields.items()
@@ -92,6 +107,8 @@ class Algorithm(abc.ABC):
         self.observation_shape = as_shape(observation_shape)
         self.action_dim = int(action_dim)
         self.config = self.Config() if config is None else config
+        self.constants: dict[str, torch.Tensor] = {}
+        """What `fit` returned, for `network`; empty where nothing was fitted yet."""
         if self.default_encoder and self.config.vision.encoder is None and has_pictures(self.observation_shape):
             self.config = self.config.model_copy(update={"encoder": self.default_encoder})
 
@@ -136,9 +153,35 @@ class Algorithm(abc.ABC):
 
     def with_config(self, **changes: Any) -> Algorithm:
         """Return the same algorithm with some (evaluation-time) settings replaced and validated again."""
-        return type(self)(
+        other = type(self)(
             self.observation_shape, self.action_dim, self.Config(**{**self.config.model_dump(), **changes})
         )
+        other.constants = self.constants
+        return other
+
+    def fit(self, data: WholeData) -> Mapping[str, torch.Tensor]:
+        """Return the constants that `fits` names, computed from all data that are trained on (k-means, neighbours).
+
+        Called once before `network` is, in every process of a run, with the same data; `network` finds them in
+        `self.constants` and registers them as buffers of these names.
+        """
+        return {}
+
+    @property
+    def draws_globally(self) -> bool:
+        """Whether its code may draw from torch's global generator, which is then seeded: methods of this package do
+        not."""
+        return not type(self).__module__.startswith("understudy.")
+
+    def build(self, seed: int) -> nn.Module:
+        """Return the network of a seed; layers that draw from torch's global generator are a function of it too."""
+        from understudy.randomness import global_generator, torch_generator  # imports torch
+
+        generator = torch_generator(seed, "weights")
+        if not self.draws_globally:
+            return self.network(generator)
+        with global_generator(seed, "global weights"):
+            return self.network(generator)
 
     @abc.abstractmethod
     def network(self, generator: torch.Generator) -> nn.Module:

@@ -10,6 +10,7 @@ Shape suffixes: B observations, H actions of the chunk, A action dims, M chosen 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
-from understudy.errors import CheckpointError, UserError, did_you_mean
+from understudy.errors import CheckpointError, UnknownName, UserError, did_you_mean
 from understudy.files import parse_json, replaced_folder, sha256, write_atomic, write_json
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
@@ -68,6 +69,8 @@ class Policy:
         device: torch.device | str = "cpu",
     ) -> None:
         self.algorithm = algorithm
+        if algorithm.fits and weights:
+            algorithm.constants = {name: weights[0][name] for name in algorithm.fits if name in weights[0]}
         self.normaliser = normaliser
         self.env_name = env_name
         self.environment = dict(environment or {})
@@ -227,7 +230,7 @@ class Policy:
     def _from(
         cls, document: dict[str, Any], weights: Sequence[Weights], seeds: Sequence[int], where: str, device: Any
     ) -> Policy:
-        kind = algorithms.get(document["algorithm"])
+        kind = _method(document, where)
         shape = as_shape(document["observation_shape"])
         algorithm = kind(shape, document["action_dim"], kind.Config.recorded(document["config"]))
         normaliser = Normaliser.from_dict(document["normaliser"])
@@ -236,6 +239,31 @@ class Policy:
             return cls(algorithm, weights, normaliser, seeds=seeds, device=device, **facts)
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {error}") from None
+
+
+def _method(document: Mapping[str, Any], where: str) -> type[Algorithm]:
+    """Return a policy's algorithm; UnknownName that says which package it is in, where it is a plug-in's."""
+    try:
+        return algorithms.get(document["algorithm"])
+    except UnknownName as error:
+        module, package = document.get("module", ""), document.get("package", "")
+        if not module:
+            raise
+        install = f"install {package}, or " if package else ""
+        raise UnknownName(
+            f"{where}: its method {document['algorithm']!r} is of {module}, which is not loaded here: {install}set"
+            f" UNDERSTUDY_PLUGINS={module.rpartition('.')[0] or module} where Python finds it"
+        ) from error
+
+
+def _of_plug_in(algorithm: Algorithm) -> dict[str, str]:
+    """Return the module of a method that is not this package's, and the distribution that has it with its version."""
+    module = type(algorithm).__module__
+    if module.startswith("understudy."):
+        return {}
+    names = importlib.metadata.packages_distributions().get(module.partition(".")[0], [])
+    package = f"{names[0]}=={importlib.metadata.version(names[0])}" if names else ""
+    return {"module": module, **({"package": package} if package else {})}
 
 
 def read_document(folder: Path) -> dict[str, Any]:
@@ -266,6 +294,7 @@ def _description(algorithm: Algorithm, normaliser: Normaliser) -> dict[str, Any]
     return {
         "format_version": FORMAT_VERSION,
         "algorithm": algorithm.name,
+        **_of_plug_in(algorithm),
         "config": algorithm.config.shared(),
         "observation_shape": algorithm.observation_shape,
         "action_dim": algorithm.action_dim,

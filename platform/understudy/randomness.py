@@ -7,6 +7,8 @@ numbers in any process, in any order, with any number of workers.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +36,17 @@ class _Key(ISeedSequence):
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         """Return the key in words of 64 bits."""
         return np.array([self._key] + [0] * (n_words - 1), dtype)
+
+
+@contextmanager
+def global_generator(seed: int, purpose: str, *counters: int) -> Generator[None]:
+    """Seed torch's global generator for the named stream, for code that draws from it; afterwards it is as before."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(  # pyright: ignore[reportUnknownMemberType]
+            stream_key(seed, purpose, *counters)
+        )
+        yield
 
 
 def torch_generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -14,6 +14,7 @@ import importlib.metadata
 import inspect
 import os
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 """A registered item's own type, which is narrower than its registry's."""
 PLUGINS = "UNDERSTUDY_PLUGINS"
-"""Variable with the names, by commas, of modules and folders that register plug-ins when they are imported."""
+"""Variable with the names (or paths, like my_method.py), by commas, of modules and folders that register plug-ins when
+they are imported."""
 _PLUG_INS: set[str] = set()
 """Users' modules that were imported for what they register."""
 
@@ -117,12 +119,13 @@ class Registry(Generic[T]):
             for entry in importlib.metadata.entry_points(group=self._group):
                 _PLUG_INS.add(entry.module)
                 self.register(entry.name)(_imported(entry.value, entry.load))
-            for name in filter(None, map(str.strip, plugins.split(","))):
+            for name in [_module_of(text.strip()) for text in plugins.split(",") if text.strip()]:
                 _PLUG_INS.add(name)
                 folder = getattr(_imported(name), "__path__", ())
                 for module in pkgutil.iter_modules(folder):
                     if not module.name.startswith("_"):
                         _imported(f"{name}.{module.name}")
+            self._loaded = os.environ.get(PLUGINS, "")  # with whole paths now
         except BaseException:
             self._loaded = before  # or what did not come would be unknown from now on
             raise
@@ -151,6 +154,26 @@ class Registry(Generic[T]):
                 raise UserError(f"{what} says that its name is {given!r}: leave `name` out, registering gives it")
             setattr(item, "name", name)  # noqa: B010  (no attribute that a type checker knows)
         return item
+
+
+def _module_of(name: str) -> str:
+    """Return the module of a plug-in that is named by itself or by the path of its file or folder.
+
+    Of a path, the folder that it lies in is put into Python's path, and the variable then holds the whole path, for
+    the processes that are started from here.
+    """
+    if not name.endswith(".py") and os.sep not in name:
+        return name
+    path = os.path.abspath(os.path.expanduser(name)).rstrip(os.sep)
+    if not os.path.exists(path):
+        raise UserError(f"{PLUGINS}: {name}: no such file or folder")
+    module = os.path.basename(path).removesuffix(".py")
+    if not module.isidentifier() or module in sys.stdlib_module_names:
+        raise UserError(f"{PLUGINS}: {name}: {module!r} cannot be imported by that name")
+    if os.path.dirname(path) not in sys.path:
+        sys.path.append(os.path.dirname(path))
+    os.environ[PLUGINS] = os.environ[PLUGINS].replace(name, path)
+    return module
 
 
 def _imported(module: str, load: Callable[[], Any] | None = None) -> Any:

@@ -266,6 +266,12 @@ def _evaluate(context: click.Context) -> None:
         resolve_key(key, {"env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS, *acting})
 
 
+def _check(context: click.Context) -> None:
+    if context.args != ["algo=NAME"]:
+        values = run_values(context.args)
+        check_keys(values, algo_of(values))
+
+
 def _record(context: click.Context) -> None:
     if not context.params["help_"]:
         read_words_of_recording(config_words(list(context.args))[1])
@@ -289,6 +295,7 @@ _KEYS = {
     "expert": _expert,
     "submit": _submit,
     "evaluate": _evaluate,
+    "check": _check,
     "record": _record,
     "learner": _learner,
     "actor": _learner,

@@ -24,6 +24,7 @@ from understudy.spec.effects import check_with_data
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
+from understudy.trainables.loops.contract import contract
 from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, is_playable, open_data
 from understudy.trainables.loops.dry_run import try_plug_ins
 from understudy.trainables.loops.evaluation import Evaluator
@@ -31,6 +32,7 @@ from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
+from understudy.trainables.loops.whole import fit
 from understudy.trainables.packs.members import check_useful
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
@@ -51,6 +53,7 @@ class OfflineLoop(Loop):
     chance = staticmethod(evaluate_chance)
     runner = Runner
     play = staticmethod(play)
+    contract = staticmethod(contract)
     agent = Agent
 
     def __init__(self, spec: RunSpec) -> None:
@@ -157,6 +160,8 @@ def _learner(spec: RunSpec, windows: Windows) -> tuple[Algorithm, torch.nn.Modul
     spec.augment.check(windows.observation_shape, spec.data.obs_horizon)
     with plug_in_errors():
         algorithm = algorithm_for(spec, windows)
+        if algorithm.fits:
+            fit(algorithm, windows, windows.normaliser(spec.data.normalize, spec.data.normalize_actions))
         network = algorithm.network(torch.Generator())
     check_useful(spec.population.pbt or (), algorithm, network)
     try_plug_ins(spec, algorithm, network, windows)

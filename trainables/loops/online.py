@@ -32,6 +32,7 @@ from understudy.spec.learning import Interaction
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.acting_feed import ActingFeed
 from understudy.trainables.loops.agent import Agent
+from understudy.trainables.loops.contract import contract
 from understudy.trainables.loops.data import Data, environment_of, open_data
 from understudy.trainables.loops.evaluation import Evaluator
 from understudy.trainables.loops.interaction import MakesPlayer, Player, Surroundings
@@ -70,6 +71,7 @@ class OnlineLoop(Loop):
     record = staticmethod(record_policy)
     runner = Runner
     play = staticmethod(play)
+    contract = staticmethod(contract)
     collect = staticmethod(collect_episodes)
     chance = staticmethod(evaluate_chance)
     agent = Agent

@@ -23,7 +23,8 @@ this worker, R rows of observations, O observation dims.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from understudy.algorithm import EXPERT, Algorithm, Batch, Phase
 from understudy.errors import CheckpointError
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
-from understudy.randomness import torch_generator
+from understudy.randomness import global_generator, torch_generator
 from understudy.trainables.packs.average import WeightAverage
 from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.flat import ALIGNMENT, FlatLayout, move_into
@@ -53,6 +54,8 @@ SEEN = {f"{whose}{name}" for whose in ("", EXPERT) for name in ("observations", 
 DONE = {"actions", f"{EXPERT}actions"}
 """Arrays that are scaled as actions."""
 Tensors = dict[str, torch.Tensor]
+DROPOUT = (torch.nn.Dropout, torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
+"""Layers that draw from torch's global generator where they are trained."""
 
 
 class Pack:
@@ -81,7 +84,9 @@ class Pack:
         self._scaling = self.normaliser.on(self.device)
 
         # Weights are drawn on the CPU, so that a seed means the same network on every device.
-        self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in self.seeds]
+        self.members = [algorithm.build(seed) for seed in self.seeds]
+        self._drops = any(isinstance(module, DROPOUT) for module in self.members[0].modules())
+        self._step = 0
         self.layout = FlatLayout(self.members[0])
         count, size = len(self.seeds), self.layout.size
         # One more block of columns carries the loss, so that workers average it in the same message.
@@ -118,10 +123,33 @@ class Pack:
 
     def _looped_or_stacked(self) -> Runner:
         shared = self.algorithm, self.members, self._targets.members
+        if self._drops and self.mode == "vmap":  # stacked layers would share their draws, or refuse to draw
+            self.mode = "loop"
         if self.mode == "loop":
-            return Looped(*shared, self._acting, self.layout, self._gradients)
+            return Looped(*shared, self._acting, self.layout, self._gradients, self._seeded)
         acting = self.parameters if self._average is None else self._average.values
         return Stacked(*shared, self.layout, self.parameters, self._targets.stacked(), acting, self._gradients)
+
+    def _seeded(self, index: int) -> AbstractContextManager[None]:
+        """Seed torch's global generator for a member's loss at this step, where a plug-in's code may draw from it."""
+        if not self.algorithm.draws_globally:
+            return nullcontext()
+        return global_generator(self.seeds[index], "global loss", self._step, self.worker.rank)
+
+    @contextmanager
+    def _without_dropout(self) -> Generator[None]:
+        """Let torch's own dropout layers pass everything, as in acting and in held-out losses."""
+        if not self._drops:
+            yield
+            return
+        networks = {id(item): item for item in (*self.members, *self._acting)}.values()
+        for network in networks:
+            network.eval()
+        try:
+            yield
+        finally:
+            for network in networks:
+                network.train()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -135,6 +163,7 @@ class Pack:
         name one alike. On the CPU a loss that is not finite raises TrainingDiverged before the phase touches any
         parameter; on an accelerator `check_finite` finds it later.
         """
+        self._step = step
         draws = self._draw(batch["actions"].shape[1], step)
         whole = self.algorithm.config.grad_accumulation == 1
         batch = self._prepare(batch) if whole else batch  # else part by part
@@ -184,8 +213,9 @@ class Pack:
         collected: list[Tensors] = []
         for index, member in enumerate(self.members):
             part, of_member = part_of(batch, index), {}
-            for phase in self.phases:
-                of_member |= named_loss(phase, *phase.loss(member, self._targets.members[index], part, draws))
+            with self._without_dropout(), self._seeded(index):
+                for phase in self.phases:
+                    of_member |= named_loss(phase, *phase.loss(member, self._targets.members[index], part, draws))
             collected.append({name: torch.as_tensor(value, device=self.device) for name, value in of_member.items()})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
@@ -229,10 +259,23 @@ class Pack:
         scales, total = self._optimisers[phase.name].loss_scales(), {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
             part = self._prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
-            for name, value in self._runner.backward(phase, part, drawn, share, scales).items():
+            for name, value in self._run_backward(phase, part, drawn, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total
+
+    def _run_backward(
+        self, phase: Phase, part: Batch, drawn: list[Tensors], share: float, scales: torch.Tensor | None
+    ) -> Tensors:
+        """Ask the runner; a stacked one whose loss draws from the global generator gives way to members in turn."""
+        try:
+            return self._runner.backward(phase, part, drawn, share, scales)
+        except RuntimeError as error:
+            if self.mode != "vmap" or not self.algorithm.draws_globally or "random" not in str(error):
+                raise
+            self.mode = "loop"
+            self._runner = self._looped_or_stacked()
+            return self._runner.backward(phase, part, drawn, share, scales)
 
     # ---- acting ----
 
@@ -253,7 +296,8 @@ class Pack:
         chosen = list(range(len(self))) if members is None else list(members)
         inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
-        actions = self._runner.act(policy, chosen, inputs, noise)
+        with self._without_dropout():
+            actions = self._runner.act(policy, chosen, inputs, noise)
         return self._scaling.actions_back(actions).cpu().numpy()
 
     # ---- members that differ ----

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
 import torch
@@ -57,7 +57,10 @@ class Looped:
         acting: list[nn.Module],
         layout: FlatLayout,
         gradients: torch.Tensor,
+        seeded: Callable[[int], AbstractContextManager[None]] = lambda index: nullcontext(),
     ) -> None:
+        """`seeded(k)` is entered for member k's loss: it seeds the global generator, which the loss may draw from."""
+        self._seeded = seeded
         self._algorithm, self._members, self._targets = algorithm, members, targets
         self._acting, self._losses = acting, gradients[:, layout.size]
         self._loss = {phase.name: _compiled(phase.loss, algorithm) for phase in algorithm.phases}
@@ -81,7 +84,7 @@ class Looped:
         """Differentiate each member's loss by itself."""
         config, collected = self._algorithm.config, []
         for index, member in enumerate(self._members):
-            with compile_errors(config.compile), _held(self._constants[phase.name][index]):
+            with compile_errors(config.compile), _held(self._constants[phase.name][index]), self._seeded(index):
                 with autocast(config.precision, self._losses.device):
                     part = part_of(batch, index)
                     loss, metrics = self._loss[phase.name](member, self._targets[index], part, draws[index])

@@ -18,6 +18,7 @@ from typer.main import get_command_name
 from understudy import __version__
 from understudy.cli import (
     actors,
+    check,
     compare,
     evaluate,
     expert,
@@ -62,7 +63,20 @@ def command_line() -> typer.Typer:
         context_settings=HELP_WIDTH,
     )
     app.callback()(_options)
-    for module in (train_command, actors, evaluate, resume, sweep_command, compare, expert, runs, sync, models, ui):
+    for module in (
+        train_command,
+        actors,
+        evaluate,
+        check,
+        resume,
+        sweep_command,
+        compare,
+        expert,
+        runs,
+        sync,
+        models,
+        ui,
+    ):
         module.add_to(app)
     for name, add_to in commands.items():
         add_to(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -132,6 +132,11 @@ class Loop(abc.ABC):
     def runner(policy: Policy, member: int = 0, temperature: float | None = None, seed: int = 1_000_000) -> Runner:
         """Return what acts with one member in an environment loop of one's own, as an evaluation does."""
         raise UserError(f"{policy.algorithm.name}: its training loop plays no episodes")
+
+    @staticmethod
+    def contract(kind: type[Algorithm], config: Any) -> Iterator[tuple[str, str]]:
+        """Yield what each check of an algorithm says, and what it found wrong, or ""."""
+        raise UserError(f"{kind.name}: its training loop has no checks")
 
     @staticmethod
     def play(
