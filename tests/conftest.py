@@ -5,18 +5,16 @@ The environment is set at import, before anything under test is: maths libraries
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.kept_memory"]
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")  # a red run is red again, and a change that has nothing to do with it stays green
@@ -75,16 +73,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         rank = 0 if item.get_closest_marker("faults") else 1 if item.get_closest_marker("slow") else 2
         first[item.path] = min(rank, first.get(item.path, 2))
     items.sort(key=lambda item: first[item.path])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def freed_memory_given_back() -> Iterator[None]:
-    """Have allocators give back, after each file, what its tests freed: they would keep gigabytes to the end."""
-    yield
-    if "pyarrow" in sys.modules:
-        sys.modules["pyarrow"].default_memory_pool().release_unused()
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
