@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -293,6 +294,22 @@ def test_a_worker_that_is_killed_is_named_and_nothing_hangs(batches) -> None:
     with pytest.raises(LoaderDied, match=rf"{victim}.*loader_workers=0") as error:
         for _ in range(300):
             next(batches)
+    assert "\n" not in str(error.value)
+
+
+class OnSmallMemory(Steps):
+    """Batches in processes whose shared memory holds 1000 bytes, as a container's may hold too few."""
+
+    def __getitem__(self, step: int):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        return super().__getitem__(step)
+
+
+def test_too_little_shared_memory_is_an_error_that_says_so_and_no_hang(spec) -> None:
+    made = Batches(OnSmallMemory(spec, [0], 0, 1), Order(1, 9), 1, torch.device("cpu"))
+    with pytest.raises(LoaderDied, match=r"shared memory .*--shm-size=2g.*loader_workers=0") as error:
+        next(made)
+    made.close()
     assert "\n" not in str(error.value)
 
 

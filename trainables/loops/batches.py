@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from understudy.algorithm import Batch
 from understudy.envs.windows.augmentation import augment_batch
@@ -54,6 +55,13 @@ class Steps(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of update number `step`, or of held-out episodes."""
+        batch = self._made(step)
+        if get_worker_info() is not None:
+            # Here, not by the thread that sends: what goes wrong there loses the batch, and training waits for ever.
+            tree_map_only(torch.Tensor, torch.Tensor.share_memory_, batch)
+        return batch
+
+    def _made(self, step: int) -> Batch:
         if self._data is None:
             self._data = open_data(self._spec)
         spec = self._spec
@@ -134,8 +142,8 @@ class Batches:
                 raise
             said = " ".join(str(error).split())
             raise LoaderDied(
-                f"step {step}: a process that prepares batches died ({said}): it may have had too little memory,"
-                " or too little shared memory; try fewer loader_workers, or loader_workers=0"
+                f"step {step}: a process that prepares batches died ({said}): it may have had too little memory or"
+                " shared memory (a container's 64 MB: --shm-size=2g); try fewer loader_workers, or loader_workers=0"
             ) from error
         self.waited += time.perf_counter() - begun
         return batch
