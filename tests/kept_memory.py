@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +28,6 @@ def freed_memory_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     held = _held()
     yield
     _let_go_of_stores()
-    gc.collect()
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].default_memory_pool().release_unused()
     with contextlib.suppress(AttributeError, OSError):  # another C library

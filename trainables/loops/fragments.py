@@ -34,11 +34,11 @@ class Header:
     """The step of its episode that it begins with."""
     ended: bool
     version: int
-    """Of the newest weights that it was made with."""
+    """The version of the newest weights that it was made with."""
     seconds: float
     """How long the policy and the environment took for it."""
     totals: dict[str, float] = field(default_factory=dict)
-    """Of its episode, where that has ended."""
+    """What its episode came to, where that has ended."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import numpy as np
 from understudy.envs.files.downloads import OnBytes
 from understudy.envs.sources.minari import files as minari_files
 from understudy.envs.sources.minari.envs import describe_registered, recover
+from understudy.envs.sources.minari.writing import write_episodes
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Expert, Settings, Task
 from understudy.envs.store.column_kinds import Declared
@@ -187,7 +188,7 @@ class Minari(Source):
             given if "observation_space" in given else describe_registered(env_name, made.settings if made else None)
         )
         described, forms = str(provenance.get("made_by", "")), provenance.get("forms")
-        minari_files.write_episodes(path, episodes, dataset_id(env_name), settings, described, forms)
+        write_episodes(path, episodes, dataset_id(env_name), settings, described, forms)
 
 
 def dataset_id(env_name: str) -> str:

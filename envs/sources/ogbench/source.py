@@ -30,6 +30,7 @@ from understudy.envs.sources.ogbench.envs import ARMS, PICTURE, VISUAL, make, re
 from understudy.envs.sources.ogbench.experts import FAMILIES as SOLVED
 from understudy.envs.sources.ogbench.experts import expert_for
 from understudy.envs.sources.ogbench.files import STATE_KEYS, Trajectories, open_trajectories, write_npz
+from understudy.envs.sources.ogbench.names import DRAWN, FAMILIES, NAME, STEPS, published
 from understudy.envs.sources.source import Source, missing_package
 from understudy.envs.sources.task import Episode, Expert, Settings, Task
 from understudy.errors import DatasetError, UserError
@@ -40,25 +41,6 @@ if TYPE_CHECKING:
     import gymnasium
 
 URL = "https://rail.eecs.berkeley.edu/datasets/ogbench"
-CUBES, PUZZLES = ("single", "double", "triple", "quadruple", "octuple"), ("3x3", "4x4", "4x5", "4x6")
-ARM = {"cube": CUBES, "scene": (), "puzzle": PUZZLES}
-MAZES = ("medium", "large", "giant", "teleport")
-LOCOMOTION = {"pointmaze": MAZES, "antmaze": MAZES, "humanoidmaze": MAZES[:3], "antsoccer": ("arena", "medium")}
-MADE_HERE = ("scripted", "policy")
-TYPES = ("play", "noisy", "navigate", "stitch", "explore")
-STEPS = {"cube-single": 200, "cube-double": 500, "cube-triple": 1000, "cube-quadruple": 1000, "cube-octuple": 1500,
-         "scene": 750, "puzzle-3x3": 500, "puzzle-4x4": 500, "puzzle-4x5": 1000, "puzzle-4x6": 1000,
-         "humanoidmaze-medium": 2000, "humanoidmaze-large": 2000, "humanoidmaze-giant": 4000}  # fmt: skip
-"""Used where OGBench is not installed (1000 for others); gymnasium's registry is asked where it is."""
-FAMILIES = tuple(
-    f"{name}-{part}" if part else name for name, parts in {**ARM, **LOCOMOTION}.items() for part in parts or ("",)
-)
-DRAWN = tuple(family for family in FAMILIES if not family.startswith(("pointmaze", "antsoccer", "cube-octuple")))
-"""What there are visual environments of."""
-NAME = re.compile(
-    rf"(?P<visual>{VISUAL})?(?P<family>{'|'.join(FAMILIES)})-(?P<kind>{'|'.join((*TYPES, *MADE_HERE))})"
-    r"(-(?:(?P<single>singletask)(?:-task(?P<number>[1-5]))?|(?P<oracle>oraclerep)))?-v0"
-)
 _STATE_OF = {"qpos": ("cube", "scene", "maze", "soccer"), "button_states": ("scene", "puzzle")}
 """The simulator states that OGBench's relabelling reads, by family."""
 
@@ -132,7 +114,7 @@ class OGBenchTask(Task):
     @property
     def remote(self) -> Remote | None:
         """The training file's address, which the three variants share (validation data: `<stem>-val.npz`)."""
-        if self.kind not in _published(self.family) or self.family == "cube-octuple":
+        if self.kind not in published(self.family) or self.family == "cube-octuple":
             return None
         return Remote(f"{URL}/{VISUAL * self.visual}{self.family}-{self.kind}-v0.npz")
 
@@ -290,7 +272,7 @@ class OGBench(Source):
             f"{seen}{family}-{kind}{variant}-v0"
             for seen, families in (("", FAMILIES), (VISUAL, DRAWN))
             for family in families
-            for kind in (*_published(family), *(("scripted",) if family in SOLVED else ()))
+            for kind in (*published(family), *(("scripted",) if family in SOLVED else ()))
             for variant in variants
         ]
 
@@ -311,14 +293,6 @@ class OGBench(Source):
             drawn = task.drawn((provenance.get("environment") or {}).get("rendering", {}), PUBLISHED)
             notes["environment"] = json.dumps({"rendering": (drawn or PUBLISHED).settings()})
         write_npz(path, episodes, env_name, notes)
-
-
-def _published(family: str) -> tuple[str, ...]:
-    """Return the types of dataset that are published for a family."""
-    name, _, size = family.partition("-")
-    if name in ARM:
-        return ("play", "noisy")
-    return ("navigate", "stitch", "explore") if name == "antmaze" and size != "giant" else ("navigate", "stitch")
 
 
 sources.register("ogbench")(OGBench())

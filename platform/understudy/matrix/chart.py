@@ -19,7 +19,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f
 WIDE = 4
 """Panels in a row."""
 INCHES_A_LETTER = 0.085
-"""Of a panel's title, on average."""
+"""The mean width of a letter in a panel's title."""
 
 
 def draw_matrix(path: Path, results: Sequence[Result], said: str) -> None:
