@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,3 +182,13 @@ def test_datasets_give_batches_at_random(here) -> None:
     assert set(np.unique(chunks["discounts"])) == {np.float32(0.9)}
     again = understudy.load_dataset("swings", here["data_dir"]).sample(16)
     np.testing.assert_array_equal(again["actions"], batch["actions"])
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last() -> None:
+    notebook = json.loads((Path(__file__).parents[2] / "docs/tour.ipynb").read_text())
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert names["run"].status == "finished"
+    assert -2000 < names["total"] <= 0

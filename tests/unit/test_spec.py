@@ -368,9 +368,8 @@ def test_a_sweeps_cfg_is_yaml_that_shows_dimensions_grid_options_and_the_rest(sa
         ({"seeds": [10**20]}, "must be less than"),
         ({"training_steps": 10**21}, "must be less than"),
         ({"eval_seed": 2**32 - 1}, "must be less than"),
-        ({"hidden_dims": 64}, r"hidden_dims=64: must be a list, like hidden_dims=\[64\]"),
-        ({"cameras": "front"}, r"cameras='front': must be a list, like cameras=\[front\]"),
-        ({"seeds": 5}, r"seeds=5: must be a list, like seeds=\[5\]"),
+        ({"seeds": 0}, r"seeds=0: give how many, 1 to 4096"),
+        ({"goal_delta": 3}, r"goal_delta=3: must be a list"),
     ],
 )
 def test_numbers_that_nothing_can_hold_and_single_values_for_lists_are_one_line(values, said) -> None:
@@ -397,3 +396,15 @@ def test_a_range_of_a_billion_values_is_refused_before_it_is_written_out(say, va
     said = say("sweep", "algo=bc", "env_name=hopper-medium-v2", f"batch_size={values}", "--cfg")
     assert said.code == 2
     assert "at most 100000 values" in said.err
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "wanted"),
+    [
+        ({"seeds": 3}, "seeds", [0, 1, 2]),
+        ({"hidden_dims": 64}, "hidden_dims", [64]),
+        ({"cameras": "front"}, "cameras", ["front"]),
+    ],
+)
+def test_a_single_value_for_a_list_means_what_it_looks_like(given, key, wanted) -> None:
+    assert list(build_run({"algo": "bc", **given}).flat()[key]) == wanted

@@ -57,7 +57,7 @@ def command_line() -> typer.Typer:
         name="understudy",
         epilog="Start with `understudy quickstart`, or `understudy train --help` for every key of a run.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=HELP_WIDTH,

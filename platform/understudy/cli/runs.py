@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -49,7 +51,11 @@ def existing_address(tracking_uri: str, save_dir: str) -> str:
         raise UserError("tracking_uri=none keeps nothing to look at: give --tracking_uri, or --save_dir")
     path = sqlite_path(address)
     if path is not None and not path.is_file():  # asking MLflow would make an empty one
-        raise UserError(f"nothing is tracked in {path} yet: give --save_dir, or --tracking_uri, of the runs")
+        others = sorted({str(file.parent) for depth in ("*", "*/*") for file in Path().glob(f"{depth}/{path.name}")})
+        hint = f": here are runs in {', '.join(others[:5])} (--save_dir)" if others else ""
+        raise UserError(
+            f"nothing is tracked in {path} yet{hint or ': give --save_dir, or --tracking_uri, of the runs'}"
+        )
     return address
 
 
@@ -82,11 +88,20 @@ def list_(
     rows: list[tuple[Any, ...]] = []
     for run in under_parents(found):
         key = next((name for name in OUTCOMES if name in run["metrics"]), None)
-        outcome = f"{key.partition('/')[2]} {run['metrics'][key]:.3f}" if key else "-"
+        outcome = f"{key.partition('/')[2]} {_with_interval(run['metrics'], key)}" if key else "-"
         started = clock_time(run["start"])
         name = f"  {run['name']}" if run["parent_run_id"] else run["name"]
-        rows.append((run["run_id"][:8], name, run["status"].lower(), started, run["tags"].get("env_name", ""), outcome))
-    show_table(("id", "name", "status", "started", "env_name", "outcome"), rows)
+        about = (run["tags"].get(name, "") for name in ("algo", "env_name", "seeds"))
+        rows.append((run["run_id"][:8], name, run["status"].lower(), started, *about, outcome))
+    show_table(("id", "name", "status", "started", "algo", "env_name", "seeds", "outcome [95 %]"), rows)
+
+
+def _with_interval(metrics: Mapping[str, float], key: str) -> str:
+    """Return a metric with its interval where it has one."""
+    value = f"{metrics[key]:.3f}"
+    if f"{key}_low" not in metrics:
+        return value
+    return f"{value} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
 
 
 @runs.command()

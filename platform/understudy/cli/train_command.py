@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from understudy.cli.compare import start_matrix
+from understudy.cli.evaluate import folder_of
 from understudy.cli.output import OVERRIDES
-from understudy.cli.train import read_run, run_training, run_values, show_keys, show_run, start_training
+from understudy.cli.train import read_run, run_training, run_values, show_keys, show_notes, show_run, start_training
 from understudy.errors import UserError
 from understudy.files import user_path
 
@@ -25,6 +26,7 @@ Train one configuration on one or several seeds.
   understudy train algo=bc env_name=hopper-medium-v2 seeds=[0,1,2,3,4] 'pbt={lr:[1e-4,1e-2]}' pbt_interval=10000
   understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
   understudy train -m algo=bc,gc_bc bridgedata=lift_carrot_100,pull_pot_100 seed=1,2,3    # as `understudy compare`
+  understudy train --from sweep_20260101_120000 seeds=[3..9]                    # the best configuration, more seeds
   understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
 
 Keys are written key=value or --key=value. --cfg prints the resolved specification, checks it (without a simulator)
@@ -42,16 +44,19 @@ def train(
     cfg: bool = typer.Option(False, "--cfg", help="print and check the resolved specification, and stop"),
     config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
     multirun: bool = typer.Option(False, "--multirun", "-m", help="train several methods and tasks, and compare them"),
-    fork: Path | None = typer.Option(None, "--fork", help="go on from this run's or file's weights and step"),
+    fork: str = typer.Option("", "--fork", help="go on from this run's (folder, name, MLflow id) or file's step"),
+    like: str = typer.Option("", "--from", help="this run's settings, or a sweep's best, with the keys that are given"),
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
     """Train one configuration on one or several seeds."""
     if help_:
         return show_keys(EXAMPLES, context.args)
-    if fork is not None:
+    if fork:
         if multirun:
             raise UserError("--fork goes on from one run: -m trains several from the start")
-        return start_fork(user_path(fork), run_values(context.args, config_dir))
+        return start_fork(user_path(folder_of(fork)), run_values(context.args, config_dir))
+    if like:
+        return start_like(folder_of(like), context.args, config_dir)
     if multirun and several(context.args, config_dir, cfg=cfg):
         return None
     spec = read_run(context.args, config_dir)
@@ -62,6 +67,31 @@ def train(
         return check_new(spec)
     start_training(spec)
     return None
+
+
+def start_like(source: str, words: list[str], config_dir: str | None) -> None:
+    """Train a new run with another one's settings (of a sweep, its best configuration's) but for the given keys."""
+    from understudy.runs.directory import RunDir
+    from understudy.spec.compose import given_keys
+    from understudy.spec.effects import check_effects
+    from understudy.spec.keys import build_run, check_keys
+    from understudy.spec.words import canonical
+    from understudy.sweeping.best import read_best
+
+    folder, chosen = user_path(source), {}
+    if (folder / "sweep.json").is_file():
+        best = read_best(folder)
+        if best is None:
+            raise UserError(f"{folder} is a sweep that has no best configuration yet: `understudy resume {folder}`")
+        folder, chosen = folder / "trials" / f"{best.trial:04d}", best.parameters
+    changes = {canonical(key): value for key, value in run_values(words, config_dir).items()}
+    flat = {**RunDir.existing(folder).spec().flat(), **chosen}
+    if {"seed", "seeds"} & changes.keys():
+        flat = {key: value for key, value in flat.items() if key not in ("seed", "seeds")}
+    check_keys(changes, str(changes.get("algo", flat["algo"])))
+    spec = build_run({**flat, **changes})
+    show_notes(check_effects(spec, given_keys(words)))
+    start_training(spec)
 
 
 def several(words: list[str], config_dir: str | None, *, cfg: bool) -> bool:

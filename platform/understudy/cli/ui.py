@@ -7,7 +7,7 @@ import os
 import typer
 
 from understudy.cli.output import console
-from understudy.cli.runs import SAVE_DIR, TRACKING_URI, tracking_address
+from understudy.cli.runs import SAVE_DIR, TRACKING_URI, existing_address
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,12 +22,16 @@ def ui(
 ) -> None:
     """Serve MLflow's pages for the embedded store, on 127.0.0.1 only."""
     from understudy.secrecy import without_secrets
-    from understudy.tracking import prepare, ui_command
+    from understudy.tracking import list_runs, prepare, ui_command
 
-    address = tracking_address(tracking_uri, save_dir)
+    address = existing_address(tracking_uri, save_dir)
     command, environment = ui_command(address, port)
     prepare(address)
+    found = list_runs(address, limit=1)
+    page = (
+        f"#{found[0]['url'].partition('#')[2].partition('/runs/')[0]}/runs" if found and "#" in found[0]["url"] else ""
+    )
     console.print(
-        f"MLflow on http://127.0.0.1:{port} (stop with Ctrl-C); store {without_secrets(address)}", soft_wrap=True
+        f"MLflow on http://127.0.0.1:{port}/{page} (stop with Ctrl-C); store {without_secrets(address)}", soft_wrap=True
     )
     os.execvpe(command[0], command, {**os.environ, **environment})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -14,6 +15,9 @@ from understudy.spec.augmentation import AugmentationConfig, operations
 from understudy.spec.part import Secret, mark
 from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical, unknown_key
+
+MOST_SEEDS = 4096
+_SPAN = re.compile(r"\[?(\d+)\.\.(\d+)\]?")
 
 
 def shared_groups() -> dict[str, dict[str, FieldInfo]]:
@@ -89,7 +93,9 @@ def build_run(values: Mapping[str, Any]) -> RunSpec:
     algo = algo_of(values)
     config = algorithms.get(algo).Config
     allowed = run_fields(algo).keys() | config.former.model_fields.keys()
+    fields = run_fields(algo)
     flat = {resolve_key(key, allowed): value for key, value in values.items()}
+    flat = {key: _listed(key, value, fields) for key, value in flat.items()}
     built: dict[str, Any] = {}
     wrong: list[str] = []
     for name, kind in {**PARTS, "config": config, "former": config.former}.items():
@@ -101,6 +107,28 @@ def build_run(values: Mapping[str, Any]) -> RunSpec:
     if wrong:
         raise SpecError("; ".join(wrong))
     return validate(RunSpec, {**flat, **built})
+
+
+def _listed(key: str, value: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """Return a single value for a list of any length as that list.
+
+    `seeds=3` is three seeds, 0 to 2, and `seeds=[3..9]` those from 3 to 9.
+    """
+    if key == "seeds" and (span := _SPAN.fullmatch(str(value).replace("'", ""))):
+        first, last = int(span[1]), int(span[2])
+        if not first <= last < first + MOST_SEEDS:
+            raise SpecError(f"seeds={value}: from the first to the last one, at most {MOST_SEEDS}")
+        return tuple(range(first, last + 1))
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or key not in fields:
+        return value
+    kinds = [fields[key].annotation, *get_args(fields[key].annotation)]
+    if not any(get_origin(kind) is tuple and get_args(kind)[1:] == (...,) for kind in kinds):
+        return value
+    if key != "seeds":
+        return (value,)
+    if not isinstance(value, int) or not 1 <= value <= MOST_SEEDS:
+        raise SpecError(f"seeds={value}: give how many, 1 to {MOST_SEEDS}, or a list of them like seeds=[0,1,2]")
+    return tuple(range(value))
 
 
 def with_changes(spec: RunSpec, **changes: Any) -> RunSpec:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from understudy.errors import UnknownName, did_you_mean
-from understudy.tracking.addresses import absolute_address, check_reachable, run_url
+from understudy.tracking.addresses import absolute_address, check_reachable, run_url, sqlite_path
 from understudy.tracking.artifacts import artifact_names
 from understudy.tracking.client import client, tracking_errors, untyped
+from understudy.tracking.reading import read_runs
 
 SHORTEST_ID = 6
 """Characters of a run id that are enough to name it."""
@@ -21,6 +22,10 @@ def list_runs(tracking_uri: str, experiment: str | None = None, limit: int = 50)
     """
     tracking_uri = absolute_address(tracking_uri)
     check_reachable(tracking_uri)
+    path = sqlite_path(tracking_uri)
+    read = read_runs(path, experiment, limit) if path is not None else None
+    if read is not None:
+        return [{**row, "url": run_url(tracking_uri, row.pop("experiment_id"), row["run_id"])} for row in read]
     with tracking_errors(tracking_uri):
         names = _experiments(tracking_uri)
         runs: list[Any] = []

@@ -1,0 +1,41 @@
+"""Runs that begin with another one's settings, and what is printed of runs."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration.commands import SMALL
+from tests.integration.test_bad_input import refused
+from tests.integration.test_run_directory import only_run
+
+from understudy.cli.train import hours_left
+from understudy.runs.directory import RunDir
+
+
+def test_a_run_is_trained_again_on_more_seeds(hopper_data, done, say, tmp_path) -> None:
+    done("train", *SMALL, "algo=bc", "lr=0.002", "training_steps=4", "seeds=2", "save_dir=runs", "run_group=first")
+    first = only_run(tmp_path / "runs")
+    assert RunDir(first).spec().all_seeds == (0, 1)
+    done("train", "--from", str(first), "seeds=[3..5]", "save_dir=more")
+    spec = RunDir(only_run(tmp_path / "more")).spec()
+    assert spec.all_seeds == (3, 4, 5)
+    assert (spec.config.lr, spec.training_steps) == (0.002, 4)
+    listed = done("runs", "list", "--save_dir", "runs")
+    row = next(line for line in listed.splitlines() if "finished" in line)
+    assert "bc" in row.split()
+    assert "0,1" in row.split()
+    refused(say("train", "--from", str(first), "lrr=1"), "lrr")
+    refused(say("train", "--from", str(tmp_path)), "no run directory")
+
+
+def test_a_store_that_is_not_there_is_told_with_those_that_are(hopper_data, done, say, tmp_path) -> None:
+    done("train", *SMALL, "algo=bc", "training_steps=2", "save_dir=mine")
+    refused(say("runs", "list"), "here are runs in mine")
+    refused(say("ui"), "here are runs in mine")
+
+
+@pytest.mark.parametrize(
+    ("step", "speed", "said"), [(100, 10.0, "27 h 46 min"), (999_000, 10.0, ""), (0, 0.0, ""), (1000, 1e4, "")]
+)
+def test_a_run_of_more_than_an_hour_says_how_long(step, speed, said) -> None:
+    line = hours_left(step, 1_000_000, {"steps_per_sec": speed})
+    assert (said in line) if said else line == ""
