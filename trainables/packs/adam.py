@@ -28,8 +28,8 @@ class Adam:
             parameters: list[torch.Tensor] = group["params"]
             states = [self.state.get(one) or self._begun(one) for one in parameters]
             steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
-            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
+            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
                 parameters,
                 [cast(torch.Tensor, parameter.grad) for parameter in parameters],
                 [state["exp_avg"] for state in states],

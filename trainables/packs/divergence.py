@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ class Divergence:
     def note(self, losses: torch.Tensor, step: int) -> None:
         """Note the members whose loss [K] is not finite; on the CPU, raise TrainingDiverged at once."""
         if losses.device.type == "cpu":
-            for index, loss in enumerate(losses.tolist()):
+            for index, loss in enumerate(_numbers(losses)):
                 if not math.isfinite(loss):
                     self._first_bad_step[index] = min(int(self._first_bad_step[index]), step)
                     self.check()
@@ -32,7 +33,7 @@ class Divergence:
 
     def check(self) -> None:
         """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""
-        steps = self._first_bad_step.tolist()
+        steps = _numbers(self._first_bad_step)
         index = min(range(len(steps)), key=steps.__getitem__)
         if steps[index] != NEVER:
             raise TrainingDiverged(
@@ -43,3 +44,9 @@ class Divergence:
     def forget(self, k: int) -> None:
         """Forget what was noted of member k, which goes on from an earlier state."""
         self._first_bad_step[k] = NEVER
+
+
+def _numbers(values: torch.Tensor) -> list[Any]:
+    """Return what a tensor [K] holds; its own `tolist` has types in part only."""
+    whole: Any = values
+    return whole.tolist()

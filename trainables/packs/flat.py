@@ -44,7 +44,8 @@ class FlatLayout:
     def stretches(self, key: Callable[[str], T]) -> list[tuple[T, slice]]:
         """Return the row in stretches of equal `key(name)`: the key, and the place with its padding."""
         bounds = [*self.offsets.values(), self.size]
-        found, start = [], 0
+        found: list[tuple[T, slice]] = []
+        start = 0
         for answer, run in itertools.groupby(map(key, self.offsets)):
             stop = start + len(list(run))
             found.append((answer, slice(bounds[start], bounds[stop])))

@@ -102,7 +102,7 @@ class Optimiser:
     def _groups_of(self, row: torch.Tensor, gradient: torch.Tensor) -> list[dict[str, Any]]:
         """Return a member's parameter groups: one, or one for each stretch of a learning rate of its own."""
         rate, decay = self._config.lr, self._config.weight_decay
-        found = []
+        found: list[dict[str, Any]] = []
         for group in self._groups:
             part = row[group.place].detach().requires_grad_()
             part.grad = gradient[group.place]
@@ -122,7 +122,8 @@ class Optimiser:
 
     def clear(self) -> None:
         """Make the phase's gradients zero, for a batch that comes in parts."""
-        torch._foreach_zero_([row for rows in self._rows for row in rows])  # pyright: ignore[reportPrivateImportUsage]
+        every = [row for rows in self._rows for row in rows]
+        torch._foreach_zero_(every)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     def loss_scales(self) -> torch.Tensor | None:
         """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
@@ -203,5 +204,6 @@ class Optimiser:
 
 
 def _norm(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    norms = [torch.linalg.vector_norm(row) for row in rows]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    linear: Any = torch.linalg  # whose functions have no types
+    norms: list[torch.Tensor] = [linear.vector_norm(row) for row in rows]
+    return norms[0] if len(norms) == 1 else linear.vector_norm(torch.stack(norms))

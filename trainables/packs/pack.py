@@ -212,7 +212,8 @@ class Pack:
         draws = {name: value for name, value in draws.items() if not name.startswith("keep")}
         collected: list[Tensors] = []
         for index, member in enumerate(self.members):
-            part, of_member = part_of(batch, index), {}
+            part = part_of(batch, index)
+            of_member: dict[str, Any] = {}
             with self._without_dropout(), self._seeded(index):
                 for phase in self.phases:
                     of_member |= named_loss(phase, *phase.loss(member, self._targets.members[index], part, draws))
@@ -248,7 +249,7 @@ class Pack:
 
     def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:
         """Draw each member's random numbers for the global batch and keep this worker's rows."""
-        draws = []
+        draws: list[Tensors] = []
         for seed in self.seeds:
             generator = torch_generator(seed, "draw", step, device=self.device)
             draws.append(self.worker.share(self.algorithm.draw(share * self.worker.world, generator), share))
@@ -256,7 +257,8 @@ class Pack:
 
     def _backward(self, phase: Phase, batch: Batch, draws: list[Tensors]) -> Tensors:
         """Fill a phase's gradients, part by part of the batch; return metrics [K]. Parts are prepared in their turn."""
-        scales, total = self._optimisers[phase.name].loss_scales(), {}
+        scales = self._optimisers[phase.name].loss_scales()
+        total: Tensors = {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
             part = self._prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
             for name, value in self._run_backward(phase, part, drawn, share, scales).items():

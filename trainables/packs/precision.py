@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -25,7 +25,7 @@ def check_precision(precision: str, device: torch.device) -> None:
             with autocast(precision, device):
                 square = torch.ones(8, 8, device=device, requires_grad=True)
                 product = square @ square
-            product.sum().backward()
+            torch.autograd.backward(product.sum())
         problem = "" if product.dtype == DTYPES[precision] else f"torch {torch.__version__} computes in {product.dtype}"
     except (RuntimeError, TypeError) as error:
         problem = (str(error).splitlines() or [type(error).__name__])[0]
@@ -41,9 +41,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` as torch.compile makes it at its first call, which belongs inside `compile_errors`."""
     # By default all packs of a process share eight compiled forms of an algorithm's loss, then torch gives up.
+    compiler: Any = torch  # the types of its `compile` are known in part only
     options: dict[str, Any] = {"isolate_recompiles": True}
-    known = inspect.signature(torch.compile).parameters
-    return torch.compile(function, **{name: value for name, value in options.items() if name in known})
+    known = inspect.signature(compiler.compile).parameters
+    return compiler.compile(function, **{name: value for name, value in options.items() if name in known})
 
 
 def compile_errors(on: bool) -> AbstractContextManager[Any]:
@@ -52,7 +53,7 @@ def compile_errors(on: bool) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _compile_errors() -> Iterator[None]:
+def _compile_errors() -> Generator[None]:
     from torch._dynamo.exc import TorchDynamoException  # seconds of import that only compile=true needs
     from torch._inductor.exc import InductorError
 

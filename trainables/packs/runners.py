@@ -8,7 +8,7 @@ Knows nothing of optimisers, workers or data. Shape suffixes: K members, M chose
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol
 
@@ -82,7 +82,8 @@ class Looped:
         self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
     ) -> Tensors:
         """Differentiate each member's loss by itself."""
-        config, collected = self._algorithm.config, []
+        config = self._algorithm.config
+        collected: list[Tensors] = []
         for index, member in enumerate(self._members):
             with compile_errors(config.compile), _held(self._constants[phase.name][index]), self._seeded(index):
                 with autocast(config.precision, self._losses.device):
@@ -197,7 +198,7 @@ class Stacked:
 
 
 @contextmanager
-def _held(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def _held(parameters: Sequence[nn.Parameter]) -> Generator[None]:
     """Let parameters be constants: what is computed from them keeps nothing for gradients that nobody wants."""
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -211,9 +212,9 @@ def _held(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def _write(into: list[torch.Tensor], values: Sequence[torch.Tensor], *, add: bool) -> None:
     """Replace the numbers of tensors by values, or add these to them."""
     if add:
-        torch._foreach_add_(into, list(values))  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(into, list(values))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
     else:
-        torch._foreach_copy_(into, list(values))  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(into, list(values))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
 
 def part_of(batch: Batch, index: int | tuple[slice | None, ...]) -> Batch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -31,10 +31,10 @@ SHOWN = 3
 class LoadedEncoder:
     """What `load_encoder` did, by the network's tensor names."""
 
-    loaded: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list[str])
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
     """Tensors of the network that stayed as they were, and why."""
-    unused: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list[str])
     """Tensors of the file that went nowhere."""
 
     def line(self) -> str:
@@ -95,8 +95,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"encoder_weights={path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(state, Mapping):
         raise SpecError(f"encoder_weights={path}: holds no named tensors")
-    nested = next((state[key] for key in NESTED if isinstance(state.get(key), Mapping)), state)
-    return dict(nested)
+    named = cast("Mapping[str, Any]", state)
+    return dict(next((named[key] for key in NESTED if isinstance(named.get(key), Mapping)), named))
 
 
 @torch.no_grad()
@@ -105,7 +105,8 @@ def load_encoder(network: nn.Module, weights: Mapping[str, torch.Tensor], origin
 
     SpecError when nothing fits; `origin` names the weights in it.
     """
-    report, used = LoadedEncoder(), set()
+    report = LoadedEncoder()
+    used: set[str] = set()
     for prefix, camera, encoder in _picture_encoders(network):
         wanted = encoder.state_dict()
         source, problem = _source(prefix, camera, wanted, weights)
@@ -127,7 +128,7 @@ def load_encoder(network: nn.Module, weights: Mapping[str, torch.Tensor], origin
 
 def _picture_encoders(network: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     """Yield (name prefix with its dot, camera, module) of every picture encoder in a network."""
-    for path, module in network.named_modules():
+    for path, module in cast("Iterator[tuple[str, nn.Module]]", network.named_modules()):
         if isinstance(module, ObservationEncoder):
             for camera, encoder in module.named_children():
                 yield f"{path}.{camera}.".removeprefix("."), camera, encoder
