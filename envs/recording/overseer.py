@@ -6,6 +6,7 @@ is resumed is corrected as it would have been.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Overseer:
             expert=task.expert() if self.scheduled else None,
         )
         self.control: Control = controls.get(config.takeover)(driven)
-        self._steps = 0
+        self._steps, self._due, self._pace = 0, 0.0, 1.0 / driven.fps
         self._first: int | None = None
         self._key = 0
         self._rng = np.random.default_rng(0)
@@ -58,6 +59,7 @@ class Overseer:
         """Return what is said of the next step."""
         place, self._steps = self._steps, self._steps + 1
         if not self.scheduled:
+            self._keep_time()
             return self.control.read(env, observation, info)
         length = self._config.takeover_steps
         if self._first is None or place < self._first or (length and place >= self._first + length):
@@ -66,3 +68,8 @@ class Overseer:
             if place == self._first:
                 self.control.begin(env, observation, info, self._rng)
             return self.control.read(env, observation, info)
+
+    def _keep_time(self) -> None:
+        """Let the environment go no faster than its own clock, where a person watches it."""
+        self._due = max(self._due + self._pace, time.monotonic() - self._pace)
+        time.sleep(max(0.0, self._due - time.monotonic()))

@@ -200,6 +200,7 @@ def _nothing_left(context: click.Context) -> None:
 
 
 def _train(context: click.Context) -> None:
+    context.args = _with_files_of_pages(context.args)
     if context.params.get("fork"):
         values = run_values(context.args)
         check_keys(values, algo_of(values))
@@ -207,6 +208,13 @@ def _train(context: click.Context) -> None:
         _compare(context)
     elif not context.params.get("help_"):
         read_run([_buffer(word) for word in context.args])
+
+
+def _with_files_of_pages(words: list[str]) -> list[str]:
+    """Return the words with a page's configuration file by its whole path; without it where it is the reader's."""
+    path, rest = config_words(words)
+    file = ROOT / "docs" / "hilserl" / str(path)
+    return [f"--config_path={file}", *rest] if path and file.is_file() else rest
 
 
 def _buffer(word: str) -> str:
@@ -274,13 +282,13 @@ def _check(context: click.Context) -> None:
 
 def _record(context: click.Context) -> None:
     if not context.params["help_"]:
-        read_words_of_recording(config_words(list(context.args))[1])
+        read_words_of_recording(_with_files_of_pages(list(context.args)))
 
 
 def _learner(context: click.Context) -> None:
     if not context.params.get("replay"):
-        words = config_words(list(context.args))[1]
-        read_run(words if any(word.startswith("algo=") for word in words) else ["algo=hilserl", *words])
+        words = _with_files_of_pages(list(context.args))
+        read_run(words if any(word.startswith(("algo=", "--config")) for word in words) else ["algo=hilserl", *words])
 
 
 def _cluster(context: click.Context) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -101,3 +103,25 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_tutorial_runs_from_recording_to_hilserl(tmp_path: Path) -> None:
+    few = "n_heads=2 dim_model=16 dim_feedforward=16 n_encoder_layers=1 n_vae_encoder_layers=1"
+    words = {
+        "RECORD": "control=scripted num_episodes=2 height=32 width=32 pictures=h264",
+        "ACT": f"training_steps=1 {few} batch_size=2 eval_episodes=0 tracking_uri=none",
+        "CLASSIFIER": "training_steps=1 batch_size=2 latent_dim=8 hidden_dim=8 tracking_uri=none",
+        "HILSERL": "training_steps=16 start_training=10 batch_size=4 utd_ratio=1 hidden_dims=[8] takeover=scripted"
+        f" takeover_after=3 takeover_rate=1 eval_episodes=0 tracking_uri=none actor_address={_address()}",
+    }
+    script = Path(__file__).resolve().parents[2] / "scripts" / "hilserl_tutorial.sh"
+    environment = {**os.environ, **words, "UNDERSTUDY": f"{sys.executable} -m understudy"}
+    done = subprocess.run(
+        ["bash", str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=2900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "200 encoder tensors loaded, 0 kept as drawn" in done.stderr
+    assert "the learner has finished" in done.stdout
+    assert "the policy is in" in done.stdout

@@ -87,6 +87,7 @@ class HILSERL(SAC):
     Config = HILSERLConfig
     name = "hilserl"
     loop = "in_the_loop"
+    default_encoder = "resnet10"
     example = (
         "understudy train algo=hilserl env_name=gym_hil/PandaPickCube-state-scripted-v0 frames=6000 takeover=scripted"
         " takeover_until=4000 discount=0.97 eval_interval=1000 eval_episodes=20 seeds=[0,1,2]"
@@ -155,7 +156,8 @@ class HILSERL(SAC):
         with torch.no_grad():
             seen_BF, after_BF = network.encoder(batch["observations"]), network.encoder(batch["next_observations"])
             best_B1 = network.grasp(after_BF).argmax(-1, keepdim=True)
-            slow_BF = target["encoder"](batch["next_observations"]) if self._encodes else after_BF
+            moves = self._encodes and not self._frozen
+            slow_BF = target["encoder"](batch["next_observations"]) if moves else after_BF
             after_B = target["grasp"](slow_BF).gather(1, best_B1)[:, 0]
             wanted_B = batch["rewards"][:, 0] + batch["discounts"][:, 0] * after_B
             if PENALTIES in batch:

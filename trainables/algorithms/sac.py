@@ -106,6 +106,11 @@ class SAC(Algorithm):
         return self.config.encoder is not None
 
     @property
+    def _frozen(self) -> bool:
+        """Whether the encoder stays as it is, so that its gradient is spared."""
+        return self._encodes and self.learning_rates.get("encoder") == 0.0
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """The critics' step, which trains the encoder too, then that of actor and temperature."""
         learnt = ("encoder", "critic") if self._encodes else ("critic",)
@@ -155,12 +160,15 @@ class SAC(Algorithm):
         with torch.no_grad():
             following_BF = network.encoder(batch["next_observations"])
             actions_BA, log_prob_B = network.actor.sample(following_BF, draws["next_noise"])
-            slow_BF = target["encoder"](batch["next_observations"]) if self._encodes else following_BF
+            moves = self._encodes and not self._frozen
+            slow_BF = target["encoder"](batch["next_observations"]) if moves else following_BF
             after_B = self._least(target["critic"](slow_BF, actions_BA), draws)
             if self.config.backup_entropy:
                 after_B = after_B - network.log_temperature.exp() * log_prob_B
             wanted_B = batch["rewards"][:, 0] + batch["discounts"][:, 0] * after_B
-        values_EB = network.critic(network.encoder(batch["observations"]), batch["actions"][:, 0])
+        with torch.no_grad() if self._frozen else torch.enable_grad():
+            features_BF = network.encoder(batch["observations"])
+        values_EB = network.critic(features_BF, batch["actions"][:, 0])
         squares = functional.mse_loss(values_EB, wanted_B.expand_as(values_EB), reduction="sum")
         loss = squares * (0.5 / len(wanted_B))
         return loss, {"q_mean": values_EB.mean(), "q_target": wanted_B.mean()}

@@ -30,17 +30,20 @@ from understudy.trainables.packs.pack import Pack
 
 
 class Actor:
-    """One environment, and the newest weights that came."""
+    """One environment, and the newest weights that came.
 
-    def __init__(self, spec: RunSpec, number: int, life: str, normaliser: Mapping[str, Any]) -> None:
+    `facts` are what only the learner knows, as JSON: its `normaliser` and the `environment` of its data.
+    """
+
+    def __init__(self, spec: RunSpec, number: int, life: str, facts: Mapping[str, Any]) -> None:
         config = spec.config
         assert isinstance(config, InTheLoop)
         torch.set_num_threads(1)
         self.number, self.life, self._config = number, life, config
-        surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
+        surroundings = Surroundings(environment_of(spec, facts["environment"]), spec.evaluation.eval_seed)
         algorithm = algorithms.get(spec.algo)(surroundings.shape, surroundings.action_dim, config)
         seed = spec.all_seeds[0]
-        scaling = Normaliser.from_dict(dict(normaliser))
+        scaling = Normaliser.from_dict(facts["normaliser"])
         self._pack = Pack(algorithm, [seed], normaliser=scaling)
         self._seed = stream_key(seed, f"actor {life}", number)
         self._buffer = FragmentBuffer(surroundings.shape)

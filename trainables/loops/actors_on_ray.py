@@ -28,10 +28,10 @@ PLACE_SECONDS = 120.0
 class ActorProcess:
     """What runs in a Ray actor."""
 
-    def __init__(self, spec: dict[str, Any], number: int, normaliser: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], number: int, facts: dict[str, Any]) -> None:
         from understudy.trainables.loops.actor import Actor
 
-        self._actor = Actor(build_run(spec), number, secrets.token_hex(4), normaliser)
+        self._actor = Actor(build_run(spec), number, secrets.token_hex(4), facts)
 
     def collect(self, weights: list[Any]) -> Fragment:
         """Act with these weights (a reference in a list, which Ray leaves unresolved) until a fragment is whole."""
@@ -49,8 +49,8 @@ class ActorProcess:
 class RayActors:
     """The actors of one run."""
 
-    def __init__(self, spec: RunSpec, count: int, name: str, normaliser: dict[str, Any]) -> None:
-        self._spec, self._count, self._normaliser = spec, count, normaliser
+    def __init__(self, spec: RunSpec, count: int, name: str, facts: dict[str, Any]) -> None:
+        self._spec, self._count, self._facts = spec, count, facts
         self._name = f"{name}-{stream_key(0, name) % 16**6:06x}-{secrets.token_hex(2)}"
         self._actors: list[Any] = []
         self._group: Any = None
@@ -81,7 +81,7 @@ class RayActors:
                 max_task_retries=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number),
             )
-            self._actors.append(options.remote(self._spec.flat(), number, self._normaliser))
+            self._actors.append(options.remote(self._spec.flat(), number, self._facts))
         self.lives = self._count
         self.publish(weights)
         for number in range(self._count):

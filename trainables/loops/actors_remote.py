@@ -54,8 +54,8 @@ def common(spec: RunSpec) -> str:
 class RemoteActors:
     """The learner's side: who has come, what they sent, and the newest weights for them."""
 
-    def __init__(self, spec: RunSpec, address: str, count: int, normaliser: Mapping[str, Any]) -> None:
-        self._spec, self._count, self._normaliser = spec, count, dict(normaliser)
+    def __init__(self, spec: RunSpec, address: str, count: int, facts: Mapping[str, Any]) -> None:
+        self._spec, self._count, self._facts = spec, count, dict(facts)
         host, port = host_and_port(address)
         try:
             self._server = socket.create_server((host, port))
@@ -132,7 +132,7 @@ class RemoteActors:
             if number is None:
                 connection.send_bytes(to_bytes("refused", {"why": refusal}, {}))
                 return
-            connection.send_bytes(to_bytes("welcome", {"actor": number, "normaliser": self._normaliser}, {}))
+            connection.send_bytes(to_bytes("welcome", {"actor": number, "facts": self._facts}, {}))
             threading.Thread(target=self._write, args=(connection, number), daemon=True).start()
             self._read(connection, number)
         except (*BROKEN, DatasetError) as error:
@@ -248,7 +248,7 @@ def act_for_learner(
         learner = _Learner(connection)
         learner.listen()
         learner.first_weights()
-        actor = Actor(spec, welcome["actor"], secrets.token_hex(4), welcome["normaliser"])
+        actor = Actor(spec, welcome["actor"], secrets.token_hex(4), welcome["facts"])
         say(f"actor {welcome['actor']} acts for the learner at {address}")
         with actor.oversight():
             steps += _act(actor, learner, poll)

@@ -25,7 +25,7 @@ from understudy.spec.run import RunSpec
 from understudy.trainables.loops.actors_on_ray import RayActors
 from understudy.trainables.loops.actors_remote import RemoteActors, act_for_learner
 from understudy.trainables.loops.correcting import MARKS, CorrectedPlayer, corrected, corrected_batch, judge_of
-from understudy.trainables.loops.data import Data
+from understudy.trainables.loops.data import Data, describe_environment
 from understudy.trainables.loops.interaction import REPLAY, Surroundings
 from understudy.trainables.loops.learner import Actors, FromActors, Sees, ledger_kept, replay_ledger
 from understudy.trainables.loops.online import FromEnvironments, OnlineLoop
@@ -84,10 +84,11 @@ class InTheLoopLoop(OnlineLoop):
 
     def _actors(self, training: Training, config: InTheLoop) -> Actors:
         """Return those who act for this learner."""
-        scaling = training.pack.normaliser.to_dict()
+        environment = describe_environment(self.surroundings.factory)
+        facts = {"normaliser": training.pack.normaliser.to_dict(), "environment": environment}
         if config.actor_address:
-            return RemoteActors(self.spec, config.actor_address, max(1, config.num_actors), scaling)
-        return RayActors(self.spec, config.num_actors, training.run.path.name, scaling)
+            return RemoteActors(self.spec, config.actor_address, max(1, config.num_actors), facts)
+        return RayActors(self.spec, config.num_actors, training.run.path.name, facts)
 
 
 class CorrectedFeed(FromEnvironments):

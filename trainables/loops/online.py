@@ -82,9 +82,9 @@ class OnlineLoop(Loop):
         self.device = resolve_device(spec.placement.device)
         check_precision(spec.config.precision, self.device)
         Schedule.of(spec.config, spec.training_steps)
-        self.surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
         shown = self._settings(spec).offline_ratio or spec.config.sampling.demonstrations
-        data = open_data(spec) if shown else None
+        data = open_data(spec) if shown else None  # before the environment, which these may name
+        self.surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
         if data is not None:
             data.check_shapes(spec.env_name, self.surroundings.shape, self.surroundings.action_dim)
         self.experience = Experience(self.surroundings, data)

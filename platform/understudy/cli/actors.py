@@ -85,11 +85,15 @@ def actor(
 
 def _spec(words: list[str]) -> RunSpec:
     """Return the run that the words describe, with an algorithm and an address where they give none."""
-    from understudy.cli.train import read_run, run_values
+    from understudy.cli.train import read_run
+    from understudy.config_files import config_words
     from understudy.errors import UserError
+    from understudy.spec.compose import given_keys
     from understudy.spec.in_the_loop import InTheLoop
+    from understudy.spec.lerobot_config import read_training
 
-    given = run_values(words)
+    path, rest = config_words(words)
+    given = {*given_keys(rest), *(read_training(path).values if path else ())}
     more = [f"{key}={value}" for key, value in (("algo", "hilserl"), ("actor_address", ADDRESS)) if key not in given]
     spec = read_run([*words, *more])
     if not isinstance(spec.config, InTheLoop):

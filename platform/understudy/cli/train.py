@@ -26,12 +26,14 @@ DEPENDENT = "seeds that exchange weights are not independent: the interval above
 
 def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> RunSpec:
     """Return the validated run that the words describe; `takes` says what the command does with several values."""
+    from understudy.config_files import config_words
     from understudy.runs.epochs import EPOCHS, epochs_in, steps_of
     from understudy.spec.compose import given_keys
     from understudy.spec.effects import check_effects
     from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
 
     values = run_values(words, config_dir, takes)
+    words = config_words(words)[1]
     epochs = epochs_in(values, algo_of(values))
     if epochs is not None:
         del values[EPOCHS]
@@ -76,11 +78,14 @@ def show_notes(notes: list[str]) -> None:
 
 def run_values(words: list[str], config_dir: str | None = None, takes: str = TAKES) -> dict[str, Any]:
     """Return the keys that the words give, names and values not checked yet."""
+    from understudy.config_files import config_words
     from understudy.errors import SpecError
     from understudy.spec.compose import flat_values, listed, parse, split_sweeps
 
+    path, words = config_words(words)
     plain, sweeps = split_sweeps(parse(words))
     values = flat_values(plain, config_dir)
+    values = values if path is None else _over_file(path, values)
     for key in ("seed", "seeds"):
         if key in sweeps:
             values["seeds"] = listed(key, sweeps.pop(key))
@@ -92,6 +97,19 @@ def run_values(words: list[str], config_dir: str | None = None, takes: str = TAK
             raise SpecError(f"{key} has several values: `understudy compare`, or train -m, trains each; {takes}")
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; {takes}")
     return values
+
+
+def _over_file(path: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a configuration file, LeRobot's or of our own, with `values` over them."""
+    from understudy.spec.keys import algo_of, run_fields
+    from understudy.spec.lerobot_config import read_training
+    from understudy.spec.words import canonical
+
+    read = read_training(path)
+    show_notes([f"{key} is ignored: {why}" for key, why in read.ignored.items()])
+    allowed = run_fields(algo_of({**read.values, **values}))
+    given = {canonical(key, allowed) for key in values}
+    return {**{key: value for key, value in read.values.items() if canonical(key, allowed) not in given}, **values}
 
 
 def show_run(flat: Mapping[str, Any], spec: RunSpec, indent: int = 0) -> None:

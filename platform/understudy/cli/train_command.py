@@ -27,10 +27,13 @@ Train one configuration on one or several seeds.
   understudy train env_name=hopper-medium-v2 launcher=ray num_workers=2 cpus=4 gpus=1
   understudy train -m algo=bc,gc_bc bridgedata=lift_carrot_100,pull_pot_100 seed=1,2,3    # as `understudy compare`
   understudy train --from sweep_20260101_120000 seeds=[3..9]                    # the best configuration, more seeds
+  understudy train --config_path train_config_act_bc.json batch_size=16
   understudy train --fork runs/fbc/.../sd000_20260101_120000 lr=1e-5 training_steps=200000
 
 Keys are written key=value or --key=value. --cfg prints the resolved specification, checks it (without a simulator)
 and stops.
+--config_path FILE.json takes keys from a file, ours or LeRobot's (policy.type act, reward_classifier, sac); words go
+over it.
 --config-dir DIR adds your own Hydra groups (DIR/GROUP/NAME.yaml is chosen with GROUP=NAME)."""
 
 
