@@ -202,3 +202,27 @@ def test_what_a_store_lost_is_sent_again(hopper_data: Path, tmp_path: Path) -> N
 def metrics(root: Path) -> list[tuple[str, int, float]]:
     with sqlite3.connect(root / "runs" / "mlflow.db") as connection:
         return sorted(connection.execute("select key, step, value from metrics").fetchall())
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_study_is_gone_or_another_is_refused_and_goes_on_once_it_is_back(
+    undisturbed_sweep: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep_1"
+    shutil.copytree(undisturbed_sweep, sweep)
+    held = (sweep / "study.db").read_bytes()
+    summary = (sweep / "summary.csv").read_bytes()
+    (sweep / "study.db").unlink()
+    said = command("resume", "sweep_1", cwd=tmp_path, code=2)
+    assert "trial 0 is not in it; put the study's copy back" in said
+
+    (sweep / "study.db").write_bytes(held)
+    flags = sweep / "trials" / "0001" / "flags.json"
+    was = flags.read_text()
+    flags.write_text(json.dumps({**json.loads(was), "lr": 0.5}))
+    said = command("resume", "sweep_1", cwd=tmp_path, code=2)
+    assert "trial 1 is trained with lr=0.5, not " in said
+
+    flags.write_text(was)
+    command("resume", "sweep_1", cwd=tmp_path)
+    assert (sweep / "summary.csv").read_bytes() == summary

@@ -40,7 +40,7 @@ from understudy.sweeping.study import Study, check_storage, failed, state_name
 from understudy.sweeping.summary import write_summary
 from understudy.sweeping.sweep_spec import SweepSpec, check_point, default_point
 from understudy.sweeping.table import SweepTable
-from understudy.sweeping.trial import trial_folder, trial_name
+from understudy.sweeping.trial import trial_folder, trial_name, trial_spec
 from understudy.sweeping.tuning import run_trials, start_tune, trials_left
 from understudy.tracking import Tracked
 
@@ -129,6 +129,24 @@ def check_sweep(spec: SweepSpec) -> None:
     start_tune()
 
 
+def check_study(folder: Path, spec: SweepSpec, study: Study) -> None:
+    """Raise UserError where the study knows nothing of a trial that was trained, or has other parameters of it."""
+    known = {trial.number: trial.params for trial in study.trials()}
+    for flags in sorted((folder / "trials").glob("*/flags.json")):
+        if not flags.parent.name.isdecimal():
+            continue  # a further pack of a trial
+        number, trained = int(flags.parent.name), RunDir(flags.parent).spec().flat()
+        wanted = trial_spec(spec, known[number]).flat() if number in known else {}
+        others = [key for key in known.get(number, {}) if trained.get(key) != wanted.get(key)]
+        if number in known and not others:
+            continue
+        what = ", ".join(f"{key}={trained.get(key)}, not {wanted.get(key)}" for key in others)
+        raise UserError(
+            f"{folder}: its study is not the one that its trials were trained by: trial {number} is"
+            f" {f'trained with {what}' if others else 'not in it'}; put the study's copy back (study.db or database)"
+        )
+
+
 def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = None) -> SweepResult:
     """Do what is left of a sweep and return its result; `show` gets the live table and returns a context manager.
 
@@ -138,6 +156,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
     with sweep.held(), on_signals(sweep.path):
         state = sweep.state()
         study = Study(sweep.path, spec)
+        check_study(sweep.path, spec, study)
         if trials_left(study) > 0:
             start_tune()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"), state.get("parent_run_id"))
