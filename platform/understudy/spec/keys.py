@@ -121,9 +121,10 @@ def _listed(key: str, value: Any, fields: Mapping[str, FieldInfo]) -> Any:
         return tuple(range(first, last + 1))
     if isinstance(value, bool) or not isinstance(value, int | float | str) or key not in fields:
         return value
-    kinds = [fields[key].annotation, *get_args(fields[key].annotation)]
-    if not any(get_origin(kind) is tuple and get_args(kind)[1:] == (...,) for kind in kinds):
-        return value
+    whole = fields[key].annotation
+    kinds = [whole] if get_origin(whole) is tuple else [kind for kind in get_args(whole) if kind is not type(None)]
+    if not kinds or not all(get_origin(kind) is tuple and get_args(kind)[1:] == (...,) for kind in kinds):
+        return value  # no list, a pair, or a list or something else
     if key != "seeds":
         return (value,)
     if not isinstance(value, int) or not 1 <= value <= MOST_SEEDS:
