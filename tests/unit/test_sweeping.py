@@ -22,7 +22,7 @@ from understudy.sweeping import table as table_module
 from understudy.sweeping.budget import Budget
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.options import STORAGE_VARIABLE, SweepOptions
-from understudy.sweeping.proposals import NothingTwice
+from understudy.sweeping.proposals import Known, NothingTwice
 from understudy.sweeping.run import begin
 from understudy.sweeping.search import Rungs, StudyAsha, keyed
 from understudy.sweeping.study import Study, check_storage, failed, state_name
@@ -409,7 +409,7 @@ def test_startup_trials_do_not_come_again_when_a_sweep_is_given_more(tmp_path) -
     spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=8")
     more = spec.model_copy(update={"options": spec.options.model_copy(update={"num_trials": 400})})
     assert more.startup == spec.startup == 4
-    kinds = [type(NothingTwice(more, number)._sampler(0)).__name__ for number in (3, 4, 99)]
+    kinds = [type(NothingTwice(more, number, Known())._sampler(0)).__name__ for number in (3, 4, 99)]
     assert kinds == ["RandomSampler", "TPESampler", "TPESampler"]
 
 

@@ -192,6 +192,7 @@ def _do(
     notice.check()  # while Ray was started
     begin(study, sweep.path)
     run_trials(sweep, spec, study, tracked.run_id, show)
+    study.flush()
     notice.check()
     close_stopped(sweep, study, tracked.run_id)
     outcomes = race(sweep, spec, study, tracked.run_id)
