@@ -16,17 +16,16 @@ import pytest
 
 import understudy
 from understudy.errors import TrackingError, UserError
+from understudy.secrecy import is_secret, without_secrets
 from understudy.tracking.addresses import (
     absolute_address,
     artifact_root,
     check_port,
     check_reachable,
     default_tracking_uri,
-    is_secret,
     run_url,
     sqlite_path,
     ui_command,
-    without_secrets,
 )
 from understudy.tracking.facts import git_tags, printable
 from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
