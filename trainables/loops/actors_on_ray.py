@@ -7,6 +7,7 @@ all actors; what it returns is copied out of the store at once.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from typing import Any
 
@@ -64,7 +65,9 @@ class RayActors:
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        start_ray()
+        start_ray(
+            max(os.cpu_count() or 1, self._count)
+        )  # of a Ray of our own: actors mostly wait for their environment
         held = ray.cluster_resources().get("CPU", 0)
         self._group = placement_group([{"CPU": 1.0}] * self._count, strategy="PACK")
         if not self._group.wait(PLACE_SECONDS):
