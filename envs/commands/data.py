@@ -172,7 +172,8 @@ def import_(
         if env:
             options = replace(options, environment=task_of(environment_name(task.env_name, env)))
         with progress_bar("import", "episodes") as bar:
-            show_store(import_file(task, part, data_folder(data_dir), options, _counting(bar)))
+            store = import_file(task, part, data_folder(data_dir), options, _counting(bar))
+        show_store(store)
 
 
 def _counting(bar: Callable[[int, int, str], None]) -> Callable[[int, int], None]:

@@ -96,6 +96,7 @@ GOOD = {
     "critic": [*TRAIN, *SMALL, "algo=td_bc", "env_name=lab:demo", "seeds=[0,1]", "discount=0.9", "target_rate=0.1"],
     "loop": [*TRAIN, *SMALL, "algo=timed_bc", "env_name=lab:demo", "hidden_dims=[16]", "eval_episodes=1"],
     "space": ["sweep", "space=linear_bc", "env_name=lab:demo", "data_dir=data", "num_trials=2", "--cfg"],
+    "control": ["record", "env_name=lab:demo", "root=babbled", "control=babble", "num_episodes=1", "control_time_s=2"],
     "cluster": ["cluster", "render", "desk.yaml", "room=B12"],
     "refused": ["cluster", "up", "desk.yaml"],
     "unknown algorithm": [*TRAIN, "algo=linear_cb", "env_name=lab:demo"],
@@ -282,6 +283,7 @@ def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
         "critic",
         "loop",
         "space",
+        "control",
         "cluster",
     ):
         assert said[name].code == 0, f"{name}: {said[name].out}{said[name].err}"
@@ -292,6 +294,7 @@ def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
     assert '"random_grey": 0.5' in said["flags"].out
     assert said["flags"].code == 1  # run with the loop that writes seconds.txt
     assert "algo: linear_bc" in said["space"].out
+    assert "1 episodes in " in said["control"].out
     assert "room B12" in said["cluster"].out
     assert said["refused"].code == 2
     assert "desk needs room (where the machines are)" in said["refused"].err

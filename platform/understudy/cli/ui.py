@@ -22,8 +22,9 @@ def ui(
 ) -> None:
     """Serve MLflow's pages for the embedded store, on 127.0.0.1 only."""
     from understudy.secrecy import without_secrets
-    from understudy.tracking import list_runs, prepare, ui_command
+    from understudy.tracking import check_port, list_runs, prepare, ui_command
 
+    check_port(port)
     address = existing_address(tracking_uri, save_dir)
     command, environment = ui_command(address, port)
     prepare(address)
