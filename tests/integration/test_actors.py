@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -125,3 +126,35 @@ def test_the_tutorial_runs_from_recording_to_hilserl(tmp_path: Path) -> None:
     assert "200 encoder tensors loaded, 0 kept as drawn" in done.stderr
     assert "the learner has finished" in done.stdout
     assert "the policy is in" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_person_takes_over_at_the_keyboard_of_an_actor(tmp_path: Path) -> None:
+    words = (
+        *("algo=hilserl", "env_name=Pendulum-v1", "offline_ratio=0", "training_steps=90", "start_training=60"),
+        *("hidden_dims=[8]", "batch_size=8", "eval_episodes=0", "eval_max_steps=30", "tracking_uri=none"),
+        *("takeover=keyboard", f"actor_address={_address()}", "fragment_steps=5", "launcher=inline"),
+    )
+    learner = start("learner", *words, cwd=tmp_path)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-m", "understudy", "actor", *words])
+    seen, pressed = "", False
+    while True:
+        try:
+            read = os.read(terminal, 4096)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not read:
+            break
+        seen += read.decode(errors="replace")
+        if "takes over and gives back" in seen and not pressed:
+            os.write(terminal, b" ")
+            pressed = True
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
+    assert learner.wait(300) == 0
+    rows = _rows(only_run(tmp_path))
+    assert (rows[0]["interventions"], rows[-1]["interventions"]) == (1, 0)
+    assert rows[0]["intervention_rate"] > 0.5

@@ -250,6 +250,8 @@ def act_for_learner(
         learner.first_weights()
         actor = Actor(spec, welcome["actor"], secrets.token_hex(4), welcome["facts"])
         say(f"actor {welcome['actor']} acts for the learner at {address}")
+        if actor.player.overseer is not None and actor.player.overseer.control.help():
+            say(actor.player.overseer.control.help())
         with actor.oversight():
             steps += _act(actor, learner, poll)
         actor.close()
