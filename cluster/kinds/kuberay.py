@@ -1,12 +1,11 @@
 """Kubernetes with the KubeRay operator: a RayCluster to keep, a RayJob for each job, secrets by reference.
 
-A job's code is small enough for a ConfigMap, so exactly this code runs with no image build and no registry. The token
+A job's code is sent as ConfigMaps, so exactly this code runs with no image build and no registry. The token
 is the operator's (authOptions, KubeRay 1.5.1 or newer); values of secrets go to `kubectl` on its standard input.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -21,7 +20,9 @@ from typing import Any
 
 import yaml
 
+from understudy.cluster import code_parts
 from understudy.cluster.code import pack
+from understudy.cluster.code_parts import CODE, CODE_ZIP
 from understudy.cluster.job import LABEL, Job, known_job
 from understudy.cluster.jobs import Cluster, JobState, pick
 from understudy.cluster.profile import Nodes
@@ -31,10 +32,6 @@ from understudy.registry import cluster_kinds
 
 API = "ray.io/v1"
 OWNER = {"app.kubernetes.io/managed-by": "understudy"}
-CODE = "/understudy"
-CODE_ZIP = "code.zip"
-MOST_BYTES = 2**20
-"""Bytes that the values of a ConfigMap may have together, before base64 (Kubernetes' ValidateConfigMap)."""
 STATUS = {"SUCCEEDED": "FINISHED", "STOPPED": "STOPPED", "FAILED": "FAILED", "RUNNING": "RUNNING"}
 GPU = "nvidia.com/gpu"
 
@@ -122,6 +119,8 @@ class KubeRayCluster(Cluster):
             ports = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
             container["ports"] = [{"name": key, "containerPort": port} for key, port in ports.items()]
         spec: dict[str, Any] = {"containers": [container], "volumes": volumes}
+        if job is not None:
+            spec["initContainers"] = [code_parts.joining(container["image"], amounts)]
         kubernetes = profile.kubernetes
         if kubernetes.service_account:
             spec["serviceAccountName"] = kubernetes.service_account
@@ -148,7 +147,7 @@ class KubeRayCluster(Cluster):
             volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": storage.claim}})
         if job is not None:
             mounts.append({"name": "code", "mountPath": CODE, "readOnly": True})
-            volumes.append({"name": "code", "configMap": {"name": job.id}})
+            volumes += code_parts.volumes(job.id)
         return mounts, volumes
 
     def _secret_variables(self) -> list[dict[str, Any]]:
@@ -170,17 +169,15 @@ class KubeRayCluster(Cluster):
         values = {key: os.environ[key] for key in self.profile.secrets}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": self._named(self._secret_name), "stringData": values}
 
-    def code_map(self, job: Job, code: Path) -> dict[str, Any]:
-        """Return the ConfigMap with the job's code; UserError when it is too large for one."""
+    def code_maps(self, job: Job, code: Path) -> list[dict[str, Any]]:
+        """Return the ConfigMaps with the parts of the job's code; UserError when it is too large for them."""
         job.write(code)
         with tempfile.TemporaryDirectory() as scratch:
             content = pack(code, Path(scratch) / CODE_ZIP).read_bytes()
-        if len(content) > MOST_BYTES:
-            raise UserError(
-                f"the code and its plug-ins are {len(content) / 1e6:.1f} MB zipped: build the image with them"
-            )
-        binary = {CODE_ZIP: base64.b64encode(content).decode()}
-        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": self._named(job.id), "binaryData": binary}
+        return [
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": self._named(name), "binaryData": {key: value}}
+            for name, key, value in code_parts.split(job.id, content)
+        ]
 
     # ---- kubectl ----
 
@@ -213,11 +210,11 @@ class KubeRayCluster(Cluster):
         return [f"{self.profile.name} is down"]
 
     def submit(self, job: Job, code: Path) -> dict[str, str]:
-        """Apply the job's ConfigMap and RayJob."""
+        """Apply the job's ConfigMaps and RayJob."""
         if any(item.id == job.id for item in self.jobs()):
             raise UserError(f"there is a job {job.id} already: give another --name, or resume that one")
         secret = [self.secret()] if self.profile.secrets else []
-        self._apply(*secret, self.code_map(job, code), self._described(job))
+        self._apply(*secret, *self.code_maps(job, code), self._described(job))
         return {"watch": shlex.join([*self._kubectl("get", "rayjob", job.id), "--watch"])}
 
     def _described(self, job: Job) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def check_manifest(manifest: dict[str, Any]) -> None:
     for template in pod_templates(manifest):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", **template["metadata"]}}
         kubernetes_validate.validate({**pod, "spec": template["spec"]}, KUBERNETES, strict=True)
-        mounted = {item["name"] for container in template["spec"]["containers"] for item in container["volumeMounts"]}
+        containers = [*template["spec"]["containers"], *template["spec"].get("initContainers", [])]
+        mounted = {item["name"] for container in containers for item in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in template["spec"]["volumes"]}
 
 

@@ -14,7 +14,6 @@ import stat
 import subprocess
 import sys
 import zipfile
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tests.unit.command_line import Said, understudy
 from tests.unit.kuberay_schema import check_manifest, pod_templates
 
 from understudy.cli.sweep import read_sweep
+from understudy.cluster import code_parts
 from understudy.cluster.code import check_code, code_hash, find_plugin, stage
 from understudy.cluster.job import Job, More, default_words, remember
 from understudy.cluster.jobs import open_cluster
@@ -436,18 +436,20 @@ def test_a_job_for_kubernetes_is_its_code_its_secrets_and_a_rayjob(
         "extends: kuberay\nimage: a:1\nsecrets: [MLFLOW_TRACKING_PASSWORD]\nmlflow_uri: http://mlflow:5000\n"
     )
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+    monkeypatch.setattr(code_parts, "PART_BYTES", 400_000)
     words = ("--profile", str(tmp_path / "k.yaml"), "--plugin", str(plugin), "--name", "monday")
     said = run("submit", "sweep", *SMALL, *words)
     assert said.code == 0, said.err
 
-    secret, code, job = (json.loads(text) for text in given.read_text().split("\n---\n"))
-    for manifest in (secret, code, job):
+    secret, *parts, job = (json.loads(text) for text in given.read_text().split("\n---\n"))
+    assert len(parts) > 1
+    for manifest in (secret, *parts, job):
         check_manifest(manifest)
     assert secret["stringData"] == {"MLFLOW_TRACKING_PASSWORD": SECRET}
-    assert SECRET not in json.dumps([code, job]) + said.out + said.err + argv.read_text()
+    assert SECRET not in json.dumps([parts, job]) + said.out + said.err + argv.read_text()
     assert SECRET not in "".join(path.read_text() for path in (tmp_path / "home").rglob("*.json"))
 
-    archive = zipfile.ZipFile(BytesIO(base64.b64decode(code["binaryData"]["code.zip"])))
+    archive = zipfile.ZipFile(joined(tmp_path, parts, job))
     archive.extractall(tmp_path / "unpacked")
     described = json.loads((tmp_path / "unpacked" / "code" / "job.json").read_text())
     assert code_hash(tmp_path / "unpacked" / "code", ["my_plugins"]) == described["code"]
@@ -460,6 +462,37 @@ def test_a_job_for_kubernetes_is_its_code_its_secrets_and_a_rayjob(
         "env_vars": {"UNDERSTUDY_PLUGINS": "my_plugins"},
     }
     assert job["spec"]["entrypoint"] == "python -m understudy jobs run job.json"
+
+
+def joined(tmp_path: Path, parts: list[dict[str, Any]], job: dict[str, Any]) -> Path:
+    """Do what the head's pod does with the parts of the code, by the command in it; return the zip."""
+    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (start,) = pod["initContainers"]
+    sources = {item["configMap"]["name"] for v in pod["volumes"] for item in v.get("projected", {}).get("sources", [])}
+    places = {mount["mountPath"]: tmp_path / mount["name"] for mount in start["volumeMounts"]}
+    for place in places.values():
+        place.mkdir()
+    for part in parts:
+        assert part["metadata"]["name"] in sources
+        for name, content in part["binaryData"].items():
+            assert len(base64.b64decode(content)) <= 2**20
+            (tmp_path / "parts" / name).write_bytes(base64.b64decode(content))
+    words = start["command"][-1]
+    for inside, place in sorted(places.items(), reverse=True):
+        words = words.replace(f"{inside}/", f"{place}/")
+    subprocess.run([*start["command"][:-1], words], check=True)
+    return tmp_path / "code" / "code.zip"
+
+
+def test_code_that_no_eight_configmaps_hold_is_refused(
+    run: Any, tools: Any, tmp_path: Path, plugin: Path, monkeypatch
+) -> None:
+    tools("kubectl", "echo '{\"items\": []}'")
+    monkeypatch.setattr(code_parts, "PART_BYTES", 1000)
+    (tmp_path / "k.yaml").write_text("extends: kuberay\nimage: a:1\n")
+    said = run("submit", "sweep", *SMALL, "--profile", str(tmp_path / "k.yaml"), "--plugin", str(plugin))
+    assert said.code == 2
+    assert "a job may bring 0.008 MB: keep data and weights out of the plug-ins' folders" in said.err
 
 
 RAYJOB = {
