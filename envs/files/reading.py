@@ -82,7 +82,7 @@ def _check_hdf5(file: Path, handle: Any) -> None:
         if not isinstance(item, h5py.Dataset):
             return None
         claimed += item.nbytes
-        elsewhere = item.external or item.is_virtual
+        elsewhere = item.external or (item.is_virtual and {rows.file_name for rows in item.virtual_sources()} != {"."})
         return f"the rows of {name} are in another file, which is not read" if elsewhere else None
 
     claimed = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
 from tests.unit.command_line import Said
 
@@ -267,7 +268,7 @@ def test_a_port_in_use_is_refused_with_a_free_one(say, tmp_path) -> None:
 
 def test_a_key_that_an_evaluation_would_ignore_is_refused(hopper_data, say) -> None:
     assert say(*TRAIN, "eval_episodes=0").code == 0
-    folder = next(Path("runs").rglob("flags.json")).parent
+    folder = only(Path("runs"))
     refused(say("evaluate", str(folder), "lr=1e-4"), "lr is no key of an evaluation", "flow_steps")
     assert "2 episodes" in say("evaluate", str(folder), "eval_episodes=2", "flow_steps=3").out
 
@@ -318,7 +319,7 @@ def test_a_disk_that_fills_up_during_training_ends_it_in_one_line_and_resume_goe
     words = ("eval_episodes=0", "training_steps=40", "save_interval=20", "hidden_dims=[256,256]")
     code, err = run_limited(*TRAIN, *words, cwd=tmp_path, size=100_000)
     refused(Said(code, "", err), "no space left while writing", code=1)
-    folder = next((tmp_path / "runs").rglob("flags.json")).parent
+    folder = only(tmp_path / "runs")
     assert json.loads((folder / "run.json").read_text())["status"] == "failed"
     assert not list(folder.rglob("*.tmp")) + list(folder.rglob("*.pt")), "a file was left half-written"
     assert [row["step"] for row in read_csv(folder / "train.csv")] == [10, 20]

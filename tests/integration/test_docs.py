@@ -61,6 +61,7 @@ ONLY_READ = {
     "lift-mh-low_dim": "a download",
     "lerobot:/data/pick_cube": "a folder of the reader's",
     "lerobot:me/cubes": "a recording of the reader's",
+    "my_module:MyEnv": "an environment of the reader's: tests/integration/test_own_data.py has one",
 }
 """Datasets whose commands are read and not run, and why."""
 
@@ -96,7 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = next(words for words in whole if words[:2] == ["python", "tests/contract/bridge_tree.py"])
     small = [*script[2:], "--trajectories", "12", "--steps", "3"]
     subprocess.run([sys.executable, str(ROOT / script[1]), *small], cwd=folder, check=True)
-    read = next(words for words in whole if words[1:4] == ["data", "import", "bridge-raw"])
+    read = next(words for words in whole if words[1:5] == ["data", "import", "bridge-raw", "bridge_raw"])
     do(folder, *read[1:], "--num-workers", "1", "--data_dir", "data")
     return folder
 

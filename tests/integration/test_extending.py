@@ -10,7 +10,7 @@ import mlflow
 import pytest
 import torch
 from optuna.trial import TrialState
-from tests.integration.breaking import assert_each_metric_once
+from tests.integration.breaking import assert_each_metric_once, only
 from tests.integration.commands import SMALL, run
 from tests.integration.test_bad_input import refused
 from tests.integration.test_run_directory import only_run
@@ -91,7 +91,7 @@ SWEEP = ("sweep", *SMALL, *OFF, "training_steps=40", "eval_interval=20", "regist
 
 
 def study_of(root: Path) -> tuple[Path, Study]:
-    sweep = next(root.rglob("sweep.json")).parent
+    sweep = only(root, "sweep.json")
     return sweep, Study(sweep, SweepDir(sweep).spec())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from optuna.trial import TrialState
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL, run, start
 from tests.integration.test_preemption import HANGING, press_ctrl_c, wait_until, write_rows
 
@@ -42,7 +43,7 @@ def test_an_interrupted_sweep_registers_nothing_and_goes_on_to_its_end(hopper_da
     assert len({os.getsid(one.pid) for one in ray} - {os.getsid(process.pid)}) == 2  # it is the driver's group alone
     press_ctrl_c(process)
     _, said = process.communicate(timeout=600)
-    folder = next((tmp_path / "runs").rglob("sweep.json")).parent
+    folder = only(tmp_path / "runs", "sweep.json")
     assert process.returncode == 130, said
     assert f"understudy: interrupted; `understudy resume {folder}` goes on" in said
     assert "Traceback" not in said
@@ -80,7 +81,7 @@ def test_a_second_ctrl_c_ends_a_sweep_at_once_and_loses_nothing_that_is_written(
     (tmp_path / "hang").touch()
     process = start("sweep", *words, cwd=tmp_path, **plugin)
     wait_until((tmp_path / "hanging").exists, process)
-    folder = next((tmp_path / "runs").rglob("sweep.json")).parent
+    folder = only(tmp_path / "runs", "sweep.json")
     press_ctrl_c(process)
     wait_until((folder / ".stop").exists, process)  # two that come within an instant are one
     press_ctrl_c(process)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL, Process, run, start
 from tests.integration.test_run_directory import only_run
 
@@ -176,7 +177,7 @@ def test_a_sweep_that_is_told_to_stop_saves_its_trials_and_goes_on(hopper_data, 
     shared = (*SMALL, *WORDS, *words, "training_steps=4000", "register_as=none", "with_default=false")
     process = start("sweep", *shared, "save_dir=stopped", cwd=tmp_path)
     said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 200)
-    sweep = next((tmp_path / "stopped").rglob("sweep.json")).parent
+    sweep = only(tmp_path / "stopped", "sweep.json")
     assert f"`understudy resume {sweep}` goes on" in said
     states = [RunDir(folder).state() for folder in sorted((sweep / "trials").iterdir())]
     begun = [state for state in states if state["status"] == "interrupted"]

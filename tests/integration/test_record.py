@@ -59,6 +59,7 @@ def test_keys_of_a_terminal_drive_mark_success_throw_away_and_end(tmp_path: Path
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests were started in the background
         os.execv(sys.executable, [sys.executable, "-m", "understudy", "record", *words])
     _until(terminal, "episode 0 step 3/")
     os.write(terminal, b"r")  # throw away, and begin again
@@ -82,6 +83,7 @@ def test_ctrl_c_at_the_keyboard_keeps_what_had_ended_and_gives_the_terminal_back
     if pid == 0:
         os.chdir(tmp_path)
         words = ["env_name=Pendulum-v1", "root=swings", "fps=50", "num_episodes=5"]
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests were started in the background
         os.execv(sys.executable, [sys.executable, "-m", "understudy", "record", *words])
     _until(terminal, "episode 0 step 3/")
     os.write(terminal, b"s")

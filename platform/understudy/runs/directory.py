@@ -18,6 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +34,7 @@ TAIL = 1 << 16
 """Bytes from a csv file's end that hold at least one row."""
 
 
+_changing = threading.Lock()
 TRACKING_ERROR = "tracking_error"
 """Key of run.json: why MLflow lacks some of the run, unless the store is only away."""
 
@@ -179,8 +181,9 @@ class RunDir:
         return read_object(path) if path.is_file() else {}
 
     def update_state(self, **changes: Any) -> None:
-        """Merge `changes` into run.json, atomically."""
-        write_json(self.path / "run.json", {**self.state(), **changes})
+        """Merge `changes` into run.json, atomically; threads of the process that holds the run take turns."""
+        with _changing:
+            write_json(self.path / "run.json", {**self.state(), **changes})
 
     def check_data(self, trained_on: str, given: str) -> None:
         """Raise UserError where the data have another content hash than those that the run has trained on.
