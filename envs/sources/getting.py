@@ -35,7 +35,8 @@ def find_dataset(name: str, data_dir: str | Path) -> EpisodeStore:
 def missing_dataset(task: Task, data_dir: str | Path, also: str = "") -> DatasetError:
     """Return the error of a dataset whose name is known and that is not here; `also` is one more way to get it."""
     name = task.env_name
-    own = nearest(name, _own_names(data_dir))
+    published = list(task.source.known_names())
+    own = nearest(name, [*_own_names(data_dir), *(published if name not in published else [])])
     hint = f" (did you mean {own!r}?)" if own else ""
     ways = [*ways_to_get(task, data_dir), *([also] if also else [])]
     return DatasetError(f"no dataset {name!r} in {user_path(data_dir)}{hint}; get it with {', or '.join(ways)}")

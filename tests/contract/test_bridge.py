@@ -689,4 +689,4 @@ def test_a_preset_trains_from_pictures_and_is_judged_on_held_out_trajectories(ro
     assert "valid" in table.read_text().splitlines()[0] + "".join(
         file.read_text().splitlines()[0] for file in table.parent.glob("eval.csv")
     )
-    assert say("train", "bridgedata=lift_carot_100").err.count("did you mean 'lift_carrot_100'") == 1
+    assert say("train", "bridgedata=lift_carot_100").err.count("did you mean 'bridge:lift_carrot_100'") == 1

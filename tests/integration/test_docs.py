@@ -61,6 +61,7 @@ ONLY_READ = {
     "lift-mh-low_dim": "a download",
     "lerobot:/data/pick_cube": "a folder of the reader's",
     "lerobot:me/cubes": "a recording of the reader's",
+    "my-reach": "the reader's own data",
     "my_module:MyEnv": "an environment of the reader's: tests/integration/test_own_data.py has one",
 }
 """Datasets whose commands are read and not run, and why."""
