@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,21 @@ from tests.unit.command_line import Said, understudy
 
 
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
-    """Run a command in an empty working folder, in this process."""
+def say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Said]]:
+    """Run a command in an empty working folder, in this process.
+
+    A Ray that it started ends with the test: the folder is deleted, and processes that Ray starts in it then die.
+    """
     monkeypatch.chdir(tmp_path)
 
     def command(*words: str) -> Said:
         return understudy(monkeypatch, capsys, *words)
 
-    return command
+    yield command
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @pytest.fixture
