@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 _USER = re.compile(
-    r"(?<=://)(?:[^/\s@]+@"  # user:password@, token@
+    r"(?<=://)(?:[^/\s]+@"  # user:password@, token@, to the last @ of the host's part
     r"|[^/\s@:]+:(?!\d+(?:[/?#\s]|$))[^\s@]*@)"  # a password with a slash in it; host:5000/a@b has a port
 )
 _KEY = r"pass(?:word|wd|phrase)?|pwd|secret|api_?key|access_?key(?:_?id)?|auth|token|sig|signature|credentials?"

@@ -11,6 +11,7 @@ from understudy.spec.keys import build_run
 SECRET = [
     ("https://me:hunter2@host/a", "https://host/a"),
     ("https://me:hun/ter2@host/a", "https://host/a"),
+    ("ftp://me:hun@ter2@host/a", "ftp://host/a"),
     ("https://ghp_hunter2@host/a", "https://host/a"),
     ("s3://AKIAhunter2@bucket/runs", "s3://bucket/runs"),
     ("postgresql://me:hunter2@host/optuna", "postgresql://host/optuna"),
