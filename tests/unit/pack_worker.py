@@ -72,7 +72,7 @@ def train(name: str, rank: int = 0, world: int = 1, poison: int | None = None) -
         losses.append(pack.worker.average_each(pack.update(batch, step))["actor_loss"])
     return {
         "parameters": pack.parameters.clone(),
-        "gradients": pack._gradients.clone(),  # Adam forgives a wrong scale; these do not
+        "gradients": pack._networks.gradients.clone(),  # Adam forgives a wrong scale; these do not
         "losses": torch.stack(losses),
         "draws": drawn,
     }

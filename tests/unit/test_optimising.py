@@ -116,7 +116,7 @@ def test_a_scheduled_pack_equals_torch_adam_with_lambda_lr() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda count: factors[min(count, END - 1)])
     rows = train(pack, 1, END)
     for step in range(1, END + 1):
-        data, draws = plain._prepare(batch(algorithm, step)), plain._draw(SAMPLES, step)
+        data, draws = plain._inputs.prepare(batch(algorithm, step)), plain._draw(SAMPLES, step)
         optimiser.zero_grad()
         plain.algorithm.loss(plain.members[0], {}, {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
         optimiser.step()
@@ -177,7 +177,7 @@ def test_encoder_and_rest_learn_with_rates_of_their_own_as_in_torch_adam() -> No
     optimiser = torch.optim.AdamW(groups, weight_decay=0.1, betas=(0.8, 0.999), eps=1e-6)
     train(pack, 1, 5)
     for step in range(1, 6):
-        data, draws = plain._prepare(batch(algorithm, step)), plain._draw(SAMPLES, step)
+        data, draws = plain._inputs.prepare(batch(algorithm, step)), plain._draw(SAMPLES, step)
         one = {**{k: v[0] for k, v in data.items() if k != "observations"}}
         one["observations"] = {name: part[0] for name, part in data["observations"].items()}
         optimiser.zero_grad()

@@ -18,7 +18,8 @@ from understudy.normaliser import Normaliser
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
-from understudy.trainables.packs.pack import ACTION_LIMIT, Pack
+from understudy.trainables.packs.inputs import ACTION_LIMIT
+from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import Mode
 
 WORKER = Path(__file__).with_name("pack_worker.py")
@@ -122,7 +123,7 @@ def test_each_member_has_its_own_learning_rate_and_decay_and_equals_torch_adam()
     for step in range(5):
         pack.update(batch(2), step)
         for alone, optimiser in zip(plain, optimisers, strict=True):
-            data, draws = alone._prepare(batch(1)), alone._draw(worker.SAMPLES, step)
+            data, draws = alone._inputs.prepare(batch(1)), alone._draw(worker.SAMPLES, step)
             optimiser.zero_grad()
             alone.algorithm.loss(alone.members[0], {}, {k: v[0] for k, v in data.items()}, draws[0])[0].backward()
             optimiser.step()
@@ -133,7 +134,7 @@ def test_each_member_has_its_own_learning_rate_and_decay_and_equals_torch_adam()
 def test_observations_are_normalised_and_actions_clipped_before_the_loss() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, size=(100, 5)).astype(np.float32)
     normaliser = Normaliser.fit(values, "zscore")
-    prepared = Pack(small(), [0], normaliser=normaliser)._prepare(
+    prepared = Pack(small(), [0], normaliser=normaliser)._inputs.prepare(
         {
             "observations": torch.from_numpy(values)[None],
             "actions": torch.full((1, 100, 4, 3), 2.0),
@@ -156,7 +157,7 @@ def test_pixels_reach_the_encoder_as_they_are() -> None:
     pack = Pack(FlowBC((8, 8, 3), 2, FlowBCConfig(encoder="impala_small", hidden_dims=(16,))), [0])
     pixels = torch.randint(0, 256, (1, 4, 8, 8, 3), dtype=torch.uint8)
     data = {"observations": pixels, "actions": torch.zeros(1, 4, 1, 2), "valid": torch.ones(1, 4, 1)}
-    assert torch.equal(pack._prepare(data)["observations"], pixels)
+    assert torch.equal(pack._inputs.prepare(data)["observations"], pixels)
     pack.update(data, 1)
 
 
@@ -194,7 +195,7 @@ def scaling() -> Normaliser:
 def test_of_several_parts_the_states_and_the_actions_are_scaled_and_pictures_and_maps_pass() -> None:
     data, normaliser = seen(2, 6), scaling()
     assert normaliser.action is not None
-    prepared = Pack(of_pictures(action_clip=False), [0, 1], normaliser=normaliser)._prepare(data)
+    prepared = Pack(of_pictures(action_clip=False), [0, 1], normaliser=normaliser)._inputs.prepare(data)
     for name, part in data["observations"].items():
         of = normaliser.parts.get(name)
         expected = part if of is None else (part - of.shift) * of.scale

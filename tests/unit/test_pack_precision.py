@@ -92,13 +92,13 @@ def test_the_scale_saves_gradients_that_fp16_would_lose() -> None:
     scaled, exact = (Pack(Tiny(*shape, FlowBCConfig(precision=p, **settings)), [0]) for p in ("fp16", "float32"))  # type: ignore[arg-type]
     for pack in (scaled, exact):
         pack.update(batch(make(), 1), 1)
-    gradients = [pack._gradients[0, : pack.layout.size] for pack in (scaled, exact)]
+    gradients = [pack._networks.gradients[0, : pack.layout.size] for pack in (scaled, exact)]
     assert torch.cosine_similarity(*gradients, dim=0) > 0.999
     torch.testing.assert_close(gradients[0].norm(), gradients[1].norm(), rtol=1e-2, atol=0.0)
 
     member = scaled.members[0]
     member.zero_grad()
-    data = {name: value[0] for name, value in scaled._prepare(batch(make(), 1)).items()}
+    data = {name: value[0] for name, value in scaled._inputs.prepare(batch(make(), 1)).items()}
     with torch.autocast("cpu", torch.float16):
         scaled.algorithm.loss(member, {}, data, scaled._draw(SAMPLES, 1)[0])[0].backward()
     lost = sum(parameter.grad.count_nonzero() for parameter in member.parameters() if parameter.grad is not None)
@@ -109,7 +109,7 @@ def test_gradients_are_clipped_after_they_are_unscaled() -> None:
     scaled, exact = (pack_of(make(precision=p, grad_clip=0.1)) for p in ("fp16", "float32"))
     norms = [train(pack, 1, 1)[0]["grad_norm"][0] for pack in (scaled, exact)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-2)
-    assert scaled._gradients[0, : scaled.layout.size].norm() == pytest.approx(0.1, rel=1e-3)
+    assert scaled._networks.gradients[0, : scaled.layout.size].norm() == pytest.approx(0.1, rel=1e-3)
 
 
 # ---- torch.compile ----

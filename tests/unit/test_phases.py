@@ -66,7 +66,7 @@ def test_an_update_equals_plain_torch_with_one_adam_a_part() -> None:
     }
     for step in range(1, 6):
         pack.update(small.batch(step), step)
-        data = {name: value[0] for name, value in plain._prepare(small.batch(step)).items()}
+        data = {name: value[0] for name, value in plain._inputs.prepare(small.batch(step)).items()}
         draws = plain._draw(small.SAMPLES, step)[0]
         for phase in algorithm.phases:
             network.zero_grad(set_to_none=False)
@@ -119,7 +119,7 @@ def test_what_acts_is_the_trained_network_and_not_the_target(mode: Any) -> None:
     acted = pack.act(seen, torch.zeros(2, 6, 1, small.ACTION))
     for k, network in enumerate(pack.members):
         assert isinstance(network, small.Networks)
-        own, slow = network.actor(seen[k]).detach(), pack._targets.members[k]["actor"](seen[k]).detach()
+        own, slow = network.actor(seen[k]).detach(), pack._networks.targets.members[k]["actor"](seen[k]).detach()
         assert not torch.allclose(own, slow, atol=1e-5)
         torch.testing.assert_close(torch.from_numpy(acted[k, :, 0]), own, rtol=1e-5, atol=1e-6)
 

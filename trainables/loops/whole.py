@@ -14,7 +14,7 @@ from understudy.normaliser import Normaliser
 from understudy.observations import each
 from understudy.randomness import numpy_generator
 from understudy.registry import plug_in_errors
-from understudy.trainables.packs.pack import ACTION_LIMIT
+from understudy.trainables.packs.inputs import ACTION_LIMIT
 
 
 class Whole:

@@ -21,8 +21,8 @@ from torch.amp.grad_scaler import GradScaler
 from understudy.algorithm import Algorithm, AlgorithmConfig, Phase
 from understudy.errors import SpecError
 from understudy.trainables.packs.adam import Adam
-from understudy.trainables.packs.flat import FlatLayout
 from understudy.trainables.packs.members import Own
+from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.phases import groups, moved_by
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -68,18 +68,12 @@ class Schedule:
 
 
 class Optimiser:
-    """AdamW of K members over a phase's part of `parameters` and `gradients` [K, >= P]; with decay 0 plain Adam."""
+    """AdamW of K members over a phase's part of their parameters and gradients; with decay 0 plain Adam."""
 
     def __init__(
-        self,
-        algorithm: Algorithm,
-        phase: Phase,
-        layout: FlatLayout,
-        parameters: torch.Tensor,
-        gradients: torch.Tensor,
-        *,
-        training_steps: int | None = None,
+        self, algorithm: Algorithm, phase: Phase, networks: Networks, *, training_steps: int | None = None
     ) -> None:
+        layout, parameters, gradients = networks.layout, networks.parameters, networks.gradients
         config, count = algorithm.config, len(parameters)
         self._config, self._layout = config, layout
         self._schedule = Schedule.of(config, training_steps)

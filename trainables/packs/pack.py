@@ -1,8 +1,7 @@
 """A pack: K members (seeds, and settings of their own) of one algorithm trained at once on one device.
 
-All members' parameters live in one float32 tensor [K, P] (row k is member k) and their gradients in another of
-the same layout, so that clearing, averaging over workers and the fused AdamW step each touch one block of memory.
-A single run is a pack of one. A batch may be computed in parts (`grad_accumulation`), one after the other.
+Their networks lie in blocks of memory (`Networks`), so that clearing, averaging over workers and the fused AdamW step
+each touch one. A single run is a pack of one. A batch may be computed in parts (`grad_accumulation`) in turn.
 
 Two ways to run the members give the same numbers: `loop` (one after the other; a member is then bit for
 bit the seed trained alone) and `vmap` (one stacked model through torch.func; equal within float tolerance,
@@ -23,39 +22,31 @@ this worker, R rows of observations, O observation dims.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-from understudy.algorithm import EXPERT, Algorithm, Batch, Phase
+from understudy.algorithm import Algorithm, Batch, Phase
 from understudy.errors import CheckpointError
 from understudy.normaliser import Normaliser
-from understudy.observations import Arrays, Observations, each
+from understudy.observations import Arrays, Observations
 from understudy.randomness import global_generator, torch_generator
-from understudy.trainables.packs.average import WeightAverage
 from understudy.trainables.packs.divergence import Divergence
-from understudy.trainables.packs.flat import ALIGNMENT, FlatLayout, move_into
+from understudy.trainables.packs.inputs import Inputs
 from understudy.trainables.packs.members import Own, check_own
+from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
-from understudy.trainables.packs.phases import check_names, phases_of
+from understudy.trainables.packs.phase_metrics import PhaseMetrics
+from understudy.trainables.packs.phases import phases_of
 from understudy.trainables.packs.precision import check_precision
 from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, named_loss, part_of
-from understudy.trainables.packs.targets import TargetNetworks
-from understudy.trainables.packs.transfer import LoadedEncoder, load_encoder
+from understudy.trainables.packs.transfer import LoadedEncoder
 from understudy.trainables.packs.workers import Worker
 
-ACTION_LIMIT = 1.0 - 1e-5
-"""Demonstrated actions are clipped to +- this, as the reference does."""
-SEEN = {f"{whose}{name}" for whose in ("", EXPERT) for name in ("observations", "next_observations")}
-"""Arrays of a batch that are scaled as observations."""
-DONE = {"actions", f"{EXPERT}actions"}
-"""Arrays that are scaled as actions."""
 Tensors = dict[str, torch.Tensor]
-DROPOUT = (torch.nn.Dropout, torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d, torch.nn.AlphaDropout)
-"""Layers that draw from torch's global generator where they are trained."""
 
 
 class Pack:
@@ -81,40 +72,18 @@ class Pack:
         self.worker = worker
         check_precision(algorithm.config.precision, self.device)
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
-        self._scaling = self.normaliser.on(self.device)
+        self._inputs = Inputs(self.normaliser, self.device, algorithm.config.chunks.action_clip)
 
-        # Weights are drawn on the CPU, so that a seed means the same network on every device.
-        self.members = [algorithm.build(seed) for seed in self.seeds]
-        self._drops = any(isinstance(module, DROPOUT) for module in self.members[0].modules())
+        self._networks = Networks(algorithm, self.seeds, self.device)
+        self.members, self.layout = self._networks.members, self._networks.layout
+        self.parameters = self._networks.parameters
         self._step = 0
-        self.layout = FlatLayout(self.members[0])
-        count, size = len(self.seeds), self.layout.size
-        # One more block of columns carries the loss, so that workers average it in the same message.
-        self._gradients = torch.zeros(count, size + ALIGNMENT, device=self.device)
-        self.parameters = torch.zeros_like(self._gradients)[:, :size]
-        self._losses = self._gradients[:, size]
-        self._divergence = Divergence(self.seeds, self.device)
-        for index, member in enumerate(self.members):
-            move_into(member, self.layout.views(self.parameters[index]), self.layout.views(self._gradients[index]))
-            member.to(self.device)
-        rate, shared = algorithm.average_rate, (self.seeds, self.layout, self.parameters)
-        self._average = None if rate is None else WeightAverage(algorithm, rate, *shared)
-        self._acting = self.members if self._average is None else self._average.members
-        self._targets = TargetNetworks(algorithm.targets, self.members, self.layout, self.parameters)
         self.phases = phases_of(algorithm, self.layout)
-        self._last: dict[str, dict[str, torch.Tensor]] = {}
-        """Each phase's metrics, by its name, of the update that it last had a part in."""
-
+        self._metrics = PhaseMetrics(len(self.seeds), self.device)
+        self._divergence = Divergence(self.seeds, self.device)
         self._runner: Runner = self._looped_or_stacked()
         self._optimisers = {
-            phase.name: Optimiser(
-                algorithm,
-                phase,
-                self.layout,
-                self.parameters,
-                self._gradients,
-                training_steps=training_steps,
-            )
+            phase.name: Optimiser(algorithm, phase, self._networks, training_steps=training_steps)
             for phase in self.phases
         }
         self._own: list[Own] = [{} for _ in self.seeds]
@@ -122,34 +91,17 @@ class Pack:
             self.change(index, settings)
 
     def _looped_or_stacked(self) -> Runner:
-        shared = self.algorithm, self.members, self._targets.members
-        if self._drops and self.mode == "vmap":  # stacked layers would share their draws, or refuse to draw
+        if self._networks.drops and self.mode == "vmap":  # stacked layers would share their draws, or refuse to draw
             self.mode = "loop"
         if self.mode == "loop":
-            return Looped(*shared, self._acting, self.layout, self._gradients, self._seeded)
-        acting = self.parameters if self._average is None else self._average.values
-        return Stacked(*shared, self.layout, self.parameters, self._targets.stacked(), acting, self._gradients)
+            return Looped(self.algorithm, self._networks, self._seeded)
+        return Stacked(self.algorithm, self._networks)
 
     def _seeded(self, index: int) -> AbstractContextManager[None]:
         """Seed torch's global generator for a member's loss at this step, where a plug-in's code may draw from it."""
         if not self.algorithm.draws_globally:
             return nullcontext()
         return global_generator(self.seeds[index], "global loss", self._step, self.worker.rank)
-
-    @contextmanager
-    def _without_dropout(self) -> Generator[None]:
-        """Let torch's own dropout layers pass everything, as in acting and in held-out losses."""
-        if not self._drops:
-            yield
-            return
-        networks = {id(item): item for item in (*self.members, *self._acting)}.values()
-        for network in networks:
-            network.eval()
-        try:
-            yield
-        finally:
-            for network in networks:
-                network.train()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -166,35 +118,32 @@ class Pack:
         self._step = step
         draws = self._draw(batch["actions"].shape[1], step)
         whole = self.algorithm.config.grad_accumulation == 1
-        batch = self._prepare(batch) if whole else batch  # else part by part
+        batch = self._inputs.prepare(batch) if whole else batch  # else part by part
         for phase in self.phases:
             if (step - 1) % phase.every == 0 and (only is None or phase.name in only):
-                taken = self._take(phase, batch, draws, step)
-                if phase.name not in self._last:
-                    check_names(self._last, phase.name, taken)
-                self._last[phase.name] = taken
-        if self._average is not None:
-            self._average.follow()
-        return {name: value for metrics in self._last.values() for name, value in metrics.items()}
+                self._metrics.note(phase.name, self._take(phase, batch, draws, step))
+        if self._networks.average is not None:
+            self._networks.average.follow()
+        return self._metrics.all()
 
     def _take(self, phase: Phase, batch: Batch, draws: list[Tensors], step: int) -> Tensors:
         """Take one optimiser step of a phase, and let the targets of what it moved follow."""
         optimiser = self._optimisers[phase.name]
         if self.algorithm.config.grad_accumulation > 1:
             optimiser.clear()
-            self._losses.zero_()
+            self._networks.losses.zero_()
         metrics = self._backward(phase, batch, draws)
-        self.worker.average(self._gradients)
+        self.worker.average(self._networks.gradients)
         scaled = self.algorithm.config.precision == "fp16"
         if not scaled:
-            self._divergence.note(self._losses, step)
+            self._divergence.note(self._networks.losses, step)
         if phase.targets_first:
-            self._targets.follow(phase)
+            self._networks.targets.follow(phase)
         taken = optimiser.step(step)
         if scaled:  # an overflow is what the scale is for; one that never ends is not
             self._divergence.note(torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
         if not phase.targets_first:
-            self._targets.follow(phase)
+            self._networks.targets.follow(phase)
         prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
         return {**metrics, **{prefix + name: value for name, value in taken.items()}}
 
@@ -205,7 +154,7 @@ class Pack:
         All members get the same random draws, those of batch `number`, so that their losses compare. Nothing is
         dropped out.
         """
-        batch = self._prepare(batch)
+        batch = self._inputs.prepare(batch)
         draws = self.algorithm.draw(
             batch["actions"].shape[1], torch_generator(0, "validation", number, device=self.device)
         )
@@ -214,38 +163,23 @@ class Pack:
         for index, member in enumerate(self.members):
             part = part_of(batch, index)
             of_member: dict[str, Any] = {}
-            with self._without_dropout(), self._seeded(index):
+            with self._networks.without_dropout(), self._seeded(index):
                 for phase in self.phases:
-                    of_member |= named_loss(phase, *phase.loss(member, self._targets.members[index], part, draws))
+                    of_member |= named_loss(
+                        phase, *phase.loss(member, self._networks.targets.members[index], part, draws)
+                    )
             collected.append({name: torch.as_tensor(value, device=self.device) for name, value in of_member.items()})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
     def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> LoadedEncoder:
         """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
-        networks = self.members if self._average is None else [*self.members, *self._acting]
-        reports = [load_encoder(network, weights, origin) for network in networks]
-        self._targets.restart()
+        report = self._networks.load_encoder(weights, origin)
         self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
-        return reports[0]
+        return report
 
     def check_finite(self) -> None:
         """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""
         self._divergence.check()
-
-    def _prepare(self, batch: Batch) -> Batch:
-        """Move a batch to the device, scale observations and actions, and clip the actions."""
-        moved = dict(batch)
-        if self.device.type != "cpu":
-            moved = {
-                name: each(lambda part: part.to(self.device, non_blocking=True), value) for name, value in batch.items()
-            }
-        for name in SEEN & moved.keys():
-            moved[name] = self._scaling.observations(moved[name])
-        for name in DONE & moved.keys():
-            moved[name] = self._scaling.actions(moved[name])
-            if self.algorithm.config.chunks.action_clip:
-                moved[name] = moved[name].clamp(-ACTION_LIMIT, ACTION_LIMIT)
-        return moved
 
     def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:
         """Draw each member's random numbers for the global batch and keep this worker's rows."""
@@ -260,7 +194,7 @@ class Pack:
         scales = self._optimisers[phase.name].loss_scales()
         total: Tensors = {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
-            part = self._prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
+            part = self._inputs.prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
             for name, value in self._run_backward(phase, part, drawn, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
@@ -296,11 +230,11 @@ class Pack:
         """
         policy = algorithm or self.algorithm
         chosen = list(range(len(self))) if members is None else list(members)
-        inputs = self._scaling.observations(each(lambda part: torch.as_tensor(part).to(self.device), observations))
+        inputs = self._inputs.seen(observations)
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
-        with self._without_dropout():
+        with self._networks.without_dropout():
             actions = self._runner.act(policy, chosen, inputs, noise)
-        return self._scaling.actions_back(actions).cpu().numpy()
+        return self._inputs.done(actions)
 
     # ---- members that differ ----
 
@@ -317,41 +251,31 @@ class Pack:
         self._own[k] = {**self._own[k], **settings}
         for optimiser in self._optimisers.values():
             optimiser.change(k, self._own[k])
-        if self._average is not None and "ema_rate" in settings:
-            self._average.rates[k] = settings["ema_rate"]
+        if self._networks.average is not None and "ema_rate" in settings:
+            self._networks.average.rates[k] = settings["ema_rate"]
 
     # ---- state ----
 
     @property
     def acting_values(self) -> torch.Tensor:
         """The parameters [K, P] that the members act with: the trained ones, or their averages where kept."""
-        return self.parameters if self._average is None else self._average.values
+        return self._networks.acting_values
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
         """Return copies, on the CPU, of the weights that member k acts with (the averaged ones where kept)."""
-        return {name: value.detach().cpu().clone() for name, value in self._acting[k].state_dict().items()}
+        return self._networks.weights(k)
 
     def member_state(self, k: int) -> dict[str, Any]:
         """Return all that training of member k goes on from; loadable with `torch.load(weights_only=True)`."""
-        state: dict[str, Any] = {"weights": self.layout.copies(self.parameters[k])}
+        state = self._networks.member_state(k)
         optimisers = {name: optimiser.member_state(k) for name, optimiser in self._optimisers.items()}
         if len(self.phases) == 1:
             state["optimiser"] = next(iter(optimisers.values()))
         else:  # metrics of phases that are not taken at every update are logged after a resume too
             state["optimisers"] = optimisers
-            state["metrics"] = {
-                phase: {name: value[k].item() for name, value in metrics.items()}
-                for phase, metrics in self._last.items()
-            }
-        if self._average is not None:
-            state["averages"] = self.layout.copies(self._average.values[k])
+            state["metrics"] = self._metrics.member_state(k)
         if self._own[k]:
             state["own"] = dict(self._own[k])
-        if targets := self._targets.member_state(k):
-            state["targets"] = targets
-        buffers = {n: value for n, value in self.members[k].state_dict().items() if n not in self.layout.shapes}
-        if buffers:  # constants that came from a file, which may be gone
-            state["buffers"] = {name: value.cpu().clone() for name, value in buffers.items()}
         return state
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:
@@ -361,20 +285,11 @@ class Pack:
             raise CheckpointError(
                 f"the saved optimisers are of the phases {', '.join(optimisers)}, not {', '.join(self._optimisers)}"
             )
-        self.layout.fill(self.parameters[k], state["weights"])
+        self._networks.load_member_state(k, state)
         self.change(k, state.get("own", {}))
-        if self._average is not None:  # a fork may begin to average where its parent did not
-            self.layout.fill(self._average.values[k], state.get("averages", state["weights"]))
-        self._targets.load_member_state(k, state.get("targets", {}))
         if "buffers" in state:
-            for module in (self.members[k], self._acting[k]):
-                module.load_state_dict(state["buffers"], strict=False)
-            self._targets.load_buffers(k, state["buffers"])
-            self._runner = self._looped_or_stacked()
+            self._runner = self._looped_or_stacked()  # a stacked one holds copies of them
         self._divergence.forget(k)
-        for phase, metrics in state.get("metrics", {}).items():
-            held = self._last.setdefault(phase, {})
-            for name, value in metrics.items():
-                held.setdefault(name, torch.zeros(len(self), device=self.device))[k] = value
+        self._metrics.load_member_state(k, state.get("metrics", {}))
         for name, optimiser in self._optimisers.items():
             optimiser.load_member_state(k, optimisers[name])

@@ -42,17 +42,6 @@ def moved_by(phase: Phase, layout: FlatLayout) -> dict[str, None]:
     return dict.fromkeys(name for name in layout.shapes if any(belongs(name, part) for part in phase.parts))
 
 
-def check_names(known: Mapping[str, Collection[str]], phase: str, metrics: Collection[str]) -> None:
-    """Raise SpecError for a metric of a phase that another phase, of those known, names alike."""
-    for other, names in known.items():
-        for name in metrics:
-            if name in names:
-                raise SpecError(
-                    f"the phases {other!r} and {phase!r} both have a metric {name!r}, of which one would be lost:"
-                    " name them apart"
-                )
-
-
 def groups(rates: Mapping[str, float], layout: FlatLayout, moved: Collection[str]) -> list[ParameterGroup]:
     """Return the groups of the parameters that are `moved`, by the `rates` of the parts that they belong to."""
     for part, rate in rates.items():

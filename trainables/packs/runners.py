@@ -18,7 +18,8 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from understudy.algorithm import Algorithm, Batch, LossAndMetrics, Phase
 from understudy.observations import Observations, each
-from understudy.trainables.packs.flat import FlatLayout, FunctionCaller
+from understudy.trainables.packs.flat import FunctionCaller
+from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.phases import moved_by
 from understudy.trainables.packs.precision import autocast, compile_errors, compiled
 
@@ -52,17 +53,14 @@ class Looped:
     def __init__(
         self,
         algorithm: Algorithm,
-        members: list[nn.Module],
-        targets: list[dict[str, nn.Module]],
-        acting: list[nn.Module],
-        layout: FlatLayout,
-        gradients: torch.Tensor,
+        networks: Networks,
         seeded: Callable[[int], AbstractContextManager[None]] = lambda index: nullcontext(),
     ) -> None:
         """`seeded(k)` is entered for member k's loss: it seeds the global generator, which the loss may draw from."""
         self._seeded = seeded
-        self._algorithm, self._members, self._targets = algorithm, members, targets
-        self._acting, self._losses = acting, gradients[:, layout.size]
+        members, layout = networks.members, networks.layout
+        self._algorithm, self._members, self._targets = algorithm, members, networks.targets.members
+        self._acting, self._losses = networks.acting, networks.losses
         self._loss = {phase.name: _compiled(phase.loss, algorithm) for phase in algorithm.phases}
         moved = {phase.name: moved_by(phase, layout) for phase in algorithm.phases}
         self._leaves = {
@@ -74,7 +72,7 @@ class Looped:
             for phase, names in moved.items()
         }
         self._gradients = {
-            phase: [[views[name] for name in names] for views in map(layout.views, gradients)]
+            phase: [[views[name] for name in names] for views in map(layout.views, networks.gradients)]
             for phase, names in moved.items()
         }
 
@@ -110,17 +108,8 @@ class Looped:
 class Stacked:
     """All members as one model through torch.func: [K, ...] views of the flat storage in place of one's parameters."""
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        members: list[nn.Module],
-        targets: list[dict[str, nn.Module]],
-        layout: FlatLayout,
-        parameters: torch.Tensor,
-        target_parameters: Tensors,
-        acting: torch.Tensor,
-        gradients: torch.Tensor,
-    ) -> None:
+    def __init__(self, algorithm: Algorithm, networks: Networks) -> None:
+        members, targets, layout = networks.members, networks.targets.members, networks.layout
         self._algorithm = algorithm
         self._caller = FunctionCaller(members[0], targets[0])
         # The members' constant buffers, and those of their targets, as `FunctionCaller` names them.
@@ -129,15 +118,16 @@ class Stacked:
             buffers = stack_module_state([copies[part] for copies in targets])[1]
             named |= {f"targets.{part}.{name}": value for name, value in buffers.items()}
         self._constants = {name: value.detach() for name, value in named.items()}
-        following = {f"targets.{name}": value.detach() for name, value in target_parameters.items()}
-        self._state, self._acting = self._with(layout.views(parameters)), self._with(layout.views(acting))
+        following = {f"targets.{name}": value.detach() for name, value in networks.targets.stacked().items()}
+        self._state = self._with(layout.views(networks.parameters))
+        self._acting = self._with(layout.views(networks.acting_values))
         for name in layout.shapes:
             self._state[f"network.{name}"].requires_grad_()
         self._state |= following
         self._acting |= following  # a swap names every parameter of the caller, though no action depends on these
         self._moved = {phase.name: list(moved_by(phase, layout)) for phase in algorithm.phases}
-        self._gradients = layout.views(gradients)
-        self._losses = gradients[:, layout.size]
+        self._gradients = layout.views(networks.gradients)
+        self._losses = networks.losses
         constant = {f"network.{name}": self._state[f"network.{name}"].detach() for name in layout.shapes}
         self._states = {  # what a phase's loss sees: parameters that it moves, and constants
             phase: {**self._state, **{name: value for name, value in constant.items() if name[8:] not in names}}
