@@ -232,7 +232,7 @@ def test_a_batch_in_parts_equals_the_whole_up_to_rounding(count: int, mode: Mode
         row, other = train(whole, step, step)[0], train(parts, step, step)[0]
         for name in row:
             np.testing.assert_allclose(row[name], other[name], rtol=1e-5, err_msg=name)
-        torch.testing.assert_close(whole._gradients, parts._gradients, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(whole._networks.gradients, parts._networks.gradients, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(whole.parameters, parts.parameters, rtol=1e-4, atol=1e-6)
 
 

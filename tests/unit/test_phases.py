@@ -147,7 +147,7 @@ def test_going_on_from_a_saved_state_equals_never_having_stopped(mode: Any) -> N
     assert {name: value.tolist() for name, value in resumed.items()} == {
         name: value.tolist() for name, value in expected.items()
     }
-    held, again = whole._targets.stacked(), second._targets.stacked()
+    held, again = whole._networks.targets.stacked(), second._networks.targets.stacked()
     assert equal(list(held.values()), list(again.values()))
 
 
