@@ -236,7 +236,7 @@ def test_every_algorithms_loss_is_a_mean_over_samples_so_a_batch_may_come_in_par
     packs = [Pack(worker.algorithm(name, grad_accumulation=count), worker.SEEDS) for count in (1, 3)]
     losses = [pack.update(worker.share(pack.algorithm, 1, 0, 1), 1)["actor_loss"].tolist() for pack in packs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    torch.testing.assert_close(packs[0]._gradients, packs[1]._gradients, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(packs[0]._networks.gradients, packs[1]._networks.gradients, rtol=1e-3, atol=1e-5)
 
 
 def test_constants_of_the_network_are_saved_and_come_back() -> None:
