@@ -36,7 +36,7 @@ def as_shape(value: Sequence[int] | Mapping[str, Sequence[int]]) -> ObservationS
     return tuple(int(n) for n in value)
 
 
-def _named(observation: Any) -> Mapping[str, Any] | None:
+def named_parts(observation: Any) -> Mapping[str, Any] | None:
     """Return the named parts of an observation; None for a single array."""
     return cast("Mapping[str, Any]", observation) if _has_names(cast("type[Any]", type(observation))) else None
 
@@ -48,7 +48,7 @@ def _has_names(kind: type[Any]) -> bool:
 
 def shape_of(observation: Any, leading: int = 0) -> ObservationShape:
     """Return the shape of an observation (or of anything with `.shape`, such as spaces), less `leading` dims."""
-    parts = _named(observation)
+    parts = named_parts(observation)
     if parts is None:
         return tuple(observation.shape[leading:])
     return {str(name): tuple(part.shape[leading:]) for name, part in parts.items()}
@@ -73,7 +73,7 @@ def has_pictures(shape: ObservationShape) -> bool:
 
 def each(function: Callable[[Any], Any], observation: Any) -> Any:
     """Return `function` of a single array, or of each part."""
-    parts = _named(observation)
+    parts = named_parts(observation)
     if parts is None:
         return function(observation)
     return {name: function(part) for name, part in parts.items()}
@@ -100,7 +100,7 @@ def check_alike(found: ObservationShape, wanted: ObservationShape, what: str) ->
 
 def batch_size(observations: Any) -> int:
     """Return the leading length of a batch, which all of its parts have."""
-    parts = _named(observations)
+    parts = named_parts(observations)
     return len(observations if parts is None else next(iter(parts.values())))
 
 
@@ -130,7 +130,7 @@ def batched(observations: Any, shape: ObservationShape, what: str) -> tuple[Arra
     """
     parts = parts_of(shape)
     if isinstance(shape, dict):
-        given = _named(observations) or {}
+        given = named_parts(observations) or {}
         missing = [name for name in parts if name not in given]
         if missing:
             raise UserError(f"{what} needs {missing[0]!r}: its observations are {describe(shape)}")

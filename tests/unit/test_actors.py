@@ -14,7 +14,7 @@ from understudy.runs.directory import CsvLog, read_csv
 from understudy.trainables.loops.actors_remote import host_and_port
 from understudy.trainables.loops.correcting import MARKS
 from understudy.trainables.loops.fragments import Fragment, FragmentBuffer, Header, from_bytes, header_facts, to_bytes
-from understudy.trainables.loops.learner import Inbox
+from understudy.trainables.loops.inbox import Inbox
 
 SHAPE = (1,)
 

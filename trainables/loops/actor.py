@@ -61,9 +61,9 @@ class Actor:
         row = self._pack.parameters[0]
         if flat.shape != row.shape:
             raise CheckpointError(f"the learner's weights are {flat.shape}, this actor's {tuple(row.shape)}")
-        row.copy_(torch.from_numpy(np.array(flat)))
+        row.copy_(torch.as_tensor(np.array(flat)))
         if buffers:
-            named = {name: torch.from_numpy(np.array(value)) for name, value in buffers.items()}
+            named = {name: torch.as_tensor(np.array(value)) for name, value in buffers.items()}
             self._pack.members[0].load_state_dict(named, strict=False)
         self.version = version
 

@@ -26,6 +26,13 @@ IN_FLIGHT = 2
 PLACE_SECONDS = 120.0
 
 
+def _ray() -> Any:
+    """Return Ray, whose functions have no types; imported where an actor runs, and nowhere else."""
+    import ray
+
+    return ray
+
+
 class ActorProcess:
     """What runs in a Ray actor."""
 
@@ -36,7 +43,7 @@ class ActorProcess:
 
     def collect(self, weights: list[Any]) -> Fragment:
         """Act with these weights (a reference in a list, which Ray leaves unresolved) until a fragment is whole."""
-        import ray
+        ray = _ray()
 
         version, steps, held = weights
         if version != self._actor.version:
@@ -61,7 +68,7 @@ class RayActors:
 
     def start(self, weights: Published) -> None:
         """Start Ray where there is none, place the actors, and give each its first calls."""
-        import ray
+        ray = _ray()
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -93,13 +100,13 @@ class RayActors:
 
     def publish(self, weights: Published) -> None:
         """Put the weights into Ray's store; the next calls carry them."""
-        import ray
+        ray = _ray()
 
         self._weights = [weights.version, weights.steps, ray.put(weights)]
 
     def poll(self, seconds: float) -> list[Fragment]:
         """Return what has come, and make as many new calls."""
-        import ray
+        ray = _ray()
 
         done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=seconds or 0.0, fetch_local=True)
         if not done and seconds:
@@ -118,7 +125,7 @@ class RayActors:
 
     def _result(self, call: Any, number: int) -> Fragment | None:
         """Return a call's fragment; None where its actor died, which Ray starts again."""
-        import ray
+        ray = _ray()
         from ray.exceptions import RayActorError, RayTaskError
 
         try:
@@ -136,7 +143,7 @@ class RayActors:
 
     def close(self) -> None:
         """End the actors and give their place back."""
-        import ray
+        ray = _ray()
 
         if not ray.is_initialized():
             return

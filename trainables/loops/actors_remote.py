@@ -161,7 +161,8 @@ class RemoteActors:
     def _read(self, connection: Connection, number: int) -> None:
         while not self._closing:
             _, facts, arrays = from_bytes(connection.recv_bytes())
-            fragment = Fragment(Header(**{**facts, "actor": number}), arrays)
+            header: dict[str, Any] = {**facts, "actor": number}
+            fragment = Fragment(Header(**header), arrays)
             while not self._closing:
                 with contextlib.suppress(queue.Full):
                     self._fragments.put(fragment, timeout=0.5)

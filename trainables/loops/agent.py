@@ -22,7 +22,16 @@ from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.envs.store.store import SALIENCY
 from understudy.errors import CheckpointError, UserError
 from understudy.normaliser import Normaliser
-from understudy.observations import Observations, ObservationShape, batch_size, batched, describe, each, shape_of
+from understudy.observations import (
+    Observations,
+    ObservationShape,
+    batch_size,
+    batched,
+    describe,
+    each,
+    named_parts,
+    shape_of,
+)
 from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.trainables.packs.pack import Pack
@@ -181,8 +190,9 @@ class Agent:
     def _seen(self, observations: Any) -> Observations:
         """Return observations as tensors, without the parts that this agent does not see."""
         shape = self.algorithm.observation_shape
-        if isinstance(shape, dict) and isinstance(observations, Mapping):
-            observations = {name: part for name, part in observations.items() if name in shape}
+        parts = named_parts(observations)
+        if isinstance(shape, dict) and parts is not None:
+            observations = {name: part for name, part in parts.items() if name in shape}
         return each(torch.as_tensor, observations)
 
 
@@ -198,15 +208,19 @@ def _of_a_run(saved: dict[str, Any]) -> dict[str, Any]:
 
 def _lengths(arrays: Arrays) -> set[int]:
     """Return the leading lengths of all arrays, those of the observations' parts among them."""
-    flat = [part for array in arrays.values() for part in (array.values() if isinstance(array, Mapping) else [array])]
-    return {len(array) for array in flat}
+    found: set[int] = set()
+    for array in arrays.values():
+        parts = named_parts(array)
+        found |= {len(part) for part in ([array] if parts is None else parts.values())}
+    return found
 
 
 def _shapes(arrays: Arrays) -> str:
-    shapes = {name: array if isinstance(array, Mapping) else np.shape(array) for name, array in arrays.items()}
-    return ", ".join(
-        f"{name} {describe(shape_of(shape)) if isinstance(shape, Mapping) else shape}" for name, shape in shapes.items()
-    )
+    said: list[str] = []
+    for name, array in arrays.items():
+        parts = named_parts(array)
+        said.append(f"{name} {np.shape(array) if parts is None else describe(shape_of(parts))}")
+    return ", ".join(said)
 
 
 def _dims(shape: ObservationShape) -> str:

@@ -5,7 +5,7 @@ Built-in algorithms, encoders, goal strategies and operations have tests, and ar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,8 +23,8 @@ SAMPLES = 2
 
 def try_plug_ins(spec: RunSpec, algorithm: Algorithm, network: nn.Module, windows: Windows) -> None:
     """Raise UserError, with module and place, for what a plug-in does wrong with a batch of the run's data."""
-    modules = [network, *network.modules()] if isinstance(network, nn.Module) else []
-    used = [algorithm, *modules, *spec.augment.operations]
+    made = _module(network)
+    used: list[object] = [algorithm, *spec.augment.operations, *(made.modules() if made else ())]
     if windows.goals != "none":
         used.append(goal_strategies.get(windows.goals))
     if not any(map(from_plug_in, used)):
@@ -39,17 +39,20 @@ def try_plug_ins(spec: RunSpec, algorithm: Algorithm, network: nn.Module, window
 def _try_algorithm(algorithm: Algorithm, network: nn.Module, batch: Batch) -> None:
     """Take each phase's loss of one member's batch, and act."""
     what = f"algorithm {algorithm.name!r} ({type(algorithm).__module__})"
-    if not isinstance(network, nn.Module) or not any(item.requires_grad for item in network.parameters()):
+    made = _module(network)
+    if made is None or not any(item.requires_grad for item in made.parameters()):
         raise UserError(f"{what}: network() must return a torch module with parameters to train")
     draws = algorithm.draw(SAMPLES, torch.Generator().manual_seed(0))
-    if not isinstance(draws, dict) or any((_shape(value) or ())[:1] != (SAMPLES,) for value in draws.values()):
+    drawn = _named(draws)
+    if drawn is None or any((_shape(value) or ())[:1] != (SAMPLES,) for value in drawn.values()):
         raise UserError(f"{what}: draw({SAMPLES}, generator) must return a dict of tensors [{SAMPLES}, ...]")
     targets = {part: network.get_submodule(part) for part in algorithm.targets}
     for phase in algorithm.phases:
         returned, its = phase.loss(network, targets, batch, draws), f"{what}: the loss of {phase.name}"
-        if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
+        pair = _loss_and_metrics(returned)
+        if pair is None:
             raise UserError(f"{its} must return (loss, dict of metrics), not {_kind(returned)}")
-        loss, metrics = returned
+        loss, metrics = pair
         if _shape(loss) != () or not loss.requires_grad:
             raise UserError(f"{its} must be a scalar tensor that depends on the network, not {_kind(loss)}")
         for name, value in metrics.items():
@@ -61,6 +64,26 @@ def _try_algorithm(algorithm: Algorithm, network: nn.Module, batch: Batch) -> No
         wanted = (SAMPLES, algorithm.chunk_length, algorithm.action_dim)
         if _shape(actions) != wanted:
             raise UserError(f"{what}: act must return actions {list(wanted)}, not {_kind(actions)}")
+
+
+# What a plug-in returns is what it is, whatever its annotations say.
+
+
+def _module(made: object) -> nn.Module | None:
+    return made if isinstance(made, nn.Module) else None
+
+
+def _named(made: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", made) if isinstance(made, dict) else None
+
+
+def _loss_and_metrics(made: object) -> tuple[Any, dict[str, Any]] | None:
+    """Return a loss and its metrics, where it is these."""
+    if not isinstance(made, tuple):
+        return None
+    parts = cast("tuple[Any, ...]", made)
+    metrics = _named(parts[1]) if len(parts) == 2 else None
+    return None if metrics is None else (parts[0], metrics)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

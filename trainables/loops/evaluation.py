@@ -51,13 +51,13 @@ class Outcome:
     """Per seed: return, length, success, normalized_return (those the environment has)."""
     summary: dict[str, float]
     """Means over seeds; of the objective also `_low`, `_high`, `_iqm`, `_seeds`, `_episodes`."""
-    grid_rows: list[dict[str, float]] = field(default_factory=list)
+    grid_rows: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     """Per seed: the same columns for each grid value, as `flow_steps_10/success`."""
-    grid_summary: dict[str, float] = field(default_factory=dict)
-    best_summary: dict[str, float] = field(default_factory=dict)
+    grid_summary: dict[str, float] = field(default_factory=dict[str, float])
+    best_summary: dict[str, float] = field(default_factory=dict[str, float])
     """The summary of the best grid value; `summary` itself without a grid."""
-    best_parameters: dict[str, Any] = field(default_factory=dict)
-    episodes: list[Played] = field(default_factory=list)
+    best_parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    episodes: list[Played] = field(default_factory=list[Played])
     """Every episode of `rows`, with its member's place for a seed."""
     setting: Setting = field(default_factory=Setting)
     """How they were played."""
@@ -217,8 +217,8 @@ def held_out_losses(pack: Pack, batches: Iterable[Batch], poll: Poll | None = No
             poll()
         for key, value in pack.losses(batch, number).items():
             sums[key] = sums.get(key, torch.zeros(len(pack), dtype=torch.float64)) + value.double().cpu()
-    table = {f"validation/{key}": (total / HELD_OUT).tolist() for key, total in sums.items()}
-    return [{key: values[index] for key, values in table.items()} for index in range(len(pack))]
+    table = {f"validation/{key}": total / HELD_OUT for key, total in sums.items()}
+    return [{key: float(values[index]) for key, values in table.items()} for index in range(len(pack))]
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

@@ -153,7 +153,7 @@ class FromBoth(ActingFeed):
 
     def _draw(self, step: int, count: int) -> Batch:
         """Return `count` windows of each member [K, count, ...], uniform over the data's rows and those it added."""
-        drawn = []
+        drawn: list[Batch] = []
         for player in self._players.players:
             rows = self._mixture.rows(player.buffer, player.seed, step, count)
             drawn.append(self._mixture.gather(player.buffer, rows))

@@ -37,7 +37,7 @@ class Header:
     """The version of the newest weights that it was made with."""
     seconds: float
     """How long the policy and the environment took for it."""
-    totals: dict[str, float] = field(default_factory=dict)
+    totals: dict[str, float] = field(default_factory=dict[str, float])
     """What its episode came to, where that has ended."""
 
 

@@ -57,10 +57,14 @@ class Log:
             return
         training.pack.check_finite()
         steps_per_sec, data_wait = self._speed.measure()
-        table = {key: value.detach().double().cpu().tolist() for key, value in metrics.items()}
+        table = {key: _numbers(value) for key, value in metrics.items()}
         self._logs.training(training.step, table, steps_per_sec, data_wait)
         means = {key: sum(values) / len(values) for key, values in table.items()}
         training.metrics = {**training.metrics, **means, "steps_per_sec": steps_per_sec}
+
+
+def _numbers(values: torch.Tensor) -> list[float]:
+    return values.detach().double().cpu().numpy().tolist()
 
 
 class Show:
@@ -199,7 +203,7 @@ class EvaluationFiles:
     def _roll_out(self, evaluator: Evaluator) -> Outcome:
         """Evaluate in the environment; at the end also at each value of the grid, and on video."""
         training, algorithm, act = self._training, self._training.algorithm, self._training.pack.act
-        grid = self._grid if training.last else {}
+        grid: Mapping[str, tuple[Any, ...]] = self._grid if training.last else {}
         recorder = self._logs.episodes(training.step)
         outcome = evaluator.evaluate(act, len(training.seeds), algorithm, grid, self._stop.poll, recorder)
         if training.last and training.spec.evaluation.video_episodes:

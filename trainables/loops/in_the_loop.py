@@ -26,8 +26,10 @@ from understudy.trainables.loops.actors_on_ray import RayActors
 from understudy.trainables.loops.actors_remote import RemoteActors, act_for_learner
 from understudy.trainables.loops.correcting import MARKS, CorrectedPlayer, corrected, corrected_batch, judge_of
 from understudy.trainables.loops.data import Data, describe_environment
+from understudy.trainables.loops.inbox import Sees
 from understudy.trainables.loops.interaction import REPLAY, Surroundings
-from understudy.trainables.loops.learner import Actors, FromActors, Sees, ledger_kept, replay_ledger
+from understudy.trainables.loops.learner import Actors, FromActors
+from understudy.trainables.loops.ledger import ledger_kept, replay_ledger
 from understudy.trainables.loops.online import FromEnvironments, OnlineLoop
 from understudy.trainables.loops.session import Feed
 from understudy.trainables.loops.steps import Training
@@ -115,7 +117,8 @@ class CorrectedFeed(FromEnvironments):
 
     def _batch(self, update: int) -> Batch:
         """Return the batch of an update: a share of demonstrations and corrections, then of all that was done."""
-        size, drawn = self._training.spec.config.batch_size, []
+        size = self._training.spec.config.batch_size
+        drawn: list[Batch] = []
         for pool, seed in zip(self._pools, self._training.seeds, strict=True):
             drawn.append(corrected_batch(pool, self._data, seed, update, size, self._offline))
         return {name: together(torch.stack, [one[name] for one in drawn]) for name in drawn[0]}

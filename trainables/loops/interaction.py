@@ -25,7 +25,7 @@ from understudy.envs.rollouts.limits import check_limit
 from understudy.envs.rollouts.slots import Command, Slot
 from understudy.errors import DatasetError, UnderstudyError
 from understudy.normaliser import Normaliser
-from understudy.observations import Arrays, ObservationShape, each, shape_of
+from understudy.observations import Arrays, ObservationShape, each, shape_of, together
 from understudy.randomness import numpy_generator, stream_key
 from understudy.trainables.packs.pack import Pack
 
@@ -182,7 +182,7 @@ class Players:
         """Take a uniformly random step with every member; return the totals of the episodes that end."""
         self._delete_unneeded()
         low, high = self._surroundings.low, self._surroundings.high
-        ended = []
+        ended: list[dict[str, float] | None] = []
         for player in self.players:
             player.shown()
             action = numpy_generator(player.seed, "random action", step).uniform(low, high).astype(np.float32)
@@ -209,14 +209,14 @@ class Players:
 
     def sample(self, update: int, batch_size: int, horizon: int = 1) -> Batch:
         """Return a batch of update number `update`, each member's from its own buffer: arrays [K, b, ...]."""
-        drawn = []
+        drawn: list[dict[str, Any]] = []
         for player in self.players:
             buffer = player.buffer
             rows = numpy_generator(player.seed, "replay", update).integers(
                 buffer.first, buffer.counters.rows, batch_size
             )
             drawn.append(buffer.gather(rows, horizon, self._discount))
-        return {name: _tensors([one[name] for one in drawn]) for name in drawn[0]}
+        return {name: together(_tensor, [one[name] for one in drawn]) for name in drawn[0]}
 
     # ---- checkpoints ----
 
@@ -273,13 +273,9 @@ def _same(one: Arrays, other: Arrays) -> bool:
 
 def _stacked(shown: Sequence[Arrays]) -> Arrays:
     """Return what K members see as [K, 1, *O]."""
-    first = shown[0]
-    if isinstance(first, dict):
-        return {name: np.stack([one[name] for one in shown])[:, None] for name in first}  # type: ignore[index]
-    return np.stack([np.asarray(one) for one in shown])[:, None]
+    return together(lambda parts: np.stack([np.asarray(part) for part in parts])[:, None], shown)
 
 
-def _tensors(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {name: _tensors([one[name] for one in values]) for name in values[0]}
-    return torch.from_numpy(np.stack(values) if len(values) > 1 else values[0][None])
+def _tensor(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return K members' arrays as one tensor; that of a single member is not copied."""
+    return torch.as_tensor(np.stack(arrays) if len(arrays) > 1 else arrays[0][None])

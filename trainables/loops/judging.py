@@ -76,7 +76,8 @@ def action_errors(
     the names of these numbers.
     """
     numbers, names = tasks
-    squared, counted = [], []
+    squared: list[np.ndarray] = []
+    counted: list[np.ndarray] = []
     for batch in batches:
         if poll is not None:
             poll()
@@ -109,7 +110,7 @@ def tasks_of(store: EpisodeStore, rows: np.ndarray) -> tuple[np.ndarray, list[st
     if "language" not in store.manifest.episode_columns:
         return np.full(len(rows), -1), []
     texts = store.texts("language")
-    episodes = np.searchsorted(store.starts, rows, side="right") - 1
+    episodes: list[int] = (np.searchsorted(store.starts, rows, side="right") - 1).tolist()
     given = [str(texts[episode]) for episode in episodes]
     names, counts = np.unique(given, return_counts=True)
     if len(names) < 2:

@@ -2,8 +2,7 @@
 
 A step of the run is a step of some actor; `utd_ratio` updates follow each, so that actors which are too quick wait (or
 queue). When and in which order fragments come is the one thing that is not a function of the spec: the rest is, of the
-rows that each actor's buffer had. With replay=ledger these are noted for each update, and `replay_ledger` does all
-updates again, to the same weights. Shape suffix: P parameters.
+rows that each actor's buffer had (`ledger` notes them). Shape suffix: P parameters.
 """
 
 from __future__ import annotations
@@ -11,36 +10,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from understudy.algorithm import Batch
 from understudy.envs.replay.pool import Pool
-from understudy.envs.replay.replay import Counters, Replay
-from understudy.envs.windows.augmentation import augment_batch
+from understudy.envs.replay.replay import Counters
 from understudy.errors import DatasetError
-from understudy.observations import ObservationShape, each
 from understudy.runs.directory import CsvLog
 from understudy.runs.stop import check_signals
 from understudy.spec.in_the_loop import InTheLoop
-from understudy.spec.run import RunSpec
-from understudy.trainables.loops.correcting import MARKS, corrected_batch
 from understudy.trainables.loops.data import Data
-from understudy.trainables.loops.fragments import MARK, Fragment
+from understudy.trainables.loops.fragments import Fragment
+from understudy.trainables.loops.inbox import STATE_OF_ACTORS, Inbox, Sees, buffers_of
 from understudy.trainables.loops.interaction import REPLAY
+from understudy.trainables.loops.ledger import Ledger, do_update
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.steps import Training
 from understudy.trainables.packs.pack import Pack
 
 logger = logging.getLogger("understudy")
-LEDGER = "ledger.bin"
-"""Beside the buffers: for each update its number and the rows of every buffer, int64."""
 WAIT_SECONDS = 0.2
-STATE_OF_ACTORS, VERSION = "inboxes", "version"
+VERSION = "version"
 
 
 class Published:
@@ -51,14 +43,6 @@ class Published:
         self.flat = pack.acting_values[0].detach().cpu().numpy().copy()
         state = pack.members[0].state_dict()
         self.buffers = {n: v.cpu().numpy().copy() for n, v in state.items() if n not in pack.layout.shapes}
-
-
-@dataclass(frozen=True)
-class Sees:
-    """What a policy sees and how many numbers it gives."""
-
-    shape: ObservationShape
-    action_dim: int
 
 
 class Actors(Protocol):
@@ -84,58 +68,6 @@ class Actors(Protocol):
     def close(self) -> None:
         """End them, or let them go."""
         ...
-
-
-class Inbox:
-    """One actor's buffer, and where in its stream of fragments it is."""
-
-    def __init__(self, buffer: Replay, shape: ObservationShape) -> None:
-        self.buffer, self._single = buffer, not isinstance(shape, dict)
-        self.life, self.episode, self.next = "", -1, 0
-        self.lost = self.repeated = 0
-        """Fragments whose episode is not whole before them, and such as were there already."""
-
-    def add(self, fragment: Fragment) -> int:
-        """Add the steps of a fragment unless they are there, or what is before them is not; return how many."""
-        header = fragment.header
-        same = (header.life, header.episode) == (self.life, self.episode)
-        if header.first != (self.next if same else 0):
-            if same and header.first < self.next:
-                self.repeated += 1
-            else:
-                self.lost += 1
-            return 0
-        if header.first == 0:
-            self.buffer.begin(fragment.seen(0, self._single))
-            self.life, self.episode = header.life, header.episode
-        arrays, count = fragment.arrays, len(fragment)
-        for place in range(count):
-            last = header.ended and place == count - 1
-            self.buffer.add(
-                arrays["actions"][place],
-                float(arrays["rewards"][place]),
-                fragment.seen(place + 1, self._single),
-                terminated=bool(arrays["terminals"][place]),
-                ended=last,
-                marks={name: float(arrays[MARK + name][place]) for name in MARKS if MARK + name in arrays},
-            )
-        self.next = header.first + count
-        return count
-
-    def state(self) -> dict[str, Any]:
-        """Return where it is, as checkpoints hold it; the newest observation goes along while an episode is open."""
-        newest = self.buffer.newest if self.buffer.counters.open_rows else {}
-        parts = {name: torch.from_numpy(np.array(part)) for name, part in newest.items()}
-        place = {"life": self.life, "episode": self.episode, "next": self.next}
-        return {"counters": asdict(self.buffer.counters), "newest": parts, **place}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it back to what `state` returned. An open episode's environment is gone: it ends there, cut off."""
-        self.buffer.restore(Counters(**state["counters"]))
-        if self.buffer.counters.open_rows:
-            newest = {name: part.numpy() for name, part in state["newest"].items()}
-            self.buffer.cut_off(newest)
-        self.life, self.episode, self.next = state["life"], state["episode"], state["next"]
 
 
 class FromActors:
@@ -287,79 +219,3 @@ class FromActors:
         self._actors.close()
         if self._ledger:
             self._ledger.close()
-
-
-def buffers_of(folder: Path, sees: Sees, config: InTheLoop, count: int) -> list[Replay]:
-    """Return each actor's buffer, which share the run's `buffer_size`."""
-    capacity = max(1, config.buffer_size // count)
-    names = [folder / f"actor{number:03d}" for number in range(count)]
-    return [Replay(name, sees.shape, sees.action_dim, capacity, marks=MARKS) for name in names]
-
-
-def do_update(
-    training: Training, pool: Pool, data: Data | None, update: int, shown: int, counts: list[int]
-) -> dict[str, torch.Tensor]:
-    """Take update number `update` on what the buffers had when they held `counts` rows; return its metrics [1]."""
-    spec, pack = training.spec, training.pack
-    batch = corrected_batch(pool, data, spec.all_seeds[0], update, spec.config.batch_size, shown, counts)
-    whole: Batch = {name: each(lambda part: part[None], value) for name, value in batch.items()}
-    whole = augment_batch(whole, spec.augment, training.seeds, update, device=pack.device)
-    config = spec.config
-    assert isinstance(config, InTheLoop)
-    last = update % config.utd_ratio == 0
-    only = None if last else [phase.name for phase in pack.phases[:-1]]
-    return pack.update(whole, update, only)
-
-
-class Ledger:
-    """What each update could draw: its number and the rows of every buffer, a line of int64 each."""
-
-    def __init__(self, folder: Path, actors: int) -> None:
-        self.path, self._width = folder / LEDGER, actors + 1
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab")  # noqa: SIM115  (open as long as the run)
-
-    def note(self, update: int, counts: list[int]) -> None:
-        """Add an update."""
-        self._file.write(np.array([update, *counts], np.int64).tobytes())
-
-    def cut(self, last: int) -> None:
-        """Remove the updates after `last`."""
-        self._file.truncate(last * self._width * 8)
-
-    def sync(self) -> None:
-        """Hand what was noted to the system."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @staticmethod
-    def read(folder: Path, actors: int) -> np.ndarray:
-        """Return the updates' numbers and counts [updates, 1 + actors]."""
-        return np.fromfile(folder / LEDGER, np.int64).reshape(-1, actors + 1)
-
-
-def replay_ledger(training: Training, folder: Path, saved: Mapping[str, Any], sees: Sees, data: Data | None) -> int:
-    """Do all updates of a run again, from drawn weights, in the order and on the rows of the ledger in `folder`.
-
-    `saved` is the run's newest checkpoint. Returns how many there are.
-    """
-    config = training.spec.config
-    assert isinstance(config, InTheLoop)
-    count = max(1, config.num_actors)
-    buffers = buffers_of(folder, sees, config, count)
-    for buffer, state in zip(buffers, saved[STATE_OF_ACTORS], strict=True):
-        Inbox(buffer, sees.shape).restore(state)
-    pool = Pool(buffers, training.spec.data.discount, from_start=True)
-    shown = round(config.batch_size * config.offline_ratio)
-    noted = Ledger.read(folder, count)
-    for update, *counts in noted.tolist():
-        do_update(training, pool, data, update, shown, counts)
-    return len(noted)
-
-
-def ledger_kept(spec: RunSpec) -> bool:
-    """Return whether a run's updates can be done again."""
-    return isinstance(spec.config, InTheLoop) and spec.config.has_actors and spec.config.replay == "ledger"

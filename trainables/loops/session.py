@@ -5,7 +5,7 @@ A loop brings a `Feed`, which is what its updates are made of; everything else i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -76,7 +76,7 @@ class Caller:
 
     report: OnEvaluation | None = None
     progress: OnProgress | None = None
-    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     """Values of evaluation-time parameters that the last evaluation tries."""
 
 
@@ -147,7 +147,7 @@ def _begin(training: Training, logs: Logs, report: OnEvaluation | None) -> None:
 
 
 @contextmanager
-def _last_words(training: Training, logs: Logs | None) -> Iterator[None]:
+def _last_words(training: Training, logs: Logs | None) -> Generator[None]:
     """Make the logs durable where training breaks, and say what to do where memory runs out."""
     try:
         yield

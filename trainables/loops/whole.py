@@ -50,7 +50,8 @@ def fit(algorithm: Algorithm, windows: Windows, normaliser: Normaliser) -> None:
     what = f"algorithm {algorithm.name!r} ({type(algorithm).__module__})"
     with plug_in_errors(algorithm):
         found = dict(algorithm.fit(Whole(windows, normaliser, algorithm)))
-    if set(found) != set(algorithm.fits) or not all(isinstance(item, torch.Tensor) for item in found.values()):
+    values: list[object] = list(found.values())  # by a plug-in, whatever its annotation says
+    if set(found) != set(algorithm.fits) or not all(isinstance(item, torch.Tensor) for item in values):
         raise UserError(f"{what}: fit must return tensors called {', '.join(algorithm.fits)}, not {', '.join(found)}")
     algorithm.constants = found
     held = dict(algorithm.network(torch.Generator()).named_buffers())
