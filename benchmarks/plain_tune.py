@@ -10,7 +10,6 @@ each, actors are reused, a trial has one CPU and one thread, and MLflowLoggerCal
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import os
 import statistics
@@ -40,13 +39,19 @@ class Velocity(nn.Module):
         return self.layers(torch.cat((observations, actions, time), dim=-1))
 
 
-@functools.lru_cache(maxsize=1)
-def load(file: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (normalised observations [N, O], actions [N, A], mean [O], deviation [O])."""
-    with np.load(file) as held:
-        observations, actions = torch.from_numpy(held["observations"]), torch.from_numpy(held["actions"])
-    mean, deviation = observations.mean(0), observations.std(0).clamp_min(1e-6)
-    return (observations - mean) / deviation, actions, mean, deviation
+Data = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+held: dict[str, Data] = {}
+"""What this process has read, by file; functools.cache cannot be sent to Ray's processes."""
+
+
+def load(file: str) -> Data:
+    """Return (normalised observations [N, O], actions [N, A], mean [O], deviation [O]), read once a process."""
+    if file not in held:
+        with np.load(file) as arrays:
+            observations, actions = torch.from_numpy(arrays["observations"]), torch.from_numpy(arrays["actions"])
+        mean, deviation = observations.mean(0), observations.std(0).clamp_min(1e-6)
+        held[file] = (observations - mean) / deviation, actions, mean, deviation
+    return held[file]
 
 
 @torch.no_grad()

@@ -190,7 +190,7 @@ def rows(folder: Path, repeats: int, quick: bool) -> None:
 
 def resume(folder: Path, repeats: int, quick: bool) -> None:
     """Seconds of a tiny trial beyond its two steps, and until a killed sweep of 100 ended trials is at its end."""
-    number = 4 if quick else 100
+    number = 8 if quick else 100
     rates = tuple(float(rate) for rate in np.geomspace(1e-5, 1e-2, number).round(9))
     whole, few = (Work(some, 1, 2, 1, 2, 1, (5,)) for some in (rates, rates[: number // 4]))
     taken: dict[str, list[float]] = {OURS: [], THEIRS: []}
