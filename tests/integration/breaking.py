@@ -187,6 +187,11 @@ class Server:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
 
+    def hang(self) -> None:
+        """Stop it with its workers: it still takes connections and never answers."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """Kill -9 it with its workers."""
         if self._process is not None:

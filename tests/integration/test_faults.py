@@ -75,6 +75,23 @@ def test_a_disk_that_is_full_for_a_while_costs_the_work_since_the_last_checkpoin
     assert_each_metric_once(store_of(folder), store_of(undisturbed))
 
 
+def test_a_run_whose_server_hangs_ends_without_it_and_is_sent_later(
+    undisturbed: Path, server: Server, tmp_path: Path
+) -> None:
+    server.start()
+    process = start(*RUN, "save_dir=runs", f"tracking_uri={server.address}", cwd=tmp_path)
+    wait_for(process, lambda: step_of(tmp_path) >= 300)
+    server.hang()
+    assert "`understudy sync` sends it once that is back" in ended(process)
+    said = ended(start("sync", "runs", cwd=tmp_path), code=1)
+    assert said.startswith(f"understudy: no MLflow server answers at {server.address}")
+    server.kill()
+    server.start()
+    assert "FINISHED" in ended(start("sync", "runs", cwd=tmp_path))
+    assert_same(only(tmp_path), undisturbed)
+    assert_each_metric_once(server.store, store_of(undisturbed))
+
+
 JUMPING_CLOCK = """
 import os, pathlib, time
 _real = {"time": time.time, "time_ns": time.time_ns}

@@ -8,10 +8,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +309,46 @@ def test_a_run_that_starts_and_ends_while_the_server_is_away_is_tracked_when_it_
         assert again.close("FINISHED", timeout=600)
     assert points(uri, str(again.run_id), "train/loss") == list(range(4))
     assert len(tracking.list_runs(uri)) == 1
+
+
+def test_a_server_that_stops_answering_after_it_was_checked_is_not_asked_for_minutes() -> None:
+    """MLflow's own patience is 8 tries of 120 s each."""
+    with _answering() as address:
+        code = (
+            "import sys; from understudy import tracking; tracking.prepare(sys.argv[1])\n"
+            "from mlflow import environment_variables as held\n"
+            "print(held.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(), held.MLFLOW_HTTP_REQUEST_TIMEOUT.get())"
+        )
+        without = {name: value for name, value in CHILD.items() if not name.startswith("MLFLOW_HTTP")}
+        done = subprocess.run(
+            [sys.executable, "-c", code, address], capture_output=True, text=True, check=False, env=without
+        )
+    assert done.stdout.split() == ["1", "20"], done.stderr
+
+
+class _NoExperiments(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer()
+
+    def _answer(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing."""
+
+
+@contextmanager
+def _answering() -> Iterator[str]:
+    """Answer whatever is asked of an MLflow server with nothing found."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _NoExperiments)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()

@@ -29,8 +29,10 @@ def prepare(tracking_uri: str) -> None:
     check_reachable(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is None:
-        with tracking_errors(tracking_uri), environment(**IMPATIENT):
-            untyped(client(tracking_uri)).search_experiments(max_results=1)
+        with tracking_errors(tracking_uri):
+            store = untyped(client(tracking_uri))  # sets our defaults: within the block they would end with it
+            with environment(**IMPATIENT):
+                store.search_experiments(max_results=1)
         return
     with _migrated(path), tracking_errors(tracking_uri):
         untyped(client(tracking_uri)).search_experiments(max_results=1)
