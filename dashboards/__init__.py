@@ -1,1 +1,1 @@
-"""What one looks at: the web page, the sweep report, Grafana and Prometheus files. Reads tracking and specs only."""
+"""Pages about sweeps, runs, episodes and datasets, on this machine alone. They read, and write nothing."""

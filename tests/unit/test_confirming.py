@@ -8,8 +8,9 @@ from tests.unit.test_statistics import simulated
 from tests.unit.test_sweeping import sweep
 
 from understudy.runs.episodes import SCHEMA, EpisodeLog, Played, Setting, read_episodes
-from understudy.sweeping.confirm import DEFAULT, Confirmed, candidates, fresh_seeds, rivals, told_apart, verdicts
+from understudy.sweeping.confirm import Confirmed, candidates, fresh_seeds, rivals, told_apart, verdicts
 from understudy.sweeping.outcomes import TrialOutcome
+from understudy.sweeping.words import DEFAULT
 
 SPEC = sweep("lr=interval(1e-5,1e-3)", "seeds=[0,1,2]")
 

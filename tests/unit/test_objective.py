@@ -16,12 +16,13 @@ from understudy.comparisons import kendall
 from understudy.errors import SpecError
 from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.best import BestPolicy
-from understudy.sweeping.confirm import DEFAULT, Confirmed, shown_name
+from understudy.sweeping.confirm import Confirmed
 from understudy.sweeping.objective import pareto_front, read_goal
 from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.report import front_of
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import best_trial
+from understudy.sweeping.words import DEFAULT, shown_name
 
 LR = "lr=interval(1e-5,1e-3)"
 HELD = ("algo=bc", "validation_fraction=0.1", "eval_episodes=0", LR)

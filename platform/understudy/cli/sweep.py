@@ -162,8 +162,8 @@ def settings_text(parameters: Mapping[str, Any]) -> str:
 
 def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
-    from understudy.sweeping.confirm import shown_name
     from understudy.sweeping.format import figure, objective_text
+    from understudy.sweeping.words import difference_text, shown_name
 
     objective, metrics = spec.goal.first, best.metrics
     name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
@@ -183,14 +183,7 @@ def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
     if alike:
         lines.append(f"not distinguishable from {', '.join(alike)}")
     for item in best.compared:
-        if item["below"] is None:
-            continue
-        known = [value for value in item["below"] if value is not None]
-        mean, *ends = (objective.signed(value) if objective.minimized else value for value in known)
-        told = "" if item["distinguishable"] else ": not distinguishable"
-        if not ends or min(ends) == max(ends):  # an interval of no width would say that the difference is known
-            text, told = figure(mean, name), ", with no spread to tell more by"
-        else:
-            text = f"{figure(mean, name)} [{figure(min(ends), name)}, {figure(max(ends), name)}]"
-        lines.append(f"  best minus {shown_name(item)}, {objective_text(item['metrics'], name)}: {text}{told}")
+        text = difference_text(item, objective, name)
+        if text:
+            lines.append(f"  best minus {shown_name(item)}, {objective_text(item['metrics'], name)}: {text}")
     return lines

@@ -37,14 +37,13 @@ from understudy.runs.results import RATES
 from understudy.runs.stop import Notice
 from understudy.spec.keys import build_run, with_changes
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.format import settings_of
 from understudy.sweeping.outcomes import TrialOutcome, finished, matrix_of, measured, pack_name, packs_of
 from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_spec
 from understudy.sweeping.tuning import run_packs
+from understudy.sweeping.words import DEFAULT
 
 logger = logging.getLogger("understudy")
-DEFAULT = "the default"
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,6 @@ class Confirmed:
     None for the best itself."""
     distinguishable: bool | None = None
     """Whether that is significant, after Holm's correction for the number of candidates."""
-
-
-def shown_name(item: Mapping[str, Any]) -> str:
-    """Return a Confirmed's name, given as best.json has it, with what tells it from others of one trial.
-
-    Like `trial 3 at flow_steps=5`, `trial 0 (the default)`, `the default (trial 0 at flow_steps=10)`.
-    """
-    name, trial, chosen = item["name"], item["trial"], item["chosen"]
-    at = f" at {settings_of(chosen)}" if chosen else ""
-    if name != DEFAULT:
-        return f"{name}{at} ({DEFAULT})" if item["is_default"] else f"{name}{at}"
-    return f"{name} ({settings_of({**item['parameters'], **chosen}) if trial is None else f'trial {trial}{at}'})"
 
 
 def candidates(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> list[Candidate]:

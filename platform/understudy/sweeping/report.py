@@ -11,10 +11,11 @@ from understudy.comparisons import kendall
 from understudy.files import read_object, write_json
 from understudy.runs.results import lower_is_better, objective_name
 from understudy.sweeping.format import number, objective_text
-from understudy.sweeping.objective import HELD_OUT, pareto_front
+from understudy.sweeping.objective import pareto_front
 from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.race import RECORD as RACE
 from understudy.sweeping.sweep_spec import SweepSpec
+from understudy.sweeping.words import correlation_lines, race_lines
 
 REPORT = "report.json"
 SHOWN = 8
@@ -28,8 +29,8 @@ def write_report(sweep: Path, spec: SweepSpec, ranked: Sequence[TrialOutcome]) -
     write_json(sweep / REPORT, {"pareto_front": front, "held_out": correlations, "race": race})
     return [
         *_front_lines(spec, front, sum(len(item.settings) or 1 for item in ranked)),
-        *_race_lines(race),
-        *_correlation_lines(correlations),
+        *race_lines(race),
+        *correlation_lines(correlations),
     ]
 
 
@@ -83,20 +84,3 @@ def _front_lines(spec: SweepSpec, front: Sequence[dict[str, Any]], of: int) -> l
         settings = " ".join(f"{key}={number(value)}" for key, value in row["parameters"].items())
         lines.append(f"  trial {row['trial']}  {values}  {settings}")
     return lines
-
-
-def _race_lines(race: dict[str, Any] | None) -> list[str]:
-    if race is None:
-        return []
-    stages = " > ".join(f"{len(stage['trials'])} x {stage['seeds']} seeds" for stage in race["rounds"])
-    share = race["seed_runs"] / max(1, race["all_seed_runs"])
-    return [f"seeds raced ({race['rule']}): {stages}: {race['seed_runs']} seeds trained, {share:.2f} of all for all"]
-
-
-def _correlation_lines(correlations: dict[str, dict[str, Any]]) -> list[str]:
-    return [
-        f"{name} ranks configurations as {found['with']} does by Kendall's tau {found['tau']:.2f}"
-        f" [{found['low']:.2f}, {found['high']:.2f}] ({found['configurations']:.0f} configurations)"
-        for name, found in correlations.items()
-        if name.startswith(HELD_OUT)
-    ]

@@ -1,0 +1,143 @@
+"""A run's page: what it was asked to do, how it differs from the sweep's best, what each seed did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from understudy.dashboards.pages.sweep import LIVE_SECONDS
+from understudy.dashboards.places import Missing, Root, address
+from understudy.dashboards.reading.files import Files, signature
+from understudy.dashboards.reading.runs import (
+    LOSSES,
+    RunView,
+    evaluation_curve,
+    last_metrics,
+    quiet_for,
+    read_run,
+    seed_curves,
+    shown_keys,
+    speed_of,
+    step_of,
+)
+from understudy.dashboards.reading.sweeps import read_sweep
+from understudy.dashboards.rendering import render
+from understudy.dashboards.site import Site
+from understudy.runs.results import objective_name
+
+WHERE = ("save_dir", "data_dir", "tracking_uri", "project", "run_group", "cpus", "gpus", "device", "seeds", "seed")
+"""Keys that say where, not what: no difference between two configurations."""
+
+
+def show(request: Request, site: Site) -> Response:
+    """Return the whole page."""
+    run, path = _run(request, site)
+    return HTMLResponse(render("run.html", **values_of(site, run, path)))
+
+
+def live(request: Request, site: Site) -> Response:
+    """Return the part that changes; nothing (204) where nothing has changed."""
+    run, path = _run(request, site)
+    if request.query_params.get("version") == _version(run):
+        return Response(status_code=204)
+    return HTMLResponse(render("run_body.html", **values_of(site, run, path)))
+
+
+def values_of(site: Site, run: RunView, path: str) -> dict[str, Any]:
+    """Return what the page's templates name."""
+    files = site.files
+    metrics = last_metrics(files, run)
+    name = objective_name(metrics)
+    keys = shown_keys(run.keys)
+    reference, href, reference_name = _reference(site, run)
+    theirs = shown_keys(reference.keys) if reference else {}
+    changed = {key: (keys.get(key, "-"), theirs.get(key, "-")) for key in keys if keys[key] != theirs.get(key)}
+    return {
+        "title": f"{path.rpartition('/')[2]}: {run.keys.get('algo', '')} {run.keys.get('env_name', '')}",
+        "run": run,
+        "path": path,
+        "sweep": _sweep_of(site.root, run),
+        "version": _version(run),
+        "seconds": LIVE_SECONDS,
+        "step": step_of(files, run),
+        "speed": speed_of(files, run),
+        "quiet": quiet_for(run),
+        "objective": name,
+        "metrics": metrics,
+        "keys": keys,
+        "reference": {"name": reference_name, "href": href} if reference else None,
+        "changed": {key: pair for key, pair in changed.items() if key not in WHERE} if reference else {},
+        "checkpoints": _checkpoints(run),
+        "seeds": _seed_rows(files, run, name),
+        "data": {
+            "objective": name or "",
+            "mean": evaluation_curve(files, run, name),
+            "seeds": seed_curves(files, run),
+        },
+        "videos": _videos(site, run),
+    }  # fmt: skip
+
+
+def _run(request: Request, site: Site) -> tuple[RunView, str]:
+    folder = site.root.inside(request.path_params["path"])
+    if not folder.is_dir():
+        raise Missing(f"{request.path_params['path']}: no run")
+    return read_run(site.files, folder), site.root.relative(folder)
+
+
+def _version(run: RunView) -> str:
+    names = ("run.json", "timing.csv", "eval.csv", "episodes.arrow")
+    return f"{hash(tuple(signature(run.path / name) for name in names)) & 0xFFFFFFFFFFFF:x}"
+
+
+def _sweep_of(root: Root, run: RunView) -> dict[str, str] | None:
+    """Return the sweep that a run is a trial of."""
+    folder = run.path.parent.parent
+    if run.path.parent.name != "trials" or not folder.is_relative_to(root.path):
+        return None
+    relative = root.relative(folder)
+    return {"name": folder.name, "href": address("sweep", relative)} if (folder / "sweep.json").is_file() else None
+
+
+def _reference(site: Site, run: RunView) -> tuple[RunView | None, str, str]:
+    """Return the best trial of the run's sweep, with its page and its name; None where the run is that, or alone."""
+    if _sweep_of(site.root, run) is None:
+        return None, "", ""
+    leader = read_sweep(site.files, run.path.parent.parent).leader
+    if leader is None or leader.run.path == run.path:
+        return None, "", ""
+    return leader.run, address("run", site.root.relative(leader.run.path)), f"trial {leader.number}"
+
+
+def _checkpoints(run: RunView) -> list[dict[str, Any]]:
+    """Return the files of weights of every seed, by name and size."""
+    found: list[dict[str, Any]] = []
+    for folder in dict.fromkeys([run.path, run.path / "resume", *(run.member(seed) for seed in run.seeds)]):
+        try:
+            files = sorted(folder.glob("*.pt"))
+        except OSError:
+            continue
+        for file in files:
+            size = signature(file)
+            found.append({"name": file.relative_to(run.path).as_posix(), "megabytes": (size or (0, 0, 0))[1] / 1e6})
+    return found
+
+
+def _seed_rows(files: Files, run: RunView, name: str | None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for seed in run.seeds:
+        folder = run.member(seed)
+        last = files.csv(folder / "eval.csv").last()
+        losses = next((row for kind in LOSSES if (row := files.csv(folder / f"{kind}.csv").last())), {})
+        loss = next((key for key in losses if key.endswith("loss")), None)
+        rows.append(
+            {"seed": seed, "value": last.get(name or ""), "loss": losses.get(loss or ""), "step": last.get("step")}
+        )
+    return rows
+
+
+def _videos(site: Site, run: RunView) -> list[str]:
+    """Return the addresses of a run's videos."""
+    return [address("file", site.root.relative(path)) for path in sorted(run.path.rglob("*.mp4"))[:20]]

@@ -1,0 +1,156 @@
+"""Files of runs that may change while they are read: JSON kept while unchanged, csv read on from the last offset."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import UserError
+from understudy.files import read_object
+
+KEPT_JSON = 40_000
+"""Small files that are remembered: two of each of 10,000 runs, and more."""
+KEPT_CSV = 4_000
+Signature = tuple[int, int, int]
+
+
+def signature(path: Path) -> Signature | None:
+    """Return what changes when a file does (time, size, number); None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A JSON object; empty, with a line that says why, where it could not be read."""
+
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    problem: str = ""
+
+
+@dataclass
+class Columns:
+    """A csv's columns as they are so far. Cells that are empty or no number are NaN."""
+
+    names: list[str] = field(default_factory=list[str])
+    rows: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    """float64 [rows, columns]"""
+    offset: int = 0
+    inode: int = 0
+
+    def get(self, name: str) -> np.ndarray | None:
+        """Return one column [rows]; None where there is no such column."""
+        return self.rows[:, self.names.index(name)] if name in self.names else None
+
+    def last(self) -> dict[str, float]:
+        """Return the last row without what is unknown in it."""
+        if not len(self.rows):
+            return {}
+        return {name: float(value) for name, value in zip(self.names, self.rows[-1], strict=True) if value == value}
+
+
+class Files:
+    """A memory of files that were read, for all requests of one server."""
+
+    def __init__(self) -> None:
+        self._json: OrderedDict[Path, tuple[Signature, Loaded]] = OrderedDict()
+        self._csv: OrderedDict[Path, Columns] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def json(self, path: Path) -> Loaded:
+        """Return the object in a file; `problem` says what is wrong with one that is there and unreadable."""
+        now = signature(path)
+        if now is None:
+            return Loaded()
+        with self._lock:
+            held = self._json.get(path)
+            if held is not None and held[0] == now:
+                return held[1]
+        try:
+            found = Loaded(read_object(path))
+        except (UserError, OSError) as error:
+            found = Loaded(problem=str(error))
+        with self._lock:
+            self._json[path] = (now, found)
+            while len(self._json) > KEPT_JSON:
+                self._json.popitem(last=False)
+        return found
+
+    def csv(self, path: Path) -> Columns:
+        """Return a csv's columns; only what was appended since the last call is read and parsed."""
+        now = signature(path)
+        if now is None:
+            return Columns()
+        with self._lock:
+            held = self._csv.get(path)
+            if held is None or now[2] != held.inode or now[1] < held.offset:
+                held = Columns(inode=now[2])
+            if now[1] > held.offset:
+                held = _read_on(path, held)
+            self._csv[path] = held
+            self._csv.move_to_end(path)
+            while len(self._csv) > KEPT_CSV:
+                self._csv.popitem(last=False)
+            return held
+
+
+def _read_on(path: Path, held: Columns) -> Columns:
+    try:
+        with open(path, "rb") as file:
+            file.seek(held.offset)
+            data = file.read()
+    except OSError:
+        return held
+    whole = data[: data.rfind(b"\n") + 1]
+    names, body = held.names, whole
+    if not names:
+        head, _, body = whole.partition(b"\n")
+        names = head.decode("utf-8", "replace").strip().split(",")
+        if names == [""]:
+            return held
+    fresh = _numbers(body, len(names))
+    rows = fresh if not len(held.rows) else np.concatenate([held.rows, fresh])
+    return Columns(names, rows, held.offset + len(whole), held.inode)
+
+
+def _numbers(body: bytes, width: int) -> np.ndarray:
+    """Return lines of cells as float64 [lines, width]; a line of another width is left out."""
+    lines = [line for line in body.splitlines() if line.count(b",") == width - 1]
+    if not lines:
+        return np.empty((0, width))
+    if len(lines) > 64:
+        try:
+            return _parsed(lines, width)
+        except (ValueError, OSError):
+            pass  # a cell that is no number: one by one
+    return np.array([[_number(cell) for cell in line.split(b",")] for line in lines])
+
+
+def _parsed(lines: list[bytes], width: int) -> np.ndarray:
+    from pyarrow import csv as arrow
+    from pyarrow import float64
+
+    names = [str(place) for place in range(width)]
+    table = arrow.read_csv(
+        io.BytesIO(b"\n".join(lines)),
+        read_options=arrow.ReadOptions(column_names=names, use_threads=False),
+        convert_options=arrow.ConvertOptions(column_types={name: float64() for name in names}, null_values=["", "nan"]),
+    )
+    return np.stack([table[name].to_numpy(zero_copy_only=False) for name in names], axis=1)
+
+
+def _number(cell: bytes) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,77 @@
+"""Find what a user wants to look at, a free port, and serve its pages until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+from understudy.dashboards.places import Root, address, kind_of
+from understudy.dashboards.site import Site
+from understudy.errors import UserError
+from understudy.files import user_path
+
+FIRST_PORT, TRIED = 8765, 50
+
+
+def site_of(what: str, save_dir: Path) -> Site:
+    """Return the site that shows `what`: a folder with runs, or a sweep or run within one, by folder, name or run id.
+
+    Without one, `save_dir` is shown. UserError where there is nothing of that name.
+    """
+    from understudy.runs.find import find
+
+    if not what:
+        if not save_dir.is_dir():
+            raise UserError(f"{save_dir}: no such folder; give the folder of runs, or a run, a sweep or a dataset")
+        return Site(Root(save_dir))
+    path = user_path(what)
+    if path.is_dir() and not kind_of(path):
+        return Site(Root(path))
+    folder = (path if kind_of(path) else find(what, save_dir)).resolve()
+    root = Root(_root_above(folder))
+    return Site(root, start=address(kind_of(folder), root.relative(folder)))
+
+
+def _root_above(folder: Path) -> Path:
+    """Return the folder of the whole comparison or sweep that a folder is part of, and of what lies beside it."""
+    top = folder
+    for above in folder.parents:
+        if kind_of(above):
+            top = above
+    return top.parent
+
+
+def free_port(host: str, wanted: int | None) -> int:
+    """Return the port, or the first free one from FIRST_PORT on; UserError where none is."""
+    for port in (wanted,) if wanted is not None else range(FIRST_PORT, FIRST_PORT + TRIED):
+        try:
+            with socket.create_server((host, port)):
+                return port
+        except OverflowError:
+            raise UserError(f"--port {port}: a port is a number from 1 to 65535") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+    raise UserError(f"--port {wanted or FIRST_PORT}: cannot listen on {host} ({reason}); give another --port")
+
+
+def serve(site: Site, host: str, port: int, browse: bool, say: Callable[[str], None]) -> None:
+    """Serve a site until Ctrl-C, opening it in the browser where that is wanted."""
+    import uvicorn
+
+    from understudy.dashboards.server import LOCAL, make_app
+
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}{site.start}"
+    others = () if host in LOCAL else (host, socket.gethostname())
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(site, others), host=host, port=port, log_level="error", access_log=False)
+    )
+    say(f"understudy on {url} (stop with Ctrl-C); it shows {site.root.path}, and writes nothing")
+    if others:
+        say(f"anyone who reaches {host} can read it: there is no password")
+    if browse:
+        threading.Timer(0.6, webbrowser.open, (url,)).start()
+    server.run()

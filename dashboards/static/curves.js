@@ -1,0 +1,94 @@
+"use strict";
+/* Curves by uPlot: those of a sweep's trials, and those of each seed of a run. */
+const Curves = (() => {
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const SEEDS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a9199"];
+
+  function joined(tables) {
+    const steps = [...new Set(tables.flatMap((table) => table[0]))].sort((a, b) => a - b);
+    const place = new Map(steps.map((step, index) => [step, index]));
+    const columns = tables.flatMap((table) => table.slice(1).map((values) => {
+      const column = new Array(steps.length).fill(null);
+      values.forEach((value, index) => { column[place.get(table[0][index])] = value; });
+      return column;
+    }));
+    return [steps, ...columns];
+  }
+
+  const short = (value) => { const size = Math.abs(value); return size >= 1e6 ? `${+(value / 1e6).toPrecision(3)}M` : size >= 1e4 ? `${+(value / 1e3).toPrecision(3)}k` : Plots.figure(value); };
+
+  function options(holder, height, extra) {
+    const axis = { stroke: css("--dim"), font: `11.5px ${css("--sans")}`, grid: { stroke: css("--rule"), width: 1 }, ticks: { stroke: css("--rule"), width: 1 }, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : short(tick)) };
+    return { width: Math.max(240, holder.clientWidth), height, legend: { show: false }, padding: [8, 12, 0, 0], scales: { x: { time: false }, ...(extra.scales || {}) }, axes: [{ ...axis, size: 30 }, { ...axis, size: 54 }], ...extra.rest, series: [{}, ...extra.series], bands: extra.bands || [] };
+  }
+
+  /* The trials of a sweep: grey-blue by rank, the best in orange with its band. */
+  function trials(holder, data, { say, light, go }) {
+    const order = Object.keys(data.curves).map(Number).filter((n) => data.curves[n].step.length);
+    if (!order.length) { holder.textContent = "No evaluation yet."; return null; }
+    const scores = new Map(data.trials.map((trial) => [trial.n, trial]));
+    order.sort((a, b) => (a === data.best) - (b === data.best));
+    const tables = order.map((n) => [data.curves[n].step, data.curves[n].mean]);
+    const series = order.map((n, place) => {
+      const best = n === data.best, status = (scores.get(n) || {}).s;
+      const colour = best ? css("--best") : status === "complete" ? css("--amount-2") : status === "running" ? css("--amount") : css("--rule-strong");
+      return { label: `trial ${n}`, stroke: colour, width: best ? 2.6 : 1.3, spanGaps: true, points: { show: data.curves[n].step.length < 30, size: best ? 6 : 4, fill: colour }, number: n };
+    });
+    let bands = [];
+    if (order.includes(data.best)) {
+      const best = data.curves[data.best];
+      tables.push([best.step, best.high, best.low]);
+      series.push(...["high", "low"].map(() => ({ stroke: "transparent", width: 0, points: { show: false }, spanGaps: true })));
+      bands = [{ series: [series.length - 1, series.length], fill: css("--best-band") }];
+    }
+    const shown = (n) => { const trial = scores.get(n); return trial ? `<b>trial ${n}</b> ${Plots.figure(trial.y, data.rate)}${trial.lo === null ? "" : ` [${Plots.figure(trial.lo, data.rate)}, ${Plots.figure(trial.hi, data.rate)}]`}` : ""; };
+    let over = null;
+    const plot = new uPlot(options(holder, 320, {
+      series, bands,
+      rest: {
+        focus: { alpha: .22 }, cursor: { focus: { prox: 14 }, y: false, points: { show: false } },
+        hooks: { setSeries: [(_, index) => { const item = index === null ? null : series[index - 1]; over = item && item.number !== undefined ? item.number : null; light(over); }] },
+      },
+    }), joined(tables), holder);
+    plot.over.addEventListener("click", () => { if (over !== null && go) go(over); });
+    return {
+      resize() { plot.setSize({ width: Math.max(240, holder.clientWidth), height: 320 }); },
+      light(number) {
+        say(number === null ? "" : shown(number));
+        const place = number === null ? null : order.indexOf(number) + 1;
+        if (number !== over) { over = number; plot.setSeries(place || null, { focus: Boolean(place) }, false); }
+      },
+      destroy() { plot.destroy(); },
+    };
+  }
+
+  /* A run: a figure for each metric, a line for each seed, and the mean with its band for the objective. */
+  function seeds(holder, data) {
+    const rank = (key) => [`eval/${data.objective}`, "eval/", "episode/", "train/"].findIndex((start) => key.startsWith(start));
+    const names = Object.keys(data.seeds).sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+    const plots = [];
+    for (const name of names) {
+      const figure = document.createElement("figure"), caption = document.createElement("figcaption"), place = document.createElement("div");
+      const own = data.seeds[name], tables = [], series = [];
+      Object.entries(own).forEach(([seed, [steps, values]], index) => {
+        const colour = SEEDS[index % SEEDS.length];
+        tables.push([steps, values]);
+        series.push({ label: `seed ${seed}`, stroke: colour, width: 1.4, spanGaps: true, points: { show: steps.length < 30, size: 4, fill: colour } });
+      });
+      let bands = [];
+      if (name === `eval/${data.objective}` && data.mean.step.length && Object.keys(own).length > 1) {
+        tables.push([data.mean.step, data.mean.mean, data.mean.high, data.mean.low]);
+        series.push({ label: "mean", stroke: css("--text"), width: 2.4, spanGaps: true, points: { show: false } });
+        series.push(...["high", "low"].map(() => ({ stroke: "transparent", width: 0, points: { show: false }, spanGaps: true })));
+        bands = [{ series: [series.length - 1, series.length], fill: css("--best-band") }];
+      }
+      caption.textContent = name;
+      figure.append(caption, place); holder.append(figure);
+      const plot = new uPlot(options(place, 190, { series, bands, rest: { cursor: { y: false } } }), joined(tables), place);
+      plots.push({ resize() { plot.setSize({ width: Math.max(240, place.clientWidth), height: 190 }); }, destroy() { plot.destroy(); } });
+    }
+    return plots;
+  }
+
+  return { trials, seeds };
+})();

@@ -1,0 +1,99 @@
+"use strict";
+/* Draws the plots of a page from the numbers that stand in it, again after each change while a run goes on. */
+(() => {
+  let parts = [], width = 0;
+  const sorted = { column: null, down: false };
+
+  function numbers() {
+    const holder = document.getElementById("data");
+    return holder ? JSON.parse(holder.dataset.json) : null;
+  }
+
+  function readout(name) {
+    const line = document.querySelector(`[data-readout="${name}"]`);
+    return (html) => { if (line) line.innerHTML = html || "&nbsp;"; };
+  }
+
+  function light(number) {
+    for (const part of parts) if (part.light) part.light(number);
+    document.querySelectorAll("tr[data-trial]").forEach((row) => row.classList.toggle("lit", row.dataset.trial === String(number)));
+    document.querySelectorAll("svg .lit").forEach((dot) => dot.classList.remove("lit"));
+    if (number !== null) document.querySelectorAll(`svg [data-trial="${Number(number)}"]`).forEach((dot) => dot.classList.add("lit"));
+  }
+
+  function draw(data = numbers()) {
+    for (const part of parts) if (part.destroy) part.destroy();
+    parts = [];
+    if (!data) return;
+    const hrefs = JSON.parse(document.getElementById("data").dataset.hrefs || "{}");
+    const linked = Object.values(hrefs).some(Boolean);
+    const go = linked ? (number) => { if (hrefs[number]) location.href = hrefs[number]; } : null;
+    for (const holder of document.querySelectorAll("[data-plot]")) {
+      holder.replaceChildren();
+      const tools = { say: readout(holder.dataset.plot), light, go };
+      if (holder.dataset.plot === "forest") Plots.forest(holder, data);
+      if (holder.dataset.plot === "importance") Plots.bars(holder, data);
+      if (holder.dataset.plot === "slices") Plots.slices(holder, data, tools);
+      if (holder.dataset.plot === "pareto") Plots.pareto(holder, data, tools);
+      if (holder.dataset.plot === "parallel") parts.push(drawParallel(holder, data, tools));
+      if (holder.dataset.plot === "curves") { const made = Curves.trials(holder, data, tools); if (made) parts.push(made); }
+      if (holder.dataset.plot === "seed-curves") parts.push(...Curves.seeds(holder, data));
+    }
+    document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
+  }
+
+  function sort(table) {
+    if (sorted.column === null) return;
+    const head = table.tHead.rows[0].cells[sorted.column], body = table.tBodies[0];
+    const value = (row) => { const text = row.cells[sorted.column].dataset.value; const number = Number(text); return text !== "" && !Number.isNaN(number) ? number : text; };
+    const rows = [...body.rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+      return sorted.down ? -order : order;
+    });
+    body.append(...rows);
+    for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+  }
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-sortable] th button");
+    if (button) {
+      const column = button.closest("th").cellIndex;
+      sorted.down = sorted.column === column ? !sorted.down : button.closest("th").classList.contains("num");
+      sorted.column = column;
+      sort(button.closest("table"));
+    }
+    if (event.target.closest('[data-action="all-curves"]')) {
+      event.target.disabled = true;
+      const answer = await fetch(document.getElementById("data").dataset.all);
+      if (answer.ok) draw(await answer.json());
+    }
+  });
+  document.addEventListener("pointerover", (event) => {
+    const row = event.target.closest("tr[data-trial]");
+    if (row) light(Number(row.dataset.trial));
+  });
+  document.addEventListener("pointerout", (event) => { if (event.target.closest("tr[data-trial]")) light(null); });
+
+  function start() {
+    width = innerWidth;
+    draw();
+    const table = document.querySelector("[data-sortable]");
+    if (table) sort(table);
+  }
+  document.addEventListener("htmx:after:swap", start);
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; for (const part of parts) if (part.resize) part.resize(); } });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
+
+  (function ask() {
+    const live = document.querySelector("[data-live]");
+    setTimeout(() => {
+      const now = document.querySelector("[data-live]");
+      if (now && !document.hidden && window.htmx) htmx.trigger(now, "refresh");
+      ask();
+    }, 1000 * (live ? Number(live.dataset.live) : 5));
+  })();
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start); else start();
+})();
