@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import lzma
 import os
 import tokenize
 import zipfile
@@ -22,7 +23,8 @@ import numpy as np
 from understudy.errors import DatasetError, did_you_mean
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, RuntimeError,
-          NotImplementedError, SyntaxError, UnicodeError, tokenize.TokenError, MemoryError, OverflowError)  # fmt: skip
+          NotImplementedError, SyntaxError, UnicodeError, tokenize.TokenError, MemoryError, OverflowError,
+          lzma.LZMAError)  # fmt: skip
 """What numpy and h5py raise for broken files; a length that was damaged may ask for more memory than there is."""
 
 
@@ -39,7 +41,7 @@ def read_npz(
         for name in required:
             if name not in archive.files:
                 raise DatasetError(f"{file}: no array {name!r}{did_you_mean(name, archive.files)}")
-        _check_memory(sum(info.file_size for info in archive.zip.infolist()), file)
+        check_archive(archive.zip, file)
         wanted = [name for name in (*required, *optional) if name in archive.files]
         if headers:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
@@ -93,16 +95,18 @@ def _check_hdf5(file: Path, handle: Any) -> None:
 
 
 def check_claim(claimed: int, file: Path) -> None:
-    """Raise WrongContent where the arrays of a file claim far more bytes than it can hold, compressed or not."""
-    size = file.stat().st_size
+    """Raise WrongContent where a file's or folder's arrays claim far more bytes than it can hold, compressed or not."""
+    parts = file.rglob("*") if file.is_dir() else [file]
+    size = sum(part.stat().st_size for part in parts)
     if claimed > max(CLAIM_BYTES, CLAIM_RATIO * size):
         raise WrongContent(f"its arrays claim {claimed / 1e9:.1f} GB in a file of {size} bytes")
 
 
-def _check_memory(unpacked: int, file: Path) -> None:
-    """Raise WrongContent where an archive's arrays are larger than the memory that is free."""
+def check_archive(archive: zipfile.ZipFile, file: Path) -> None:
+    """Raise WrongContent where what is in a zip claims more than it can hold, or than the memory that is free."""
     import psutil
 
+    unpacked = sum(info.file_size for info in archive.infolist())
     check_claim(unpacked, file)
     free = psutil.virtual_memory().available
     if unpacked > free:

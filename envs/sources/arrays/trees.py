@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from understudy.envs.files.reading import WrongContent, check_readable, damage, kind_of, open_hdf5
+from understudy.envs.files.reading import (
+    WrongContent,
+    check_archive,
+    check_claim,
+    check_readable,
+    damage,
+    kind_of,
+    open_hdf5,
+)
 from understudy.envs.sources.arrays import zarr
 from understudy.errors import DatasetError
 
@@ -34,6 +42,24 @@ class Rows(Protocol):
 
 Tree = Mapping[str, Rows]
 SUFFIXES = {"hdf5": (".hdf5", ".h5", ".hdf"), "npz": (".npz",), "zarr": (".zarr", ".zip")}
+
+
+class Guarded:
+    """An array whose rows are read from a file: what is wrong with them is an error of one line that names the file."""
+
+    def __init__(self, rows: Rows, file: Path, kind: str) -> None:
+        self._rows, self._file, self._kind = rows, file, kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The whole shape."""
+        with damage(self._file, self._kind):
+            return self._rows.shape
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Return some rows."""
+        with damage(self._file, self._kind):
+            return self._rows[rows]
 
 
 class NpzArray:
@@ -84,20 +110,26 @@ def _opened(path: Path, kind: str, stack: ExitStack) -> dict[str, Rows]:
     if path.is_dir() and not _is_zarr(path):
         return _of_folder(path, kind, stack)
     found = _kind_of(path)
+    if not found:
+        raise DatasetError(f"{path}: is none of HDF5, npz, zarr and a folder of .npy files, by how it begins")
     if kind not in ("arrays", found):
-        raise DatasetError(f"{path}: is {found or 'none of hdf5, npz and zarr'}, not {kind}")
-    if found == "hdf5":
+        raise DatasetError(f"{path}: is {found}, not {kind}")
+    with damage(path, found):
+        arrays = _of_file(path, found, stack)
+    return {name: Guarded(rows, path, found) for name, rows in arrays.items()}
+
+
+def _of_file(path: Path, kind: str, stack: ExitStack) -> Mapping[str, Rows]:
+    if kind == "hdf5":
         return _of_hdf5(stack.enter_context(open_hdf5(path)))
-    if found == "npz":
-        with damage(path, "npz"):
-            archive = stack.enter_context(np.load(check_readable(path, "npz"), allow_pickle=False))
-            return {name: NpzArray(archive, name) for name in archive.files}
-    if found == "zarr":
-        with damage(path, "zarr"):
-            folder = path.is_dir()
-            files = zarr.Folder(path) if folder else zarr.Zip(stack.enter_context(zipfile.ZipFile(path)))
-            return dict(zarr.arrays_of(files))
-    raise DatasetError(f"{path}: is none of HDF5, npz, zarr and a folder of .npy files, by how it begins")
+    if kind == "npz":
+        archive = stack.enter_context(np.load(check_readable(path, "npz"), allow_pickle=False))
+        check_archive(archive.zip, path)
+        return {name: NpzArray(archive, name) for name in archive.files}
+    files = zarr.Folder(path) if path.is_dir() else zarr.Zip(stack.enter_context(zipfile.ZipFile(path)))
+    arrays = zarr.arrays_of(files)
+    check_claim(sum(array.nbytes for array in arrays.values()), path)
+    return arrays
 
 
 def _of_folder(path: Path, kind: str, stack: ExitStack) -> dict[str, Rows]:

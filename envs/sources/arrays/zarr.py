@@ -7,14 +7,13 @@ lzma, zstd, lz4. Blosc's container: https://github.com/Blosc/c-blosc/blob/main/R
 from __future__ import annotations
 
 import bz2
-import gzip
 import itertools
 import json
 import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +84,10 @@ class ZarrArray:
         if about.get("filters"):
             raise WrongContent(f"array {name!r} has filters ({about['filters'][0].get('id')}), which are not read")
 
+        most, chunk = int(np.prod(self.shape, dtype=object)), int(np.prod(self._chunks, dtype=object))
+        self.nbytes = max(most, chunk) * self.dtype.itemsize
+        """Bytes that it claims."""
+
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Return rows [n, *shape]."""
         begin, end, _ = rows.indices(self.shape[0])
@@ -129,31 +132,47 @@ def arrays_of(files: Files) -> dict[str, ZarrArray]:
 
 
 def decompressed(data: bytes, codec: Mapping[str, Any] | None, size: int) -> bytes:
-    """Return a chunk's bytes; WrongContent for a codec that is not read."""
+    """Return a chunk's `size` bytes; WrongContent for another number of them, and for a codec that is not read."""
     kind = (codec or {}).get("id")
     if kind is None:
-        return data
-    if kind == "blosc":
-        return _blosc(data)
-    if kind == "lz4":  # numcodecs puts the size before it
-        return _unpacked("lz4", data[4:], struct.unpack("<I", data[:4])[0])
-    plain = {"zlib": zlib.decompress, "gzip": gzip.decompress, "bz2": bz2.decompress, "lzma": lzma.decompress}
-    if kind in plain:
-        return plain[kind](data)
-    if kind == "zstd":
-        return _unpacked("zstd", data, size)
-    raise WrongContent(f"is compressed with {kind}, which is not read: rewrite it with Blosc, zstd, zlib or none")
+        found = data
+    elif kind == "blosc":
+        found = _blosc(data, size)
+    elif kind == "lz4":  # numcodecs puts the size before it
+        found = _unpacked("lz4", data[4:], size)
+    elif kind in (*STREAMS, "zstd"):
+        found = _unpacked(kind, data, size)
+    else:
+        raise WrongContent(f"is compressed with {kind}, which is not read: rewrite it with Blosc, zstd, zlib or none")
+    if len(found) != size:
+        raise WrongContent(f"a chunk holds {_size_of(found, size)} bytes, its description says {size}")
+    return found
+
+
+def _size_of(found: bytes, size: int) -> str:
+    return f"more than {size}" if len(found) > size else str(len(found))
+
+
+STREAMS: dict[str, Callable[[bytes, int], bytes]] = {
+    "zlib": lambda data, most: zlib.decompressobj().decompress(data, most),
+    "gzip": lambda data, most: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(data, most),
+    "bz2": lambda data, most: bz2.BZ2Decompressor().decompress(data, most),
+    "lzma": lambda data, most: lzma.LZMADecompressor().decompress(data, most),
+}
+"""Codecs of the standard library; each stops after so many bytes, whatever the data would unpack to."""
 
 
 def _unpacked(codec: str, data: bytes, size: int) -> bytes:
-    if codec == "zlib":
-        return zlib.decompress(data)
+    if codec in STREAMS:
+        return STREAMS[codec](data, size + 1)
     return pa.Codec("lz4_raw" if codec == "lz4" else codec).decompress(data, size, asbytes=True)
 
 
-def _blosc(data: bytes) -> bytes:
+def _blosc(data: bytes, expected: int) -> bytes:
     """Return what a Blosc chunk holds."""
     _, _, flags, itemsize, size, block, _ = struct.unpack("<BBBBIII", data[:BLOSC_HEADER])
+    if size != expected:
+        raise WrongContent(f"a chunk of Blosc's says that it holds {size} bytes, its description says {expected}")
     if flags & COPIED:
         return data[BLOSC_HEADER : BLOSC_HEADER + size]
     codec = BLOSC_CODECS.get(flags >> 5)

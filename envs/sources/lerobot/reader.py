@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from understudy.envs.files.pictures import decode
 from understudy.envs.files.reading import WrongContent, damage
 from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, from_arrow
 from understudy.envs.sources.lerobot.meta import (
@@ -166,7 +167,7 @@ def _decode_images(column: Any, feature: Feature) -> np.ndarray:
         data = item.as_py()
         if not data:
             raise WrongContent(f"{feature.key}: picture {number} is not in the file")
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+        frame = decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
         if frame is None or frame.shape[:2] != size:
             found = "cannot be decoded" if frame is None else f"is {frame.shape[1]} x {frame.shape[0]}"
             raise WrongContent(f"{feature.key}: picture {number} {found}, info.json says {size[1]} x {size[0]}")
@@ -279,7 +280,7 @@ def _final(name: str, value: Any) -> np.ndarray:
         return np.uint8(value)  # pyright: ignore[reportReturnType]
     if not isinstance(value, bytes):
         return np.asarray(value, np.float32)
-    frame = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR_RGB)
+    frame = decode(value, cv2.IMREAD_COLOR_RGB)
     if frame is None:
         raise WrongContent(f"{name}: a picture that cannot be decoded")
     return frame

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from understudy.envs.files.reading import check_readable, damage
+from understudy.envs.files.reading import check_claim, check_readable, damage
 from understudy.errors import DatasetError, did_you_mean
 from understudy.files import storage_errors, write_atomic
 
@@ -82,6 +82,7 @@ def open_rows(file: Path, name: str) -> Iterator[RowReader]:
             raise DatasetError(f"{file}: no array {name!r}{did_you_mean(name, names)}")
         with damage(file, "npz"):
             info = archive.getinfo(f"{name}.npy")
+            check_claim(info.file_size, file)
             stream = archive.open(info)
         with stream:
             with damage(file, "npz"):

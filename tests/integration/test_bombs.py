@@ -1,0 +1,123 @@
+"""Files of a few kilobytes that claim, or unpack to, far more: one line, before memory or disk is taken for it."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import resource
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from understudy.envs.files.pictures import decode
+from understudy.envs.files.reading import WrongContent
+from understudy.envs.sources.arrays.trees import open_tree
+from understudy.envs.sources.ogbench.npz_rows import open_rows
+from understudy.errors import DatasetError
+
+MOST_KILOBYTES = 80_000
+"""How much the process may grow by one of them."""
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def zarr_of(folder: Path, shape: list[int], chunks: list[int], compressor: str | None, chunk: bytes | None) -> Path:
+    place = folder / "demos.zarr" / "state"
+    place.mkdir(parents=True)
+    (place.parent / ".zgroup").write_text('{"zarr_format": 2}')
+    codec = None if compressor is None else {"id": compressor}
+    about = {"shape": shape, "chunks": chunks, "dtype": "<f4", "order": "C", "compressor": codec, "fill_value": 0}
+    (place / ".zarray").write_text(json.dumps(about))
+    if chunk is not None:
+        (place / "0.0").write_bytes(chunk)
+    return place.parent
+
+
+def lying_npz(folder: Path, bytes_claimed: int) -> Path:
+    """Write an npz whose directory and array header claim so many bytes, of which it has none."""
+    file = folder / "demos.npz"
+    header = str({"descr": "<f4", "fortran_order": False, "shape": (bytes_claimed // 8, 2)}).ljust(117) + "\n"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("state.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header.encode())
+    data = file.read_bytes()
+    place = data.index(b"PK\x01\x02") + 24
+    file.write_bytes(data[:place] + struct.pack("<I", bytes_claimed + 128) + data[place + 4 :])
+    return file
+
+
+ZEROS = bytes(2**27)
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "zlib": lambda data: zlib.compress(data, 1),
+    "gzip": lambda data: gzip.compress(data, 1),
+    "bz2": lambda data: bz2.compress(data, 1),
+    "lzma": lambda data: lzma.compress(data, preset=0),
+    "blosc": lambda data: struct.pack("<BBBBIII", 2, 1, 0x2, 4, 2**31, 2**31, 16) + data[:100],
+    "lz4": lambda data: struct.pack("<I", 2**31) + data[:100],
+}
+
+
+@pytest.mark.parametrize("codec", PACKED)
+def test_a_chunk_that_unpacks_to_more_than_its_description_says_is_refused(codec: str, tmp_path: Path) -> None:
+    folder = zarr_of(tmp_path, [4, 2], [4, 2], codec, PACKED[codec](ZEROS))
+    before = peak()
+    with pytest.raises(
+        DatasetError, match=r"demos\.zarr: (a chunk .* its description says 32|.* damaged \(Corrupt Lz4)"
+    ):
+        read_all(folder)
+    assert peak() - before < MOST_KILOBYTES
+
+
+def read_all(folder: Path) -> Any:
+    with open_tree(folder, "zarr") as tree:
+        return [rows[: rows.shape[0]] for rows in tree.values()]
+
+
+@pytest.mark.parametrize(("shape", "chunks"), [([10**11, 2], [1000, 2]), ([4, 2], [10**11, 2])])
+def test_a_zarr_that_claims_more_than_it_can_hold_is_refused(shape, chunks, tmp_path: Path) -> None:
+    folder = zarr_of(tmp_path, shape, chunks, None, None)
+    with pytest.raises(DatasetError, match=r"demos\.zarr: its arrays claim 800\.0 GB"):
+        read_all(folder)
+
+
+def test_an_npz_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    file = lying_npz(tmp_path, 2**32 - 2**20)
+    with pytest.raises(DatasetError, match=r"demos\.npz: its arrays claim 4\.3 GB"), open_tree(file, "npz") as tree:
+        list(tree)
+    with pytest.raises(DatasetError, match=r"demos\.npz: its arrays claim 4\.3 GB"), open_rows(file, "state"):
+        pass
+
+
+@pytest.mark.parametrize("side", [9_000, 30_000])
+def test_a_picture_of_more_pixels_than_any_camera_has_is_refused_before_it_is_decoded(side: int) -> None:
+    whole = bytearray(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    whole[16:24] = struct.pack(">II", side, side)
+    whole[29:33] = struct.pack(">I", zlib.crc32(whole[12:29]))
+    before = peak()
+    with pytest.raises(WrongContent, match="pixels"):
+        decode(bytes(whole), cv2.IMREAD_COLOR_RGB)
+    assert peak() - before < MOST_KILOBYTES
+
+
+def test_rows_that_are_damaged_are_one_line_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "demos.hdf5"
+    with h5py.File(file, "w") as written:
+        rows = np.random.default_rng(0).normal(size=(4, 500)).astype(np.float32)
+        written.create_dataset("state", data=rows, chunks=(4, 500), compression="gzip")
+        place = written["state"].id.get_chunk_info(0).byte_offset
+    data = bytearray(file.read_bytes())
+    data[place : place + 400] = bytes(400)
+    file.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"demos\.hdf5: .* damaged"), open_tree(file, "hdf5") as tree:
+        tree["state"][:4]
