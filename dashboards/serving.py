@@ -11,16 +11,24 @@ from pathlib import Path
 from understudy.dashboards.places import Root, address, kind_of
 from understudy.dashboards.site import Site
 from understudy.errors import UserError
-from understudy.files import user_path
+from understudy.files import home, user_path
 
 FIRST_PORT, TRIED = 8765, 50
 
 
-def site_of(what: str, save_dir: Path) -> Site:
+def site_of(what: str, save_dir: Path, data_dir: Path | None = None) -> Site:
     """Return the site that shows `what`: a folder with runs, or a sweep or run within one, by folder, name or run id.
 
-    Without one, `save_dir` is shown. UserError where there is nothing of that name.
+    Else it is a dataset's name. Without one, `save_dir` is shown. UserError where there is nothing of that name.
     """
+    site = _site_of(what, save_dir, data_dir or home() / "datasets")
+    site.data_dir = data_dir
+    return site
+
+
+def _site_of(what: str, save_dir: Path, data_dir: Path) -> Site:
+    from understudy.envs.store.finding import store_name
+    from understudy.envs.store.store import MANIFEST
     from understudy.runs.find import find
 
     if not what:
@@ -30,6 +38,8 @@ def site_of(what: str, save_dir: Path) -> Site:
     path = user_path(what)
     if path.is_dir() and not kind_of(path):
         return Site(Root(path))
+    if what not in ("", ".", "..") and (data_dir / store_name(what) / MANIFEST).is_file():
+        return Site(Root(save_dir if save_dir.is_dir() else data_dir), start=address("dataset", what))
     folder = (path if kind_of(path) else find(what, save_dir)).resolve()
     root = Root(_root_above(folder))
     return Site(root, start=address(kind_of(folder), root.relative(folder)))

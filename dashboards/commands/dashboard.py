@@ -32,6 +32,5 @@ def dashboard(
     from understudy.spec.placement import Placement
 
     root = user_path(save_dir or Placement.model_fields["save_dir"].default)
-    site = site_of(what, root)
-    site.data_dir = user_path(data_dir) if data_dir else None
+    site = site_of(what, root, user_path(data_dir) if data_dir else None)
     serve(site, host, free_port(host, port), browser, lambda line: console.print(line, soft_wrap=True))

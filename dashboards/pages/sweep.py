@@ -88,6 +88,7 @@ def _row(sweep: SweepView, trial: TrialView, axes: list[str], root: Root | None)
     return {
         "trial": trial,
         "href": _href(trial, root),
+        "path": root.relative(trial.run.path) if root is not None else "",
         "values": [values.get(key, "") for key in axes],
         "best": sweep.leader is not None and trial.number == sweep.leader.number,
         "share": min(1.0, trial.step / trial.run.total) if trial.run.total else 0.0,

@@ -2,7 +2,7 @@
 /* Curves by uPlot: those of a sweep's trials, and those of each seed of a run. */
 const Curves = (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const SEEDS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a9199"];
+  const colours = () => [0, 1, 2, 3, 4, 5, 6].map((place) => css(`--series-${place}`));
 
   function joined(tables) {
     const steps = [...new Set(tables.flatMap((table) => table[0]))].sort((a, b) => a - b);
@@ -52,7 +52,7 @@ const Curves = (() => {
     }), joined(tables), holder);
     plot.over.addEventListener("click", () => { if (over !== null && go) go(over); });
     return {
-      resize() { plot.setSize({ width: Math.max(240, holder.clientWidth), height: 320 }); },
+      
       light(number) {
         say(number === null ? "" : shown(number));
         const place = number === null ? null : order.indexOf(number) + 1;
@@ -66,12 +66,12 @@ const Curves = (() => {
   function seeds(holder, data) {
     const rank = (key) => [`eval/${data.objective}`, "eval/", "episode/", "train/"].findIndex((start) => key.startsWith(start));
     const names = Object.keys(data.seeds).sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
-    const plots = [];
+    const plots = [], palette = colours();
     for (const name of names) {
       const figure = document.createElement("figure"), caption = document.createElement("figcaption"), place = document.createElement("div");
       const own = data.seeds[name], tables = [], series = [];
       Object.entries(own).forEach(([seed, [steps, values]], index) => {
-        const colour = SEEDS[index % SEEDS.length];
+        const colour = palette[index % palette.length];
         tables.push([steps, values]);
         series.push({ label: `seed ${seed}`, stroke: colour, width: 1.4, spanGaps: true, points: { show: steps.length < 30, size: 4, fill: colour } });
       });
@@ -85,10 +85,46 @@ const Curves = (() => {
       caption.textContent = name;
       figure.append(caption, place); holder.append(figure);
       const plot = new uPlot(options(place, 190, { series, bands, rest: { cursor: { y: false } } }), joined(tables), place);
-      plots.push({ resize() { plot.setSize({ width: Math.max(240, place.clientWidth), height: 190 }); }, destroy() { plot.destroy(); } });
+      plots.push({ destroy() { plot.destroy(); } });
     }
     return plots;
   }
 
-  return { trials, seeds };
+  /* Runs beside each other: a colour and a band each. */
+  function overlay(holder, data) {
+    const palette = colours(), names = Object.keys(data.overlay), tables = [], series = [], bands = [];
+    names.forEach((name, index) => {
+      const own = data.overlay[name], colour = palette[index % palette.length];
+      tables.push([own.step, own.mean, own.high, own.low]);
+      series.push({ label: name, stroke: colour, width: 2, spanGaps: true, points: { show: own.step.length < 30, size: 5, fill: colour } });
+      series.push(...["high", "low"].map(() => ({ stroke: "transparent", width: 0, points: { show: false }, spanGaps: true })));
+      bands.push({ series: [series.length - 1, series.length], fill: colour + "22" });
+    });
+    const legend = document.createElement("p"), place = document.createElement("div");
+    legend.className = "legend";
+    names.forEach((name, index) => {
+      const item = document.createElement("span"), line = document.createElement("i");
+      line.className = `line${index % palette.length}`;
+      item.append(line, name); legend.append(item);
+    });
+    holder.append(legend, place);
+    const plot = new uPlot(options(place, 300, { series, bands, rest: { cursor: { y: false } } }), joined(tables), place);
+    return { destroy() { plot.destroy(); } };
+  }
+
+  /* The columns of one episode of a dataset: a line for each dimension. */
+  function episode(holder, data) {
+    const palette = colours();
+    return Object.entries(data.episode).map(([name, dims]) => {
+      const figure = document.createElement("figure"), caption = document.createElement("figcaption"), place = document.createElement("div");
+      caption.textContent = dims.length > 1 ? `${name}, ${dims.length} dims` : name;
+      figure.append(caption, place); holder.append(figure);
+      const steps = dims[0].map((_, index) => index);
+      const series = dims.map((_, index) => ({ label: String(index), stroke: palette[index % palette.length], width: 1.3, points: { show: false } }));
+      const plot = new uPlot(options(place, 170, { series, rest: { cursor: { y: false, sync: { key: "episode" } } } }), [steps, ...dims], place);
+      return { destroy() { plot.destroy(); } };
+    });
+  }
+
+  return { trials, seeds, overlay, episode };
 })();

@@ -1,7 +1,7 @@
 "use strict";
 /* Draws the plots of a page from the numbers that stand in it, again after each change while a run goes on. */
 (() => {
-  let parts = [], width = 0;
+  let parts = [], width = 0, waiting = 0;
   const sorted = { column: null, down: false };
 
   function numbers() {
@@ -35,6 +35,10 @@
       if (holder.dataset.plot === "importance") Plots.bars(holder, data);
       if (holder.dataset.plot === "slices") Plots.slices(holder, data, tools);
       if (holder.dataset.plot === "pareto") Plots.pareto(holder, data, tools);
+      if (holder.dataset.plot === "overlay") parts.push(Curves.overlay(holder, data));
+      if (holder.dataset.plot === "overview") Plots.overview(holder, data);
+      if (holder.dataset.plot === "episode") parts.push(...Curves.episode(holder, data));
+      if (holder.dataset.plot === "grid" && data.grid) Plots.grid(holder, data.grid);
       if (holder.dataset.plot === "parallel") parts.push(drawParallel(holder, data, tools));
       if (holder.dataset.plot === "curves") { const made = Curves.trials(holder, data, tools); if (made) parts.push(made); }
       if (holder.dataset.plot === "seed-curves") parts.push(...Curves.seeds(holder, data));
@@ -65,10 +69,31 @@
       sorted.column = column;
       sort(button.closest("table"));
     }
+    const together = event.target.closest('[data-action="play-all"], [data-action="restart-all"]');
+    if (together) {
+      const videos = [...document.querySelectorAll("#together video")], paused = videos.every((video) => video.paused);
+      if (together.dataset.action === "restart-all") for (const video of videos) video.currentTime = 0;
+      for (const video of videos) if (paused || together.dataset.action === "restart-all") video.play(); else video.pause();
+    }
+    const clip = event.target.closest("[data-clip]"), video = document.getElementById("video");
+    if (clip && video) {
+      event.preventDefault();
+      video.src = clip.getAttribute("href");
+      video.scrollIntoView({ block: "center" });
+      video.play();
+    }
     if (event.target.closest('[data-action="all-curves"]')) {
       event.target.disabled = true;
       const answer = await fetch(document.getElementById("data").dataset.all);
       if (answer.ok) draw(await answer.json());
+    }
+  });
+  document.addEventListener("input", (event) => {
+    if (!event.target.matches('[data-action="step"]')) return;
+    const step = Number(event.target.value), frames = document.querySelector("[data-frames]");
+    event.target.nextElementSibling.value = String(step);
+    for (const image of frames.querySelectorAll("img")) {
+      image.src = `${frames.dataset.frames}&camera=${encodeURIComponent(image.dataset.camera)}&row=${Number(frames.dataset.start) + step}`;
     }
   });
   document.addEventListener("pointerover", (event) => {
@@ -84,7 +109,7 @@
     if (table) sort(table);
   }
   document.addEventListener("htmx:after:swap", start);
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; for (const part of parts) if (part.resize) part.resize(); } });
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; clearTimeout(waiting); waiting = setTimeout(start, 120); } });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
 
   (function ask() {

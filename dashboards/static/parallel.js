@@ -122,5 +122,5 @@ function drawParallel(holder, data, { say, light, go }) {
   canvas.addEventListener("pointerleave", () => light(null));
   holder.addEventListener("keydown", (event) => { if (event.key === "Escape") { kept.clear(); draw(); } });
   layout(); draw();
-  return { resize() { layout(); kept.clear(); draw(); }, redraw: draw, light(number) { if (lit !== number) { lit = number; draw(); } } };
+  return { light(number) { if (lit !== number) { lit = number; draw(); } } };
 }

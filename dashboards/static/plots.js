@@ -145,7 +145,7 @@ const Plots = (() => {
   }
 
   function forest(holder, data) {
-    const rows = data.candidates.filter((item) => item.mean !== null), row = 27, width = 760, left = 300, right = 745;
+    const rows = data.candidates.filter((item) => item.mean !== null), row = 27, width = Math.max(320, holder.clientWidth), left = Math.min(300, width * .42), right = width - 14;
     const height = rows.length * row + 28;
     const svg = frame(width, height, "confirmed scores with their 95 % intervals");
     const x = scale(...scoreRange(data, rows.flatMap((item) => [item.mean, item.low, item.high])), left, right);
@@ -156,7 +156,7 @@ const Plots = (() => {
     svg.append(make("line", { class: "zero", x1: x(rows[0].mean), x2: x(rows[0].mean), y1: 2, y2: height - 22 }));
     rows.forEach((item, place) => {
       const y = place * row + 15, best = item.best ? " best" : "";
-      svg.append(make("text", { class: item.best ? "strong" : "name", x: left - 16, y: y + 4, "text-anchor": "end" }, shorter(item.name, 44)));
+      svg.append(make("text", { class: item.best ? "strong" : "name", x: left - 16, y: y + 4, "text-anchor": "end" }, shorter(item.name, Math.floor(left / 6.6))));
       if (item.low !== null && item.high !== null) svg.append(make("line", { class: "span" + best, x1: x(item.low), x2: x(item.high), y1: y, y2: y, "stroke-linecap": "round" }));
       svg.append(make("circle", { class: "dot" + best, cx: x(item.mean), cy: y, r: item.best ? 6 : 5 }));
     });
@@ -164,7 +164,7 @@ const Plots = (() => {
   }
 
   function pareto(holder, data, { go }) {
-    const width = 900, height = 330, left = 60, right = 885, top = 12, bottom = 280, found = data.pareto;
+    const width = Math.max(320, holder.clientWidth), height = 330, left = 60, right = width - 15, top = 12, bottom = 280, found = data.pareto;
     const every = [...found.points, ...found.front].filter((point) => point.x !== null && point.y !== null);
     const svg = frame(width, height, `${found.y} against ${found.x}`);
     const x = scale(...extent(every.map((point) => point.x), .05), left + 8, right - 8);
@@ -186,5 +186,49 @@ const Plots = (() => {
     holder.append(svg);
   }
 
-  return { figure, scale, extent, scoreRange, keyScale, slices, bars, forest, pareto, shorter };
+  /* Scores of seeds and start states: a cell is an episode. */
+  function grid(holder, found, { pick } = {}) {
+    const n = found.columns.length, left = Math.min(220, 14 + 7 * Math.max(...found.rows.map((name) => name.length)));
+    const width = Math.max(320, holder.clientWidth), size = Math.min(30, (width - left - 8) / Math.max(1, n)), high = Math.max(14, Math.min(26, size)), gap = size > 8 ? 2 : .6;
+    const height = found.rows.length * (high + gap) + 24, svg = frame(width, height, `${found.name} of each row on each start state`);
+    const [low, top] = found.rate ? [0, 1] : extent(found.values.flat());
+    found.rows.forEach((name, row) => {
+      const y = row * (high + gap);
+      svg.append(make("text", { class: "name", x: left - 10, y: y + high / 2 + 4, "text-anchor": "end" }, shorter(name, 38)));
+      found.values[row].forEach((value, column) => {
+        const share = value === null ? null : top > low ? (value - low) / (top - low) : 1;
+        const kind = share === null ? "cell none" : found.rate ? (share >= 1 ? "cell won" : share > 0 ? "cell part" : "cell lost") : `cell ramp${Math.min(4, Math.floor(share * 5))}`;
+        const cell = make("rect", { class: kind, x: left + column * size, y, width: Math.max(.5, size - gap), height: high, rx: size > 8 ? 3 : 0 });
+        cell.append(make("title", {}, `${name}, start state ${found.columns[column]}: ${value === null ? "not played" : `${found.name} ${figure(value)}`}`));
+        if (pick) cell.addEventListener("click", () => pick(row, found.columns[column]));
+        svg.append(cell);
+      });
+    });
+    if (n) {
+      svg.append(make("text", { x: left, y: height - 6 }, `start state ${found.columns[0]}`));
+      if (n > 1 && n * size > 240) svg.append(make("text", { x: left + n * size - gap, y: height - 6, "text-anchor": "end" }, String(found.columns[n - 1])));
+    }
+    holder.append(svg);
+  }
+
+  /* Returns of a dataset's episodes. */
+  function overview(holder, data) {
+    const found = data.overview, width = Math.max(320, holder.clientWidth), height = 170, left = 60, right = width - 10, top = 8, bottom = 138;
+    const svg = frame(width, height, "return of each episode");
+    const x = scale(...extent(found.numbers), left + 6, right - 6), y = scale(...extent(found.returns, .06), bottom, top);
+    yAxis(svg, y, left, right, false);
+    svg.append(make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
+    xAxis(svg, x, bottom, height);
+    found.numbers.forEach((number, place) => {
+      if (found.returns[place] === null) return;
+      const here = number === data.number;
+      const link = make("a", { href: `?episode=${number}`, "aria-label": `episode ${number}` });
+      const dot = make("circle", { class: here ? "dot best" : "dot", cx: x(number), cy: y(found.returns[place]), r: here ? 6 : found.numbers.length > 300 ? 2.5 : 4 });
+      dot.append(make("title", {}, `episode ${number}: return ${figure(found.returns[place])}, ${found.lengths[place]} steps`));
+      link.append(dot); svg.append(link);
+    });
+    holder.append(svg);
+  }
+
+  return { overview, grid, figure, scale, extent, scoreRange, keyScale, slices, bars, forest, pareto, shorter };
 })();

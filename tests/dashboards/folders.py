@@ -10,7 +10,7 @@ import numpy as np
 
 from understudy.files import write_json
 from understudy.runs.directory import CsvLog
-from understudy.runs.episodes import TRAINING, Played, Setting, put_evaluation
+from understudy.runs.episodes import EpisodeLog, Played, Setting
 from understudy.statistics import interval
 
 STEPS = (100, 200, 300, 400)
@@ -30,6 +30,7 @@ def make_run(folder: Path, level: float = 0.5, state: dict[str, Any] | None = No
     random = np.random.default_rng(int(level * 1e6))
     seeds = keys["seeds"] or [keys.get("seed", 0)]
     final: dict[str, float] = {}
+    episodes = EpisodeLog(folder / "episodes.arrow")
     log, members = CsvLog(folder / "eval.csv"), {seed: folder / f"sd{seed:03d}" for seed in seeds}
     for step in STEPS:
         won = (random.random((len(seeds), 10)) < level * step / STEPS[-1]).astype(float)
@@ -39,12 +40,14 @@ def make_run(folder: Path, level: float = 0.5, state: dict[str, Any] | None = No
             members[seed].mkdir(exist_ok=True)
             CsvLog(members[seed] / "eval.csv").append(step, {"return": 1.0, "success": float(own.mean())})
             CsvLog(members[seed] / "train.csv").append(step, {"actor_loss": 1 / step})
-        played = [
+        recorder = episodes.at(step)
+        for played in [
             Played(seed, episode, 1_000_000 + episode, float(own[episode]), 30, float(own[episode]))
             for seed, own in zip(seeds, won, strict=True)
             for episode in range(10)
-        ]
-        put_evaluation(folder / "episodes.arrow", TRAINING, None, Setting(), step, played)
+        ]:
+            recorder.add(Setting(), played)
+        recorder.finish()
     CsvLog(folder / "timing.csv").append(400, {"time": 1.0, "steps_per_sec": 50.0})
     write_json(folder / "run.json", {"status": "finished", "step": 400, "metrics": final, **(state or {})})
     return folder
