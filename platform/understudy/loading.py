@@ -103,7 +103,7 @@ def _location(uri: str, tracking_uri: str) -> str:
         models = [store.get_logged_model(output.model_id) for output in outputs]
         named = [model for model in models if model.name == match["name"]]
         if named:
-            return named[-1].artifact_location
+            return max(named, key=lambda model: model.creation_timestamp).artifact_location
         held = artifact_names(tracking_uri, run)
         if match["name"].split("/")[0] not in held:
             names = {*held, *(model.name for model in models)}

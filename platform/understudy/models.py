@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from understudy.policy import Policy, content_hash, read_document
 from understudy.registry import algorithms
 from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute_address, check_reachable
+from understudy.tracking.checkpoints import STEP_TAG, link_points
 from understudy.tracking.client import client, tracking_errors, untyped
+from understudy.tracking.shipping import Point
 from understudy.tracking.turns import our_turn
 
 __all__ = ["list_models", "load_policy", "log_model", "offer_best", "register", "set_best", "show_model", "tag_version"]
@@ -64,8 +66,19 @@ def _load_pyfunc(path: str) -> PolicyModel:  # pyright: ignore[reportUnusedFunct
 # ---- log and register ----
 
 
-def log_model(run_id: str, folder: Path, *, tracking_uri: str, tags: Mapping[str, Any] | None = None) -> str:
-    """Log a policy folder as the run's model and return its MLflow model id; the same content is logged once."""
+def log_model(
+    run_id: str,
+    folder: Path,
+    *,
+    tracking_uri: str,
+    tags: Mapping[str, Any] | None = None,
+    step: int = 0,
+    points: Sequence[Point] = (),
+) -> str:
+    """Log a policy folder as the run's model and return its MLflow model id; the same content is logged once.
+
+    `step` is that of its training, `points` are what was measured of it.
+    """
     tracking_uri, folder = absolute_address(tracking_uri), Path(folder)
     digest = content_hash(folder)
     check_reachable(tracking_uri)
@@ -83,14 +96,15 @@ def log_model(run_id: str, folder: Path, *, tracking_uri: str, tags: Mapping[str
             run.info.experiment_id,
             name=MODEL_NAME,
             source_run_id=run_id,
-            tags={HASH_TAG: digest, **{key: str(value) for key, value in (tags or {}).items()}},
+            tags={HASH_TAG: digest, STEP_TAG: str(step), **{key: str(value) for key, value in (tags or {}).items()}},
             params={"algo": document["algorithm"], "env_name": document["env_name"]},
             model_type=document["algorithm"],
         )
         _save_pyfunc(Path(scratch) / "model", folder, document, run_id, logged)
         store.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
+        link_points(tracking_uri, run_id, logged.model_id, points)
         store.finalize_logged_model(logged.model_id, "READY")
-        store.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        store.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
         return logged.model_id
 
 
@@ -151,6 +165,7 @@ def register(
     tracking_uri: str,
     alias: str | None = "best",
     tags: Mapping[str, Any] | None = None,
+    step: int = 0,
 ) -> int:
     """Make a policy folder a version of the registered model `name`, point the alias at it, return the version.
 
@@ -164,7 +179,7 @@ def register(
         found = client(tracking_uri).search_model_versions(f"name = '{name}' and tag.`{HASH_TAG}` = '{digest}'")
         version = min((int(item.version) for item in found if item.status == "READY"), default=None)
         if version is None:
-            model_id = log_model(run_id, folder, tracking_uri=tracking_uri, tags=tags)
+            model_id = log_model(run_id, folder, tracking_uri=tracking_uri, tags=tags, step=step)
             texts = {HASH_TAG: digest, **{key: str(value) for key, value in (tags or {}).items()}}
             version = _create_version(tracking_uri, name, run_id, model_id, texts)
         if alias:

@@ -343,7 +343,7 @@ def test_kept_checkpoints_are_logged_models_linked_to_their_step_and_scores_and_
     hopper_data: Path, done: Callable[..., str], tmp_path: Path
 ) -> None:
     words = ("eval_interval=20", "save_interval=20", "log_interval=10", "seeds=[0,1]", "save_dir=runs")
-    done("train", *SMALL, *words, "training_steps=40")
+    done("train", *SMALL, *words, "training_steps=40", "log_model=false")
     (flags,) = (tmp_path / "runs" / "bc_training").rglob("flags.json")
     folder = RunDir(flags.parent)
     uri, run_id = folder.spec().placement.tracking(), folder.state()["run_id"]

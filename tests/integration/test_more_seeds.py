@@ -7,7 +7,7 @@ from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
 from tests.integration.test_run_directory import only_run
 
-from understudy.cli.train import hours_left
+from understudy.cli.time_left import TimeLeft, hours_left
 from understudy.runs.directory import RunDir
 
 
@@ -34,8 +34,32 @@ def test_a_store_that_is_not_there_is_told_with_those_that_are(hopper_data, done
 
 
 @pytest.mark.parametrize(
-    ("step", "speed", "said"), [(100, 10.0, "27 h 46 min"), (999_000, 10.0, ""), (0, 0.0, ""), (1000, 1e4, "")]
+    ("steps", "speed", "said"), [(999_900, 10.0, "27 h 46 min"), (1000, 10.0, ""), (1000, 1e4, "")]
 )
-def test_a_run_of_more_than_an_hour_says_how_long(step, speed, said) -> None:
-    line = hours_left(step, 1_000_000, {"steps_per_sec": speed})
+def test_a_run_of_more_than_an_hour_says_how_long(steps, speed, said) -> None:
+    line = hours_left(steps, speed)
     assert (said in line) if said else line == ""
+
+
+@pytest.mark.parametrize("first", [0, 42_000])
+def test_the_time_left_is_that_of_a_warm_training_whatever_its_first_steps_and_evaluations_took(first) -> None:
+    now, step, lines = 0.0, first, []
+    left = TimeLeft(lambda: now)
+    for call in range(400):
+        now += 40.0 if call % 50 == 30 else 0.5  # an evaluation, or a checkpoint
+        step += 1 if now < 10 else 15
+        lines.append(left.at(step, first + 1_000_000))
+    (line,) = filter(None, lines)
+    assert "at 30 steps/s" in line
+    assert "about 9 h" in line
+
+
+def test_a_training_of_slow_steps_is_measured_over_more_of_them() -> None:
+    now = 0.0
+    left = TimeLeft(lambda: now)
+    lines: list[str] = []
+    for step in range(1, 40):
+        now += 20.0
+        lines.append(left.at(step, 10_000))
+    assert [place for place, line in enumerate(lines, 1) if line] == [12], "eleven steps to take ten speeds from"
+    assert "at 0.05 steps/s" in lines[11]

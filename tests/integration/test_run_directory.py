@@ -59,7 +59,7 @@ def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all
 
     assert run.name in say("runs", "list", "--save_dir", "runs").out
     shown = say("runs", "show", state["run_id"][:8], "--save_dir", "runs").yaml
-    assert shown["name"] == run.name
+    assert shown["name"] == f"flow_bc {run.name}"
     assert files <= set(shown["artifacts"])
     assert "no registered models" in say("models", "list", "--save_dir", "runs").out
 

@@ -182,7 +182,7 @@ def test_a_submitted_sweep_ends_without_the_client_that_was_killed(head: Head) -
     experiment = store.get_experiment_by_name("bc_training")
     assert experiment is not None
     found = store.search_runs([experiment.experiment_id])
-    mine = [item for item in found if item.info.run_name == "first"]
+    mine = [item for item in found if (item.info.run_name or "").endswith(" first")]
     assert [item.info.status for item in mine] == ["FINISHED"]
     children = [item for item in found if item.data.tags.get("mlflow.parentRunId") == mine[0].info.run_id]
     assert [item.info.status for item in children] == ["FINISHED"] * 3

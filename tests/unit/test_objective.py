@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 from scipy import stats
 from tests.unit.test_sweeping import sweep
 
-from understudy.cli.sweep import confirmation_lines
 from understudy.comparisons import kendall
 from understudy.errors import SpecError
 from understudy.runs.results import objective_name, rank_key
@@ -19,7 +18,7 @@ from understudy.sweeping.best import BestPolicy
 from understudy.sweeping.confirm import Confirmed
 from understudy.sweeping.objective import pareto_front, read_goal
 from understudy.sweeping.outcomes import TrialOutcome
-from understudy.sweeping.report import front_of
+from understudy.sweeping.report import confirmation_lines, front_of
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import best_trial
 from understudy.sweeping.words import DEFAULT, shown_name

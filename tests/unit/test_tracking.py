@@ -265,8 +265,9 @@ def test_a_run_of_one_seed_has_no_seed_folders_and_one_of_three_has_three(tmp_pa
 def test_of_what_is_logged_mlflow_gets_what_people_look_at() -> None:
     sent = ("train/actor_loss", "train/grad_norm", "sd001/train/actor_loss", "sd001/eval/success", "eval/success_low")
     sent += ("eval/length", "eval/flow_steps_10/success", "eval/best/success_low", "sd001/eval/validation/mse")
-    sent += ("eval/validation/max_std", "best/success", "sweep/trials", "timing/steps_per_sec")
-    left = ("sd001/train/grad_norm", "sd001/eval/length", "eval/success_seeds", "eval/success_iqm", "best/return_iqm")
+    sent += ("eval/validation/log_probs", "timing/steps_per_sec")
+    left = ("train/max_std", "eval/validation/mean_std", "eval/normalized_return_episodes")
+    left += ("sd001/train/grad_norm", "sd001/eval/length", "eval/success_seeds", "eval/success_iqm")
     left += ("eval/flow_steps_10/success_low", "eval/flow_steps_10/length", "sd001/eval/validation/max_std")
     assert [key for key in (*sent, *left) if is_shown(key)] == list(sent)
 

@@ -157,6 +157,8 @@ def show_comparison(matrix: MatrixDir, parent: Tracked, notice: Notice) -> None:
     from understudy.matrix.chart import draw_matrix
     from understudy.matrix.comparison import RECORD, TABLE, lines_of, result_of, table_rows, write_comparison
     from understudy.matrix.latex import write_latex
+    from understudy.sweeping.format import markdown_table
+    from understudy.tracking.recording import NOTE_TAG
 
     cells = matrix.cells()
     found = [result for cell in cells if (result := result_of(matrix, cell)) is not None]
@@ -167,11 +169,13 @@ def show_comparison(matrix: MatrixDir, parent: Tracked, notice: Notice) -> None:
     console.print()
     show_table(*table_rows(found))
     console.print(budget, soft_wrap=True)
+    words = [f"- {line}" for line in lines_of(comparison)]
     for line in lines_of(comparison):
         console.print(line, soft_wrap=True)
     for name in (TABLE, LATEX, PICTURE):
         console.print(str(matrix.path / name), soft_wrap=True)
     parent.log_files(*(matrix.path / name for name in (RECORD, TABLE, LATEX, PICTURE, "matrix.json")))
+    parent.set_tags({NOTE_TAG: "\n".join([*markdown_table(*table_rows(found)), "", budget, "", *words])})
     parent.close("FINISHED")
 
 

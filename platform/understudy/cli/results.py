@@ -31,6 +31,7 @@ def show_results(
     from understudy.registry import algorithms, loops
     from understudy.runs.demonstrating import policies_of
     from understudy.runs.directory import RunDir
+    from understudy.tracking.recording import NOTE_TAG
 
     scores: dict[str, np.ndarray] = {}
     final = compared_by(base, base, pipeline.options.final_episodes)
@@ -55,4 +56,5 @@ def show_results(
         console.print(str(pipeline.path / name), soft_wrap=True)
     files = ("results.txt", "comparison.png", RECORD, TABLE, "matrix.json")
     parent.log_files(*(pipeline.path / name for name in files))
+    parent.set_tags({NOTE_TAG: "\n".join(["```", *lines, "```"])})
     parent.close("FINISHED")

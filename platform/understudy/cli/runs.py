@@ -21,11 +21,11 @@ runs = typer.Typer(help="Runs in MLflow: list, show; the episodes of a run.", no
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
 SAVE_DIR = typer.Option("", "--save_dir", help="root of the run directories; default runs/fbc/")
 OUTCOMES = (
-    *(f"{kind}/{name}" for name in ("success", "normalized_return", "return") for kind in ("best", "eval")),
+    *(f"{kind}/{name}" for name in ("success", "normalized_return", "return") for kind in ("eval", "best")),
     *(f"eval/validation/{name}" for name in ("accuracy", "mse", "actor_loss")),
     "train/actor_loss",
 )
-"""Metrics that say how a run came out, the first that it has being shown."""
+"""Metrics that say how a run came out, the first that it has being shown (sweeps of earlier versions have best/)."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,9 +90,11 @@ def list_(
         key = next((name for name in OUTCOMES if name in run["metrics"]), None)
         outcome = f"{key.partition('/')[2]} {_with_interval(run['metrics'], key)}" if key else "-"
         started = clock_time(run["start"])
-        name = f"  {run['name']}" if run["parent_run_id"] else run["name"]
+        name = run["name"].removeprefix(f"{run['tags'].get('algo', '')} ")  # which has a column of its own
+        name = f"  {name}" if run["parent_run_id"] else name
         about = (run["tags"].get(name, "") for name in ("algo", "env_name", "seeds"))
-        rows.append((run["run_id"][:8], name, run["status"].lower(), started, *about, outcome))
+        state = run["tags"].get("state", run["status"].lower())
+        rows.append((run["run_id"][:8], name, state, started, *about, outcome))
     show_table(("id", "name", "status", "started", "algo", "env_name", "seeds", "outcome [95 %]"), rows)
 
 

@@ -15,7 +15,6 @@ from understudy.cli.output import console, show_mapping
 from understudy.cli.train import show_notes, show_run
 
 if TYPE_CHECKING:
-    from understudy.sweeping.best import BestPolicy
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.run import SweepResult
     from understudy.sweeping.sweep_spec import SweepSpec
@@ -131,6 +130,7 @@ def show_best(result: SweepResult) -> None:
     """Print the best configuration, what it was ranked by and what it was confirmed at, and the registered model."""
     from understudy.runs.results import objective_name
     from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.report import confirmation_lines
 
     best, spec = result.best, SweepDir(result.folder).spec()
     counts = ", ".join(f"{count} {name}" for name, count in result.counts.items() if count)
@@ -158,32 +158,3 @@ def settings_text(parameters: Mapping[str, Any]) -> str:
     from understudy.sweeping.format import number
 
     return "  ".join(f"{key}={number(value)}" for key, value in parameters.items())
-
-
-def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
-    """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
-    from understudy.sweeping.format import figure, objective_text
-    from understudy.sweeping.words import difference_text, shown_name
-
-    objective, metrics = spec.goal.first, best.metrics
-    name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
-    ranked = "" if best.ranked is None else f"ranked {figure(best.ranked, name)}, "
-    fresh, plural = "fresh" if spec.options.confirm_seeds else "its", "s" if seeds > 1 else ""
-    if not best.fresh:
-        where = f"{name} {objective_text(metrics, name)} over {seeds} seed{plural}"
-        return [f"{where}, on the held-out episodes that it was chosen by (confirm_seeds trains fresh seeds)"]
-    episodes = f" x {spec.options.final_episodes} episodes that no trial was ranked by"
-    where = "" if spec.held_out_only else episodes
-    others = [f"{key} {figure(metrics[key], key)}" for key in ("return", "length") if key in metrics and key != name]
-    extra = f"; {', '.join(others)}" if others else ""
-    lines = [
-        f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"
-    ]
-    alike = [shown_name(item) for item in best.compared if item["distinguishable"] is False]
-    if alike:
-        lines.append(f"not distinguishable from {', '.join(alike)}")
-    for item in best.compared:
-        text = difference_text(item, objective, name)
-        if text:
-            lines.append(f"  best minus {shown_name(item)}, {objective_text(item['metrics'], name)}: {text}")
-    return lines

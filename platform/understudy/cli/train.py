@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from understudy.cli.output import console, progress_bar, show_mapping, show_table
+from understudy.cli.time_left import TimeLeft
 from understudy.registry import algorithms
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from understudy.spec.run import RunSpec
 
 TAKES = "train takes one"
-HOUR = 3600
 DEPENDENT = "seeds that exchange weights are not independent: the interval above is none for other populations"
 
 
@@ -167,12 +167,11 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
 
     console.print(f"run directory: {run.path}", soft_wrap=True)
     lines = None if console.is_terminal else TrainingLines(spec)
-    told: list[str] = []
+    left = TimeLeft()
     with progress_bar(spec.algo, "steps") as bar:
 
         def progress(step: int, last: int, metrics: Mapping[str, float]) -> None:
-            if not told and (long := hours_left(step, last, metrics)):
-                told.append(long)
+            if long := left.at(step, last):
                 console.print(long, soft_wrap=True)
             if lines is not None:
                 return lines.tell(step, last, metrics)
@@ -196,16 +195,6 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
             f"trained, but not all of it is tracked: {state[TRACKING_ERROR]}; `understudy sync {run.path}` sends the"
             " rest once that is mended"
         )
-
-
-def hours_left(step: int, last: int, metrics: Mapping[str, float]) -> str:
-    """Return a line on how long a run will take, where that is over an hour, once its speed is known; else ""."""
-    speed = metrics.get("steps_per_sec", 0.0)
-    if not speed or (last - step) / speed < HOUR:
-        return ""
-    hours, minutes = divmod(round((last - step) / speed / 60), 60)
-    left = f"{last - step} steps at {speed:.0f} steps/s, without evaluations"
-    return f"note: about {hours} h {minutes:02d} min to go ({left})"
 
 
 class TrainingLines:

@@ -9,6 +9,9 @@ import typer
 from understudy.cli.output import console
 from understudy.cli.runs import SAVE_DIR, TRACKING_URI, existing_address
 
+TRAINING = "workflowType=machine_learning"
+"""Has MLflow's pages show what belongs to training models, in the place of their pages for language models."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -29,9 +32,9 @@ def ui(
     command, environment = ui_command(address, port)
     prepare(address)
     found = list_runs(address, limit=1)
-    page = (
-        f"#{found[0]['url'].partition('#')[2].partition('/runs/')[0]}/runs" if found and "#" in found[0]["url"] else ""
-    )
+    page = ""
+    if found and "#" in found[0]["url"]:
+        page = f"#{found[0]['url'].partition('#')[2].partition('/runs/')[0]}/runs?{TRAINING}"
     console.print(
         f"MLflow on http://127.0.0.1:{port}/{page} (stop with Ctrl-C); store {without_secrets(address)}", soft_wrap=True
     )

@@ -26,8 +26,9 @@ def find(name: str, root: Path | None = None) -> Path:
         return path
     roots = [root, *([root.parent] if root.parent != Path(".") else [])]
     known = {folder.name: folder for place in reversed(roots) for folder in folders(place)}
-    if name in known:
-        return known[name]
+    for word in (name, name.rpartition(" ")[2]):  # a run's name in MLflow is its algorithm's and its folder's
+        if word in known:
+            return known[word]
     for folder in known.values():
         state = folder / "run.json"
         if state.is_file() and f'"run_id": "{name}"' in state.read_text():

@@ -19,6 +19,7 @@ from understudy.files import write_atomic
 from understudy.runs import mirror, stop
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Trains, make_loop
+from understudy.runs.noting import note_dataset, note_finished
 from understudy.runs.on_ray import check_launcher, train_on_ray
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.run import RunSpec
@@ -107,20 +108,6 @@ def _ending(run: RunDir, tracked: Tracked) -> Generator[None]:
         raise
 
 
-def note_dataset(run: RunDir, tracked: Tracked) -> None:
-    """Record in MLflow which dataset the run was trained on, if the run noted it."""
-    content_hash, spec = run.state().get("dataset_hash"), run.spec()
-    if content_hash:
-        tracked.log_dataset(spec.env_name, str(content_hash), str(spec.placement.datasets))
-
-
-def note_checkpoints(run: RunDir, tracked: Tracked) -> None:
-    """Tell MLflow of the checkpoints that a finished run keeps, each at its step with what was measured there."""
-    spec = run.spec()
-    facts = {"algo": spec.algo, "env_name": spec.env_name, "seeds": list(spec.all_seeds)}
-    tracked.log_checkpoints(spec.all_seeds, int(run.state().get("step", 0)), facts)
-
-
 def _close(run: RunDir, tracked: Tracked, status: tracking.Status) -> None:
     note_dataset(run, tracked)
     sent = tracked.close(status)
@@ -157,7 +144,7 @@ def _ship(run: RunDir, tracked: Tracked) -> None:
     """Upload the directory and close the MLflow run; where MLflow is away, a later sync or resume does it."""
     note_dataset(run, tracked)
     tracked.log_folder(run.path)
-    note_checkpoints(run, tracked)
+    note_finished(run, tracked)
     sent = tracked.close("FINISHED")
     run.update_state(**sent_state(run, tracked, sent))
     mirror.finish(run)

@@ -78,7 +78,7 @@ def register_policy(
     if poll is not None:
         poll()
     uri, device = spec.placement.tracking(), resolve_device(spec.placement.device)
-    version = models.register(run_id, folder, name, alias=None, tags=tags, tracking_uri=uri)
+    version = models.register(run_id, folder, name, alias=None, tags=tags, tracking_uri=uri, step=spec.total_steps)
     policy = models.load_policy(f"models:/{name}/{version}", tracking_uri=uri, device=device)
     score, metrics, why_not = _evaluated(policy, spec, poll)
     if score is not None:

@@ -53,6 +53,22 @@ def rank_key(metrics: Mapping[str, float]) -> tuple[float, float]:
     return first, metrics.get("return", float("-inf"))
 
 
+def objective_text(metrics: Mapping[str, float], objective: str | None = None) -> str:
+    """Return the objective with its interval, like `0.93 [0.81, 0.98]`."""
+    name = objective or objective_name(metrics)
+    if name is None or name not in metrics:
+        return "-"
+    text = figure(metrics[name], name)
+    if f"{name}_low" in metrics:
+        text += f" [{figure(metrics[f'{name}_low'], name)}, {figure(metrics[f'{name}_high'], name)}]"
+    return text
+
+
+def figure(value: float, name: str) -> str:
+    """Return a metric's value: rates and larger numbers with two decimals, small ones with three digits."""
+    return f"{value:.2f}" if name in RATES or abs(value) >= 1 else f"{value:.3g}"
+
+
 OnEvaluation = Callable[[int, Mapping[str, float]], None]
 """Called after each evaluation, once what it reports is durable: (step, metrics)."""
 

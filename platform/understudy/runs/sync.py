@@ -10,10 +10,10 @@ from typing import Any
 from understudy import tracking
 from understudy.errors import StoreAway, TrackingError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
-from understudy.runs.launch import note_checkpoints
+from understudy.runs.noting import note_finished
 from understudy.spec.run import RunSpec
 
-_ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
+_ENDS: dict[str, tracking.Status] = {"finished": "FINISHED", "failed": "FAILED"}
 """MLflow's status for each final status in run.json; a run with any other was killed."""
 
 
@@ -43,9 +43,9 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
             tracked.set_tags({"error": state["error"]})
         files = tracked.log_folder(run.path) if status in ("finished", "stopped") else 0
         if status == "finished":
-            note_checkpoints(run, tracked)
+            note_finished(run, tracked)
         ended: tracking.Status = _ENDS.get(status, "KILLED")
-        sent = tracked.close(ended)
+        sent = tracked.close(ended, state="pruned" if status == "stopped" else "")
         run.update_state(shipped=sent, run_id=tracked.run_id or state.get("run_id"), **{TRACKING_ERROR: tracked.fault})
         check_sent(run.path, tracked, sent)
         return Shipped(tracked.sent, files, ended)

@@ -59,6 +59,10 @@ class Placement(Part):
         default="", description="MLflow tracking URI; default $MLFLOW_TRACKING_URI, else SQLite in save_dir; 'none'"
     )
 
+    log_model: Annotated[bool, OnlyWith("log_model", False)] = Field(
+        default=True, description="log the trained policy, with all its seeds, as an MLflow model: runs:/RUN_ID/model"
+    )
+
     @field_validator("checkpoint_storage")
     @classmethod
     def _whole_address(cls, value: str) -> str:

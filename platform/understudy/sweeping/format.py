@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from understudy.runs.results import RATES, objective_name
+from understudy.runs.results import figure, objective_text
 
-
-def objective_text(metrics: Mapping[str, float], objective: str | None = None) -> str:
-    """Return the objective with its interval, like `0.93 [0.81, 0.98]`."""
-    name = objective or objective_name(metrics)
-    if name is None or name not in metrics:
-        return "-"
-    text = figure(metrics[name], name)
-    if f"{name}_low" in metrics:
-        text += f" [{figure(metrics[f'{name}_low'], name)}, {figure(metrics[f'{name}_high'], name)}]"
-    return text
-
-
-def figure(value: float, name: str) -> str:
-    """Return a metric's value: rates and larger numbers with two decimals, small ones with three digits."""
-    return f"{value:.2f}" if name in RATES or abs(value) >= 1 else f"{value:.3g}"
+__all__ = ["clock", "figure", "markdown_table", "number", "objective_text", "settings_of"]
 
 
 def number(value: Any) -> str:
@@ -39,3 +25,9 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Return the lines of a table in Markdown, as MLflow's descriptions show them."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return [f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines]

@@ -9,13 +9,14 @@ from typing import Any
 
 from understudy.comparisons import kendall
 from understudy.files import read_object, write_json
-from understudy.runs.results import lower_is_better, objective_name
-from understudy.sweeping.format import number, objective_text
+from understudy.runs.results import figure, lower_is_better, objective_name, objective_text
+from understudy.sweeping.best import BestPolicy
+from understudy.sweeping.format import number
 from understudy.sweeping.objective import pareto_front
 from understudy.sweeping.outcomes import TrialOutcome
 from understudy.sweeping.race import RECORD as RACE
 from understudy.sweeping.sweep_spec import SweepSpec
-from understudy.sweeping.words import correlation_lines, race_lines
+from understudy.sweeping.words import correlation_lines, difference_text, race_lines, shown_name
 
 REPORT = "report.json"
 SHOWN = 8
@@ -83,4 +84,30 @@ def _front_lines(spec: SweepSpec, front: Sequence[dict[str, Any]], of: int) -> l
         values = "  ".join(f"{name} {objective_text(row['metrics'], name)}" for name in names)
         settings = " ".join(f"{key}={number(value)}" for key, value in row["parameters"].items())
         lines.append(f"  trial {row['trial']}  {values}  {settings}")
+    return lines
+
+
+def confirmation_lines(best: BestPolicy, spec: SweepSpec) -> list[str]:
+    """Return what the best was ranked by and confirmed at, and which others it cannot be told from."""
+    objective, metrics = spec.goal.first, best.metrics
+    name, seeds = objective.named(metrics), len(best.seeds) or int(metrics.get("success_seeds", 1))
+    ranked = "" if best.ranked is None else f"ranked {figure(best.ranked, name)}, "
+    fresh, plural = "fresh" if spec.options.confirm_seeds else "its", "s" if seeds > 1 else ""
+    if not best.fresh:
+        where = f"{name} {objective_text(metrics, name)} over {seeds} seed{plural}"
+        return [f"{where}, on the held-out episodes that it was chosen by (confirm_seeds trains fresh seeds)"]
+    episodes = f" x {spec.options.final_episodes} episodes that no trial was ranked by"
+    where = "" if spec.held_out_only else episodes
+    others = [f"{key} {figure(metrics[key], key)}" for key in ("return", "length") if key in metrics and key != name]
+    extra = f"; {', '.join(others)}" if others else ""
+    lines = [
+        f"{name}: {ranked}confirmed {objective_text(metrics, name)} over {fresh} {seeds} seed{plural}{where}{extra}"
+    ]
+    alike = [shown_name(item) for item in best.compared if item["distinguishable"] is False]
+    if alike:
+        lines.append(f"not distinguishable from {', '.join(alike)}")
+    for item in best.compared:
+        text = difference_text(item, objective, name)
+        if text:
+            lines.append(f"  best minus {shown_name(item)}, {objective_text(item['metrics'], name)}: {text}")
     return lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy import tracking
-from understudy.errors import Stopped, StoreAway, TrackingError, UnderstudyError, UserError
+from understudy.errors import Stopped, StoreAway, UnderstudyError, UserError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
-from understudy.runs.episodes import FILE
 from understudy.runs.find import find
 from understudy.runs.launch import sent_state
 from understudy.runs.loop import check_new, make_loop
@@ -30,24 +29,20 @@ from understudy.runs.stop import Notice, on_signals
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.spec.space import largest
-from understudy.sweeping.best import BEST_CSV, RECORD, BestPolicy, append_best, evaluate_best, register_best
+from understudy.sweeping.best import BestPolicy, evaluate_best, register_best
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.outcomes import TrialOutcome
-from understudy.sweeping.race import RECORD as RACE
+from understudy.sweeping.noting import close_stopped, note_sweep, send_best, track_sweep
 from understudy.sweeping.race import race, ranking
-from understudy.sweeping.report import REPORT, write_report
-from understudy.sweeping.study import Study, check_storage, failed, state_name
+from understudy.sweeping.report import write_report
+from understudy.sweeping.study import Study, check_storage, state_name
 from understudy.sweeping.summary import write_summary
 from understudy.sweeping.sweep_spec import SweepSpec, check_point, default_point
 from understudy.sweeping.table import SweepTable
-from understudy.sweeping.trial import trial_folder, trial_name, trial_spec
+from understudy.sweeping.trial import trial_spec
 from understudy.sweeping.tuning import run_trials, start_tune, trials_left
 from understudy.tracking import Tracked
 
 log = logging.getLogger("understudy")
-SWEEP_CSV = "sweep_metrics.csv"
-FILES = ("sweep.json", "summary.csv", BEST_CSV, RECORD, FILE, RACE, REPORT, "best")
-"""What the sweep's run in MLflow holds."""
 
 
 @dataclass(frozen=True)
@@ -75,35 +70,6 @@ class _Done:
     report: list[str]
     fault: str | None
     """Why the best policy is not registered, if that is wanted and MLflow is not only away."""
-
-
-def track_sweep(spec: SweepSpec, path: Path, run_id: str | None, parent_run_id: str | None = None) -> Tracked:
-    """Open the sweep's run in MLflow, the parent of its trials'; it may be a child of a matrix's."""
-    base = spec.base
-    return tracking.track(
-        base.placement.tracking(),
-        path,
-        experiment=base.placement.project,
-        name=path.name,
-        sources=[(path / BEST_CSV, "best/"), (path / SWEEP_CSV, "sweep/")],
-        run_id=run_id,
-        parent_run_id=parent_run_id,
-        params={
-            **spec.run,
-            **spec.options.model_dump(),
-            **{key: str(item) for key, item in spec.dimensions.items()},
-            **spec.grid,
-        },
-        tags={
-            "kind": "sweep",
-            "sweep": path.name,
-            "algo": base.algo,
-            "algorithm": base.algo,
-            "env_name": base.env_name,
-            "environment": base.env_name,
-            "run_group": base.placement.run_group,
-        },
-    )
 
 
 def longest(spec: SweepSpec) -> RunSpec:
@@ -204,8 +170,8 @@ def _do(
         raise UnderstudyError(f"no trial of {sweep.path} finished: {'; '.join(sorted(reasons)) or 'all were stopped'}")
     policy = evaluate_best(sweep, spec, ranked, tracked.run_id)
     report = write_report(sweep.path, spec, ranked)
-    note_sweep(sweep.path, spec, trials, outcomes, policy)
-    send_best(sweep.path, policy, tracked)
+    note_sweep(sweep, spec, trials, outcomes, policy, report)
+    send_best(sweep, spec, policy, tracked)
     notice.check()
     try:
         policy = register_best(sweep.path, spec, policy, tracked, poll=notice.poll)
@@ -244,56 +210,6 @@ def _fault_of_trials(sweep: SweepDir) -> str | None:
     return None
 
 
-def note_sweep(
-    path: Path,
-    spec: SweepSpec,
-    trials: list[FrozenTrial],
-    outcomes: Mapping[int, TrialOutcome],
-    policy: BestPolicy,
-) -> None:
-    """Write the sweep's own summary metrics, which its run in MLflow shows."""
-    names = [state_name(trial) for trial in trials]
-    row: dict[str, float | None] = {
-        "trials": float(len(trials)),
-        "complete": float(names.count("complete")),
-        "stopped": float(names.count("pruned")),
-        "failed": float(names.count("fail")),
-        "seed_runs": float(sum(len(outcome.seeds) for outcome in outcomes.values())),
-        "best_trial": float(policy.trial),
-        "ranked": policy.ranked,
-        "confirmed": spec.goal.first.value(policy.metrics),
-    }
-    append_best(path / SWEEP_CSV, spec.options.num_trials * spec.base.total_steps, row)
-
-
-def send_best(path: Path, policy: BestPolicy, tracked: Tracked) -> int:
-    """Have the sweep's parent run name the best configuration and hold the sweep's files; returns how many."""
-    tracked.set_tags({f"best.{key}": value for key, value in policy.parameters.items()} | {"best.trial": policy.trial})
-    return tracked.log_files(*(path / name for name in FILES if (path / name).exists()))
-
-
 def registered(spec: SweepSpec, policy: BestPolicy) -> bool:
     """Return whether the best policy is in the model registry, where it is wanted there."""
     return policy.model is not None or spec.model_name is None or spec.base.placement.tracking() == tracking.OFF
-
-
-def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> None:
-    """Close the runs of trials that ASHA stopped: their processes may have had no time to."""
-    for trial in study.trials(TrialState.PRUNED):
-        if failed(trial):
-            continue
-        run = RunDir(trial_folder(sweep.path, trial.number))
-        state = run.state()
-        if state.get("status") == "stopped" or not run.flags.is_file():
-            continue
-        name = trial_name(trial.number, trial.params)
-        try:
-            tracked = tracking.track_run(
-                run.spec(), run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
-            )
-        except TrackingError as error:
-            run.update_state(status="stopped", shipped=False, **{TRACKING_ERROR: str(error)})
-            continue
-        tracked.set_tags({"stopped_by": "asha"})
-        tracked.log_folder(run.path)
-        run.update_state(status="stopped", **sent_state(run, tracked, tracked.close("FINISHED")))

@@ -15,7 +15,8 @@ from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.run import RunSpec
 from understudy.sweeping.best import BestPolicy, read_best, register_best
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.run import registered, send_best, track_sweep
+from understudy.sweeping.noting import send_best, track_sweep
+from understudy.sweeping.run import registered
 
 
 def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
@@ -41,7 +42,7 @@ def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
                 yield folder, sent
         policy, files = read_best(sweep.path), 0
         if policy is not None:
-            files = send_best(sweep.path, policy, tracked)
+            files = send_best(sweep, spec, policy, tracked)
             policy = register_best(sweep.path, spec, policy, tracked)
         ended: tracking.Status = {"finished": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")  # type: ignore[assignment]
         whole = tracked.close(ended)
@@ -76,7 +77,7 @@ def register_sweep(
         if tracked.run_id is None:
             raise StoreAway(f"MLflow went away while {sweep.path} was registered: try again once it is back")
         try:
-            send_best(sweep.path, best, tracked)
+            send_best(sweep, spec, best, tracked)
             best = register_best(sweep.path, spec, best, tracked, name=name, poll=poll)
         finally:
             whole = tracked.close("FINISHED")

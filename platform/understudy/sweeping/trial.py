@@ -48,14 +48,14 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
-    """Return the run that a trial trains first; the best one is filmed, once, at the sweep's end."""
-    return with_changes(spec.base, **parameters, video_episodes=0, seeds=list(first_seeds(spec)))
+    """Return the run that a trial trains first; the best one is filmed and made a model, once, at the sweep's end."""
+    return with_changes(spec.base, **parameters, video_episodes=0, log_model=False, seeds=list(first_seeds(spec)))
 
 
-def trial_name(number: int, parameters: Mapping[str, Any], folder: str = "") -> str:
-    """Return the trial's name in MLflow, like `0006 lr=0.000867 horizon_length=5`; a further pack's says its seeds."""
+def trial_name(algo: str, number: int, parameters: Mapping[str, Any], folder: str = "") -> str:
+    """Return the trial's name in MLflow, like `bc 0006 lr=0.000867 batch_size=64`; a further pack's says its seeds."""
     stem, _, seeds = folder.partition("_")
-    return " ".join([stem or f"{number:04d}", settings_of(parameters), *([seeds] if seeds else [])])
+    return " ".join([algo, stem or f"{number:04d}", settings_of(parameters), *([seeds] if seeds else [])])
 
 
 def wait_until_free(run: RunDir, seconds: float = 60.0) -> None:
@@ -106,7 +106,7 @@ def run_trial(config: dict[str, Any]) -> None:
     spec = SweepSpec.model_validate(config["sweep"])
     run_spec = trial_spec(spec, config["parameters"])
     folder = trial_folder(Path(config["folder"]), config["number"])
-    name = trial_name(config["number"], config["parameters"], config.get("name", ""))
+    name = trial_name(run_spec.algo, config["number"], config["parameters"], config.get("name", ""))
     if "seeds" in config:
         run_spec = with_changes(run_spec, seeds=config["seeds"])
         folder = folder.with_name(config["name"])

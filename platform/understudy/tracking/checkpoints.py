@@ -14,7 +14,7 @@ from typing import Any
 from understudy.tracking.addresses import absolute_address
 from understudy.tracking.client import client, tracking_errors
 from understudy.tracking.facts import printable
-from understudy.tracking.shipping import points_of
+from understudy.tracking.shipping import BATCH_METRICS, Point, points_of
 from understudy.tracking.tailing import TIMING_FILE, CsvTail, StepTimes
 from understudy.tracking.turns import our_turn
 
@@ -25,27 +25,34 @@ EVALUATIONS = ("eval.csv", "eval/")
 """The file of what was measured, and the prefix of its metrics."""
 
 
-def kept_checkpoints(folder: Path, seeds: Sequence[int], last_step: int) -> dict[int, Path]:
+def kept_checkpoints(folder: Path, seeds: Sequence[int], last_step: int, final: bool = True) -> dict[int, Path]:
     """Return the first seed's kept checkpoint of each step, below a run directory; the other seeds' lie beside it.
 
-    The final model counts as the one of the last step.
+    The final model counts as the one of the last step, which is left out unless `final`.
     """
     first = folder / f"sd{seeds[0]:03d}" if len(seeds) > 1 else folder
     steps = {int(file.stem.removeprefix(KEPT)): file for file in first.glob(f"{KEPT}*.pt")}
     if (first / FINAL).is_file():
         steps[last_step] = first / FINAL
+    if not final:
+        steps.pop(last_step, None)
     return dict(sorted(steps.items()))
 
 
 def log_checkpoints(
-    tracking_uri: str, run_id: str, folder: Path, seeds: Sequence[int], last_step: int, facts: Mapping[str, Any]
+    tracking_uri: str,
+    run_id: str,
+    folder: Path,
+    seeds: Sequence[int],
+    last_step: int,
+    facts: Mapping[str, Any],
+    final: bool = True,
 ) -> None:
     """Make a logged model of each checkpoint that is none yet, with what eval.csv has of its step."""
-    kept, tracking_uri = kept_checkpoints(folder, seeds, last_step), absolute_address(tracking_uri)
+    kept, tracking_uri = kept_checkpoints(folder, seeds, last_step, final), absolute_address(tracking_uri)
     if not kept:
         return
-    measured = {row.step: row for row in CsvTail(folder / EVALUATIONS[0], EVALUATIONS[1]).rows(None)}
-    times = StepTimes(folder / TIMING_FILE)
+    measured = evaluations(folder)
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
         held = _held(tracking_uri, run_id)
         new = [step for step in kept if step not in held]
@@ -54,11 +61,17 @@ def log_checkpoints(
                 tags = {FILE_TAG: f"replaced: the run was trained on to step {last_step}"}
                 client(tracking_uri).set_logged_model_tags(model.model_id, tags)
         for step in new:
-            # With the times that the run's own points have: a store keeps equal ones once.
-            points = points_of(measured[step], EVALUATIONS[1], times.at(step)) if step in measured else []
             place = kept[step].relative_to(folder).as_posix()
             tags = {FILE_TAG: f"runs:/{run_id}/{place}", "seeds": ",".join(map(str, seeds))}
-            _log(tracking_uri, run_id, step, points, tags, printable(facts))
+            _log(tracking_uri, run_id, step, measured.get(step, []), tags, printable(facts))
+
+
+def evaluations(folder: Path) -> dict[int, list[Point]]:
+    """Return what eval.csv has of each step, at the times that the run's own points have: stores keep equal ones
+    once."""
+    times = StepTimes(folder / TIMING_FILE)
+    rows = CsvTail(folder / EVALUATIONS[0], EVALUATIONS[1]).rows(None)
+    return {row.step: points_of(row, EVALUATIONS[1], times.at(row.step)) for row in rows}
 
 
 def _held(tracking_uri: str, run_id: str) -> dict[int, Any]:
@@ -71,10 +84,10 @@ def _held(tracking_uri: str, run_id: str) -> dict[int, Any]:
 
 
 def _log(
-    tracking_uri: str, run_id: str, step: int, points: Sequence[Any], tags: dict[str, str], params: dict[str, str]
+    tracking_uri: str, run_id: str, step: int, points: Sequence[Point], tags: dict[str, str], params: dict[str, str]
 ) -> None:
     """Make one logged model; it is an output of the run last, so that one that was cut off is made anew."""
-    from mlflow.entities import LoggedModelOutput, Metric
+    from mlflow.entities import LoggedModelOutput
 
     store = client(tracking_uri)
     logged = store.create_logged_model(
@@ -85,11 +98,17 @@ def _log(
         params=params,
         model_type="checkpoint",
     )
-    values = [
-        Metric(point.key, point.value, point.time_ms, point.step, model_id=logged.model_id, run_id=run_id)
-        for point in points
-    ]
-    if values:
-        store.log_batch(run_id, values[:1000])
+    link_points(tracking_uri, run_id, logged.model_id, points)
     store.finalize_logged_model(logged.model_id, "READY")
     store.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
+
+
+def link_points(tracking_uri: str, run_id: str, model_id: str, points: Sequence[Point]) -> None:
+    """Have a logged model show what was measured of it."""
+    from mlflow.entities import Metric
+
+    values = [
+        Metric(point.key, point.value, point.time_ms, point.step, model_id=model_id, run_id=run_id) for point in points
+    ]
+    if values:
+        client(tracking_uri).log_batch(run_id, values[:BATCH_METRICS])

@@ -57,7 +57,7 @@ def run_details(tracking_uri: str, run: str) -> dict[str, Any]:
 
 
 def _find(rows: list[dict[str, Any]], run: str) -> dict[str, Any]:
-    matches = [row for row in rows if run in (row["run_id"], row["name"])]
+    matches = [row for row in rows if run in (row["run_id"], row["name"], row["name"].partition(" ")[2])]
     if not matches and len(run) >= SHORTEST_ID:
         matches = [row for row in rows if row["run_id"].startswith(run)]
     if not matches:

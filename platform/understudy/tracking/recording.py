@@ -25,6 +25,11 @@ log = logging.getLogger("understudy")
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow open an experiment with its runs and charts, not with its pages for language models."""
 KEY_TAG = "understudy.key"
+STATE_TAG = "state"
+"""How a run stands, where MLflow's own statuses do not say it: a pruned and an interrupted run are both KILLED."""
+STATES: dict[Status, str] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
+NOTE_TAG = "mlflow.note.content"
+"""A run's description: Markdown."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,20 @@ def start_run(
         experiment_id = experiment_named(tracking_uri, experiment)
         run = _existing(store, experiment_id, run_id, key)
         links = {"mlflow.parentRunId": parent_run_id, KEY_TAG: key}
+        tags = {**(tags or {}), STATE_TAG: "running"}
         if run is None:
             first = {tag: value for tag, value in links.items() if value} | source_tags()
             run = store.create_run(experiment_id, run_name=name, tags=first)
         else:
             store.update_run(run.info.run_id, status="RUNNING")
             if parent_run_id:  # the store was away when the run began: its parent had no id yet
-                tags = {**(tags or {}), "mlflow.parentRunId": parent_run_id}
+                tags["mlflow.parentRunId"] = parent_run_id
         held = run.data.params
         _log_facts(
             store,
             run.info.run_id,
             {k: v for k, v in printable(params or {}).items() if k not in held},
-            tag_texts(tags or {}),
+            tag_texts(tags),
         )
     info = run.info
     url = run_url(tracking_uri, info.experiment_id, info.run_id)
@@ -172,7 +178,8 @@ def log_dataset(tracking_uri: str, run_id: str, name: str, content_hash: str, so
         client(tracking_uri).log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
 
-def finish(tracking_uri: str, run_id: str, status: Status = "FINISHED") -> None:
-    """End a run."""
+def finish(tracking_uri: str, run_id: str, status: Status = "FINISHED", state: str = "") -> None:
+    """End a run; `state` is what its tag says, where that is more than the status does ("pruned")."""
     with tracking_errors(tracking_uri), our_turn(tracking_uri):
+        client(tracking_uri).set_tag(run_id, STATE_TAG, state or STATES[status])
         client(tracking_uri).set_terminated(run_id, status, int(time.time() * 1000))

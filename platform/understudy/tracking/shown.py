@@ -11,7 +11,8 @@ import re
 
 SCORES = ("success", "normalized_return", "return")
 _OF_A_SEED = re.compile(r"^sd\d+/")
-_COUNTS = ("_seeds", "_episodes", "_iqm")
+_UNSEEN = ("_seeds", "_episodes", "_iqm", "mean_std", "max_std")
+"""Endings of columns that are counts, or constants of most policies."""
 _HELD_OUT = ("loss", "mse", "accuracy", "log_probs")
 
 
@@ -19,7 +20,7 @@ def is_shown(key: str) -> bool:
     """Return whether a metric, like `sd001/eval/success` or `eval/flow_steps_10/success_low`, is sent."""
     name = _OF_A_SEED.sub("", key)
     kind, _, column = name.partition("/")
-    if column.endswith(_COUNTS):
+    if column.endswith(_UNSEEN):
         return False
     if kind == "eval" and "/" in column and not column.startswith(("best/", "validation/")):
         return column.rpartition("/")[2] in SCORES

@@ -16,7 +16,7 @@ from understudy.tracking import checkpoints, recording
 from understudy.tracking.addresses import OFF, absolute_address
 from understudy.tracking.artifacts import log_artifacts
 from understudy.tracking.recording import Status, TrackedRun
-from understudy.tracking.shipping import CURSOR_FILE, Cursor, Point, Shipper
+from understudy.tracking.shipping import BATCH_METRICS, CURSOR_FILE, Cursor, Point, Shipper
 from understudy.tracking.tailing import TIMING_FILE
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class Tracked:
 
     def log_files(self, *paths: Path) -> int:
         """Upload files or folders as they are when their turn comes; returns how many files that are."""
-        if self._shipper is not None:
-            self._shipper.submit(lambda: log_artifacts(self.uri, self._id(), *paths))
+        self.later(lambda uri, run_id: log_artifacts(uri, run_id, *paths))
         return sum(1 if path.is_file() else sum(item.is_file() for item in path.rglob("*")) for path in paths)
 
     @property
@@ -113,26 +112,38 @@ class Tracked:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the MLflow run."""
-        if self._shipper is not None:
-            self._shipper.submit(lambda: recording.set_tags(self.uri, self._id(), tags))
+        self.later(lambda uri, run_id: recording.set_tags(uri, run_id, tags))
 
     def log_dataset(self, name: str, content_hash: str, source: str) -> None:
         """Note the dataset that the run was trained on as its input, and its hash as a tag to filter by."""
-        if self._shipper is not None and content_hash:
+        if content_hash:
             self.set_tags({"dataset_hash": content_hash})
-            self._shipper.submit(lambda: recording.log_dataset(self.uri, self._id(), name, content_hash, source))
+            self.later(lambda uri, run_id: recording.log_dataset(uri, run_id, name, content_hash, source))
 
-    def log_checkpoints(self, seeds: Sequence[int], last_step: int, facts: Mapping[str, Any]) -> None:
-        """Make a logged model of each checkpoint that the folder keeps, linked to its step and its evaluation."""
+    def log_checkpoints(self, seeds: Sequence[int], last_step: int, facts: Mapping[str, Any], *, final: bool) -> None:
+        """Make a logged model of each checkpoint that the folder keeps, linked to its step and its evaluation.
+
+        `final`: of the last step's too.
+        """
+        known = (self.folder, seeds, last_step, facts, final)
+        self.later(lambda uri, run_id: checkpoints.log_checkpoints(uri, run_id, *known))
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Send values that are in no csv file: with the times that they had before where they are sent again."""
+        for start in range(0, len(points), BATCH_METRICS):
+            some = points[start : start + BATCH_METRICS]
+            self.later(lambda uri, run_id, some=some: recording.log_points(uri, run_id, some))
+
+    def later(self, call: Callable[[str, str], Any]) -> None:
+        """Have `call` given the store's address and the run's id when its turn comes, until it does not raise."""
         if self._shipper is not None:
-            known = (self.folder, seeds, last_step, facts)
-            self._shipper.submit(lambda: checkpoints.log_checkpoints(self.uri, self._id(), *known))
+            self._shipper.submit(lambda: call(self.uri, self._id()))
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until all there is now has been sent; False when it could not be in `timeout` seconds."""
         return self._shipper is None or self._shipper.flush(timeout)
 
-    def close(self, status: Status = "FINISHED", timeout: float = 300.0) -> bool:
+    def close(self, status: Status = "FINISHED", timeout: float = 300.0, state: str = "") -> bool:
         """Send the rest and end the MLflow run; False when the store is away, and then the files still have it all.
 
         A slow store is waited for up to `timeout` seconds, one that is away for ten. Tracking the folder again later
@@ -144,7 +155,7 @@ class Tracked:
         ends = time.monotonic() + timeout
         sent = _drained(shipper, ends)
         if sent:
-            shipper.submit(lambda: recording.finish(self.uri, self._id(), status))
+            shipper.submit(lambda: recording.finish(self.uri, self._id(), status, state))
             sent = _drained(shipper, max(ends, time.monotonic() + AWAY_SECONDS))
         shipper.close(0.0)
         self._fault = None if sent else shipper.fault
@@ -236,7 +247,7 @@ def track_run(
         spec.placement.tracking(),
         path,
         experiment=spec.placement.project,
-        name=name or path.name,
+        name=name or run_name(spec.algo, path),
         sources=metric_sources(path, seeds),
         run_id=run_id,
         parent_run_id=parent_run_id,
@@ -253,6 +264,11 @@ def track_run(
             **_trial_tags(path),
         },
     )
+
+
+def run_name(algo: str, path: Path) -> str:
+    """Return a run's name in MLflow: its algorithm and its folder's name, which commands take too."""
+    return path.name if path.name.startswith(algo) else f"{algo} {path.name}"
 
 
 def _trial_tags(path: Path) -> dict[str, Any]:
