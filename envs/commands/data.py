@@ -204,7 +204,7 @@ def verify(name: str = NAME, data_dir: DataDir = "") -> None:
     Exits 1 when it is damaged.
     """
     from understudy.envs.sources.getting import find_dataset
-    from understudy.envs.store.inspection import findings
+    from understudy.envs.store.verification import findings
 
     store = find_dataset(name, data_folder(data_dir))
     damage, oddities = findings(store)

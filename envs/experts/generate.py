@@ -148,7 +148,7 @@ def _prepared(attempt: AttemptSpec, wanted: Demonstrations, folder: Path) -> tup
     if attempt.policy == SCRIPTED:
         return attempt, SCRIPTED
     from understudy.loading import load_policy
-    from understudy.policy import content_hash
+    from understudy.policy_document import content_hash
 
     policy = load_policy(wanted.policy, wanted.tracking_uri).member(wanted.member)
     copy = policy.save(folder / POLICY)

@@ -13,17 +13,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from understudy import __version__
+from understudy.envs.files.part_files import claimed, mark, note_of, read_note
 from understudy.envs.files.reading import kind_of
 from understudy.errors import StorageError, UnderstudyError, UserError
-from understudy.files import held, parse_json, sha256, storage_errors, sync_folder, write_json
+from understudy.files import sha256, storage_errors, sync_folder, write_json
 from understudy.secrecy import without_secrets
 
 if TYPE_CHECKING:
@@ -108,18 +108,18 @@ def fetch(
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with _claimed(part) as file:
+    with claimed(part) as file:
         _Transfer(remote, part, file, progress, waiting or Waiting()).run()
         with storage_errors(target):
             os.fsync(file.fileno())
         wrong = _wrong(part, wanted)
         if wrong:
             part.unlink()
-            _note(part).unlink(missing_ok=True)
+            note_of(part).unlink(missing_ok=True)
             raise DownloadError(f"{without_secrets(remote.url)}: {wrong}; the file was removed")
         with storage_errors(target):
             os.replace(part, target)
-            _note(part).unlink(missing_ok=True)
+            note_of(part).unlink(missing_ok=True)
             sync_folder(target.parent)
     return target
 
@@ -138,7 +138,7 @@ class _Transfer:
     def __init__(self, remote: Remote, part: Path, file: BinaryIO, progress: OnBytes | None, waiting: Waiting) -> None:
         self._remote, self._part, self._file, self._progress, self._waiting = remote, part, file, progress, waiting
         self._have = file.seek(0, os.SEEK_END)
-        self._version = _read_note(part, remote.url)
+        self._version = read_note(part, remote.url)
         self._shown = without_secrets(remote.url)
         self._reached = False
 
@@ -222,7 +222,7 @@ class _Transfer:
             raise DownloadError(f"{self._shown}: the server sends it compressed although it was asked not to")
         length = response.headers.get("Content-Length", "")
         size = int(length) if length.isascii() and length.isdecimal() else 0
-        self._restart({"url": _mark(self._remote.url), "validator": _validator(response), "size": size})
+        self._restart({"url": mark(self._remote.url), "validator": _validator(response), "size": size})
 
     def _restart(self, version: dict[str, Any]) -> None:
         """Begin with an empty part file of `version`."""
@@ -230,7 +230,7 @@ class _Transfer:
             self._file.seek(0)
             self._file.truncate()
         self._have, self._version = 0, version
-        write_json(_note(self._part), version)
+        write_json(note_of(self._part), version)
 
     def _check_space(self) -> None:
         needed, free = 2 * self._total - self._have, shutil.disk_usage(self._part.parent).free
@@ -239,41 +239,6 @@ class _Transfer:
                 f"{self._part.parent}: {_size(needed)} are needed for {self._remote.file_name} and its dataset,"
                 f" {_size(free)} are free; free some, or give another --data_dir"
             )
-
-
-@contextmanager
-def _claimed(part: Path) -> Iterator[BinaryIO]:
-    """Open the part file for this process alone; an empty one is gone afterwards."""
-    lock = part.with_name(f"{part.name}.lock")
-    with held(lock, f"{part}: another process is fetching it ({{holder}})"):
-        try:
-            with storage_errors(part):
-                file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            with file:
-                yield file
-        finally:
-            if part.exists() and part.stat().st_size == 0:
-                part.unlink()
-                _note(part).unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
-
-
-def _mark(url: str) -> str:
-    """Return what tells an address from others in a note on disk, which must hold no secret of it."""
-    return hashlib.sha256(url.encode()).hexdigest()
-
-
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _read_note(part: Path, url: str) -> dict[str, Any]:
-    """Return what is known of the part file's version; nothing, if it is of another address."""
-    try:
-        found = parse_json(_note(part).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and found.get("url") == _mark(url) else {}
 
 
 def _session(url: str) -> requests.Session:

@@ -11,7 +11,8 @@ import torch
 
 from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.files import user_path
-from understudy.policy import POLICY_FILE, Policy
+from understudy.policy import Policy
+from understudy.policy_document import POLICY_FILE
 from understudy.tracking.addresses import absolute_address, check_reachable, sqlite_path
 
 FINAL_MODEL = "final_model.pt"

@@ -20,7 +20,8 @@ from understudy import __version__
 from understudy.errors import UnknownName, did_you_mean
 from understudy.loading import load_policy
 from understudy.observations import as_shape, dtype_of, parts_of
-from understudy.policy import Policy, content_hash, read_document
+from understudy.policy import Policy
+from understudy.policy_document import content_hash, read_document
 from understudy.registry import algorithms
 from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute_address, check_reachable

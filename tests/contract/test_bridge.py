@@ -36,9 +36,9 @@ from understudy.envs.sources.bridge.trajectory import MAIN_CAMERA, Reading, load
 from understudy.envs.sources.bridge.tree import Trajectory, scan
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.finding import find_store
-from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of, export_store, import_file
+from understudy.envs.store.verification import verify_store
 from understudy.errors import DatasetError, UserError
 
 NEW, NEWER = "rss/kitchen/lift_carrot_100/00/2022-01-01_00-00-00", "rss/kitchen/lift_carrot_100/00/2022-01-02_03-04-05"

@@ -17,8 +17,8 @@ from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.d4rl.files import find_ends
 from understudy.envs.sources.d4rl.source import REFERENCE_SCORES
 from understudy.envs.sources.source import task_of
-from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.transfer import ImportOptions, OnEpisode, export_store, import_file
+from understudy.envs.store.verification import verify_store
 from understudy.errors import DatasetError, UnknownName, UserError
 from understudy.registry import sources
 

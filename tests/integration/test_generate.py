@@ -27,9 +27,9 @@ from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.envs.sources.names import made_name
 from understudy.envs.sources.ogbench.experts import lights_out
 from understudy.envs.sources.source import task_of
-from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
+from understudy.envs.store.verification import verify_store
 from understudy.errors import DatasetError, UnderstudyError, UserError
 from understudy.files import sha256
 from understudy.normaliser import Normaliser

@@ -22,7 +22,8 @@ from understudy import checkpoints, models, tracking
 from understudy.cli.evaluate import folder_of
 from understudy.errors import CheckpointError, UnknownName, UserError
 from understudy.normaliser import Normaliser
-from understudy.policy import Policy, content_hash
+from understudy.policy import Policy
+from understudy.policy_document import content_hash
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.runs.directory import RunDir, read_csv

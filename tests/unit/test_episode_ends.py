@@ -10,8 +10,8 @@ import torch
 from understudy.envs.sources import episode_ends as module
 from understudy.envs.sources.episode_ends import breaks_in, does_not_follow, episode_ends
 from understudy.envs.sources.source import task_of
-from understudy.envs.store.inspection import findings
 from understudy.envs.store.transfer import ImportOptions, import_file
+from understudy.envs.store.verification import findings
 
 EPISODES, STEPS = 10, 50
 ENDS = [STEPS * (number + 1) - 1 for number in range(EPISODES)]

@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 from understudy.envs.rollouts.forms import in_stored_form
 from understudy.envs.store.incoming import Incoming
-from understudy.envs.store.inspection import findings
 from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.verification import findings
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, UserError

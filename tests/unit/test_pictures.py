@@ -20,9 +20,9 @@ from PIL import Image
 
 from understudy.envs.rollouts.acting import Acting, Execution, View
 from understudy.envs.store.columns import PictureEncoding
-from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import episodes_of
+from understudy.envs.store.verification import verify_store
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.envs.store.finding import find_store, list_stores
-from understudy.envs.store.inspection import describe_store, text_histogram, verify_store
+from understudy.envs.store.inspection import describe_store, text_histogram
 from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.verification import verify_store
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.envs.store.inspection import verify_store
 from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.verification import verify_store
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError
 

@@ -22,8 +22,9 @@ from understudy.registry import loops
 from understudy.runs.directory import RunDir
 from understudy.spec.in_the_loop import InTheLoop
 from understudy.spec.run import RunSpec
+from understudy.trainables.loops.acting_for_learner import act_for_learner
 from understudy.trainables.loops.actors_on_ray import RayActors
-from understudy.trainables.loops.actors_remote import RemoteActors, act_for_learner
+from understudy.trainables.loops.actors_remote import RemoteActors
 from understudy.trainables.loops.correcting import MARKS, CorrectedPlayer, corrected, corrected_batch, judge_of
 from understudy.trainables.loops.data import Data, describe_environment
 from understudy.trainables.loops.inbox import Sees

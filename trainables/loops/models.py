@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from understudy import checkpoints
-from understudy.policy import policy_document
+from understudy.policy_document import policy_document
 from understudy.runs.directory import RunDir
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.data import describe_environment, environment_of

@@ -10,50 +10,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from understudy.envs.files.reading import understood
 from understudy.envs.sources.arrays.layout import Keys, Layout
 from understudy.envs.sources.arrays.trees import data_files, open_tree
 from understudy.envs.sources.source import Source
-from understudy.envs.sources.task import Episode, Settings, Task
+from understudy.envs.sources.task import Episode
+from understudy.envs.sources.unplayed import UnplayedTask
 from understudy.envs.store.episode import completed
-from understudy.errors import UserError
 from understudy.registry import sources
-
-if TYPE_CHECKING:
-    import gymnasium
-
-LIMIT = 1000
 
 
 @dataclass(frozen=True)
-class OwnData(Task):
+class OwnData(UnplayedTask):
     """A dataset of the user's; its environment is another name, or there is none."""
+
+    WHY = "its data name no environment: import them with --env, or eval_episodes=0"
 
     @property
     def env_id(self) -> str:
         """Empty: the data name no environment."""
         return ""
-
-    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
-        """Raise UserError: there is none."""
-        raise UserError(f"{self.env_name}: its data name no environment: import them with --env, or eval_episodes=0")
-
-    @property
-    def playable(self) -> bool:
-        """Whether there is an environment: no."""
-        return False
-
-    @property
-    def max_episode_steps(self) -> int:
-        """1000."""
-        return LIMIT
-
-    @property
-    def has_success(self) -> bool:
-        """Whether the task tells success: no."""
-        return False
 
     def provenance(
         self, path: Path, *, obs: str = "", action: str = "", reward: str = "", terminal: str = "", ends: str = ""

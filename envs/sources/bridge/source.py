@@ -14,21 +14,19 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from understudy.envs.files.downloads import OnBytes
 from understudy.envs.sources.bridge.out_npy import NumpyWriter, read_trajectories
 from understudy.envs.sources.source import Source
-from understudy.envs.sources.task import Episode, Settings, Task
+from understudy.envs.sources.task import Episode
+from understudy.envs.sources.unplayed import UnplayedTask
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError, did_you_mean
 from understudy.files import replaced_folder, storage_errors, write_atomic
 from understudy.registry import sources
-
-if TYPE_CHECKING:
-    import gymnasium
 
 NAME = re.compile(r"bridge:[^\s/.:][^/\n:]*(/[^\s/.:][^/\n:]*)*")
 KNOWN = ("lift_carrot_100", "pull_pot_100")
@@ -42,35 +40,23 @@ ROBOT, LIMIT = "widowx250", 120
 
 
 @dataclass(frozen=True)
-class BridgeTask(Task):
+class BridgeTask(UnplayedTask):
     """A task of the robot, which is what the dataset's folder is called."""
+
+    WHY = (
+        "is played by a real robot and has no simulator: give eval_episodes=0, and judge policies with"
+        " validation_filter_key=valid"
+    )
 
     @property
     def env_id(self) -> str:
         """The robot's name."""
         return ROBOT
 
-    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
-        """Raise UserError: the task is a real robot's."""
-        raise UserError(
-            f"{self.env_name}: is played by a real robot and has no simulator: give eval_episodes=0, and judge"
-            " policies with validation_filter_key=valid"
-        )
-
-    @property
-    def playable(self) -> bool:
-        """Whether there is an environment: no."""
-        return False
-
     @property
     def max_episode_steps(self) -> int:
         """The limit of upstream's evaluation."""
         return LIMIT
-
-    @property
-    def has_success(self) -> bool:
-        """Whether the task tells success: it does not."""
-        return False
 
     def download(self, folder: Path, progress: OnBytes | None = None) -> Path:
         """Raise UserError: what is published are raw trees of many tasks, hundreds of gigabytes."""

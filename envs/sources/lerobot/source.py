@@ -14,27 +14,24 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from understudy.envs.sources.lerobot.meta import is_dataset
 from understudy.envs.sources.lerobot.reader import data_files, declared, provenance, read_episodes
 from understudy.envs.sources.lerobot.video import TOLERANCE
 from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
 from understudy.envs.sources.source import Source
-from understudy.envs.sources.task import Episode, Settings, Task
+from understudy.envs.sources.task import Episode
+from understudy.envs.sources.unplayed import UnplayedTask
 from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.row_texts import TASK_TEXTS
-from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.errors import DatasetError, did_you_mean
 from understudy.files import home, tools_path, user_path
 from understudy.registry import sources
-
-if TYPE_CHECKING:
-    import gymnasium
 
 NAME = re.compile(r"lerobot:(?P<place>[/~].*|[\w.-]+/[\w.-]+)")
 FPS = 10
 """Frames a second where nothing says how many: gym-hil's."""
-LIMIT = 1000
 """Steps of an episode where no environment says how many."""
 BUFFER_MB = 64
 
@@ -90,8 +87,13 @@ class LeRobot(Source):
 
 
 @dataclass(frozen=True)
-class LeRobotTask(Task):
-    """A dataset at a place."""
+class LeRobotTask(UnplayedTask):
+    """A dataset at a place; one that names an environment is evaluated there, under that name."""
+
+    WHY = (
+        "its files name no simulator, so there is none to evaluate in: give eval_episodes=0, and judge policies on"
+        " held-out episodes (validation_fraction=0.1)"
+    )
 
     place: str
     """A path, or `user/name` in one of the folders that are looked in."""
@@ -123,28 +125,6 @@ class LeRobotTask(Task):
     def env_id(self) -> str:
         """The dataset's own place: its file names the environment, if one does."""
         return self.place
-
-    def make_env(self, *, render: bool = False, size: int = 256, settings: Settings | None = None) -> gymnasium.Env:
-        """Raise UserError: a dataset that names an environment is evaluated there, under that name."""
-        raise UserError(
-            f"{self.env_name}: its files name no simulator, so there is none to evaluate in: give eval_episodes=0, and"
-            " judge policies on held-out episodes (validation_fraction=0.1)"
-        )
-
-    @property
-    def playable(self) -> bool:
-        """Whether there is an environment: no."""
-        return False
-
-    @property
-    def max_episode_steps(self) -> int:
-        """1000."""
-        return LIMIT
-
-    @property
-    def has_success(self) -> bool:
-        """Whether the task tells success: it does not."""
-        return False
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """Return rate, robot and cameras; and which environment the data are of, where that is known here."""
