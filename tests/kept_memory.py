@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,12 @@ import pytest
 
 SHOWN = 8
 MIB = 2**20
+KEPT_ENVIRONMENTS = {
+    "understudy.envs.sources.ogbench.envs": ("_arm_prototype",),
+    "understudy.envs.experts.attempts": ("_actors", "_pictured"),
+    "understudy.envs.sources.robomimic.rendering": ("_kept",),
+}
+"""Functions that keep an environment for the next call: 150 MiB each, of tasks that the next file does not play."""
 _kept: dict[str, int] = {}
 """Bytes by file: what this process held more after its tests than before."""
 _ends: dict[str, dict[str, int]] = {}
@@ -28,6 +35,7 @@ def freed_memory_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     held = _held()
     yield
     _let_go_of_stores()
+    _let_go_of_environments()
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].default_memory_pool().release_unused()
     with contextlib.suppress(AttributeError, OSError):  # another C library
@@ -59,6 +67,13 @@ def _let_go_of_stores() -> None:
         for engine in kind._engine_map.values():
             engine.dispose()
         kind._engine_map.clear()
+
+
+def _let_go_of_environments() -> None:
+    for module, names in KEPT_ENVIRONMENTS.items():
+        for name in names if module in sys.modules else ():
+            getattr(sys.modules[module], name).cache_clear()
+    gc.collect()  # what they hold is held in circles
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -61,7 +61,7 @@ def states_of(env: gymnasium.Env) -> dict[str, np.ndarray]:
     return states
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)  # 150 MiB each: a task, and with films
 def _arm_prototype(env_id: str, film_size: int | None, oracle_goals: bool, rendering: Rendering) -> gymnasium.Env:
     """Compile an arm environment once a process; it is only ever cloned, and has no renderer, which cannot be."""
     options: dict[str, Any] = {"use_oracle_rep": True} if oracle_goals else {}
