@@ -1,7 +1,8 @@
 """Counter-based random numbers: every draw is a pure function of what it is for, so resume is exact.
 
 Nothing here keeps state. A stream is named by (seed, purpose, counters); the same name gives the same
-numbers in any process, in any order, with any number of workers.
+numbers in any process, in any order, with any number of workers. torch is imported where it is asked for only:
+processes of environments and of imports need none, and it costs each two seconds and 0.2 GB.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from numpy.random.bit_generator import ISeedSequence
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_key(seed: int, purpose: str, *counters: int) -> int:
@@ -41,6 +44,8 @@ class _Key(ISeedSequence):
 @contextmanager
 def global_generator(seed: int, purpose: str, *counters: int) -> Generator[None]:
     """Seed torch's global generator for the named stream, for code that draws from it; afterwards it is as before."""
+    import torch
+
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):  # pyright: ignore[reportUnknownMemberType]
         torch.manual_seed(  # pyright: ignore[reportUnknownMemberType]
@@ -51,6 +56,8 @@ def global_generator(seed: int, purpose: str, *counters: int) -> Generator[None]
 
 def torch_generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator on `device` seeded for the named stream."""
+    import torch
+
     generator = torch.Generator(device=device)
     generator.manual_seed(stream_key(seed, purpose, *counters))
     return generator

@@ -18,6 +18,9 @@ SLOW = ("torch", "ray", "mlflow", "optuna", "pandas", "mujoco")
         ("understudy.cli",),
         ("understudy.spec.keys", "understudy.spec.compose", "understudy.runs.find", "understudy.runs.directory"),
         ("understudy.envs.store.store", "understudy.cluster.profile", "understudy.tracking", "understudy.checkpoints"),
+        # what processes of environments, of demonstrations and of imports begin with
+        ("understudy.envs.rollouts.pools", "understudy.envs.rollouts.factory", "understudy.envs.experts.attempts"),
+        ("understudy.envs.sources.bridge.parts", "understudy.envs.sources.robomimic.rendering"),
     ],
 )
 def test_what_every_command_imports_is_quick_to_import(modules: tuple[str, ...]) -> None:
