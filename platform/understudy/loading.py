@@ -73,13 +73,39 @@ def _from_store(uri: str, tracking_uri: str | None, device: torch.device | str) 
         from understudy.spec.placement import Placement
 
         tracking_uri = Placement().tracking()
+    tracking_uri = _reachable(uri, tracking_uri)
+    with tracking_errors(tracking_uri), tempfile.TemporaryDirectory() as scratch:
+        return load_policy(download(tracking_uri, _location(uri, tracking_uri), Path(scratch)), device=device)
+
+
+def run_of(uri: str, tracking_uri: str) -> str:
+    """Return the id of the MLflow run that a model is of: at models:/NAME@ALIAS, models:/NAME/3, runs:/RUN_ID/NAME."""
+    from understudy.tracking.client import client, tracking_errors
+
+    if match := _RUN.fullmatch(uri):
+        return match["run_id"]
+    tracking_uri = _reachable(uri, tracking_uri)
+    with tracking_errors(tracking_uri):
+        store: Any = client(tracking_uri)
+        if match := _MODEL_ID.fullmatch(uri):
+            return store.get_logged_model(match["model_id"]).source_run_id
+        if match := _VERSION.fullmatch(uri):
+            return _version(store, match["name"], match["alias"], match["version"]).run_id
+    raise _unknown(uri)
+
+
+def _reachable(uri: str, tracking_uri: str) -> str:
+    """Return the store's address, absolute, or raise what keeps it from being asked for a model."""
     tracking_uri = absolute_address(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is not None and not path.is_file():  # asking mlflow would make an empty one
         raise UserError(f"{uri}: there is no tracking store {path}; give the tracking_uri it was registered in")
     check_reachable(tracking_uri)
-    with tracking_errors(tracking_uri), tempfile.TemporaryDirectory() as scratch:
-        return load_policy(download(tracking_uri, _location(uri, tracking_uri), Path(scratch)), device=device)
+    return tracking_uri
+
+
+def _unknown(uri: str) -> UserError:
+    return UserError(f"{uri!r} is none of models:/NAME@ALIAS, models:/NAME/VERSION and runs:/RUN_ID/model")
 
 
 def _location(uri: str, tracking_uri: str) -> str:
@@ -113,7 +139,7 @@ def _location(uri: str, tracking_uri: str) -> str:
                 f" `understudy models register {match['run_id']}` makes a model of a finished run"
             )
         return f"{run.info.artifact_uri}/{match['name']}"
-    raise UserError(f"{uri!r} is none of models:/NAME@ALIAS, models:/NAME/VERSION and runs:/RUN_ID/model")
+    raise _unknown(uri)
 
 
 def _version(store: Any, name: str, alias: str | None, number: str | None) -> Any:

@@ -23,7 +23,9 @@ RETRY_FAILED = typer.Option(False, "--retry-failed", help="a sweep: try what fai
 CHANGE_SPACE = typer.Option(
     [], "--change-space", help="a sweep: search 'lr=interval(1e-5,1e-2)' from now on; may be repeated"
 )
-SAVE_DIR = typer.Option("", "--save_dir", "--save-dir", help="where a run comes to that is fetched from a storage")
+SAVE_DIR = typer.Option(
+    "", "--save_dir", "--save-dir", help="root of the run directories, where a run from a storage comes to"
+)
 ACCEPT_NEW_DATA = typer.Option(
     False, "--accept-new-data", help="a run: go on although its dataset has changed; run.json names both"
 )
@@ -45,7 +47,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def resume(
-    run_or_sweep: str = typer.Argument(..., help="its folder, its folder's name, or its MLflow run id"),
+    run_or_sweep: str = typer.Argument(
+        ..., help="its folder, its folder's name, its MLflow run id, or models:/NAME@ALIAS"
+    ),
     add_steps: int = ADD_STEPS,
     add_trials: int = ADD_TRIALS,
     retry_failed: bool = RETRY_FAILED,
@@ -78,8 +82,6 @@ def go_on(
     from understudy.runs import torchrun
     from understudy.runs.find import find
 
-    if save_dir and "://" not in run_or_sweep:
-        raise UserError(f"--save_dir {save_dir}: {run_or_sweep} is no address of a storage: it goes on where it lies")
     path, alone = find(run_or_sweep, user_path(save_dir) if save_dir else None), torchrun.group() is None
     for_sweeps = bool(add_trials or retry_failed or change_space)
     if any(accepted.values()) and not (path / "flags.json").is_file():

@@ -57,9 +57,9 @@ def train(
     if fork:
         if multirun:
             raise UserError("--fork goes on from one run: -m trains several from the start")
-        return start_fork(user_path(folder_of(fork)), run_values(context.args, config_dir))
+        return start_fork(source_of(fork), run_values(context.args, config_dir))
     if like:
-        return start_like(folder_of(like), context.args, config_dir)
+        return start_like(source_of(like), context.args, config_dir)
     if multirun and several(context.args, config_dir, cfg=cfg):
         return None
     spec = read_run(context.args, config_dir)
@@ -72,23 +72,38 @@ def train(
     return None
 
 
-def start_like(source: str, words: list[str], config_dir: str | None) -> None:
+def source_of(name: str) -> Path:
+    """Return the folder or file that is meant by a folder, a file, a folder's name, an MLflow run id or models:/..."""
+    from understudy.runs.find import find
+
+    return find(name) if name.startswith(("models:/", "runs:/")) else user_path(folder_of(name))
+
+
+def best_run(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the run of a sweep's best configuration, and its settings; a run's folder as it is."""
+    from understudy.sweeping.best import read_best
+
+    if not (folder / "sweep.json").is_file():
+        return folder, {}
+    best = read_best(folder)
+    if best is None:
+        raise UserError(f"{folder} is a sweep that has no best configuration yet: `understudy resume {folder}`")
+    return folder / "trials" / f"{best.trial:04d}", best.parameters
+
+
+def start_like(source: Path, words: list[str], config_dir: str | None) -> None:
     """Train a new run with another one's settings (of a sweep, its best configuration's) but for the given keys."""
     from understudy.runs.directory import RunDir
     from understudy.spec.compose import given_keys
     from understudy.spec.effects import check_effects
     from understudy.spec.keys import build_run, check_keys
     from understudy.spec.words import canonical
-    from understudy.sweeping.best import read_best
 
-    folder, chosen = user_path(source), {}
-    if (folder / "sweep.json").is_file():
-        best = read_best(folder)
-        if best is None:
-            raise UserError(f"{folder} is a sweep that has no best configuration yet: `understudy resume {folder}`")
-        folder, chosen = folder / "trials" / f"{best.trial:04d}", best.parameters
+    folder, chosen = best_run(source)
     changes = {canonical(key): value for key, value in run_values(words, config_dir).items()}
     flat = {**RunDir.existing(folder).spec().flat(), **chosen}
+    if folder != source:  # a trial is no model, for its sweep's best is
+        flat.pop("log_model", None)
     if {"seed", "seeds"} & changes.keys():
         flat = {key: value for key, value in flat.items() if key not in ("seed", "seeds")}
     check_keys(changes, str(changes.get("algo", flat["algo"])))
@@ -113,7 +128,7 @@ def start_fork(source: Path, changes: dict[str, Any]) -> None:
     from understudy.runs import extend, torchrun
     from understudy.runs.directory import RunDir
 
-    group = torchrun.group()
+    group, source = torchrun.group(), best_run(source)[0]
     if group is None:
         run = extend.fork(source, changes)
     else:
