@@ -24,7 +24,7 @@ CHANGE_SPACE = typer.Option(
     [], "--change-space", help="a sweep: search 'lr=interval(1e-5,1e-2)' from now on; may be repeated"
 )
 SAVE_DIR = typer.Option(
-    "", "--save_dir", "--save-dir", help="root of the run directories, where a run from a storage comes to"
+    "", "--save_dir", "--save-dir", help="where names are looked up, and where a run from a storage comes to"
 )
 ACCEPT_NEW_DATA = typer.Option(
     False, "--accept-new-data", help="a run: go on although its dataset has changed; run.json names both"
@@ -82,6 +82,8 @@ def go_on(
     from understudy.runs import torchrun
     from understudy.runs.find import find
 
+    if save_dir and "://" not in run_or_sweep and user_path(run_or_sweep).exists():
+        raise UserError(f"--save_dir {save_dir}: {run_or_sweep} is a folder here, and goes on where it lies")
     path, alone = find(run_or_sweep, user_path(save_dir) if save_dir else None), torchrun.group() is None
     for_sweeps = bool(add_trials or retry_failed or change_space)
     if any(accepted.values()) and not (path / "flags.json").is_file():
