@@ -70,7 +70,7 @@ def _csv(files: Files, sweep: SweepView) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(headings(sweep))
-    writer.writerows(cells(sweep, trial) for trial in sweep.ranked())
+    writer.writerows(cells(sweep, trial) for trial in sweep.ranked)
     return text.getvalue()
 
 
@@ -84,7 +84,7 @@ def _markdown(files: Files, sweep: SweepView) -> str:
     head = [*headings(sweep)[:-3], f"{sweep.objective} [95 %]"]
     alike = alike_of(sweep)
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for trial in sweep.ranked():
+    for trial in sweep.ranked:
         row = [str(clean(cell)).replace("|", "\\|") for cell in _short(sweep, trial)]
         row[0] = f"**{row[0]}**" if trial.number in alike else row[0]
         lines.append(f"| {' | '.join(row)} |")
@@ -95,7 +95,7 @@ def _latex(files: Files, sweep: SweepView) -> str:
     head = [*headings(sweep)[:-3], sweep.objective]
     alike = alike_of(sweep)
     rows: list[str] = []
-    for trial in sweep.ranked():
+    for trial in sweep.ranked:
         row = [escaped(str(clean(cell))) for cell in _short(sweep, trial)]
         row[-1] = rf"\textbf{{{row[-1]}}}" if trial.number in alike else row[-1]
         rows.append(f"    {' & '.join(row)} \\\\")

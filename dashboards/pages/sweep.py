@@ -19,6 +19,8 @@ from understudy.dashboards.site import Site
 
 LIVE_SECONDS, LONGEST_SECONDS = 3.0, 60.0
 """How often a page asks whether anything has changed, at most and at least."""
+MOST_ROWS = 100
+"""Trials in the table, unless all are asked for."""
 SHARE = 1 / 150
 """How much of a CPU asking may take."""
 
@@ -26,7 +28,9 @@ SHARE = 1 / 150
 def show(request: Request, site: Site) -> Response:
     """Return the whole page."""
     sweep, path = _sweep(request, site)
-    return HTMLResponse(render("sweep.html", **values_of(site.files, sweep, path, site.root)))
+    return HTMLResponse(
+        render("sweep.html", **values_of(site.files, sweep, path, site.root, every="all" in request.query_params))
+    )
 
 
 def live(request: Request, site: Site) -> Response:
@@ -34,7 +38,9 @@ def live(request: Request, site: Site) -> Response:
     sweep, path = _sweep(request, site)
     if request.query_params.get("version") == version_of(site.files, sweep):
         return Response(status_code=204)
-    return HTMLResponse(render("sweep_body.html", **values_of(site.files, sweep, path, site.root)))
+    return HTMLResponse(
+        render("sweep_body.html", **values_of(site.files, sweep, path, site.root, every="all" in request.query_params))
+    )
 
 
 def data(request: Request, site: Site) -> Response:
@@ -44,9 +50,12 @@ def data(request: Request, site: Site) -> Response:
 
 
 def values_of(
-    files: Files, sweep: SweepView, path: str, root: Root | None = None, curves: int | None = None
+    files: Files, sweep: SweepView, path: str, root: Root | None = None, curves: int | None = None, every: bool = True
 ) -> dict[str, Any]:
-    """Return what the page's templates name; without a root nothing is linked to, as in a report."""
+    """Return what the page's templates name; without a root nothing is linked to, as in a report.
+
+    Not `every` trial, but the best MOST_ROWS are rows of the table.
+    """
     numbers = data_of(files, sweep) if curves is None else data_of(files, sweep, curves)
     axes = [axis["key"] for axis in axes_of(sweep)]
     name = str(sweep.keys.get("env_name", "")) or sweep.path.name
@@ -60,7 +69,7 @@ def values_of(
         "verdict": verdict_of(sweep),
         "data": numbers,
         "axes": axes,
-        "rows": [_row(sweep, trial, axes, root) for trial in sweep.ranked()],
+        "rows": [_row(sweep, trial, axes, root) for trial in (sweep.ranked if every else sweep.ranked[:MOST_ROWS])],
         "ended_early": [trial for trial in sweep.trials if trial.status in ("failed", "stopped", "interrupted")],
         "why": _why(sweep),
         "keys": shown_keys(sweep.keys),
@@ -78,9 +87,9 @@ def _sweep(request: Request, site: Site) -> tuple[SweepView, str]:
 
 def pace(files: Files, sweep: SweepView) -> float:
     """Return after how many seconds a page asks again: the longer reading takes, the later."""
-    began = time.perf_counter()
+    began = time.thread_time()
     version_of(files, read_sweep(files, sweep.path))
-    return round(min(LONGEST_SECONDS, max(LIVE_SECONDS, (time.perf_counter() - began) / SHARE)), 1)
+    return round(min(LONGEST_SECONDS, max(LIVE_SECONDS, (time.thread_time() - began) / SHARE)), 1)
 
 
 def _row(sweep: SweepView, trial: TrialView, axes: list[str], root: Root | None) -> dict[str, Any]:

@@ -19,15 +19,15 @@ SHOWN_CURVES = 20
 
 def data_of(files: Files, sweep: SweepView, curves: int = SHOWN_CURVES) -> dict[str, Any]:
     """Return what the charts of a sweep draw."""
-    leader = sweep.leader
+    leader, axes = sweep.leader, axes_of(sweep)
     return {
         "objective": sweep.objective,
         "rate": sweep.rate,
         "minimized": sweep.goal.first.minimized,
         "total": max((trial.run.total for trial in sweep.trials), default=0),
         "best": leader.number if leader else None,
-        "axes": axes_of(sweep),
-        "trials": [_row(sweep, trial) for trial in sweep.trials],
+        "axes": axes,
+        "trials": [_row(sweep, trial, axes) for trial in sweep.trials],
         "curves": {trial.number: curve_of(files, sweep, trial) for trial in chosen_curves(sweep)[:curves]},
         "importance": [asdict(item) for item in importance_of(sweep)],
         "candidates": candidates(sweep),
@@ -60,10 +60,10 @@ def _numeric(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _row(sweep: SweepView, trial: TrialView) -> dict[str, Any]:
+def _row(sweep: SweepView, trial: TrialView, axes: list[dict[str, Any]]) -> dict[str, Any]:
     name, metrics = sweep.objective, trial.metrics
     values = {**trial.parameters, **trial.chosen}
-    cells = [values.get(axis["key"]) for axis in axes_of(sweep)]
+    cells = [values.get(axis["key"]) for axis in axes]
     return {
         "n": trial.number,
         "s": trial.status,
@@ -77,7 +77,7 @@ def _row(sweep: SweepView, trial: TrialView) -> dict[str, Any]:
 def chosen_curves(sweep: SweepView) -> list[TrialView]:
     """Return the trials in the order in which their curves matter: those at work, then the best first."""
     running = [trial for trial in sweep.trials if trial.status == "running"]
-    return [*running, *(trial for trial in sweep.ranked() if trial.status != "running")]
+    return [*running, *(trial for trial in sweep.ranked if trial.status != "running")]
 
 
 def importance_of(sweep: SweepView) -> list[Any]:

@@ -6,15 +6,17 @@ import io
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from understudy.errors import UserError
 from understudy.files import read_object
 
+T = TypeVar("T")
 KEPT_JSON = 40_000
 """Small files that are remembered: two of each of 10,000 runs, and more."""
 KEPT_CSV = 4_000
@@ -65,6 +67,7 @@ class Files:
     def __init__(self) -> None:
         self._json: OrderedDict[Path, tuple[Signature, Loaded]] = OrderedDict()
         self._csv: OrderedDict[Path, Columns] = OrderedDict()
+        self._made: dict[Path, tuple[object, Any]] = {}
         self._lock = threading.RLock()
 
     def json(self, path: Path) -> Loaded:
@@ -85,6 +88,13 @@ class Files:
             while len(self._json) > KEPT_JSON:
                 self._json.popitem(last=False)
         return found
+
+    def kept(self, path: Path, state: object, make: Callable[[], T]) -> T:
+        """Return what `make` made of a folder in this state, making it anew in another one."""
+        held = self._made.get(path)
+        if held is None or held[0] != state:
+            held = self._made[path] = (state, make())
+        return held[1]
 
     def csv(self, path: Path) -> Columns:
         """Return a csv's columns; only what was appended since the last call is read and parsed."""

@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from understudy.runs.episodes import FILE, metrics_of, objective_column, read_ep
 from understudy.runs.results import RATES, lower_is_better, objective_name
 from understudy.sweeping.objective import AUTO, Goal, Objective, read_goal
 
-MERGED = ("success", "normalized_return", "return", "length")
+ENDED = ("finished", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class SweepView:
         found = str(self.state.get("status", "waiting"))
         return "complete" if found == "finished" else found
 
-    @property
+    @cached_property
     def objective(self) -> str:
         """The metric that trials are ranked by."""
         known = next((trial.metrics for trial in self.trials if trial.metrics), {})
@@ -118,20 +119,21 @@ class SweepView:
         found = self.keys.get("seeds")
         return [whole(seed) for seed in found] if isinstance(found, list) else [whole(self.keys.get("seed"))]
 
+    @cached_property
     def ranked(self) -> list[TrialView]:
-        """Return the trials, the best first: complete ones by the goal, then the others by how they did so far."""
+        """The trials, the best first: complete ones by the goal, then the others by how they did so far."""
         return sorted(self.trials, key=self._rank, reverse=True)
 
     def _rank(self, trial: TrialView) -> tuple[bool, bool, float, float, int]:
         keeps, score, returns = self.goal.key(trial.metrics)
         return trial.complete, keeps and trial.complete, score, returns, -trial.number
 
-    @property
+    @cached_property
     def leader(self) -> TrialView | None:
         """The chosen trial; before it is chosen, the best that is complete."""
         chosen = self.best.get("trial")
         named = next((trial for trial in self.trials if trial.number == chosen), None)
-        return named or next((trial for trial in self.ranked() if trial.complete), None)
+        return named or next((trial for trial in self.ranked if trial.complete), None)
 
 
 def read_sweep(files: Files, folder: Path) -> SweepView:
@@ -144,7 +146,7 @@ def read_sweep(files: Files, folder: Path) -> SweepView:
         problems.append("sweep.json says nothing of its runs")
     first, further = _folders(folder / "trials")
     summary = _summary(folder / "summary.csv")
-    trials = [_trial(files, number, path, further.get(number, []), dimensions, grid, summary) for number, path in first]
+    trials = [_kept(files, number, path, further.get(number, []), dimensions, grid, summary) for number, path in first]
     known = next((trial.metrics for trial in trials if trial.metrics), {})
     goal = _goal(mapping(record.get("options")), known, problems)
     return SweepView(
@@ -183,6 +185,14 @@ def curve_of(files: Files, sweep: SweepView, trial: TrialView) -> dict[str, list
     return found
 
 
+def _kept(files: Files, number: int, path: Path, further: list[Path], *about: Any) -> TrialView:
+    """Return a trial; one that has ended, and has all its seeds in one pack, is read again only when it changes."""
+    if further or files.json(path / "run.json").data.get("status") not in ENDED:
+        return _trial(files, number, path, further, *about)
+    state = (signature(path / "run.json"), signature(path / "flags.json"), about[2].get(number))
+    return files.kept(path, state, lambda: _trial(files, number, path, further, *about))
+
+
 def _trial(
     files: Files,
     number: int,
@@ -214,8 +224,8 @@ def _trial(
         running[0].status if running else run.status,
         metrics,
         seeds,
-        max(step_of(files, pack) for pack in packs),
-        speed_of(files, run),
+        max(whole(run.state.get("step")) if pack.status == "complete" else step_of(files, pack) for pack in packs),
+        speed_of(files, run) if running else 0.0,
         max(quiet_for(pack) for pack in packs),
         next((pack.error for pack in packs if pack.error), row.get("error", "")),
     )

@@ -80,6 +80,16 @@ def test_a_sweep_that_goes_on_is_asked_for_again_and_answers_only_what_is_new(tm
     assert "<html" not in answer.text
 
 
+def test_of_many_trials_the_best_are_rows_and_all_when_they_are_asked_for(tmp_path: Path, opened: Open) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1", trials=1)
+    for number in range(1, 120):
+        shutil.copytree(sweep / "trials" / "0000", sweep / "trials" / f"{number:04d}")
+    pages = opened(tmp_path)
+    assert pages.get("/sweep/sweep_1").text.count("<tr data-trial=") == 100
+    assert pages.get("/sweep/sweep_1?all").text.count("<tr data-trial=") == 120
+    assert len(data_in(pages.get("/sweep/sweep_1").text)["trials"]) == 120
+
+
 def test_a_trial_shows_its_difference_from_the_chosen_one_and_its_seeds(shown: TestClient) -> None:
     page = shown.get("/run/project/sweep_1/trials/0003").text
     assert "What differs from" in page
