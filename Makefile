@@ -35,7 +35,7 @@ test: simulators
 	$(PYTEST) $(ARGS) $(T)
 
 coverage: simulators
-	$(PYTEST) --cov=understudy --cov-report=term:skip-covered $(ARGS) $(T)
+	$(PYTEST) $(addprefix --cov=,understudy envs trainables search_spaces cluster dashboards) --cov-report=term:skip-covered $(ARGS) $(T)
 
 format: setup
 	$(BIN)/ruff format .
