@@ -129,7 +129,7 @@ def statistics_of(manifest: Manifest) -> list[dict[str, Any]]:
 
 def checked(store: EpisodeStore) -> tuple[list[str], list[str]]:
     """Return what `understudy data verify` finds: damage, and what is only odd. It reads the whole dataset."""
-    from understudy.envs.store.inspection import findings
+    from understudy.envs.store.verification import findings
 
     try:
         return findings(store)
