@@ -7,15 +7,13 @@ rendered afterwards, that is done in parallel too, for those that are kept.
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
 from understudy.envs.experts.attempts import AttemptSpec, play_and_keep, render_and_keep, was_kept
-from understudy.envs.files.processes import end_with_parent
+from understudy.envs.files.processes import process_pool
 from understudy.errors import UnderstudyError
 
 FAILURE_LIMIT = 5
@@ -97,16 +95,9 @@ class AttemptPool:
         if workers == 1:
             yield None
             return
-        context = multiprocessing.get_context("spawn")  # simulators and torch do not survive a fork
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
-        try:
+        died = f"{self._attempt.env_name}: a generating process died; the same command goes on, try fewer workers"
+        with process_pool(workers, died, alone="try --workers 1") as pool:
             yield pool
-        except BrokenProcessPool as error:
-            raise UnderstudyError(
-                f"{self._attempt.env_name}: a generating process died; the same command goes on, try fewer workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _next(self, number: int, episodes: int) -> int | None:
         """Return `number` if it must be played, whatever the attempts that are still being played come to."""

@@ -6,6 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+from understudy.errors import UnderstudyError
 
 
 def available_cpus() -> int:
@@ -24,3 +30,37 @@ def end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+@contextmanager
+def process_pool(
+    workers: int, died: str, alone: str, initializer: Callable[[], None] = end_with_parent
+) -> Generator[ProcessPoolExecutor]:
+    """Give a pool of new processes: simulators and torch do not survive a fork.
+
+    Raises UnderstudyError that says `died` when one of them dies, and where the system lets none be started: then it
+    says how to do without (`alone`).
+    """
+    check_semaphores(alone)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UnderstudyError(died) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_semaphores(alone: str) -> None:
+    """Raise UnderstudyError where the system has no place for semaphores, which processes share work by.
+
+    `alone` says how to do without; pools and loaders themselves leave a traceback behind.
+    """
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        raise UnderstudyError(
+            f"no processes can be started that share work ({error.strerror or error}): they need a /dev/shm that can"
+            f" be written to (a container's --shm-size=2g); {alone}"
+        ) from error

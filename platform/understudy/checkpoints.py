@@ -53,7 +53,7 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     sidecar = path.with_name(path.name + ".sha256")
-    if sidecar.is_file() and sha256(path) not in sidecar.read_text().split():
+    if sidecar.is_file() and sha256(path).encode() not in sidecar.read_bytes().split():
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}")
     import torch
 

@@ -37,6 +37,12 @@ def home() -> Path:
         raise UserError("this user has no home folder: set UNDERSTUDY_HOME (or HOME) to one") from None
 
 
+def give_a_home() -> None:
+    """Let packages that ask for a home folder as they are imported find ours, where this user has none."""
+    if os.path.expanduser("~") == "~" and "UNDERSTUDY_HOME" in os.environ:
+        os.environ["HOME"] = str(home().absolute())
+
+
 def user_path(path: str | Path) -> Path:
     """Return a path as a user means it: `~` and `~name` are home folders; UserError for one that nobody has."""
     try:

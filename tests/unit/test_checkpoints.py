@@ -53,3 +53,12 @@ def test_a_file_of_another_kind_is_refused_in_one_short_line(tmp_path) -> None:
         with pytest.raises(CheckpointError) as caught:
             checkpoints.load(tmp_path / name)
         assert str(caught.value) == f"{tmp_path / name} cannot be read: {said}"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x16\\\x0e\xe0\xdd", b"0" * 64 + b"  step_5.pt\n"])
+def test_a_checksum_that_was_damaged_is_one_line(tmp_path, content: bytes) -> None:
+    file = tmp_path / "step_5.pt"
+    checkpoints.save(file, {"step": 5})
+    file.with_name("step_5.pt.sha256").write_bytes(content)
+    with pytest.raises(CheckpointError, match="its SHA-256 is not the one in"):
+        checkpoints.load(file)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from understudy.algorithm import Batch
+from understudy.envs.files.processes import check_semaphores
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import UnderstudyError
@@ -108,6 +109,7 @@ class Batches:
         self._steps, self._order = steps, iter(order)
         self._iterator: Iterator[Batch] | None = None
         if workers > 0 and order.first <= order.last:
+            check_semaphores("try loader_workers=0")
             loader = DataLoader(
                 steps,
                 batch_size=None,

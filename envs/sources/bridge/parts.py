@@ -7,22 +7,20 @@ whatever the number of processes.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from understudy.envs.files.processes import end_with_parent
+from understudy.envs.files.processes import end_with_parent, process_pool
 from understudy.envs.files.reading import DAMAGE, read_npz
 from understudy.envs.sources.bridge.trajectory import Reading, read_trajectory
 from understudy.envs.sources.bridge.tree import Trajectory
-from understudy.errors import DatasetError, UnderstudyError
+from understudy.errors import DatasetError
 from understudy.files import write_atomic
 
 AHEAD = 4
@@ -41,11 +39,10 @@ def episodes_in_order(
                 make_part(trajectory, reading, file)
             yield trajectory, _load(trajectory, reading, file)
         return
-    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
     pending: deque[tuple[Trajectory, Path, Future[None] | None]] = deque()
     feed = iter(trajectories)
-    try:
+    died = "a process that reads trajectories died; the same command goes on, try fewer workers"
+    with process_pool(workers, died, alone="try --num_workers 1", initializer=_start) as pool:
         while True:
             while len(pending) < AHEAD * workers and (item := next(feed, None)) is not None:
                 trajectory, folder = item
@@ -58,12 +55,6 @@ def episodes_in_order(
             if future is not None:
                 future.result()
             yield trajectory, _load(trajectory, reading, file)
-    except BrokenProcessPool as error:
-        raise UnderstudyError(
-            "a process that reads trajectories died; the same command goes on, try fewer workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def make_part(trajectory: Trajectory, reading: Reading, file: Path) -> None:

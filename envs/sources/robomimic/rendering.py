@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from understudy.envs.files.processes import available_cpus, end_with_parent
+from understudy.envs.files.processes import available_cpus, process_pool
 from understudy.envs.files.reading import damage, open_hdf5, read_dataset
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.store import FINAL, IMAGES
-from understudy.errors import DatasetError, UnderstudyError
+from understudy.errors import DatasetError
 
 DEMOS_PER_WORKER = 4
 """Fewer are not worth the start of a process."""
@@ -41,22 +39,15 @@ def rendered(path: Path, demos: Sequence[str], env_name: str, settings: Settings
         finally:
             env.close()
         return
-    context = multiprocessing.get_context("spawn")  # simulators do not survive a fork
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     pending: deque[Future[Episode]] = deque()
-    try:
+    died = f"{path}: a process that renders its pictures died; is there too little memory?"
+    with process_pool(workers, died, alone="`taskset -c 0` before the command has it render in one process") as pool:
         for demo in demos:
             pending.append(pool.submit(_render_in_worker, path, demo, env_name, text))
             if len(pending) > 2 * workers:  # finished pictures wait in memory
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise UnderstudyError(
-            f"{path}: a process that renders its pictures died; is there too little memory?"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def render_demonstration(path: Path, demo: str, env: Any) -> Episode:

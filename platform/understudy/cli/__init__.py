@@ -32,6 +32,7 @@ from understudy.cli import (
 )
 from understudy.cli.output import HELP_WIDTH, console, print_on_any_terminal
 from understudy.errors import UnderstudyError, UserError, visible
+from understudy.files import give_a_home
 from understudy.registry import commands
 from understudy.runs import torchrun
 
@@ -102,6 +103,7 @@ def main() -> None:
     """Run the command line; errors of ours are one line and their exit code, never a traceback."""
     print_on_any_terminal()
     _log_plainly()
+    give_a_home()
     logging.getLogger("understudy").setLevel(logging.INFO)
     # Third parties' deprecation notes are no use to someone who trains a policy.
     warnings.filterwarnings("ignore")
