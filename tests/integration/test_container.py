@@ -73,6 +73,6 @@ def test_demonstrations_training_and_evaluation_work_in_a_container_without_anyt
     assert done.returncode == 0, done.stderr
     run = next((home / "runs").rglob("final_model.pt")).parent
     assert (home / "runs").rglob("mlflow.db")
-    done = inside(home, "evaluate", str(run), "--episodes", "1")
+    done = inside(home, "evaluate", str(run), "eval_episodes=1")
     assert done.returncode == 0, done.stderr
     assert "return" in done.stdout
