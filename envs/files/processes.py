@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from understudy.devices import check_semaphores
 from understudy.errors import UnderstudyError
 
 
@@ -50,17 +51,3 @@ def process_pool(
         raise UnderstudyError(died) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def check_semaphores(alone: str) -> None:
-    """Raise UnderstudyError where the system has no place for semaphores, which processes share work by.
-
-    `alone` says how to do without; pools and loaders themselves leave a traceback behind.
-    """
-    try:
-        multiprocessing.get_context("spawn").Lock()
-    except OSError as error:
-        raise UnderstudyError(
-            f"no processes can be started that share work ({error.strerror or error}): they need a /dev/shm that can"
-            f" be written to (a container's --shm-size=2g); {alone}"
-        ) from error

@@ -1,10 +1,11 @@
-"""Which torch device a run gets."""
+"""What a machine gives a run: its torch device, and processes that share work."""
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import TYPE_CHECKING
 
-from understudy.errors import SpecError
+from understudy.errors import SpecError, UnderstudyError
 
 if TYPE_CHECKING:
     import torch
@@ -27,3 +28,17 @@ def resolve_device(device: str) -> torch.device:
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise SpecError(f"device={device!r}: there are {torch.cuda.device_count()} CUDA devices here, counted from 0")
     return resolved
+
+
+def check_semaphores(alone: str) -> None:
+    """Raise UnderstudyError where the system has no place for semaphores, which processes share work by.
+
+    `alone` says how to do without; pools and loaders themselves leave a traceback behind.
+    """
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        raise UnderstudyError(
+            f"no processes can be started that share work ({error.strerror or error}): they need a /dev/shm that can"
+            f" be written to (a container's --shm-size=2g); {alone}"
+        ) from error

@@ -1,4 +1,4 @@
-"""A container at its worst: no network, a read-only root, a /dev/shm that nothing can be written to, a user without a name.
+"""A container at its worst: no network, a read-only root, an unwritable /dev/shm, a user without a name.
 
 The kernel's own namespaces make it, so the tests need root and util-linux; what is tested runs as another user.
 """

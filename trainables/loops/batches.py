@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from understudy.algorithm import Batch
-from understudy.envs.files.processes import check_semaphores
+from understudy.devices import check_semaphores
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import UnderstudyError
