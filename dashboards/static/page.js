@@ -31,7 +31,7 @@
     for (const holder of document.querySelectorAll("[data-plot]")) {
       holder.replaceChildren();
       const tools = { say: readout(holder.dataset.plot), light, go };
-      if (holder.dataset.plot === "forest") Plots.forest(holder, data);
+      if (holder.dataset.plot === "forest") Plots.forest(holder, data.sections ? data.sections[holder.dataset.section] : data);
       if (holder.dataset.plot === "importance") Plots.bars(holder, data);
       if (holder.dataset.plot === "slices") Plots.slices(holder, data, tools);
       if (holder.dataset.plot === "pareto") Plots.pareto(holder, data, tools);

@@ -191,7 +191,11 @@ def lines_of(found: Mapping[str, Any]) -> Iterable[str]:
         ends = f"[{pair['low']:.2f}, {pair['high']:.2f}]" if known else "no interval, without any spread"
         ends = f"{pair['difference']:.2f} {ends}"
         yield f"{pair['task']}: {pair['first']} minus {pair['second']}: {ends}: {told}"
-    over = found["over_tasks"]
+    yield from over_lines(found["over_tasks"])
+
+
+def over_lines(over: Mapping[str, Any]) -> Iterable[str]:
+    """Yield what holds over all tasks, in words; nothing where there is one task."""
     if over:
         iqm = "  ".join(f"{name} {own[0]:.2f} [{own[1]:.2f}, {own[2]:.2f}]" for name, own in over["iqm"].items())
         yield f"over {over['tasks']} tasks x {over['runs']} seeds, interquartile mean: {iqm}"
