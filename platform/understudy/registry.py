@@ -230,6 +230,11 @@ def from_plug_in(item: Any) -> bool:
     return _within(kind.__module__, _PLUG_INS)
 
 
+def is_plug_in(module: str) -> bool:
+    """Return whether a module is a user's plug-in, or part of one."""
+    return _within(module, _PLUG_INS)
+
+
 @contextmanager
 def plug_in_errors(called: Any = None) -> Generator[None]:
     """Turn what the code of a user's plug-in raises within into a UserError line that names its module and place.

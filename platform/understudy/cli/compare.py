@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from understudy.cli.completion import KeyCommand
 from understudy.cli.output import OVERRIDES, console, show_table
 from understudy.cli.pipeline import start_pipeline
 from understudy.cli.stages import under_way
@@ -45,7 +46,9 @@ ALONE: dict[Kind, str] = {"sweep": "sweep", "compare": "train"}
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(context_settings=OVERRIDES, short_help="Train methods x tasks x seeds and compare them.")(compare)
+    app.command(
+        cls=KeyCommand, context_settings=OVERRIDES, short_help="Train methods x tasks x seeds and compare them."
+    )(compare)
 
 
 def compare(

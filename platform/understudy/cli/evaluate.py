@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from understudy.cli.completion import KeyCommand
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_table
 from understudy.cli.train import show_notes, show_result
 from understudy.errors import UserError
@@ -16,13 +17,11 @@ if TYPE_CHECKING:
     from understudy.policy import Policy
     from understudy.trainables.loops.evaluation import Outcome
 
-PLACEMENT_KEYS = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
-"""The keys about where a run is done that `understudy evaluate` takes."""
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
+        cls=KeyCommand,
         context_settings={**OVERRIDES, "help_option_names": ["--help"]},
         short_help="Evaluate a run or a model in its environment.",
         options_metavar="[OPTIONS] [KEY=VALUE]...",
@@ -131,9 +130,10 @@ def folder_of(model: str) -> str:
 def _check_evaluation_keys(policy: Policy, changes: dict[str, Any]) -> None:
     """Raise SpecError for a key that would change nothing, or another policy than the one given."""
     from understudy.spec.evaluation import EvaluationSpec
+    from understudy.spec.placement import PLACES_OF_AN_EVALUATION
     from understudy.spec.words import canonical, unknown_key
 
-    of_the_run = ("env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS)
+    of_the_run = ("env_name", *EvaluationSpec.model_fields, *PLACES_OF_AN_EVALUATION)
     allowed = {*of_the_run, *policy.algorithm.evaluation_parameters}
     for key in changes:
         if canonical(key, allowed) not in allowed:

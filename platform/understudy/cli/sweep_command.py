@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from understudy.cli.compare import start_matrix
+from understudy.cli.completion import KeyCommand
 from understudy.cli.output import OVERRIDES, console
 from understudy.cli.sweep import read_sweep, show_sweep, start_sweep
 from understudy.cli.train import show_keys
@@ -25,7 +26,9 @@ policy acts, like flow_steps, need no training of their own: every trained polic
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(context_settings=OVERRIDES, short_help="Search over configurations, each across all seeds.")(sweep)
+    app.command(
+        cls=KeyCommand, context_settings=OVERRIDES, short_help="Search over configurations, each across all seeds."
+    )(sweep)
 
 
 def sweep(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from understudy.cli.compare import start_matrix
+from understudy.cli.completion import KeyCommand
 from understudy.cli.evaluate import folder_of
 from understudy.cli.output import OVERRIDES
 from understudy.cli.train import read_run, run_training, run_values, show_keys, show_notes, show_run, start_training
@@ -39,7 +40,7 @@ over it.
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(context_settings=OVERRIDES, short_help="Train one configuration.")(train)
+    app.command(cls=KeyCommand, context_settings=OVERRIDES, short_help="Train one configuration.")(train)
 
 
 def train(

@@ -11,6 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from understudy.files import home
 from understudy.spec.part import FolderName, LocalPath, Needs, OnlyWith, Part, Role, Secret, absolute
 
+PLACES_OF_AN_EVALUATION = ("eval_envs", "eval_processes", "eval_timeout", "data_dir", "device", "cpus")
+"""The keys about where a run is done that `understudy evaluate` takes."""
+
 
 class Placement(Part):
     """Machine, workers, folders and addresses of a run."""
@@ -18,7 +21,7 @@ class Placement(Part):
     role: ClassVar[Role] = "where"
     title: ClassVar[str] = "the placement"
 
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N")
+    device: str = Field(default="auto", examples=["auto", "cpu", "cuda"], description="auto, cpu, cuda, cuda:N")
     launcher: Literal["inline", "ray"] = Field(default="inline", description="this process, or Ray Train workers")
     num_workers: int = Field(default=1, ge=1, le=4096, description="data-parallel workers (launcher=ray)")
     cpus: int = Field(default=1, ge=1, le=1024, description="CPUs, and so torch threads, of each worker")
