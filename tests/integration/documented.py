@@ -20,7 +20,6 @@ from typer.main import get_command
 from understudy.cli import command_line
 from understudy.cli.actors import EXAMPLES as OF_ACTORS
 from understudy.cli.compare import EXAMPLES as OF_COMPARE
-from understudy.cli.evaluate import PLACEMENT_KEYS
 from understudy.cli.expert import EXAMPLES as OF_EXPERT
 from understudy.cli.expert import read_expert
 from understudy.cli.pipeline import plan
@@ -39,6 +38,7 @@ from understudy.registry import algorithms, sources
 from understudy.spec.compose import flat_values, parse
 from understudy.spec.evaluation import EvaluationSpec
 from understudy.spec.keys import algo_of, check_keys, resolve_key
+from understudy.spec.placement import PLACES_OF_AN_EVALUATION
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -271,7 +271,7 @@ def _submit(context: click.Context) -> None:
 def _evaluate(context: click.Context) -> None:
     acting = {key for _, kind in algorithms.items() for key in kind.evaluation_parameters}
     for key in flat_values(parse(context.args)):
-        resolve_key(key, {"env_name", *EvaluationSpec.model_fields, *PLACEMENT_KEYS, *acting})
+        resolve_key(key, {"env_name", *EvaluationSpec.model_fields, *PLACES_OF_AN_EVALUATION, *acting})
 
 
 def _check(context: click.Context) -> None:
