@@ -179,7 +179,11 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
             loss = next((f"{key} {value:.4f}  " for key, value in metrics.items() if key.endswith("loss")), "")
             return bar(step, last, f"{speed}{loss}{objective_text(metrics) if objective_name(metrics) else ''}")
 
-        result = launch(spec, run, loop=loop, progress=progress, parent_run_id=parent_run_id)
+        try:
+            result = launch(spec, run, loop=loop, progress=progress, parent_run_id=parent_run_id)
+        finally:
+            if lines is not None:
+                lines.end()
     show_result(result.metrics)
     if found := lineage(run, spec):
         console.print(f"{found.line()} ({DEPENDENT})", soft_wrap=True)
@@ -201,14 +205,17 @@ class TrainingLines:
     """Progress for a log file: a line for each logged row, evaluation and kept checkpoint."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self._spec, self._said, self._kept = spec, "", 0
+        self._spec, self._kept = spec, 0
+        self._step, self._held = 0, ""
 
     def tell(self, step: int, last: int, metrics: Mapping[str, float]) -> None:
-        """Print a line where the step is one of those."""
+        """Hold a line where the step is one of those; a later one of the step, with its score, takes its place."""
         from understudy.runs.results import objective_name
         from understudy.sweeping.format import objective_text
 
-        hooks = self._spec.hooks
+        if step != self._step:
+            self.end()
+        self._step, hooks = step, self._spec.hooks
         every = hooks.save_interval
         if every > 0 and step // every > self._kept and step % every:
             self._kept = step // every
@@ -222,10 +229,13 @@ class TrainingLines:
         losses = [f"{key} {value:.4g}" for key, value in metrics.items() if "loss" in key and "/" not in key]
         speed = [f"{metrics['steps_per_sec']:.0f} steps/s"] if "steps_per_sec" in metrics else []
         scored = [f"{name} {objective_text(metrics)}"] if name else []
-        line = f"[Step {step}/{last}] {', '.join([*losses, *scored, *speed])}"
-        if line != self._said:
-            self._said = line
-            console.print(line, markup=False, soft_wrap=True)
+        self._held = f"[Step {step}/{last}] {', '.join([*losses, *scored, *speed])}"
+
+    def end(self) -> None:
+        """Print the line that is held, if there is one."""
+        if self._held:
+            console.print(self._held, markup=False, soft_wrap=True)
+        self._held = ""
 
 
 def show_result(metrics: Mapping[str, float]) -> None:
