@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +147,16 @@ def test_the_live_table_draws_those_that_run_and_the_best_and_reads_ended_trials
     assert {path.parent.name for path in read} == {"0018", "0019"}
     table.limit = None
     assert len(drawn(table).splitlines()) > 20
+
+
+def test_the_time_left_is_said_once_steps_were_done_and_not_before(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=4", "sampler=random")
+    study = Study(tmp_path, spec)
+    table = SweepTable(tmp_path, spec, study)
+    number, _ = study.ask()
+    assert re.search(r"0/4 trials x .* \d+:\d\d gone$", table.line())
+    study.finish(number, TrialState.COMPLETE, 1.0, metrics={"success": 1.0, "return": 0.0})
+    assert re.search(r"1/4 trials x .* \d+:\d\d gone, about \d+:\d\d left\n", table.line())
 
 
 def drawn(table: SweepTable) -> str:

@@ -119,20 +119,23 @@ class SweepTable:
         return f"{self.goal.first.named(metrics) if metrics else 'objective'} [95 %]"
 
     def line(self) -> str:
-        """Return where the sweep stands in one or two lines: trials, time, the best so far with its interval."""
+        """Return where the sweep stands in one or two lines: trials, time, the best so far with its interval.
+
+        The time that is left is that of the steps done since this process began, and not there before the first.
+        """
         trials = self.study.trials()
         done, total = self._steps(trials)
         if self.done_before is None:
             self.done_before = done
         elapsed = time.monotonic() - self.started
         gained = done - self.done_before
-        left = f"about {clock((total - done) * elapsed / gained)} left" if gained > 0 else "time left unknown yet"
+        left = f", about {clock((total - done) * elapsed / gained)} left" if gained > 0 else ""
         ended = sum(trial.state.is_finished() for trial in trials)
         seeds, episodes = len(first_seeds(self.spec)), self.base.evaluation.eval_episodes
         played = f"{episodes} episodes" if episodes else "held-out episodes"
         text = (
             f"{ended}/{self.spec.options.num_trials} trials x {seeds} seed{'s'[: seeds - 1]} x {played},"
-            f" {clock(elapsed)} gone, {left}"
+            f" {clock(elapsed)} gone{left}"
         )
         best = best_trial(trials, self.goal)
         if best is not None:
