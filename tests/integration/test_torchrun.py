@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from tests.contract.bridge_tree import make_tree
 from tests.integration.breaking import wait_for
 from tests.integration.commands import SMALL, workers
 
@@ -65,6 +66,28 @@ def test_two_workers_equal_one_within_rounding_write_one_run_and_make_it_longer(
     assert process.returncode == 0, err
     assert out.count("run directory:") == 1
     assert [row["step"] for row in read_csv(flags.parent / "train.csv")] == [20, 40, 60, 80]
+
+
+BRIDGE = ("train", "algo=gc_ddpm_bc", "bridgedata=lift_carrot_100", "ddp.enabled=true", "encoder=impala_small",
+          "batch_size=4", "num_steps=2", "log_interval=1", "tracking_uri=none")  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imported", [True, False], ids=["from its dataset", "from out.npy, imported by one of two"])
+def test_a_line_of_the_published_bridgedata_training_trains_one_run(done, tmp_path, imported) -> None:
+    raw, made, arrays = (tmp_path / name for name in ("raw", "data", "numpy"))
+    make_tree(raw, trajectories=4, steps=3)
+    done("data", "import", "bridge-raw", "--input_path", str(raw), "--output_path", str(arrays), "--num_workers", "1",
+         "--depth", "2", "--im_size", "64", "--train_proportion", "0.5", "--data_dir", str(made))  # fmt: skip
+    data = (f"data_dir={made}",) if imported else (f"data_dir={tmp_path / 'new'}", f"data_path={arrays}")
+    out, err = (process := torchrun(*BRIDGE, *data, "save_dir=runs", cwd=tmp_path)).communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert out.count("run directory:") == 1
+    assert [out.count(f"[Step {step}/2]") for step in (1, 2)] == [1, 1]
+    assert "validation/" in out
+    (flags,) = tmp_path.rglob("flags.json")
+    assert [row["step"] for row in read_csv(flags.parent / "train.csv")] == [1, 2]
+    assert (flags.parent / "final_model.pt").is_file()
 
 
 @pytest.mark.slow
