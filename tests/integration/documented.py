@@ -176,6 +176,10 @@ def _understand_ours(words: list[str], whole: bool) -> None:
             assert not whole, f"{name} is a group"
             return
         name, *words = words
+        if name.startswith("--"):
+            assert not words
+            assert any(name in option.opts for option in command.params), f"understudy has no option {name}"
+            return
         assert name in command.commands, f"there is no command {name!r}: {sorted(command.commands)}"
         command = command.commands[name]
     if not whole and not words:
