@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from understudy.envs.experts.checked import CheckedEnv
 from understudy.envs.files.reading import read_npz
 from understudy.envs.rollouts.collecting import Recording, Step, final_columns, observation_columns
 from understudy.envs.rollouts.forms import in_stored_form
 from understudy.envs.simulators.deterministic import global_numpy_seed
+from understudy.envs.simulators.own import is_reference
 from understudy.envs.sources.names import SCRIPTED
 from understudy.envs.sources.source import task_of
 from understudy.envs.sources.task import Expert
@@ -177,7 +179,7 @@ def _actors(env_name: str, policy: str, settings: str) -> tuple[Any, Expert]:
         expert = task.expert()
         if expert is None:
             raise UserError(f"{env_name}: has no scripted expert")
-        return env, expert
+        return (CheckedEnv(env, env_name) if is_reference(env_name) else env), expert
     from understudy.envs.experts.policy_expert import PolicyExpert
 
     return env, PolicyExpert.load(Path(policy))

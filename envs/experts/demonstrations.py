@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from understudy.envs.experts.attempts import AttemptSpec
+from understudy.envs.simulators.own import is_reference
 from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
 from understudy.envs.sources.task import Task
 from understudy.errors import UserError, did_you_mean
@@ -62,6 +63,11 @@ class Demonstrations:
             if value < least:
                 raise UserError(f"{name}={value}: must be at least {least}")
         if scripted and task.expert() is None:
+            if is_reference(task.env_name):
+                raise UserError(
+                    f"no scripted expert for {task.env_name!r}: give its class an `expert` (a class with reset and act;"
+                    " docs/data.md has one), or --policy a model"
+                )
             known = did_you_mean(task.env_name, supported_names(), limit=6)
             raise UserError(f"no scripted expert for {task.env_name!r}: give --policy a model{known}")
         settings = task.rendering(self.rendering)

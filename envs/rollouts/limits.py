@@ -34,6 +34,6 @@ def check_limit(env_name: str, limit: int | None) -> None:
     """Raise UserError where an episode might never end."""
     if limit is None:
         raise UserError(
-            f"{env_name}: its environment sets no limit to the steps of an episode, which might never end:"
-            " give eval_max_steps=1000, say, or register it with max_episode_steps"
+            f"{env_name}: its environment sets no limit to the steps of an episode, which might never end: give"
+            " eval_max_steps=1000, say, or its class a line `max_episode_steps = 1000`, or register it with one"
         )

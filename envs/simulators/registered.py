@@ -25,10 +25,11 @@ class ToldSuccess(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; nothing else changes."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if "is_success" in info:
+        answer: Any = self.env.step(action)  # of a user's environment anything, which rollouts then check
+        info = answer[-1] if isinstance(answer, tuple) and answer else None
+        if isinstance(info, dict) and "is_success" in info:
             info.setdefault("success", bool(info["is_success"]))
-        return observation, reward, terminated, truncated, info
+        return answer
 
 
 def registered_spec(env_name: str, env_id: str) -> EnvSpec:

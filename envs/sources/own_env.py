@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from understudy.envs.simulators.own import has_module, is_reference, load_maker, make_own, own_limit
+from understudy.envs.simulators.own_expert import make_own_expert
 from understudy.envs.simulators.registered import registered_spec
 from understudy.envs.sources.source import Source
 from understudy.envs.sources.task import Episode, Expert, Settings, Task
@@ -67,9 +68,8 @@ class OwnTask(Task):
         return [f"understudy data import hdf5 FILE --name my-data --env {self.env_name}"]
 
     def expert(self) -> Expert | None:
-        """Return what the class's `expert()` returns, if it has one."""
-        make: Any = getattr(load_maker(self.env_name, self.env_name), "expert", None)
-        return make() if callable(make) else None  # pyright: ignore[reportReturnType]
+        """Return what the class's `expert()` returns, if it has one; UserError where it cannot be used."""
+        return make_own_expert(self.env_name, load_maker(self.env_name, self.env_name))
 
 
 _FORMATS = "arrays, hdf5, npz or zarr"

@@ -60,7 +60,7 @@ class StoreInfo:
         columns = ", ".join(f"{name} {list(column.shape)}" for name, column in shapes.items())
         lines = [
             manifest.name,
-            *_wrapped("source", f"{manifest.source}, environment {manifest.env_id}"),
+            *_wrapped("source", f"{manifest.source}, {_environment(manifest.env_id)}"),
             *_wrapped("made by", str(manifest.provenance.get("made_by", ""))),
             *_wrapped("hash", manifest.content_hash),
             *_wrapped("size", f"{self.bytes / 1e6:.1f} MB"),
@@ -87,6 +87,10 @@ class StoreInfo:
 
     def __rich__(self) -> str:
         return self.text()
+
+
+def _environment(env_id: str) -> str:
+    return f"environment {env_id}" if env_id else "without an environment (policies are scored on held-out episodes)"
 
 
 def _wrapped(label: str, text: str) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from understudy.errors import UnderstudyError, UnknownName, UserError, did_you_mean
+from understudy.errors import UnderstudyError, UnknownName, UserError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     import typer
@@ -89,7 +89,13 @@ class Registry(Generic[T]):
         """Return the plug-in called `name`, or raise UnknownName with the nearest match."""
         self._load()
         if name not in self._items:
-            raise UnknownName(f"unknown {self.kind} {name!r}{did_you_mean(name, self._items)}")
+            known = did_you_mean(name, self._items)
+            own = (
+                ""
+                if nearest(name, self._items) or os.environ.get(PLUGINS)
+                else f"; one of yours needs {PLUGINS}=FILE.py"
+            )
+            raise UnknownName(f"unknown {self.kind} {name!r}{known}{own}")
         return self._items[name]
 
     def origin(self, name: str) -> str:

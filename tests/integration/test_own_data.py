@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,3 +251,41 @@ def test_a_store_of_python_has_an_environment_of_ones_own(tmp_path) -> None:
     store = understudy.write_dataset("mine", episodes, env="reaching:Reach", data_dir=tmp_path)
     assert isinstance(store, EpisodeStore)
     assert store.manifest.provenance["env_name"] == "reaching:Reach"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"command": np.array([None] * 15, object)}, "command holds Python objects"),
+        ({"episode_ends": None, "done": np.ones(12)}, "done has 12 rows and the actions have 15"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(changed, said, tmp_path, say) -> None:
+    arrays: dict = {name: array for name, array in (flat() | changed).items() if array is not None}
+    np.savez(str(tmp_path / "demos.npz"), **arrays)
+    words = ["--name", "mine", "--obs", "joints", "--action", "command", "--data_dir", str(tmp_path)]
+    refused = say("data", "import", "npz", str(tmp_path / "demos.npz"), *words)
+    assert refused.code == 2
+    assert said in refused.err
+    assert refused.err.count("\n") == 1
+
+
+def test_data_without_an_environment_say_so(tmp_path, done) -> None:
+    np.savez(str(tmp_path / "demos.npz"), **flat())
+    words = ["--name", "mine", "--obs", "joints", "--action", "command", "--data_dir", str(tmp_path)]
+    done("data", "import", "npz", str(tmp_path / "demos.npz"), *words)
+    assert "npz, without an environment" in done("data", "info", "mine", "--data_dir", str(tmp_path))
+
+
+def test_the_environment_of_the_page_is_whole(tmp_path, monkeypatch, done) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"```python\n# my_module.py\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_module.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["--episodes", "3", "--workers", "1", "--name", "my-reach", "--data_dir", str(tmp_path)]
+    done("data", "generate", "my_module:MyEnv", *words)
+    store = find_store("my-reach", tmp_path)
+    assert store.manifest.num_episodes == 3
+    assert max(store.lengths) < 30  # solved
+    sys.modules.pop("my_module", None)

@@ -87,5 +87,5 @@ def test_a_limit_is_found_wherever_it_is_set() -> None:
     assert episode_limit(Own()) == 30
     assert episode_limit(gymnasium.wrappers.TimeAwareObservation(limited(Own(), 40))) == 30
     assert limited(Own(), 0).spec is None
-    with pytest.raises(UserError, match="eval_max_steps"):
+    with pytest.raises(UserError, match="eval_max_steps=1000, say, or its class a line `max_episode_steps = 1000`"):
         check_limit("mine", None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import understudy
+from understudy.cli.api import Run
 from understudy.errors import UserError
 from understudy.runs.episodes import (
     CONFIRMATION,
@@ -152,3 +153,4 @@ def test_a_sweeps_own_evaluations_take_the_place_of_those_before_them(tmp_path: 
 def test_a_run_of_an_earlier_version_has_no_rows(tmp_path: Path) -> None:
     (tmp_path / "flags.json").write_text("{}")
     assert understudy.load_episodes(tmp_path).num_rows == 0
+    assert understudy.load_episodes(Run(tmp_path)).num_rows == 0  # what understudy.train returns

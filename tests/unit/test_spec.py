@@ -126,6 +126,14 @@ def test_an_unknown_algorithm_is_refused_with_the_nearest() -> None:
         build_run({"algo": "flow_cb"})
 
 
+def test_a_method_like_none_that_is_here_is_said_to_need_its_file(monkeypatch) -> None:
+    monkeypatch.delenv("UNDERSTUDY_PLUGINS", raising=False)
+    with pytest.raises(
+        UnknownName, match=r"unknown algorithm 'resmlp'; .*one of yours needs UNDERSTUDY_PLUGINS=FILE.py"
+    ):
+        build_run({"algo": "resmlp", "env_name": "hopper-medium-v2"})
+
+
 def test_two_wrong_values_are_said_in_one_line() -> None:
     with pytest.raises(SpecError, match=r"lr=-1: .*; batch_size=0: ") as caught:
         build_run({"lr": -1, "batch_size": 0})

@@ -172,6 +172,12 @@ class Layout:
                 continue
             return _ends_in(array, rows, path)
         if not flags.any():
+            longer = [path for path in named.values() if self._tree[path].shape[:1] not in ((), (rows,))]
+            if longer:
+                shape = self._tree[longer[0]].shape
+                raise WrongContent(
+                    f"{longer[0]} has {shape[0]} rows and the actions have {rows}: a row of each is a step"
+                )
             raise WrongContent("no array says where episodes end: give --ends KEY (flags, numbers, or ends of episodes;"
                                " none: all rows are one episode)")  # fmt: skip
         flags[-1] = True

@@ -80,7 +80,14 @@ class NpzArray:
 
     def _array(self) -> np.ndarray:
         if self._read is None:
-            self._read = np.asarray(self._archive[self._name])
+            try:
+                self._read = np.asarray(self._archive[self._name])
+            except ValueError as error:
+                if "allow_pickle" in str(error):
+                    raise WrongContent(
+                        f"{self._name} holds Python objects (None, lists of unlike length), not numbers"
+                    ) from error
+                raise
         return self._read
 
 

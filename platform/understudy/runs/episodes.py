@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -182,13 +182,23 @@ def read_episodes(path: Path) -> pa.Table:
     return table.sort_by([(key, "ascending") for key in ORDER])
 
 
-def load_episodes(run: str | Path) -> pa.Table:
+class HasFolder(Protocol):
+    """What `understudy.train` and `understudy.sweep` return."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run or the sweep."""
+        ...
+
+
+def load_episodes(run: str | Path | HasFolder) -> pa.Table:
     """Return every episode of a run or of a sweep (all its trials and the confirmation), a row each.
 
-    `run` is a folder, its name or an MLflow run id. Columns: trial, stage, seed, step, setting, temperature, episode,
-    reset_seed, success, return, normalized_return, length, last_frame. No rows for runs of versions without the table.
+    `run` is what `understudy.train` or `sweep` returned, a folder, its name or an MLflow run id. Columns: trial, stage,
+    seed, step, setting, temperature, episode, reset_seed, success, return, normalized_return, length, last_frame. No
+    rows for runs of versions without the table.
     """
-    folder = find(str(run))
+    folder = find(str(run if isinstance(run, str | Path) else run.path))
     files = [folder / FILE]
     if (folder / "sweep.json").is_file():
         files += sorted(folder.glob(f"trials/*/{FILE}"))

@@ -205,8 +205,9 @@ def _train_missing(sweep: SweepDir, spec: SweepSpec, chosen: Sequence[Candidate]
     if spec.options.confirm_seeds:
         logger.info("confirming: %d configurations x %d fresh seeds are trained", len(packs), len(fresh_seeds(spec)))
     else:
-        seeds = len(spec.base.all_seeds)
-        logger.info("no trial has the default values: they are trained with %d seeds (with_default=false: not)", seeds)
+        many = len(spec.base.all_seeds)
+        seeds = f"{many} seed{'s' if many > 1 else ''}"
+        logger.info("no trial has the default values: they are trained with %s (with_default=false: not)", seeds)
     run_packs(sweep, spec, list(packs.values()), parent_run_id)
 
 
