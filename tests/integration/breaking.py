@@ -20,6 +20,7 @@ import torch
 from tests.integration.commands import SMALL, Process, run
 
 from understudy import tracking
+from understudy.errors import UserError
 
 RUN = (
     *("train", *SMALL, "training_steps=2000", "log_interval=10", "eval_interval=1000"),
@@ -170,7 +171,14 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        argv, environment = tracking.ui_command(self._uri, self._port)
+        deadline = time.monotonic() + 600
+        while True:
+            try:
+                argv, environment = tracking.ui_command(self._uri, self._port)
+                break
+            except UserError:  # the system has not taken down all connections of the one that was killed
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
         self._process = subprocess.Popen(
             argv,
             env={**os.environ, **environment},
@@ -178,7 +186,6 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=2).close()
