@@ -78,6 +78,8 @@ def write_dataset(
     held-out episodes. UserError for a name that is no plain one and for an unknown environment, DatasetError for
     episodes that are unlike each other or hold NaN.
     """
+    if isinstance(episodes, Mapping):
+        raise UserError("episodes is one dict: give a list of them, or a generator, each an episode")
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"dataset name {name!r}: must be a plain name, it becomes a folder of the data directory")
     provenance = {"made_by": "understudy.write_dataset"}

@@ -45,6 +45,8 @@ class Runner:
         self._execution = Execution.of(policy.algorithm, temperature)
         self._acting: Acting | None = None
         self._first = True
+        self._given: Any = None
+        """Shape of the observation that the episode began with."""
 
     def reset(
         self, observation: Any, info: Mapping[str, Any] | None = None, *, where: str = "this environment"
@@ -64,16 +66,22 @@ class Runner:
             made_for = f" (it was trained on {self.policy.env_name})" if self.policy.env_name else ""
             given = describe(shape_of(acting.shown()))
             raise UserError(f"the policy has observations {describe(wanted)}, {where} has {given}{made_for}")
-        self._acting, self._first = acting, True
+        self._acting, self._first, self._given = acting, True, shape_of(seen)
 
     def act(self, observation: Any) -> np.ndarray:
-        """Return the next action [A] float32, asking the policy where its last chunk is used up."""
+        """Return the next action [A] float32, asking the policy where its last chunk is used up.
+
+        UserError for an observation of another shape than the reset's.
+        """
         if self._acting is None:
             self.reset(observation)
         acting = self._acting
         assert acting is not None
+        seen = each(stored, observation)
+        if (given := shape_of(seen)) != self._given:
+            raise UserError(f"act() was given observations {describe(given)}, reset() {describe(self._given)}")
         if not self._first:
-            acting.see(each(stored, observation))
+            acting.see(seen)
         self._first = False
         self._decide(acting)
         return acting.next_action()

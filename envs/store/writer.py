@@ -68,7 +68,10 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         if restore_folder(self.path).exists() and not self._overwrite:
-            raise DatasetError(f"{self.path} exists already; remove it, choose another --name, or give --overwrite")
+            raise DatasetError(
+                f"{self.path} exists already; remove it, choose another --name, or give --overwrite (from Python"
+                " overwrite=True)"
+            )
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._placing.enter_context(replaced_folder(self.path))

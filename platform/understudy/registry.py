@@ -256,7 +256,8 @@ def plug_in_errors(called: Any = None) -> Generator[None]:
         own = [place for place in places if _within(place[0], _PLUG_INS)]
         if not own and not from_plug_in(called):
             raise
-        module, file, line = own[-1] if own else (type(called).__module__, *places[-1][1:])
+        kind = called if isinstance(called, type) else type(called)
+        module, file, line = own[-1] if own else (kind.__module__, *places[-1][1:])
         raise UserError(f"plug-in {module}: {type(error).__name__}: {_said(error)} ({file}, line {line})") from error
 
 

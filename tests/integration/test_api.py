@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -192,3 +193,27 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last() -> None:
             exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
     assert names["run"].status == "finished"
     assert -2000 < names["total"] <= 0
+
+
+def test_a_runner_refuses_an_observation_unlike_the_first(run) -> None:
+    runner = run.policy().runner()
+    runner.reset(np.zeros(3), {})
+    runner.act(np.zeros(3))
+    with pytest.raises(understudy.UserError, match=r"act\(\) was given observations \(4,\), reset\(\) \(3,\)"):
+        runner.act(np.zeros(4))
+
+
+def test_an_evaluation_in_an_environment_takes_the_commands_keys_and_refuses_others(run) -> None:
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=3)
+    _, episodes, _ = understudy.evaluate(run, env, eval_episodes=2)
+    assert len(episodes) == 2
+    with pytest.raises(understudy.UserError, match="did you mean 'num_eval_episodes'"):
+        understudy.evaluate(run, env, num_eval_episode=2)
+    with pytest.raises(understudy.UserError, match="an environment is needed, like gymnasium"):
+        understudy.evaluate(run, "Pendulum-v1")
+
+
+def test_one_episode_alone_is_no_list_of_episodes(tmp_path) -> None:
+    episode: Any = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1))}
+    with pytest.raises(understudy.UserError, match="give a list of them"):
+        understudy.write_dataset("one", episode, data_dir=tmp_path)

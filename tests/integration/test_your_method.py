@@ -91,6 +91,17 @@ def data(tmp_path_factory) -> str:
 SMALL = ("env_name=mine", "training_steps=6", "log_interval=2", "batch_size=16", "tracking_uri=none", "save_dir=runs")
 
 
+def test_a_loss_without_metrics_is_said_once(methods, say) -> None:
+    code = (methods / "my_method.py").read_text()
+    (methods / "my_broken.py").write_text(
+        re.sub(r"return loss, .*", "return loss", code).replace("huber_bc", "broken_bc")
+    )
+    refused = say("check", "algo=broken_bc")
+    assert refused.code == 1
+    assert "the loss of actor must return (loss, dict of metrics)" in refused.out
+    assert refused.out.count("FAILED") == 1
+
+
 def test_the_pages_method_passes_the_checks_and_one_that_keeps_state_does_not(methods, done, say) -> None:
     said = done("check", "algo=huber_bc", "lr=0.003")
     assert said.count("ok ") == 8

@@ -17,7 +17,8 @@ from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.errors import UnderstudyError
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator
-from understudy.registry import plug_in_errors
+from understudy.registry import from_plug_in, plug_in_errors
+from understudy.trainables.loops.dry_run import SAMPLES, try_algorithm
 from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION = 5, 3
@@ -98,7 +99,10 @@ def run_check(check: Check, kind: type[Algorithm], config: Any) -> str:
 
 
 def contract(kind: type[Algorithm], config: Any) -> Iterator[tuple[str, str]]:
-    """Yield what each check says, and what it found wrong, or ""."""
+    """Yield what each check says, and what it found wrong, or ""; one alone where a plug-in's functions are unfit."""
+    if from_plug_in(kind) and (unfit := run_check(RETURNS, kind, config)):
+        yield RETURNS[0], unfit
+        return
     for check in checks():
         yield check[0], run_check(check, kind, config)
 
@@ -116,6 +120,16 @@ def _train(pack: Pack, first: int, last: int) -> list[list[float]]:
 def _require(holds: bool, said: str) -> None:
     if not holds:
         raise CheckFailed(said)
+
+
+def _returns(algorithm: Algorithm) -> None:
+    batch = made_up(algorithm, 0, size=SAMPLES)
+    network = algorithm.network(torch.Generator().manual_seed(0))
+    try_algorithm(algorithm, network, {name: value[0] for name, value in batch.items()})
+
+
+RETURNS: Check = ("what its functions return has its form", _returns)
+"""Tried before the checks, which rest on it."""
 
 
 def _weights(algorithm: Algorithm) -> None:

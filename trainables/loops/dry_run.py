@@ -33,11 +33,11 @@ def try_plug_ins(spec: RunSpec, algorithm: Algorithm, network: nn.Module, window
         batch = windows.sample([0], 1, SAMPLES)
         batch = augment_batch(batch, spec.augment, [0], 1, obs_horizon=spec.data.obs_horizon)
     with plug_in_errors(algorithm):
-        _try_algorithm(algorithm, network, part_of(batch, 0))
+        try_algorithm(algorithm, network, part_of(batch, 0))
 
 
-def _try_algorithm(algorithm: Algorithm, network: nn.Module, batch: Batch) -> None:
-    """Take each phase's loss of one member's batch, and act."""
+def try_algorithm(algorithm: Algorithm, network: nn.Module, batch: Batch) -> None:
+    """Take each phase's loss of one member's batch, and act; UserError where what comes back is of another kind."""
     what = f"algorithm {algorithm.name!r} ({type(algorithm).__module__})"
     made = _module(network)
     if made is None or not any(item.requires_grad for item in made.parameters()):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from understudy.errors import UnderstudyError, UserError
+from understudy.errors import UnderstudyError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
@@ -182,7 +182,7 @@ def evaluate(
     videos of the first `num_video_episodes`); `action_dim`, which other tools ask for, is only checked.
     """
     if env is not None:
-        return _play(model, env, action_dim, **keys)
+        return _play(model, env, action_dim, **_of_playing(keys, env))
     from understudy.cli.evaluate import evaluate_model
 
     source = model.path if isinstance(model, Run | Sweep) else model
@@ -193,6 +193,18 @@ def evaluate(
 
 Played = tuple[dict[str, float], list[dict[str, Any]], list[Any]]
 """Means over episodes, the episodes' columns, videos."""
+
+
+def _of_playing(keys: dict[str, Any], env: Any) -> dict[str, Any]:
+    """Return the arguments of _play; UserError for another one, and for an environment's name."""
+    if not callable(getattr(env, "step", None)):
+        raise UserError(f"env={env!r:.60}: an environment is needed, like gymnasium.make(...) or MyEnv()")
+    keys = {{"eval_episodes": "num_eval_episodes", "eval_seed": "seed"}.get(key, key): keys[key] for key in keys}
+    taken = ("num_eval_episodes", "num_video_episodes", "video_frame_skip", "seed")
+    for key in keys:
+        if key not in taken:
+            raise UserError(f"evaluate(model, env) takes no {key!r}{did_you_mean(key, taken)}")
+    return keys
 
 
 def _play(
