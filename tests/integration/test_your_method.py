@@ -144,3 +144,8 @@ def test_a_policy_says_which_module_its_method_is_of_where_that_is_not_loaded(
 def test_a_path_that_is_not_there_is_one_line(say, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("UNDERSTUDY_PLUGINS", str(tmp_path / "nowhere.py"))
     refused(say("train", "algo=bc"), "no such file or folder")
+
+
+def test_a_method_that_learns_from_what_followed_a_chunk_is_checked(done) -> None:
+    said = done("check", "algo=flow_bc", "use_critic=true", "hidden_dims=[8]")
+    assert said.count("ok ") == 8
