@@ -345,8 +345,14 @@ def test_a_relative_sqlite_address_is_made_absolute_and_others_are_left() -> Non
 
 
 def test_run_pages_hold_no_password() -> None:
-    assert run_url("http://ada:pa55@host:81/", "1", "abc") == "http://host:81/#/experiments/1/runs/abc"
-    assert run_url("sqlite:////x/mlflow.db", "1", "abc") == "http://127.0.0.1:5000/#/experiments/1/runs/abc"
+    assert (
+        run_url("http://ada:pa55@host:81/", "1", "abc")
+        == "http://host:81/#/experiments/1/runs/abc?workflowType=machine_learning"
+    )
+    assert (
+        run_url("sqlite:////x/mlflow.db", "1", "abc")
+        == "http://127.0.0.1:5000/#/experiments/1/runs/abc?workflowType=machine_learning"
+    )
     assert without_secrets("postgresql+psycopg2://u:p@h/db and http://h") == "postgresql+psycopg2://h/db and http://h"
 
 

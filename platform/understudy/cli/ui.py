@@ -9,9 +9,6 @@ import typer
 from understudy.cli.output import console
 from understudy.cli.runs import SAVE_DIR, TRACKING_URI, existing_address
 
-TRAINING = "workflowType=machine_learning"
-"""Has MLflow's pages show what belongs to training models, in the place of their pages for language models."""
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -26,6 +23,7 @@ def ui(
     """Serve MLflow's pages for the embedded store, on 127.0.0.1 only."""
     from understudy.secrecy import without_secrets
     from understudy.tracking import check_port, list_runs, prepare, ui_command
+    from understudy.tracking.addresses import FOR_TRAINING
 
     check_port(port)
     address = existing_address(tracking_uri, save_dir)
@@ -34,7 +32,7 @@ def ui(
     found = list_runs(address, limit=1)
     page = ""
     if found and "#" in found[0]["url"]:
-        page = f"#{found[0]['url'].partition('#')[2].partition('/runs/')[0]}/runs?{TRAINING}"
+        page = f"#{found[0]['url'].partition('#')[2].partition('/runs/')[0]}/runs?{FOR_TRAINING}"
     console.print(
         f"MLflow on http://127.0.0.1:{port}/{page} (stop with Ctrl-C); store {without_secrets(address)}", soft_wrap=True
     )

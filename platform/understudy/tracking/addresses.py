@@ -114,10 +114,14 @@ def reachable_artifacts(tracking_uri: str, artifact_uri: str) -> str:
     return f"{root}/{urlsplit(artifact_uri).path.lstrip('/')}"
 
 
+FOR_TRAINING = "workflowType=machine_learning"
+"""Has MLflow's pages show a training's menu, not that of language models."""
+
+
 def run_url(tracking_uri: str, experiment_id: str, run_id: str) -> str:
     """Return the run's page: on the server, or, for an embedded store, where `understudy ui` will serve it."""
     base = tracking_uri.rstrip("/") if tracking_uri.startswith("http") else f"http://{UI_HOST}:{UI_PORT}"
-    return f"{without_secrets(base)}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{without_secrets(base)}/#/experiments/{experiment_id}/runs/{run_id}?{FOR_TRAINING}"
 
 
 def check_reachable(tracking_uri: str, seconds: float = ANSWER_SECONDS) -> None:
