@@ -11,6 +11,7 @@ import logging
 import queue
 import shlex
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ from understudy.errors import UnderstudyError, UserError
 
 STATUS = {"SUCCEEDED": "FINISHED"}
 ANSWER_SECONDS = 10
+AGENT_SECONDS = 120
+"""How long a head's agent, which starts jobs, is waited for."""
+NO_AGENT = "No available agent"
+"""What Ray's job server says until it is there."""
 SAVE_SECONDS = 30
 """Seconds that a stopped job has to write its trials' checkpoints, on heads that understudy started."""
 
@@ -88,13 +93,25 @@ class JobServer:
             known = {item.submission_id for item in self._client.list_jobs()}
             if job.id in known:
                 raise UserError(f"{self.address} has a job {job.id} already: give another --name, or resume that one")
-            self._client.submit_job(
-                submission_id=job.id,
-                entrypoint=shlex.join(job.command(self.python)),
-                runtime_env={"working_dir": str(code), "env_vars": job.variables},
-                metadata={LABEL: job.model_dump_json()},
-            )
+            self._start(job, code)
         return {"dashboard": f"{self.address}/#/jobs/{job.id}"}
+
+    def _start(self, job: Job, code: Path) -> None:
+        """Start the driver; a head that has just come up has no agent for a while, and says to try again."""
+        ends = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._client.submit_job(
+                    submission_id=job.id,
+                    entrypoint=shlex.join(job.command(self.python)),
+                    runtime_env={"working_dir": str(code), "env_vars": job.variables},
+                    metadata={LABEL: job.model_dump_json()},
+                )
+                return
+            except RuntimeError as error:
+                if NO_AGENT not in str(error) or time.monotonic() > ends:
+                    raise
+            time.sleep(1.0)
 
     def jobs(self) -> list[JobState]:
         """Return the jobs that were submitted, oldest first."""
