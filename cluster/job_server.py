@@ -93,10 +93,10 @@ class JobServer:
             known = {item.submission_id for item in self._client.list_jobs()}
             if job.id in known:
                 raise UserError(f"{self.address} has a job {job.id} already: give another --name, or resume that one")
-            self._start(job, code)
+            self._start_driver(job, code)
         return {"dashboard": f"{self.address}/#/jobs/{job.id}"}
 
-    def _start(self, job: Job, code: Path) -> None:
+    def _start_driver(self, job: Job, code: Path) -> None:
         """Start the driver; a head that has just come up has no agent for a while, and says to try again."""
         ends = time.monotonic() + AGENT_SECONDS
         while True:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -120,7 +122,8 @@ class Batches:
                 multiprocessing_context="spawn",
                 worker_init_fn=_start_worker,
             )
-            self._iterator = iter(loader)
+            with _told_by_next():
+                self._iterator = iter(loader)
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on with the next batch."""
@@ -164,6 +167,20 @@ def loader_workers(spec: RunSpec, data: Data) -> int:
     if spec.placement.loader_workers >= 0:
         return spec.placement.loader_workers
     return max(1, spec.placement.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0
+
+
+@contextmanager
+def _told_by_next() -> Generator[None]:
+    """Leave the handler of ended children as it was: torch's raises wherever the trainer is just then.
+
+    A worker's death is found without it, by the next batch.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _start_worker(number: int) -> None:
