@@ -91,6 +91,13 @@ def test_a_zarr_that_claims_more_than_it_can_hold_is_refused(shape, chunks, tmp_
         read_all(folder)
 
 
+@pytest.mark.parametrize(("shape", "chunks"), [([-5, 2], [4, 2]), ([4, 2], [0, 2]), ([4, 2], [4]), ([4, 2], [4, -1])])
+def test_a_zarr_of_impossible_sizes_is_one_line(shape, chunks, tmp_path: Path) -> None:
+    folder = zarr_of(tmp_path, shape, chunks, None, bytes(32))
+    with pytest.raises(DatasetError, match=r"demos\.zarr: array 'state' of shape"):
+        read_all(folder)
+
+
 def test_an_npz_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
     file = lying_npz(tmp_path, 2**32 - 2**20)
     with pytest.raises(DatasetError, match=r"demos\.npz: its arrays claim 4\.3 GB"), open_tree(file, "npz") as tree:

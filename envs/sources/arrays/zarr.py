@@ -79,6 +79,8 @@ class ZarrArray:
         self.shape = tuple(int(size) for size in about["shape"])
         self.dtype = np.dtype(about["dtype"])
         self._chunks = tuple(int(size) for size in about["chunks"])
+        if len(self._chunks) != len(self.shape) or min(self._chunks, default=1) < 1 or min(self.shape, default=0) < 0:
+            raise WrongContent(f"array {name!r} of shape {list(self.shape)} in chunks of {list(self._chunks)}")
         self._order, self._codec = about.get("order", "C"), about.get("compressor")
         self._fill, self._separator = about.get("fill_value") or 0, about.get("dimension_separator", ".")
         if about.get("filters"):
