@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -126,6 +127,8 @@ class RollingWriter:
         self._error: BaseException | None = None
         self._busy = self._closing = False
         self._thread = threading.Thread(target=self._work, name="understudy-checkpoints", daemon=True)
+        self.seconds: float | None = None
+        """What the newest one took to be written, with `before` and `after`; None before the first."""
 
     def __enter__(self) -> RollingWriter:
         self._thread.start()
@@ -169,10 +172,12 @@ class RollingWriter:
                     return
                 (step, state, before, after), self._waiting = self._waiting, None
                 self._busy = True
+            began = time.monotonic()
             try:
                 before()
                 save_rolling(self._folder, step, state)
                 after()
+                self.seconds = time.monotonic() - began
             except BaseException as error:  # noqa: BLE001  (raised in the thread that trains)
                 self._error = error
             with self._changed:

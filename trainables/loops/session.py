@@ -20,6 +20,7 @@ from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.runs.stop import Notice
 from understudy.trainables.loops.evaluation import Evaluator
 from understudy.trainables.loops.exchange import Exchange
+from understudy.trainables.loops.exporting import Export
 from understudy.trainables.loops.hooks import (
     Checkpoint,
     Evaluate,
@@ -130,6 +131,7 @@ def _hooks(
         Keep(training),
         Exchange(training, logs),
         checkpoint,
+        Export(training, speed, lambda: writer.seconds),
         Report(training, caller.report),
     ]
     return hooks, stop

@@ -211,6 +211,8 @@ class Speed:
 
     def __init__(self, training: Training, batches: Waits) -> None:
         self._training, self._batches = training, batches
+        self.measured: tuple[float, float] | None = None
+        """What `measure` returned last."""
         self.mark()
 
     def mark(self) -> None:
@@ -220,7 +222,7 @@ class Speed:
     def measure(self) -> tuple[float, float]:
         """Return (steps per second, share of the time that was waited), and start anew."""
         seconds = max(time.perf_counter() - self._time, 1e-9)
-        measured = (
+        self.measured = measured = (
             (self._training.step - self._step) / seconds,
             min((self._batches.waited - self._waited) / seconds, 1.0),
         )
