@@ -38,7 +38,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     made.filters.update(ago=ago, figure=figure, number=number, thousands=thousands)
     made.globals.update(
         address=address, objective_text=objective_text, static=static_address, styles=STYLES, scripts=SCRIPTS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from understudy.dashboards.reading.runs import (
     RunView,
     evaluation_curve,
     last_metrics,
+    log_lines,
     quiet_for,
     read_run,
     seed_curves,
@@ -26,6 +28,7 @@ from understudy.dashboards.reading.sweeps import read_sweep
 from understudy.dashboards.rendering import render
 from understudy.dashboards.site import Site
 from understudy.runs.results import objective_name
+from understudy.runs.run_log import LOG
 
 WHERE = ("save_dir", "data_dir", "tracking_uri", "project", "run_group", "cpus", "gpus", "device", "seeds", "seed")
 """Keys that say where, not what: no difference between two configurations."""
@@ -77,7 +80,21 @@ def values_of(site: Site, run: RunView, path: str) -> dict[str, Any]:
             "seeds": seed_curves(files, run),
         },
         "videos": _videos(site, run),
+        "log": log_lines(run),
+        "reason": reason_of(run, step_of(files, run), metrics, name),
     }  # fmt: skip
+
+
+def reason_of(run: RunView, step: int, metrics: Mapping[str, float], name: str | None) -> str:
+    """Return why a run was not trained to its end, in words; "" for one that was, or may be yet."""
+    if run.status == "failed":
+        return run.error or f"it failed after {step} of {run.total} steps, and no reason is written down"
+    if run.status == "stopped":
+        score = f", at {name} {metrics[name]:.3g}" if name and name in metrics else ""
+        return f"stopped by ASHA after {step} of {run.total} steps{score}: others did better with as many"
+    if run.status == "interrupted":
+        return run.error or f"interrupted after {step} of {run.total} steps; `understudy resume` goes on with it"
+    return ""
 
 
 def _run(request: Request, site: Site) -> tuple[RunView, str]:
@@ -88,7 +105,7 @@ def _run(request: Request, site: Site) -> tuple[RunView, str]:
 
 
 def _version(run: RunView) -> str:
-    names = ("run.json", "timing.csv", "eval.csv", "episodes.arrow")
+    names = ("run.json", "timing.csv", "eval.csv", "episodes.arrow", LOG)
     return f"{hash(tuple(signature(run.path / name) for name in names)) & 0xFFFFFFFFFFFF:x}"
 
 
@@ -129,8 +146,8 @@ def _seed_rows(files: Files, run: RunView, name: str | None) -> list[dict[str, A
     rows: list[dict[str, Any]] = []
     for seed in run.seeds:
         folder = run.member(seed)
-        last = files.csv(folder / "eval.csv").last()
-        losses = next((row for kind in LOSSES if (row := files.csv(folder / f"{kind}.csv").last())), {})
+        last = files.last(folder / "eval.csv")
+        losses = next((row for kind in LOSSES if (row := files.last(folder / f"{kind}.csv"))), {})
         loss = next((key for key in losses if key.endswith("loss")), None)
         rows.append(
             {"seed": seed, "value": last.get(name or ""), "loss": losses.get(loss or ""), "step": last.get("step")}

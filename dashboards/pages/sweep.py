@@ -12,7 +12,7 @@ from understudy.dashboards.pages.sweep_data import axes_of, data_of
 from understudy.dashboards.pages.verdict import verdict_of
 from understudy.dashboards.places import Missing, Root, address
 from understudy.dashboards.reading.files import Files
-from understudy.dashboards.reading.runs import shown_keys
+from understudy.dashboards.reading.runs import log_lines, shown_keys
 from understudy.dashboards.reading.sweeps import SweepView, TrialView, read_sweep, version_of
 from understudy.dashboards.rendering import render
 from understudy.dashboards.site import Site
@@ -21,6 +21,8 @@ LIVE_SECONDS, LONGEST_SECONDS = 3.0, 60.0
 """How often a page asks whether anything has changed, at most and at least."""
 MOST_ROWS = 100
 """Trials in the table, unless all are asked for."""
+LOGS, LOG_LINES = 20, 8
+"""Failed trials whose logs stand in the page, and how much of each."""
 SHARE = 1 / 150
 """How much of a CPU asking may take."""
 
@@ -72,9 +74,10 @@ def values_of(
         "rows": [_row(sweep, trial, axes, root) for trial in (sweep.ranked if every else sweep.ranked[:MOST_ROWS])],
         "ended_early": [trial for trial in sweep.trials if trial.status in ("failed", "stopped", "interrupted")],
         "why": _why(sweep),
+        "logs": _logs(sweep),
         "keys": shown_keys(sweep.keys),
         "tracking": tracking_command(sweep),
-        "trial_href": {trial.number: _href(trial, root) for trial in sweep.trials},
+        "href": lambda trial: _href(trial, root),
     }
 
 
@@ -118,6 +121,12 @@ def _why(sweep: SweepView) -> dict[int, str]:
         elif trial.status in ("failed", "interrupted"):
             found[trial.number] = trial.error or f"{trial.status} after {trial.step} of {trial.run.total} steps"
     return found
+
+
+def _logs(sweep: SweepView) -> dict[int, list[str]]:
+    """Return the last lines of the logs of the first trials that failed or were interrupted."""
+    ended = [trial for trial in sweep.trials if trial.status in ("failed", "interrupted")]
+    return {trial.number: log_lines(trial.run, LOG_LINES) for trial in ended[:LOGS]}
 
 
 def tracking_command(sweep: SweepView) -> str:

@@ -13,6 +13,8 @@ from understudy.dashboards.reading.sweeps import SweepView, TrialView, curve_of,
 from understudy.sweeping.format import number
 from understudy.sweeping.words import difference_of, shown_name
 
+POINTS = 100
+"""Points of a curve that is one of many."""
 SHOWN_CURVES = 20
 """Trials whose curves come with the page; the others' when they are asked for."""
 
@@ -28,7 +30,7 @@ def data_of(files: Files, sweep: SweepView, curves: int = SHOWN_CURVES) -> dict[
         "best": leader.number if leader else None,
         "axes": axes,
         "trials": [_row(sweep, trial, axes) for trial in sweep.trials],
-        "curves": {trial.number: curve_of(files, sweep, trial) for trial in chosen_curves(sweep)[:curves]},
+        "curves": {trial.number: _curve(files, sweep, trial) for trial in chosen_curves(sweep)[:curves]},
         "importance": [asdict(item) for item in importance_of(sweep)],
         "candidates": candidates(sweep),
         "pareto": pareto(sweep),
@@ -72,6 +74,14 @@ def _row(sweep: SweepView, trial: TrialView, axes: list[dict[str, Any]]) -> dict
         "lo": _digits(metrics.get(f"{name}_low")),
         "hi": _digits(metrics.get(f"{name}_high")),
     }
+
+
+def _curve(files: Files, sweep: SweepView, trial: TrialView) -> dict[str, list[float | None]]:
+    """Return a trial's curve: the chosen one's with its band, any other's in fewer points and without."""
+    if sweep.leader is not None and trial.number == sweep.leader.number:
+        return curve_of(files, sweep, trial)
+    found = curve_of(files, sweep, trial, POINTS)
+    return {"step": found["step"], "mean": found["mean"]}
 
 
 def chosen_curves(sweep: SweepView) -> list[TrialView]:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 KEPT_JSON = 40_000
 """Small files that are remembered: two of each of 10,000 runs, and more."""
 KEPT_CSV = 4_000
+TAIL = 1 << 16
+"""Bytes of a csv's end that hold at least one row."""
 Signature = tuple[int, int, int]
 
 
@@ -67,6 +69,7 @@ class Files:
     def __init__(self) -> None:
         self._json: OrderedDict[Path, tuple[Signature, Loaded]] = OrderedDict()
         self._csv: OrderedDict[Path, Columns] = OrderedDict()
+        self._last: dict[Path, tuple[Signature | None, dict[str, float]]] = {}
         self._made: dict[Path, tuple[object, Any]] = {}
         self._lock = threading.RLock()
 
@@ -96,6 +99,14 @@ class Files:
             held = self._made[path] = (state, make())
         return held[1]
 
+    def last(self, path: Path) -> dict[str, float]:
+        """Return a csv's last whole row without what is unknown in it; {} where there is none."""
+        now = signature(path)
+        held = self._last.get(path)
+        if held is None or held[0] != now:
+            held = self._last[path] = (now, _last_row(path))
+        return held[1]
+
     def csv(self, path: Path) -> Columns:
         """Return a csv's columns; only what was appended since the last call is read and parsed."""
         now = signature(path)
@@ -112,6 +123,25 @@ class Files:
             while len(self._csv) > KEPT_CSV:
                 self._csv.popitem(last=False)
             return held
+
+
+def _last_row(path: Path) -> dict[str, float]:
+    """Return the last whole row of a csv, of which no more than its first line and its end are read."""
+    try:
+        with open(path, "rb") as file:
+            names = file.readline()
+            end = file.seek(0, os.SEEK_END)
+            begin = file.seek(max(len(names), end - TAIL))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return {}
+    width = names.count(b",") + 1
+    whole = [line for line in lines[1 if begin > len(names) else 0 : -1] if line.count(b",") == width - 1]
+    if not whole or not names.endswith(b"\n"):
+        return {}
+    cells = zip(names.decode("utf-8", "replace").strip().split(","), whole[-1].split(b","), strict=True)
+    found = {name: _number(cell) for name, cell in cells}
+    return {name: value for name, value in found.items() if value == value}
 
 
 def _read_on(path: Path, held: Columns) -> Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from understudy.dashboards.reading.files import Columns, Files, signature
+from understudy.runs.origin import EARLIER, ORIGIN
 from understudy.runs.results import objective_name
+from understudy.runs.run_log import LOG
 from understudy.secrecy import is_secret, without_secrets
 
 WORDS = {"finished": "complete", "": "waiting"}
@@ -20,6 +23,8 @@ WORDS = {"finished": "complete", "": "waiting"}
 QUIET_SECONDS = 180.0
 """A running run that wrote nothing for so long is said to be quiet: its process may be gone."""
 LOSSES = ("train", "offline_agent", "online_agent")
+LOG_BYTES, LOG_WIDTH = 1 << 15, 500
+"""How much of a log's end is read, and of one line of it."""
 SHOWN_POINTS = 500
 """Points of a curve that are sent; of more, the lowest and highest of each stretch."""
 
@@ -74,6 +79,23 @@ class RunView:
             return ""
         return without_secrets(text) if text.startswith(("http://", "https://")) else ""
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Which code made it, and on what, by name; {} for runs of versions that did not note it."""
+        held = self.state.get(ORIGIN)
+        if not isinstance(held, Mapping):
+            return {}
+        commit = str(held.get("commit") or "")
+        code = {"commit": commit + (" with changes" if held.get("dirty") and commit else "")}
+        others = {str(key): str(value) for key, value in held.items() if key not in ("commit", "dirty")}
+        return {key: value for key, value in {**code, **others}.items() if value}
+
+    @property
+    def earlier_commits(self) -> list[str]:
+        """The commits that it was trained at before it went on at another."""
+        held = self.state.get(EARLIER)
+        return [str(commit) for commit in held] if isinstance(held, list) else []
+
     def member(self, seed: int) -> Path:
         """Return the folder of one seed's files."""
         return self.path if len(self.seeds) == 1 else self.path / f"sd{seed:03d}"
@@ -88,16 +110,28 @@ def read_run(files: Files, folder: Path) -> RunView:
     return RunView(folder, flags.data, state.data, tuple(problems))
 
 
+def log_lines(run: RunView, most: int = 30) -> list[str]:
+    """Return the last lines of a run's log; [] where it has none."""
+    try:
+        with open(run.path / LOG, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            begin = file.seek(max(0, end - LOG_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [without_secrets(line[:LOG_WIDTH]) for line in (lines[1:] if begin else lines)[-most:]]
+
+
 def step_of(files: Files, run: RunView) -> int:
     """Return the last step that a run has written."""
-    timed = files.csv(run.path / "timing.csv").last().get("step", 0.0)
-    evaluated = files.csv(run.path / "eval.csv").last().get("step", 0.0)
+    timed = files.last(run.path / "timing.csv").get("step", 0.0)
+    evaluated = files.last(run.path / "eval.csv").get("step", 0.0)
     return max(whole(run.state.get("step")), int(timed), int(evaluated))
 
 
 def speed_of(files: Files, run: RunView) -> float:
     """Return the last steps a second that a run has written; 0 where it has none."""
-    return files.csv(run.path / "timing.csv").last().get("steps_per_sec", 0.0)
+    return files.last(run.path / "timing.csv").get("steps_per_sec", 0.0)
 
 
 def quiet_for(run: RunView) -> float:
@@ -112,22 +146,28 @@ def quiet_for(run: RunView) -> float:
 
 def last_metrics(files: Files, run: RunView) -> dict[str, float]:
     """Return what a run came to, or its last evaluation so far."""
-    return run.metrics or files.csv(run.path / "eval.csv").last()
+    return run.metrics or files.last(run.path / "eval.csv")
 
 
-def evaluation_curve(files: Files, run: RunView, name: str | None = None) -> dict[str, list[float | None]]:
-    """Return the mean over seeds of a metric at each evaluation with its interval's ends: step, mean, low, high."""
+def evaluation_curve(
+    files: Files, run: RunView, name: str | None = None, most: int = SHOWN_POINTS
+) -> dict[str, list[float | None]]:
+    """Return the mean over seeds of a metric at each evaluation with its interval's ends: step, mean, low, high.
+
+    Of more than `most` evaluations those where the mean is lowest and highest in its stretch.
+    """
     table = files.csv(run.path / "eval.csv")
     name = name or objective_name(dict.fromkeys(table.names, 0.0))
     steps, mean = table.get("step"), table.get(name or "")
     if steps is None or mean is None:
         return {"step": [], "mean": [], "low": [], "high": []}
     low, high = table.get(f"{name}_low"), table.get(f"{name}_high")
+    kept = peaks(mean, most)
     return {
-        "step": plain(steps),
-        "mean": plain(mean),
-        "low": plain(mean if low is None else low),
-        "high": plain(mean if high is None else high),
+        "step": plain(steps[kept]),
+        "mean": plain(mean[kept]),
+        "low": plain((mean if low is None else low)[kept]),
+        "high": plain((mean if high is None else high)[kept]),
     }
 
 
@@ -153,9 +193,15 @@ def thinned(table: Columns, name: str) -> tuple[list[float | None], list[float |
     steps, values = table.get("step"), table.get(name)
     if steps is None or values is None or not len(steps):
         return [], []
-    if len(steps) <= SHOWN_POINTS:
-        return plain(steps), plain(values)
-    edges = np.linspace(0, len(steps), SHOWN_POINTS // 2 + 1).astype(int)
+    kept = peaks(values, SHOWN_POINTS)
+    return plain(steps[kept]), plain(values[kept])
+
+
+def peaks(values: np.ndarray, most: int) -> np.ndarray:
+    """Return the places of at most `most` values: all of them, or the lowest and highest of each stretch."""
+    if len(values) <= most:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), most // 2 + 1).astype(int)
     chosen: list[int] = []
     for begin, end in itertools.pairwise(edges.tolist()):
         part = values[begin:end]
@@ -163,7 +209,7 @@ def thinned(table: Columns, name: str) -> tuple[list[float | None], list[float |
             chosen.append(int(begin))
             continue
         chosen += sorted({int(begin + np.nanargmin(part)), int(begin + np.nanargmax(part))})
-    return plain(steps[chosen]), plain(values[chosen])
+    return np.array(chosen)
 
 
 def shown_keys(keys: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from understudy.dashboards.reading.files import Files, signature
 from understudy.dashboards.reading.runs import (
+    SHOWN_POINTS,
     RunView,
     evaluation_curve,
     last_metrics,
@@ -165,11 +166,13 @@ def version_of(files: Files, sweep: SweepView) -> str:
     return f"{hash(tuple(seen)) & 0xFFFFFFFFFFFF:x}-{len(sweep.trials)}"
 
 
-def curve_of(files: Files, sweep: SweepView, trial: TrialView) -> dict[str, list[float | None]]:
+def curve_of(
+    files: Files, sweep: SweepView, trial: TrialView, most: int = SHOWN_POINTS
+) -> dict[str, list[float | None]]:
     """Return a trial's objective at each evaluation, over all its seeds, with the interval."""
     name = sweep.objective
     if len(trial.packs) == 1:
-        return evaluation_curve(files, trial.run, name)
+        return evaluation_curve(files, trial.run, name, most)
     rows = _episodes(trial.packs)
     steps, found = values_of(rows, "step"), {"step": [], "mean": [], "low": [], "high": []}
     for step in steps:

@@ -25,9 +25,8 @@
     for (const part of parts) if (part.destroy) part.destroy();
     parts = [];
     if (!data) return;
-    const hrefs = JSON.parse(document.getElementById("data").dataset.hrefs || "{}");
-    const linked = Object.values(hrefs).some(Boolean);
-    const go = linked ? (number) => { if (hrefs[number]) location.href = hrefs[number]; } : null;
+    const trials = document.getElementById("data").dataset.trials;
+    const go = trials ? (number) => { location.href = trials + String(number).padStart(4, "0"); } : null;
     for (const holder of document.querySelectorAll("[data-plot]")) {
       holder.replaceChildren();
       const tools = { say: readout(holder.dataset.plot), light, go };

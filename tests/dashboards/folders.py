@@ -94,6 +94,6 @@ def data_in(page: str) -> dict[str, Any]:
     import html
     import re
 
-    found = re.search(r'data-json="([^"]*)"', page)
+    found = re.search(r"data-json='([^']*)'", page)
     assert found is not None
     return json.loads(html.unescape(found[1]))

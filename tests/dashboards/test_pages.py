@@ -209,3 +209,48 @@ def test_looking_changes_no_file(tmp_path: Path, opened: Open) -> None:
     for address in ("/", "/sweep/sweep_1", "/run/sweep_1/trials/0001", "/data/sweep/sweep_1"):
         assert pages.get(address).status_code == 200
     assert state() == before
+
+
+def test_a_failed_trial_has_its_reason_and_the_last_lines_of_its_log(tmp_path: Path, opened: Open) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1", trials=3)
+    failed = sweep / "trials" / "0001"
+    write_json(failed / "run.json", {"status": "failed", "step": 200, "error": "ValueError: no such gripper"})
+    lines = [f"line {number}" for number in range(100)] + [f"\x1b[31m{SCRIPT}", "ValueError: no such gripper"]
+    (failed / "log.txt").write_text("\n".join(lines) + "\n")
+    write_json(sweep / "trials" / "0002" / "run.json", {"status": "stopped", "step": 100})
+    pages = opened(tmp_path)
+    page = pages.get("/run/sweep_1/trials/0001").text
+    log = page.partition('<pre class="log"')[2].partition("</pre>")[0]
+    assert 'class="problem">ValueError: no such gripper' in page
+    assert log.count("line ") == 28
+    assert "\\x1b[31m&lt;script&gt;" in log
+    assert "stopped by ASHA after" in pages.get("/run/sweep_1/trials/0002").text
+    whole = pages.get("/sweep/sweep_1").text
+    assert "line 99" in whole
+    assert "line 90" not in whole
+
+
+def test_a_run_shows_its_commit_and_what_it_ran_on(tmp_path: Path, opened: Open) -> None:
+    origin = {"commit": "0123456789abcdef", "dirty": True, "host": SCRIPT, "python": "3.12.1", "torch": "2.9.0"}
+    make_run(tmp_path / "run_1", state={"origin": origin, "earlier_commits": ["feedbeef"]})
+    page = opened(tmp_path).get("/run/run_1").text
+    assert "0123456789abcdef with changes" in page
+    assert "trained at feedbeef" in page
+    assert "2.9.0" in page
+    assert "<script>alert" not in page
+    make_run(tmp_path / "run_2", state={"origin": [3]})
+    assert opened(tmp_path).get("/run/run_2").status_code == 200
+
+
+def test_a_curve_of_many_evaluations_keeps_its_peaks_in_few_points(tmp_path: Path, opened: Open) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1", trials=2)
+    for trial in sweep.glob("trials/*"):
+        head = "step,return,length,success,success_low,success_high\n"
+        rows = [f"{step},1,30,{1 if step == 5003 else 0.5},0.4,0.6" for step in range(10_000)]
+        (trial / "eval.csv").write_text(head + "\n".join(rows) + "\n")
+    pages = opened(tmp_path)
+    curves = data_in(pages.get("/sweep/sweep_1").text)["curves"]
+    assert max(curves["0"]["mean"]) == 1
+    assert len(curves["0"]["step"]) <= 100
+    assert len(curves["1"]["low"]) <= 500  # the chosen one, with its band
+    assert len(pages.get("/sweep/sweep_1").content) < 60_000

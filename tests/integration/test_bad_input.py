@@ -320,7 +320,10 @@ def test_a_disk_that_fills_up_during_training_ends_it_in_one_line_and_resume_goe
     code, err = run_limited(*TRAIN, *words, cwd=tmp_path, size=100_000)
     refused(Said(code, "", err), "no space left while writing", code=1)
     folder = only(tmp_path / "runs")
-    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    state = json.loads((folder / "run.json").read_text())
+    assert state["status"] == "failed"
+    assert state["origin"]["torch"]
+    assert "StorageError: no space left while writing" in (folder / "log.txt").read_text()
     assert not list(folder.rglob("*.tmp")) + list(folder.rglob("*.pt")), "a file was left half-written"
     assert [row["step"] for row in read_csv(folder / "train.csv")] == [10, 20]
     said = say("resume", str(folder))

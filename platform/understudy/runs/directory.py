@@ -7,6 +7,7 @@
         pbt.csv           a population's exchanges, where there is one
         checkpoint_N.pt   kept checkpoints          final_model.pt   the last one
         run.json          status, MLflow run id     tracking_url.txt
+        log.txt           warnings, and why it ended where it did not end well
         resume/           rolling checkpoints, gone when the run has finished (online: kept with the replay buffer)
 
 With several seeds the per-seed files stand in sd000/, sd001/, ..., each as if its seed had been run alone, and

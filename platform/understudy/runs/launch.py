@@ -16,11 +16,12 @@ from typing import Any
 from understudy import tracking
 from understudy.errors import Stopped, StorageError, TrackingError, UnderstudyError
 from understudy.files import write_atomic
-from understudy.runs import mirror, stop
+from understudy.runs import mirror, run_log, stop
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Trains, make_loop
 from understudy.runs.noting import note_dataset, note_finished
 from understudy.runs.on_ray import check_launcher, train_on_ray
+from understudy.runs.origin import origin_changes
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
 from understudy.spec.run import RunSpec
 from understudy.tracking import Tracked
@@ -47,7 +48,7 @@ def launch(
         mirror.attach(run, spec)
         if run.state().get("status") == "finished":
             return _finished(spec, run, parent_run_id, report)
-        with stop.on_signals(run.path):
+        with stop.on_signals(run.path), run_log.kept(run.path):
             check_launcher(spec)
             stop.check_signals()
             tracked = _begin(spec, run, name, parent_run_id)
@@ -76,6 +77,7 @@ def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | No
         error=None,
         pid=os.getpid(),
         shipped=False,
+        **origin_changes(state),
     )
     if state.get("lineage"):
         tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
@@ -90,13 +92,15 @@ def _ending(run: RunDir, tracked: Tracked) -> Generator[None]:
     """Note in run.json and in MLflow how a training ended that did not finish."""
     try:
         yield
-    except Stopped:
+    except Stopped as error:
         run.update_state(status="interrupted")
+        run_log.note(run.path, f"interrupted: {error}")
         _close(run, tracked, "KILLED")
         raise
     except Exception as error:
         message = str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}"
         _note(run, status="failed", error=message)
+        run_log.note_error(run.path, error)
         tracked.set_tags({"error": message})
         _close(run, tracked, "FAILED")
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from understudy import errors
 from understudy.errors import UnderstudyError, UserError
-from understudy.runs import ray_processes
+from understudy.runs import ray_processes, run_log
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import make_loop
 from understudy.runs.ray_start import cluster_resources, start_ray
@@ -83,8 +84,9 @@ def _ray_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     try:
-        loop = make_loop(build_run(config["spec"]))
-        result = loop.run(Path(config["path"]), grid=config["grid"], rank=rank, world=world)
+        with run_log.kept(Path(config["path"])) if rank == 0 else contextlib.nullcontext():
+            loop = make_loop(build_run(config["spec"]))
+            result = loop.run(Path(config["path"]), grid=config["grid"], rank=rank, world=world)
         outcome = {**asdict(result), "path": str(result.path)}
     except UnderstudyError as error:
         outcome = {"error": str(error), "kind": type(error).__name__}
