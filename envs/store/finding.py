@@ -6,7 +6,8 @@ from pathlib import Path
 
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest
 from understudy.errors import DatasetError, did_you_mean
-from understudy.files import restore_folder, restore_folders, user_path
+from understudy.files import user_path
+from understudy.folders import restore_folder, restore_folders
 
 
 def list_stores(data_dir: str | Path) -> list[Manifest]:

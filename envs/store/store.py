@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.errors import DatasetError, did_you_mean
-from understudy.files import parse_json, restore_folder, user_path
+from understudy.files import parse_json, user_path
+from understudy.folders import restore_folder
 
 if TYPE_CHECKING:
     from understudy.envs.store.frames import Frames

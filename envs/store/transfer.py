@@ -18,7 +18,8 @@ from understudy.envs.store.origins import check_unchanged, record
 from understudy.envs.store.store import JPEG, EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import restore_folder, user_path
+from understudy.files import user_path
+from understudy.folders import restore_folder
 from understudy.registry import sources
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from understudy.envs.store.store import (
     digest,
 )
 from understudy.errors import DatasetError
-from understudy.files import replaced_folder, restore_folder, sha256, storage_errors, sync_folder, user_path
+from understudy.files import sha256, storage_errors, sync_folder, user_path
+from understudy.folders import replaced_folder, restore_folder
 
 
 class StoreWriter:

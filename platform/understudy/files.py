@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
-import socket
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -22,11 +17,8 @@ from filelock import FileLock, Timeout
 from understudy.errors import StorageError, UserError
 
 T = TypeVar("T")
-ASIDE = ".old"
-"""Suffix of a folder that another one is about to replace."""
-_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}(?P<kind>\.old)?")
-_SWAP_SECONDS = 10.0
-"""Two renames take less, on any file system: a folder that has been aside for longer was left by a killed process."""
+_WRITTEN_SECONDS = 60.0
+"""A temporary file that nothing was written to for as long is nobody's."""
 
 
 def home() -> Path:
@@ -130,127 +122,15 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         sync_folder(path.parent)
 
 
-@contextmanager
-def replaced_folder(path: Path) -> Generator[Path]:
-    """Give an empty folder beside `path`: it takes its place when the block ends well, and vanishes when it does not.
+def remove_half_written(folder: Path) -> None:
+    """Remove the temporary files that a killed `write_atomic` of any host left in a folder that this process holds.
 
-    What was at `path` stays until then. It is renamed aside for an instant: when its place cannot be taken it comes
-    back, and when the process is killed in between `restore_folder` brings it back. A link is followed.
+    Those of the last minute stay: a driver writes small files into the folders of its trials.
     """
-    target = Path(os.path.realpath(path))
-    beside = target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{secrets.token_hex(4)}")
-    parents = [folder for folder in target.parents if not folder.exists()]
-    try:
-        with storage_errors(path):
-            restore_folder(target)
-            _remove_abandoned(target)
-            beside.mkdir(parents=True)
-        yield beside
-        with storage_errors(path):
-            _take_place(beside, target)
-            sync_folder(target.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        for folder in parents:
-            with suppress(OSError):  # not there, or others have put something in it meanwhile
-                folder.rmdir()
-        raise
-
-
-def restore_folder(path: Path) -> Path:
-    """Return `path`, after bringing back what a process that was killed while it replaced it had set aside."""
-    target = Path(os.path.realpath(path))
-    if target.exists() or not target.parent.is_dir():
-        return path
-    for aside in _left_beside(target, ASIDE):
-        if _may_be_in_use(aside):
-            continue
-        try:
-            aside.rename(target)
-        except OSError as error:
-            if target.exists():  # another process was quicker
-                break
-            raise StorageError(
-                f"{path}: what was there lies in {aside}, where a killed process left it, and cannot be renamed"
-                f" ({error.strerror}); rename it yourself"
-            ) from error
-        break
-    return path
-
-
-def restore_folders(parent: Path) -> None:
-    """Bring back every folder of `parent` that a killed process had set aside."""
-    found = (_LEFT.fullmatch(folder.name) for folder in parent.glob(f".*{ASIDE}"))
-    for name in {match["name"] for match in found if match}:
-        restore_folder(parent / name)
-
-
-def _take_place(beside: Path, target: Path) -> None:
-    """Rename `beside` to `target`; what is there is kept until that has been done."""
-    aside = beside.with_name(beside.name + ASIDE)
-    try:
-        if target.exists():
-            target.rename(aside)
-        beside.rename(target)
-    except BaseException as error:
-        if aside.exists() and not target.exists():
-            try:
-                aside.rename(target)
-            except OSError:
-                raise StorageError(f"{target}: cannot be replaced ({error}); what was there lies in {aside}") from error
-        raise
-    shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what killed processes of this machine left beside `target`; what they set aside only if it is there."""
-    for folder in (*_left_beside(target, ""), *(_left_beside(target, ASIDE) if target.exists() else [])):
-        if not _may_be_in_use(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _left_beside(target: Path, kind: str) -> list[Path]:
-    """Return the folders that were being written (or, ASIDE, set aside) for `target`, the newest first."""
-    found: list[Path] = []
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
-        match = _LEFT.fullmatch(folder.name)
-        if match and match["name"] == target.name and (match["kind"] or "") == kind:
-            found.append(folder)
-    return sorted(found, key=_changed, reverse=True)
-
-
-def _may_be_in_use(folder: Path) -> bool:
-    """Return whether the process that made a folder beside another may still be at work with it."""
-    match = _LEFT.fullmatch(folder.name)
-    assert match is not None
-    here = match["host"] == _host()
-    if match["kind"]:
-        just_now = time.time() - _changed(folder) < _SWAP_SECONDS
-        return just_now and not (here and not _is_alive(int(match["pid"])))
-    return not here or _is_alive(int(match["pid"]))
-
-
-def _changed(folder: Path) -> float:
-    """Return when a folder was last renamed or written to; now, when it is gone."""
-    try:
-        return folder.stat().st_ctime
-    except FileNotFoundError:
-        return time.time()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _host() -> str:
-    """Return this machine's name without dots, which part the names of folders."""
-    return socket.gethostname().replace(".", "-")
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):  # another process took it away, or it is another user's
+            if time.time() - path.stat().st_mtime > _WRITTEN_SECONDS:
+                path.unlink()
 
 
 @contextmanager

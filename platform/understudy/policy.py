@@ -20,7 +20,8 @@ from torch import nn
 from understudy import checkpoints
 from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, UserError, did_you_mean
-from understudy.files import replaced_folder, sha256, write_atomic, write_json
+from understudy.files import sha256, write_atomic, write_json
+from understudy.folders import replaced_folder
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
 from understudy.policy_document import POLICY_FILE, description, method_of, read_document

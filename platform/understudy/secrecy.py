@@ -13,8 +13,9 @@ _USER = re.compile(
     r"|[^/\s@:]+:(?!\d+(?:[/?#\s]|$))[^\s@]*@)"  # a password with a slash in it; host:5000/a@b has a port
 )
 _KEY = r"pass(?:word|wd|phrase)?|pwd|secret|api_?key|access_?key(?:_?id)?|auth|token|sig|signature|credentials?"
-_QUERY = re.compile(rf"([?&;](?:[\w.-]*[._-])?(?:aws)?(?:{_KEY})=)[^&;#\s]+", re.I)
+_QUERY = re.compile(rf"([?&;](?:[\w.-]*[._-])?(?:aws)?(?:{_KEY})=)[^&;#\s]*[^&;#\s'\"),\]:]", re.I)
 _NAME = re.compile(r"(^|[._-])(password|passwd|secret|api_?key|access_?key|token|credentials?)$", re.I)
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://\S+")
 _NAMED_USERS = re.compile(r"(postgres\w*|mysql|mariadb|mssql|oracle|sftp|ssh|ftps?|smb|(web)?hdfs|abfss?|wasbs?|az)\b")
 """Schemes where a name before @ is a user, or a container, and no token."""
 
@@ -22,6 +23,11 @@ _NAMED_USERS = re.compile(r"(postgres\w*|mysql|mariadb|mssql|oracle|sftp|ssh|ftp
 def without_secrets(text: str) -> str:
     """Return a text in which addresses have no user part, and no value of their query that is a secret."""
     return _QUERY.sub(r"\1***", _USER.sub("", text))
+
+
+def shown(text: str) -> str:
+    """Return a message in which each address that holds a secret stands without it; all others as they are."""
+    return _ADDRESS.sub(lambda found: without_secrets(found[0]) if holds_secret(found[0]) else found[0], text)
 
 
 def holds_secret(address: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from tests.contract.source_examples import made_up, one_line, place, same_episodes
 from tests.unit.test_replaced_folders import dead_pid
 
-from understudy import files
+from understudy import folders
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.finding import find_store, list_stores
 from understudy.envs.store.transfer import ImportOptions, export_store, import_file
@@ -38,7 +38,7 @@ class Failing:
 
 def set_aside(folder: Path) -> Path:
     """Leave a folder as a process does that is killed between the two renames."""
-    return folder.rename(folder.with_name(f".{folder.name}.{files._host()}.{dead_pid()}.0123abcd.old"))
+    return folder.rename(folder.with_name(f".{folder.name}.{folders._host()}.{dead_pid()}.0123abcd.old"))
 
 
 def test_the_old_dataset_is_whole_whichever_rename_fails(source, example, tmp_path) -> None:

@@ -14,11 +14,13 @@ from tests.contract.source_examples import one_line
 
 from understudy.errors import StorageError, UserError
 from understudy.files import held
+from understudy.runs.directory import hold
 
 HOLDING = """
 import sys, time
 from pathlib import Path
 from understudy.files import held
+from understudy.runs.directory import hold
 with held(Path(sys.argv[1]), "taken"):
     print("held", flush=True)
     time.sleep(600)
@@ -65,3 +67,17 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as error, held(tmp_path / "file" / ".lock", "taken"):
         pass
     one_line(error, str(tmp_path / "file"))
+
+
+def test_who_holds_a_run_removes_what_a_killed_process_half_wrote_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for folder in (run, run / "resume", run / "sd000"):
+        folder.mkdir()
+        for name in (".run.json.12345.tmp", ".step_5.pt.tmp", "..step_5.pt.tmp.12345.tmp", "kept.tmp", ".kept"):
+            (folder / name).write_text("half")
+            os.utime(folder / name, (1, 1))
+        (folder / ".flags.json.1.tmp").write_text("being written this moment")
+    with hold(run / ".lock", "run"):
+        for folder in (run, run / "resume", run / "sd000"):
+            left = {path.name for path in folder.iterdir() if path.is_file()} - {".lock"}
+            assert left == {".flags.json.1.tmp", "kept.tmp", ".kept"}

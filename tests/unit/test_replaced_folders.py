@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from understudy import files
+from understudy import folders
 from understudy.errors import StorageError
-from understudy.files import replaced_folder, restore_folder, restore_folders
+from understudy.folders import replaced_folder, restore_folder, restore_folders
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from understudy.files import replaced_folder
+from understudy.folders import replaced_folder
 rename, count = os.rename, [0]
 def killing(*arguments, **more):
     count[0] += 1
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_put_back_is_named_and_comes_back_later(
     assert names(aside) == ["old"]
     restore_folder(old)
     assert not old.exists(), "this process might still be at it"
-    monkeypatch.setattr(files, "_SWAP_SECONDS", 0.0)
+    monkeypatch.setattr(folders, "_SWAP_SECONDS", 0.0)
     restore_folders(old.parent)
     assert names(old.parent) == ["set.v1", "set.v1/old"]
 
@@ -109,7 +109,7 @@ def test_a_folder_is_restored_under_its_own_name_only(tmp_path: Path) -> None:
 
 def test_the_newest_of_several_is_restored(tmp_path: Path) -> None:
     for number in (1, 2):
-        folder = tmp_path / f".set.{files._host()}.{dead_pid()}.0000000{number}.old"
+        folder = tmp_path / f".set.{folders._host()}.{dead_pid()}.0000000{number}.old"
         folder.mkdir()
         (folder / str(number)).write_text("")
     assert names(restore_folder(tmp_path / "set")) == ["2"]
@@ -147,3 +147,62 @@ def dead_pid() -> int:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     return child.pid
+
+
+def half_written(folder: Path, host: str = "another") -> Path:
+    left = folder / f".set.{host}.1.0123abcd"
+    left.mkdir()
+    (left / "half").write_text("half")
+    return left
+
+
+def age(folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it be so much later."""
+    now = folders.time.time()
+    monkeypatch.setattr(folders.time, "time", lambda: now + seconds)
+
+
+@pytest.mark.parametrize("looked", ["by its name", "at the whole folder", "to replace it"])
+def test_what_a_killed_process_of_another_host_left_half_written_is_removed_once_nobody_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked: str
+) -> None:
+    left = half_written(tmp_path)
+    look = {"by its name": restore_folder, "at the whole folder": restore_folders, "to replace it": replace}[looked]
+    place = tmp_path if looked == "at the whole folder" else tmp_path / "set"
+    look(place)
+    assert left.is_dir(), "it may be at work"
+    age(left, 700, monkeypatch)
+    look(place)
+    assert not left.exists()
+
+
+def test_a_folder_that_a_process_of_another_host_still_writes_is_left_alone_however_old_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_host", lambda: "another")
+        writing = replaced_folder(tmp_path / "set")
+        beside = writing.__enter__()
+    age(beside, 1e6, monkeypatch)
+    restore_folders(tmp_path)
+    assert beside.is_dir()
+    writing.__exit__(None, None, None)
+    assert (tmp_path / "set").is_dir()
+
+
+def test_a_file_system_without_locks_keeps_what_is_half_written_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(folders.fcntl, "flock", refuse)
+    left = half_written(tmp_path)
+    age(left, 3600, monkeypatch)
+    restore_folders(tmp_path)
+    assert left.is_dir()
+    age(left, 90_000, monkeypatch)
+    restore_folders(tmp_path)
+    assert not left.exists()
+    replace(tmp_path / "set")
+    assert names(tmp_path) == ["set", "set/new"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from understudy.errors import SpecError
-from understudy.secrecy import holds_secret, is_secret, without_secrets
+from understudy.secrecy import holds_secret, is_secret, shown, without_secrets
 from understudy.spec.keys import build_run
 
 SECRET = [
@@ -26,11 +26,11 @@ SECRET = [
 ]
 
 
-@pytest.mark.parametrize(("address", "shown"), SECRET)
-def test_a_secret_is_found_wherever_it_stands_and_taken_out_of_any_text(address, shown) -> None:
+@pytest.mark.parametrize(("address", "without"), SECRET)
+def test_a_secret_is_found_wherever_it_stands_and_taken_out_of_any_text(address, without) -> None:
     assert holds_secret(address)
-    assert without_secrets(f"GET {address} failed") == f"GET {shown} failed"
-    assert "hunter2" not in shown
+    assert without_secrets(f"GET {address} failed") == f"GET {without} failed"
+    assert "hunter2" not in without
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,10 @@ def test_a_key_that_would_keep_a_secret_refuses_it_and_does_not_show_it(key, add
 def test_keys_are_known_by_their_names() -> None:
     assert all(map(is_secret, ("password", "db.api_key", "aws_secret", "token")))
     assert not any(map(is_secret, ("tokens", "secretary", "key")))
+
+
+@pytest.mark.parametrize(("address", "without"), SECRET)
+def test_an_errors_text_is_shown_without_secrets_whatever_stands_around_them(address, without) -> None:
+    assert shown(f"lr='{address}': must be a number; see sftp://me@host/runs") == (
+        f"lr='{without}': must be a number; see sftp://me@host/runs"
+    )

@@ -102,3 +102,14 @@ def test_control_characters_in_names_and_files_are_shown_not_obeyed(monkeypatch,
         assert "\x1b" not in out + err
         assert "\u202e" not in out + err
     assert "\\x1b[31m" in err
+
+
+def test_a_foreign_file_among_runs_does_not_keep_a_name_from_being_looked_up(monkeypatch, tmp_path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "flags.json").write_text("{}")
+    (folder / "run.json").write_bytes(b"\xff\xfe\x00")
+    code, _, err = run(monkeypatch, "utf-8", "resume", "their\nown", "--save_dir", str(tmp_path))
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert err.startswith("understudy: their\\nown: no such run or sweep")

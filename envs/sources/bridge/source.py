@@ -25,7 +25,8 @@ from understudy.envs.sources.task import Episode
 from understudy.envs.sources.unplayed import UnplayedTask
 from understudy.envs.store.store import MASK
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import replaced_folder, storage_errors, write_atomic
+from understudy.files import storage_errors, write_atomic
+from understudy.folders import replaced_folder
 from understudy.registry import sources
 
 NAME = re.compile(r"bridge:[^\s/.:][^/\n:]*(/[^\s/.:][^/\n:]*)*")

@@ -33,7 +33,8 @@ from understudy.envs.sources.task import Episode, Settings, Task
 from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.store import FINAL, IMAGES
 from understudy.errors import DatasetError, UnknownName, UserError
-from understudy.files import replaced_folder, write_atomic
+from understudy.files import write_atomic
+from understudy.folders import replaced_folder
 from understudy.observations import PIXELS
 from understudy.registry import sources
 

@@ -29,7 +29,7 @@ from understudy.envs.sources.lerobot.variants import (
 from understudy.envs.store.row_texts import TASK_INDEX, TASK_TEXTS
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError
-from understudy.files import restore_folder
+from understudy.folders import restore_folder
 
 VERSION = "v3.0"
 INFO, STATS, TASKS, NOTE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/understudy.json"

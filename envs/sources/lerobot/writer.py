@@ -24,7 +24,8 @@ from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, requir
 from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import held, replaced_folder, storage_errors, user_path
+from understudy.files import held, storage_errors, user_path
+from understudy.folders import replaced_folder
 
 IMAGE = "image"
 """Pictures without loss, as PNGs in the parquet files."""

@@ -16,7 +16,8 @@ from understudy.envs.sources.task import Episode, Settings
 from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError, StorageError, UserError
-from understudy.files import restore_folder, storage_errors
+from understudy.files import storage_errors
+from understudy.folders import restore_folder
 
 METADATA = "metadata.json"
 KEPT = ("env_spec", "eval_env_spec", "observation_space", "action_space", "ref_min_score", "ref_max_score")

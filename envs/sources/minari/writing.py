@@ -19,7 +19,8 @@ from understudy.envs.store.episode import prepare_episode
 from understudy.envs.store.form import Form
 from understudy.envs.store.store import IMAGES
 from understudy.errors import DatasetError
-from understudy.files import replaced_folder, restore_folder, storage_errors
+from understudy.files import storage_errors
+from understudy.folders import replaced_folder, restore_folder
 from understudy.observations import STATE
 
 if TYPE_CHECKING:

@@ -35,6 +35,7 @@ from understudy.errors import UnderstudyError, UserError, visible
 from understudy.files import give_a_home
 from understudy.registry import commands
 from understudy.runs import torchrun
+from understudy.secrecy import shown
 
 
 def _show_version(wanted: bool) -> None:
@@ -111,7 +112,7 @@ def main() -> None:
         worker = torchrun.this_worker()
         code = _run() if worker is None else _run_as(worker)
     except UnderstudyError as error:
-        print(f"understudy: {visible(str(error))}", file=sys.stderr)
+        print(f"understudy: {_line(error)}", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,11 +131,16 @@ def main() -> None:
     raise SystemExit(code)
 
 
+def _line(message: object) -> str:
+    """Return what an error says to a terminal: one line, without secrets, with control characters escaped."""
+    return visible(shown(str(message))).replace("\n", "\\n")
+
+
 class _Plain(logging.Formatter):
-    """Show control characters of names and files instead of obeying them."""
+    """Show control characters of names and files instead of obeying them, and no secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        return visible(shown(super().format(record)))
 
 
 def _log_plainly() -> None:
@@ -162,7 +168,7 @@ def _run_as(worker: torchrun.TorchrunWorker) -> int:
             error = raised
         error, say = group.end(error)
         if say:
-            print(f"understudy: {visible(str(error))}", file=sys.stderr, flush=True)
+            print(f"understudy: {_line(error)}", file=sys.stderr, flush=True)
         group.wait()
         if error is not None:
             return error.exit_code
@@ -183,6 +189,6 @@ def _run() -> int:
             print(message, file=sys.stderr)
         else:
             command = getattr(getattr(error, "ctx", None), "command_path", "understudy")
-            print(f"understudy: {visible(message.rstrip('.'))}; see `{command} --help`", file=sys.stderr)
+            print(f"understudy: {_line(message.rstrip('.'))}; see `{command} --help`", file=sys.stderr)
         return int(refused.exit_code)
     return code if isinstance(code, int) else 0

@@ -22,12 +22,20 @@ import os
 import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import UnderstudyError, UserError
-from understudy.files import held, read_object, storage_errors, user_path, write_atomic, write_json
+from understudy.files import (
+    held,
+    read_object,
+    remove_half_written,
+    storage_errors,
+    user_path,
+    write_atomic,
+    write_json,
+)
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
 
@@ -221,6 +229,13 @@ def new_folder(parent: Path, name: str) -> Path:
     raise UnderstudyError(f"cannot make a new folder in {parent}")
 
 
-def hold(path: Path, what: str) -> AbstractContextManager[None]:
-    """Return a context that holds a run's or a sweep's lock file; UserError names the process that has it."""
-    return held(path, f"{what} is in use by process {{holder}}; stop it first")
+@contextmanager
+def hold(path: Path, what: str) -> Generator[None]:
+    """Hold a run's or a sweep's lock file; UserError names the process that has it.
+
+    What a killed process had half written there is removed.
+    """
+    with held(path, f"{what} is in use by process {{holder}}; stop it first"):
+        for folder in (path.parent, path.parent / "resume", *path.parent.glob("sd*/")):
+            remove_half_written(folder)
+        yield

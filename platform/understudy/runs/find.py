@@ -35,7 +35,7 @@ def find(name: str, root: Path | None = None) -> Path:
             return known[word]
     for folder in known.values():
         state = folder / "run.json"
-        if state.is_file() and f'"run_id": "{name}"' in state.read_text():
+        if state.is_file() and f'"run_id": "{name}"' in state.read_text(errors="replace"):
             return folder
     what = "is no run directory or sweep" if path.is_dir() else "no such run or sweep"
     raise UnknownName(f"{name}: {what}{did_you_mean(path.name, known)}; give its folder, its name or its MLflow run id")
