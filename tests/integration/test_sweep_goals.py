@@ -15,7 +15,7 @@ from understudy.runs.episodes import CONFIRMATION, REGISTERED, TRAINING, interva
 
 RACE = (
     *("sweep", *SMALL, "lr=1e-4,1e-3,3e-3", "flow_steps=2,5", "seeds=[0,1,2,3]", "sampler=grid", "scheduler=none"),
-    *("training_steps=200", "eval_interval=100", "final_episodes=3", "racing=halving", "max_concurrent=1"),
+    *("training_steps=100", "eval_interval=50", "final_episodes=3", "racing=halving", "max_concurrent=1"),
     *("checkpoint_seconds=0.05", "confirm_seeds=2"),
 )
 
