@@ -111,7 +111,7 @@ def tuner(settings: Settings, folder: Path) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(train, settings=settings), {"cpu": 1}),
         param_space={"lr": tune.grid_search(settings["lr"]), "seed": tune.grid_search(settings["seeds"])},
-        tune_config=tune.TuneConfig(metric="return", mode="max", reuse_actors=True),
+        tune_config=tune.TuneConfig(reuse_actors=True),  # no metric: rows of losses alone have none
         run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[callback]),
     )
 

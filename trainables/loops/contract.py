@@ -16,8 +16,8 @@ import torch
 from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.errors import UnderstudyError
 from understudy.normaliser import Normaliser
+from understudy.plugins import from_plug_in, plug_in_errors
 from understudy.randomness import numpy_generator
-from understudy.registry import from_plug_in, plug_in_errors
 from understudy.trainables.loops.dry_run import SAMPLES, try_algorithm
 from understudy.trainables.packs.pack import Pack
 

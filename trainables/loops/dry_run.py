@@ -14,7 +14,8 @@ from understudy.algorithm import Algorithm, Batch
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
 from understudy.errors import UserError
-from understudy.registry import from_plug_in, goal_strategies, plug_in_errors
+from understudy.plugins import from_plug_in, plug_in_errors
+from understudy.registry import goal_strategies
 from understudy.spec.run import RunSpec
 from understudy.trainables.packs.runners import part_of
 

@@ -16,7 +16,8 @@ from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
 from understudy.envs.rollouts.runner import Runner, play
 from understudy.envs.windows.windows import Windows
-from understudy.registry import loops, plug_in_errors
+from understudy.plugins import plug_in_errors
+from understudy.registry import loops
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult

@@ -12,8 +12,8 @@ from understudy.envs.windows.windows import Windows
 from understudy.errors import UserError
 from understudy.normaliser import Normaliser
 from understudy.observations import each
+from understudy.plugins import plug_in_errors
 from understudy.randomness import numpy_generator
-from understudy.registry import plug_in_errors
 from understudy.trainables.packs.inputs import ACTION_LIMIT
 
 

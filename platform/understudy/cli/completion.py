@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 from understudy import __version__
 from understudy.errors import UnderstudyError
 from understudy.files import home, user_path, write_json
-from understudy.registry import PLUGINS
+from understudy.plugins import PLUGINS
 
 log = logging.getLogger("understudy")
 CACHE = "completion.json"

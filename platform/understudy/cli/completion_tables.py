@@ -11,6 +11,7 @@ from typing import Any, Union, cast, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from understudy import registry
+from understudy.plugins import is_plug_in
 from understudy.spec.choices import choices_of
 from understudy.spec.compose import CONF, OTHER, groups_in
 from understudy.spec.evaluation import EvaluationSpec
@@ -73,6 +74,6 @@ def _files() -> list[str]:
     places: set[Path] = {*CONF.glob("*"), CONF}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and (name.partition(".")[0] == "understudy" or registry.is_plug_in(name)):
+        if file and (name.partition(".")[0] == "understudy" or is_plug_in(name)):
             places |= {Path(file), Path(file).parent}
     return sorted(map(str, places))
