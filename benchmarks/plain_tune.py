@@ -1,10 +1,12 @@
 """What benchmarks/sweep.py is measured against: the same sweep with Ray Tune alone, one seed a trial.
 
     python benchmarks/plain_tune.py FOLDER --data demonstrations.npz --task Pendulum-v1 ...
+    python benchmarks/plain_tune.py FOLDER --data demonstrations.npz --task Pendulum-v1 --shared ...
 
 Written as a careful user of Tune would: the data are read once a process and stay tensors, all episodes of an
-evaluation are steps of one vectorised environment, each policy is evaluated at all flow_steps rather than trained for
-each, actors are reused, a trial has one CPU and one thread, and MLflowLoggerCallback tracks. No understudy in it.
+evaluation are steps of one vectorised environment, actors are reused, a trial has one CPU and one thread, and
+MLflowLoggerCallback tracks. flow_steps is searched as any other parameter is, a trial each; with --shared each policy
+is trained once and evaluated at all of them. No understudy in it.
 """
 
 from __future__ import annotations
@@ -95,11 +97,14 @@ def train(config: Settings, settings: Settings) -> None:
         loss.backward()
         optimiser.step()
         last = step == settings["steps"]
-        if last:
+        if last and "flow_steps" in config:
+            played = evaluate(network, settings, config["flow_steps"])
+            tune.report({"step": step, "loss": loss.item(), "return": played})
+        elif last:
             grid = {f"return_{value}": evaluate(network, settings, value) for value in settings["flow_steps"]}
             tune.report({"step": step, "loss": loss.item(), **grid, "return": max(grid.values())})
         elif step % settings["eval_interval"] == 0:
-            played = evaluate(network, settings, settings["flow_steps"][0])
+            played = evaluate(network, settings, config.get("flow_steps", settings["flow_steps"][0]))
             tune.report({"step": step, "loss": loss.item(), "return": played})
         elif step % settings["log_interval"] == 0:
             tune.report({"step": step, "loss": loss.item()})
@@ -107,10 +112,13 @@ def train(config: Settings, settings: Settings) -> None:
 
 def tuner(settings: Settings, folder: Path) -> tune.Tuner:
     """Return the sweep over all configurations and seeds."""
+    searched = {"lr": settings["lr"], "seed": settings["seeds"]}
+    if not settings["shared"]:
+        searched["flow_steps"] = settings["flow_steps"]
     callback = MLflowLoggerCallback(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment_name="sweep")
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(train, settings=settings), {"cpu": 1}),
-        param_space={"lr": tune.grid_search(settings["lr"]), "seed": tune.grid_search(settings["seeds"])},
+        param_space={key: tune.grid_search(values) for key, values in searched.items()},
         tune_config=tune.TuneConfig(reuse_actors=True),  # no metric: rows of losses alone have none
         run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[callback]),
     )
@@ -118,12 +126,13 @@ def tuner(settings: Settings, folder: Path) -> tune.Tuner:
 
 def best(results: tune.ResultGrid) -> tuple[float, float]:
     """Return (learning rate, mean over seeds) of the configuration whose seeds are best together."""
-    by_rate: dict[float, list[float]] = {}
+    found: dict[tuple[float, int], list[float]] = {}
     for result in results:
         if result.config is not None and result.metrics is not None:
-            by_rate.setdefault(result.config["lr"], []).append(result.metrics["return"])
-    rate = max(by_rate, key=lambda key: statistics.mean(by_rate[key]))
-    return rate, statistics.mean(by_rate[rate])
+            key = result.config["lr"], result.config.get("flow_steps", 0)
+            found.setdefault(key, []).append(result.metrics["return"])
+    key = max(found, key=lambda key: statistics.mean(found[key]))
+    return key[0], statistics.mean(found[key])
 
 
 def main() -> None:
@@ -133,6 +142,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--task", required=True)
     parser.add_argument("--restore", action="store_true", help="restore the sweep in the folder and end it")
+    parser.add_argument("--shared", action="store_true", help="train once for all flow_steps")
     for name, value in (("steps", 100), ("batch", 256), ("episodes", 5), ("eval_interval", 50), ("log_interval", 10)):
         parser.add_argument(f"--{name}", type=int, default=value)
     for name in ("hidden", "seeds", "flow_steps"):

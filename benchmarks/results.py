@@ -5,18 +5,22 @@
 
 A row is a dataset (with the commands that make it) and what is trained on it, always three seeds as one pack, by the
 same commands that a user types. Policies are evaluated in the dataset's environment, on 50 episodes a seed from states
-and 20 from pictures; what has no environment by what it says of held-out episodes.
+and 20 from pictures; what has no environment by what it says of held-out episodes. What a generative policy scores is
+given for both noises that it can act with: from zeros (eval_temperature=0) and from N(0, I) (eval_temperature=1).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import understudy
 from understudy.envs.store.finding import store_path
 from understudy.envs.store.store import MANIFEST, Manifest
 from understudy.runs.directory import read_csv
@@ -28,6 +32,9 @@ PIXELS = "encoder=impala_small lr=5e-4 batch_size=32"
 EXPERT = "python benchmarks/linear_expert.py"
 CUBE = "cube-single-scripted-singletask-task1-v0"
 PICK = "gym_hil/PandaPickCube-scripted-v0"
+GENERATIVE = ("flow_bc", "ddpm_bc", "gc_ddpm_bc")
+NOISY = "eval_temperature_1.json"
+"""File in a run with what its policy scores when it acts from N(0, I)."""
 HELD_OUT = ("accuracy", "precision", "recall", "mse", "loss")
 """Measures of held-out episodes, and the order in which they are looked for."""
 
@@ -160,7 +167,7 @@ ROWS = (
             "understudy data import d4rl mixed.hdf5 --name halfcheetah-mixed --env_name halfcheetah-policy-v2",
         ),
         "training_steps=4000 hidden_dims=[256,256] lr=1e-3",
-        ("flow_bc", "flow_bc eval_temperature=1", "flow_bc actor=best_of_n"),
+        ("flow_bc", "flow_bc actor=best_of_n"),
     ),
     Row(
         "act",
@@ -270,13 +277,32 @@ def train(row: Row, algorithm: str, folder: Path) -> tuple[str, Path]:
     return command, min(root.rglob("eval.csv"), key=lambda path: len(path.parts)).parent
 
 
-def result(run_path: Path) -> str:
-    """Return the objective of an evaluation with its 95 % interval, or the measures of held-out episodes."""
-    last = read_csv(run_path / "eval.csv")[-1]
+def score(measures: Mapping[str, float]) -> str | None:
+    """Return the objective of an evaluation with its 95 % interval; None where no episode was played."""
     for name in ("success", "normalized_return", "return"):
-        if f"{name}_low" in last:
-            text = f"{name} {last[name]:.2f} [{last[f'{name}_low']:.2f}, {last[f'{name}_high']:.2f}]"
-            return text if name == "return" else f"{text}, return {last['return']:.1f}"
+        if f"{name}_low" in measures:
+            text = f"{name} {measures[name]:.2f} [{measures[f'{name}_low']:.2f}, {measures[f'{name}_high']:.2f}]"
+            return text if name == "return" else f"{text}, return {measures['return']:.1f}"
+    return None
+
+
+def noisy(run_path: Path, episodes: int) -> str | None:
+    """Return the objective of the same policy when it acts from N(0, I), on the same start states."""
+    kept = run_path / NOISY
+    if not kept.is_file():
+        measures = understudy.evaluate(run_path, eval_temperature=1, eval_episodes=episodes)
+        kept.write_text(json.dumps(measures.metrics))
+    return score(json.loads(kept.read_text()))
+
+
+def result(run_path: Path, algorithm: str, episodes: int) -> str:
+    """Return the objective with its interval, of a generative policy both ways, or measures of held-out episodes."""
+    last = read_csv(run_path / "eval.csv")[-1]
+    if (played := score(last)) is not None:
+        both = (
+            algorithm.split()[0] in GENERATIVE and "eval_temperature" not in algorithm and "best_of_n" not in algorithm
+        )
+        return f"from zeros {played}; from N(0, I) {noisy(run_path, episodes)}" if both else played
     seeds = [read_csv(path)[-1] for path in sorted(run_path.glob("sd*/eval.csv"))]
     shown = [key for key in (f"validation/{name}" for name in HELD_OUT) if key in last]
     found = {key: return_interval([[seed[key]] for seed in seeds]) for key in shown}
@@ -301,7 +327,14 @@ def main() -> None:
             command, path = train(row, algorithm, folder)
             manifest = Manifest.read(store_path(row.env_name, folder / "datasets"))
             size = f"{manifest.num_episodes} / {manifest.num_transitions}"
-            cells = [f"`{row.env_name}`", row.made, size, algorithm, result(path), f"`{command}`"]
+            cells = [
+                f"`{row.env_name}`",
+                row.made,
+                size,
+                algorithm,
+                result(path, algorithm, row.episodes),
+                f"`{command}`",
+            ]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     print("\n".join(["", *lines]))
