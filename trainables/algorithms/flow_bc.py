@@ -233,9 +233,9 @@ class FlowBC(Algorithm):
     def loss(self, network: torch.nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return mean((v(o, x_t, t) - (x_1 - x_0))^2 * valid); the mean divides by all entries, masked or not.
 
-        A one-step actor adds alpha * mean((mu(o, z) - Euler(o, z))^2); the Euler result is a constant there, and the
-        encoder learns from both (FQL, arXiv 2502.02538). With `use_critic` the Euler result is clipped and - Q of the
-        clipped mu, the members' mean, is added. A critic of returns adds mean((Q(o, x_1) - return)^2) over the whole
+        A one-step actor adds alpha * mean((mu(o, z) - Euler(o, z))^2); the Euler result is clipped and a constant
+        there, and the encoder learns from both (FQL, arXiv 2502.02538). With `use_critic` - Q of the clipped mu, the
+        members' mean, is added. A critic of returns adds mean((Q(o, x_1) - return)^2) over the whole
         chunks, as Q-chunking leaves out those that their episode's end cuts short.
         """
         assert isinstance(network, FlowPolicy)
@@ -256,8 +256,7 @@ class FlowBC(Algorithm):
         loss = flow_loss
         if self.config.actor == "one_step":
             with torch.no_grad():
-                end_BD = network.integrate(features_BF, draws["distilled_noise"], self.config.flow_steps)
-                end_BD = self._clipped(end_BD) if self.config.use_critic else end_BD
+                end_BD = self._clipped(network.integrate(features_BF, draws["distilled_noise"], self.config.flow_steps))
             jump_BD = network.jump(features_BF, draws["distilled_noise"])
             metrics["distill_loss"] = (jump_BD - end_BD).square().mean()
             loss = loss + self.config.alpha * metrics["distill_loss"]
