@@ -140,7 +140,10 @@ def caption(sweep: SweepView) -> str:
         fresh = (
             f", {len(best.get('seeds') or sweep.seeds)} seeds x {episodes} fresh episodes" if best.get("fresh") else ""
         )
-        said.append(f"Trial {best.get('trial')} was chosen, and confirmed at {objective_text(metrics, name)}{fresh}.")
+        acted = f", acting at temperature {metrics['temperature']:g}" if "temperature" in metrics else ""
+        said.append(
+            f"Trial {best.get('trial')} was chosen, and confirmed at {objective_text(metrics, name)}{fresh}{acted}."
+        )
         said.append("Bold: the chosen trial, and those that its confirmation does not tell from it.")
         if isinstance(best.get("ranked"), int | float):
             said.append(f"It was ranked at {figure(best['ranked'], name)}.")

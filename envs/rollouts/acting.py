@@ -88,7 +88,7 @@ class Execution:
         config = algorithm.config
         return cls(
             noise_shape=tuple(algorithm.noise_shape()),
-            temperature=float(config.default_temperature if temperature is None else temperature),
+            temperature=float(config.acting_temperature if temperature is None else temperature),
             executed=algorithm.executed,
             ensemble=config.chunks.temporal_ensemble_coeff,
         )

@@ -23,14 +23,49 @@ from understudy.algorithm import Algorithm
 from understudy.files import write_atomic
 from understudy.registry import algorithms
 from understudy.spec.choices import choices_of
+from understudy.spec.presets import presets
 
-INDEX = "README.md"
+PUBLISHED = "[Presets](presets.md) set the published protocol of a method."
+INDEX, PRESETS = "README.md", "presets.md"
+PRESETS_TEXT = """\
+`preset=NAME` sets a method's published protocol: its sizes, optimiser and schedule, scaling, the noise that it acts
+with, how often and on how many episodes it is evaluated, and which checkpoint counts. What the command line says goes
+before it.
+
+    understudy train preset=qc env_name=lift-mh-low_dim
+    understudy train preset=robomimic env_name=lift-mh-low_dim training_steps=20000    # shorter than published
+
+A preset is one file, `conf/preset/NAME.yaml` in the package or `DIR/preset/NAME.yaml` with `--config-dir DIR`; its
+`about` is what this page says. Each is written from the published code; published numbers are of the published data."""
+ABOUT_TITLES = {"source": "Source", "counts": "What counts", "differs": "What differs here"}
 
 
 def pages() -> dict[str, str]:
     """Return the text of every page by file name; only algorithms that come with understudy have one."""
     kinds = {name: kind for name, kind in algorithms.items() if kind.__module__.startswith("understudy.")}
-    return {INDEX: _index(kinds), **{f"{name}.md": method_page(kind) for name, kind in kinds.items()}}
+    methods = {f"{name}.md": method_page(kind) for name, kind in kinds.items()}
+    return {INDEX: _index(kinds), PRESETS: presets_page(), **methods}
+
+
+def presets_page() -> str:
+    """Return the page about the published protocols: what each sets, where it is from, and what differs from it."""
+    sections = ["# Presets", PRESETS_TEXT]
+    for preset in presets():
+        about = preset.about
+        facts = [f"- **{title}:** {about[key]}" for key, title in ABOUT_TITLES.items() if key in about]
+        methods = ", ".join(f"`{name}`" for name in about.get("methods", ()))
+        facts += [f"- **For:** {methods}"] if methods else []
+        keys = [f"`{key}={_word(value)}`" for key, value in preset.keys.items()]
+        lines = [", ".join(keys)]
+        for algo, own in preset.by_algo.items():
+            lines.append(f"With `algo={algo}`: " + ", ".join(f"`{key}={_word(value)}`" for key, value in own.items()))
+        sections += [f"## preset={preset.name}", preset.what + ".", "\n".join(facts), *lines]
+    return "\n\n".join(sections) + "\n"
+
+
+def _word(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return json.dumps(value).replace('"', "").replace(" ", "")
 
 
 def method_page(kind: type[Algorithm]) -> str:
@@ -65,7 +100,7 @@ def _differs(kind: type[Algorithm], name: str) -> bool:
 
 def _index(kinds: dict[str, type[Algorithm]]) -> str:
     rows = [f"| [{name}]({name}.md) | {(kind.__doc__ or '').splitlines()[0]} |" for name, kind in kinds.items()]
-    return "\n".join(["# Methods", "", "| algo | what it does |", "| --- | --- |", *rows, ""])
+    return "\n".join(["# Methods", "", "| algo | what it does |", "| --- | --- |", *rows, "", PUBLISHED, ""])
 
 
 def _table(fields: dict[str, FieldInfo]) -> str:

@@ -126,7 +126,7 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
     width = document["action_dim"] if kind.acts else 1
     actions = TensorSpec(np.dtype(np.float32), (-1, config.chunks.chunk_length, width))
     params = [
-        ParamSpec("temperature", "double", config.default_temperature),
+        ParamSpec("temperature", "double", config.acting_temperature),
         ParamSpec("seed", "long", 0),
         ParamSpec("member", "long", 0),
     ]

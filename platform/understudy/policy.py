@@ -105,7 +105,7 @@ class Policy:
         The policy's noise is N(0, temperature^2), from `generator`, or from `seed` when there is none; without a
         temperature it is the algorithm's own.
         """
-        scale = self.algorithm.config.default_temperature if temperature is None else temperature
+        scale = self.algorithm.config.acting_temperature if temperature is None else temperature
         observations_BO, _ = batched(observations, self.algorithm.observation_shape, "this policy")
         shape = (batch_size(observations_BO), *self.algorithm.noise_shape())
         if scale == 0.0:

@@ -211,7 +211,7 @@ def test_evaluation_parameters_are_settings_that_act_reads_and_the_weights_do_no
     algorithm = make(name)
     shapes = {key: value.shape for key, value in algorithm.network(torch_generator(0, "x")).state_dict().items()}
     changes = {"flow_steps": 3, "sampling_steps": 5, "sampler": "ddim", "repeat_last_step": 2, "n_action_steps": 1}
-    changes |= {"temporal_ensemble_coeff": 0.01, "num_samples": 4}
+    changes |= {"temporal_ensemble_coeff": 0.01, "num_samples": 4, "eval_temperature": 0.5, "eval_std": 1e-4}
     for key in algorithm.evaluation_parameters:
         needed = {"n_action_steps": 1} if key == "temporal_ensemble_coeff" else {}
         changed = algorithm.with_config(**{key: changes[key]}, **needed)
@@ -219,7 +219,7 @@ def test_evaluation_parameters_are_settings_that_act_reads_and_the_weights_do_no
         assert {key: value.shape for key, value in network.state_dict().items()} == shapes
         pack = Pack(algorithm, [0])
         observations, noise = decisions(changed, members=1)
-        assert pack.act(observations, noise, algorithm=changed).shape == (1, 7, 1, ACTION)
+        assert pack.act(observations, noise, algorithm=changed).shape == (1, 7, 1, width(algorithm))
 
 
 @EACH_SETTING

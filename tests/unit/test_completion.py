@@ -55,7 +55,7 @@ def complete(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         ("understudy train launcher = ", ["inline", "ray"]),
         ("understudy train save_best =", ["false", "true"]),
         ("understudy train device = ", ["auto", "cpu", "cuda"]),
-        ("understudy train preset=", ["preset=bridge"]),
+        ("understudy train preset=q", ["preset=qc"]),
         ("understudy sweep sampler = g", ["gp", "grid"]),
         ("understudy sweep space = flow_bc hor", ["horizon_length=", "horizon_length=5"]),
         ("understudy evaluate RUN flow_st", ["flow_steps=", "flow_steps=10"]),

@@ -20,7 +20,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
-from understudy.spec.part import Needs
+from understudy.spec.part import ActsOnly, Needs, OnlyWith
 from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.saliency import Saliency, with_saliency
@@ -47,6 +47,12 @@ class BCConfig(Chunks, Dense, Vision, Saliency):
     )
     min_std: Annotated[float, Needs("policy=gmm")] = Field(
         default=1e-4, gt=0, lt=1, description="least deviation of the mixture's Gaussians"
+    )
+    eval_std: Annotated[float | None, OnlyWith("eval_std"), ActsOnly(needs="policy=gmm"), Needs("policy=gmm")] = Field(
+        default=None,
+        gt=0,
+        description="deviation of the mixture's Gaussians when acting; none: what was learnt (robomimic acts with 1e-4,"
+        " its low_noise_eval, and eval_temperature=1)",
     )
     dropout: Annotated[float, Needs("hidden_dims")] = Field(
         default=0.0, ge=0, lt=1, description="dropout before each activation"
@@ -219,7 +225,8 @@ class BC(Algorithm):
     def act(self, network: nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
         """Return mean + std * noise (the mean itself for policy=mse), squashed and clipped as configured.
 
-        A mixture's mode is the likeliest one where the noise is zero, else one drawn by its weight.
+        A mixture's mode is the likeliest one where the noise is zero, else one drawn by its weight; robomimic draws the
+        mode and acts with deviations of 1e-4, which is `eval_temperature=1 eval_std=1e-4`.
         """
         assert isinstance(network, Head)
         predicted = network(network.features(observations_BO)[0])
@@ -239,6 +246,8 @@ class BC(Algorithm):
         # Gumbel noise made from normal noise by the two distribution functions; equal for all modes where it is zero.
         uniform_BM = torch.special.ndtr(for_mode_BM).clamp(1e-6, 1 - 1e-6)
         chosen_B = (log_weights_BM - (-uniform_BM.log()).log()).argmax(-1)
+        if self.config.eval_std is not None:
+            stds_BMHA = torch.full_like(stds_BMHA, self.config.eval_std)
         mean_BHA, std_BHA = _mode(chosen_B, means_BMHA), _mode(chosen_B, stds_BMHA)
         return mean_BHA + std_BHA * rest.unflatten(-1, mean_BHA.shape[1:])
 

@@ -83,7 +83,7 @@ class Agent:
         N(0, temperature^2), drawn anew at every call from the agent's seed; temperature 0 is deterministic, and the
         default but for actor=best_of_n.
         """
-        scale = self.algorithm.config.default_temperature if temperature is None else temperature
+        scale = self.algorithm.config.acting_temperature if temperature is None else temperature
         observations_BO, single = batched(observations, self.algorithm.observation_shape, "this agent")
         noise = torch.zeros(batch_size(observations_BO), *self.algorithm.noise_shape())
         if scale != 0.0:

@@ -30,7 +30,7 @@ from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import DatasetError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
-from understudy.runs.episodes import Played, Recorder, Setting, setting_text
+from understudy.runs.episodes import TEMPERATURE, Played, Recorder, Setting, setting_text
 from understudy.runs.results import rank_key
 from understudy.spec.run import RunSpec
 from understudy.statistics import interval, return_interval
@@ -122,7 +122,7 @@ class Evaluator:
         grid: Mapping[str, tuple[Any, ...]],
         poll: Poll | None,
     ) -> Outcome:
-        outcome = self.outcome_of(self.rollouts(act, members, algorithm, poll=poll))
+        outcome = self._outcome(act, members, algorithm, poll)
         if not grid:
             return outcome
         outcome.grid_rows = [{} for _ in range(members)]
@@ -131,21 +131,26 @@ class Evaluator:
             parameters = dict(zip(grid, values, strict=True))
             configured = all(getattr(algorithm.config, key) == value for key, value in parameters.items())
             acting = algorithm.with_config(**parameters)
-            one = outcome if configured else self.outcome_of(self.rollouts(act, members, acting, poll=poll))
+            one = outcome if configured else self._outcome(act, members, acting, poll)
             for row, column in zip(outcome.grid_rows, one.rows, strict=True):
                 row.update({f"{tag(parameters)}/{key}": value for key, value in column.items()})
             outcome.grid_summary.update({f"{tag(parameters)}/{key}": value for key, value in one.summary.items()})
             tried.append((one.summary, parameters))
         outcome.best_summary, outcome.best_parameters = max(tried, key=lambda item: rank_key(item[0]))
-        best = {f"best/{key}": float(value) for key, value in outcome.best_parameters.items()}
+        best = {f"best/{key}": float(value) for key, value in outcome.best_parameters.items() if value is not None}
         outcome.grid_summary |= {f"best/{key}": value for key, value in outcome.best_summary.items()} | best
         return outcome
 
+    def _outcome(self, act: PolicyAct, members: int, algorithm: Algorithm, poll: Poll | None) -> Outcome:
+        return self.outcome_of(self.rollouts(act, members, algorithm, poll=poll), setting_of(algorithm).temperature)
+
     @staticmethod
-    def outcome_of(result: Evaluation) -> Outcome:
-        """Return rows and summary of finished rollouts."""
-        summary = summarise(result)
-        return Outcome([result.summary(k) for k in range(result.members)], summary, best_summary=summary)
+    def outcome_of(result: Evaluation, temperature: float) -> Outcome:
+        """Return rows and summary of finished rollouts, with the temperature that was acted with."""
+        acted = {TEMPERATURE: float(temperature)}
+        summary = {**summarise(result), **acted}
+        rows = [{**result.summary(k), **acted} for k in range(result.members)]
+        return Outcome(rows, summary, best_summary=summary)
 
     def rollouts(
         self,
@@ -164,7 +169,7 @@ class Evaluator:
             lambda observations, noise, chosen: act(observations, noise, chosen, algorithm),
             self.factory,
             episodes,
-            Execution.of(algorithm, spec.evaluation.eval_temperature),
+            Execution.of(algorithm),
             Stepping(spec.placement.eval_envs, processes, spec.placement.eval_timeout or None),
             members=members,
             on_step=on_step,
@@ -178,7 +183,7 @@ class Evaluator:
         recorder, seeds = self._recorder, self.spec.all_seeds
         if recorder is None:
             return None
-        setting = setting_of(algorithm, self.spec)
+        setting = setting_of(algorithm)
         return lambda ended: recorder.add(setting, played(ended, seeds[ended.member]))
 
     def record(
@@ -194,14 +199,14 @@ class Evaluator:
             lambda observations, noise, _: act(observations, noise, [member], algorithm),
             self.factory,
             Episodes(count, spec.evaluation.eval_seed, filmed=count, frame_skip=spec.evaluation.video_frame_skip),
-            Execution.of(algorithm, spec.evaluation.eval_temperature),
+            Execution.of(algorithm),
             Stepping(1, processes=1),  # of its own: a renderer belongs to the thread that made it
             poll=poll,
         )
         write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.evaluation.video_frame_skip))
         if self._recorder is not None:
             last_frames = np.cumsum([len(frames) for frames in result.frames[0]]) - 1
-            self._recorder.film(setting_of(algorithm, spec), spec.all_seeds[member], last_frames.tolist())
+            self._recorder.film(setting_of(algorithm), spec.all_seeds[member], last_frames.tolist())
         return None
 
     def _in_processes(self, algorithm: Algorithm) -> bool:
@@ -232,10 +237,10 @@ def summarise(result: Evaluation) -> dict[str, float]:
     return {**means, **return_interval(result.returns).as_metrics("return")}
 
 
-def setting_of(algorithm: Algorithm, spec: RunSpec) -> Setting:
+def setting_of(algorithm: Algorithm) -> Setting:
     """Return the settings that an algorithm's policies act with, as the table of episodes has them."""
     parameters = {key: getattr(algorithm.config, key) for key in algorithm.evaluation_parameters}
-    return Setting(setting_text(parameters), Execution.of(algorithm, spec.evaluation.eval_temperature).temperature)
+    return Setting(setting_text(parameters), algorithm.config.acting_temperature)
 
 
 def played(ended: Ended, seed: int) -> Played:
@@ -268,4 +273,5 @@ def episodes_of(result: Evaluation) -> list[Played]:
 
 def tag(parameters: Mapping[str, Any]) -> str:
     """Return the column prefix of one combination of evaluation-time parameters, like `flow_steps_10`."""
-    return ",".join(f"{key}_{value}" for key, value in parameters.items())
+    shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in parameters.items()}
+    return ",".join(f"{key}_{value}" for key, value in shown.items())

@@ -203,9 +203,14 @@ class EvaluationFiles:
     def _roll_out(self, evaluator: Evaluator) -> Outcome:
         """Evaluate in the environment; at the end also at each value of the grid, and on video."""
         training, algorithm, act = self._training, self._training.algorithm, self._training.pack.act
-        grid: Mapping[str, tuple[Any, ...]] = self._grid if training.last else {}
+        searched, shown = self._grid, training.spec.evaluation.eval_grid or {}
+        grid: Mapping[str, tuple[Any, ...]] = {**shown, **searched} if training.last else {}
         recorder = self._logs.episodes(training.step)
         outcome = evaluator.evaluate(act, len(training.seeds), algorithm, grid, self._stop.poll, recorder)
+        if not searched:  # nothing is chosen among what is only shown: the run's result is what it was configured for
+            outcome.best_summary, outcome.best_parameters = outcome.summary, {}
+            own = {key: value for key, value in outcome.grid_summary.items() if not key.startswith("best/")}
+            outcome.grid_summary = own
         if training.last and training.spec.evaluation.video_episodes:
             acting = algorithm.with_config(**outcome.best_parameters)
             reason = evaluator.record(act, acting, training.run.path / "video.mp4", poll=self._stop.poll)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.runs.directory import CsvLog, RunDir, read_csv
-from understudy.runs.episodes import FILE, EpisodeLog, Recorder
+from understudy.runs.episodes import FILE, TEMPERATURE, EpisodeLog, Recorder
 from understudy.runs.population import POPULATION
 
 
@@ -43,9 +43,9 @@ class Logs:
         """Append an evaluation: a row a seed, and their summary where there are several; `speed` in steps/s."""
         self._time(step, speed, "")
         for log, row in zip(self._evaluation, rows, strict=True):
-            log.append(step, row)
+            log.append(step, _columns(log, row))
         if self._summary:
-            self._summary.append(step, summary)
+            self._summary.append(step, _columns(self._summary, summary))
 
     def grid(self, step: int, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
         """Append an evaluation at each value of evaluation-time parameters."""
@@ -78,3 +78,9 @@ class Logs:
 
     def _time(self, step: int, steps_per_sec: Any, data_wait: Any) -> None:
         self._timing.append(step, {"time": time.time(), "steps_per_sec": steps_per_sec, "data_wait": data_wait})
+
+
+def _columns(log: CsvLog, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of an evaluation; files that earlier versions began have no column of the temperature."""
+    known = log.header is None or TEMPERATURE in log.header
+    return {key: value for key, value in row.items() if known or key != TEMPERATURE}

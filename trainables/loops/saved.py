@@ -38,8 +38,9 @@ def evaluate_policy(
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step, poll)
-    outcome = evaluator.outcome_of(result)
-    outcome.episodes, outcome.setting = episodes_of(result), setting_of(policy.algorithm, spec)
+    setting = setting_of(policy.algorithm)
+    outcome = evaluator.outcome_of(result, setting.temperature)
+    outcome.episodes, outcome.setting = episodes_of(result), setting
     return outcome
 
 
@@ -64,11 +65,12 @@ def collect_episodes(policy: Policy, spec: RunSpec, *, poll: Poll | None = None)
     torch.set_num_threads(spec.placement.cpus)
     evaluator = _evaluator(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    acting = policy.algorithm.with_config(eval_temperature=spec.config.eval_temperature)
     played: dict[int, Row] = {}
     evaluator.rollouts(
         policy.act_members,
         1,
-        policy.algorithm,
+        acting,
         poll=poll,
         on_episode=lambda _, episode, columns: played.update({episode: columns}),
     )
@@ -94,7 +96,7 @@ def evaluate_chance(spec: RunSpec, *, poll: Poll | None = None) -> Outcome:
         Stepping(spec.placement.eval_envs),
         poll=poll,
     )
-    outcome = evaluator.outcome_of(result)
+    outcome = evaluator.outcome_of(result, 1.0)
     outcome.episodes, outcome.setting = episodes_of(result), Setting("random actions", 1.0)
     return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from understudy.errors import UserError
 
 if TYPE_CHECKING:
     from understudy.policy import Policy
+    from understudy.spec.run import RunSpec
     from understudy.trainables.loops.evaluation import Outcome
 
 
@@ -42,7 +44,8 @@ def evaluate(
     """Evaluate a run or a model in its environment.
 
     Keys are those of `understudy train` that say how to evaluate (eval_episodes, eval_temperature, eval_envs, ...)
-    and the algorithm's evaluation-time keys (flow_steps, sampling_steps). 50 episodes per seed, unless said. Where the
+    and the algorithm's evaluation-time keys (flow_steps, sampling_steps), which may have several values
+    (eval_temperature=0,1 flow_steps=5,10): each combination is evaluated. 50 episodes per seed, unless said. Where the
     data name no environment (or with eval_episodes=0) policies are measured on the episodes that were held out: the
     losses of training, and the error of their actions by dimension and by task.
     """
@@ -66,12 +69,13 @@ def evaluate_model(
     from understudy.models import load_policy
     from understudy.registry import loops
     from understudy.runs.registering import FINAL_EPISODES
-    from understudy.spec.compose import flat_values, given_keys, parse
+    from understudy.spec.compose import flat_values, given_keys, listed, parse, split_sweeps
     from understudy.spec.effects import check_acting, check_effects
     from understudy.spec.keys import build_run, with_changes
     from understudy.spec.words import canonical
 
-    given = flat_values(parse(words))
+    plain, sweeps = split_sweeps(parse(words))
+    given = {**flat_values(plain), **{key: listed(key, sweep)[0] for key, sweep in sweeps.items()}}
     changes = {"eval_episodes": FINAL_EPISODES, **given}
     device = resolve_device(str(changes.get("device", "auto")))
     policy = load_policy(folder_of(model), tracking_uri=tracking_uri or None, device=device)
@@ -83,21 +87,42 @@ def evaluate_model(
     spec = build_run({**policy.spec, **changes})
     show_notes(check_effects(spec, given_keys(words)))
     check_acting(spec, given_keys(words))
-    acting = {key: getattr(spec.config, key) for key in policy.algorithm.evaluation_parameters}
-    policy = policy.with_config(**acting)
+    acting = policy.algorithm.evaluation_parameters
+    settings = _settings(spec, {canonical(key, acting): listed(key, sweep) for key, sweep in sweeps.items()})
     loop = loops.get(policy.algorithm.loop)
     recorded = policy.environment if spec.env_name == policy.env_name else None
     if not any(canonical(key) == "eval_episodes" for key in given) and not loop.plays(spec, recorded):
         spec = with_changes(spec, eval_episodes=0)
-    with progress_bar("evaluate", "episodes") as bar:
-        outcome = loop.evaluate(policy, spec, on_step=lambda done, total: bar(done, total, ""))
-    show_result(outcome.summary)
-    show_measures(outcome)
+    first: Mapping[str, float] = {}
+    for setting in settings:
+        acting_policy = policy.with_config(**setting)
+        with progress_bar("evaluate", "episodes") as bar:
+            outcome = loop.evaluate(acting_policy, spec, on_step=lambda done, total: bar(done, total, ""))
+        if sweeps:
+            console.print(", ".join(f"{canonical(key, acting)}={setting[canonical(key, acting)]}" for key in sweeps))
+        show_result(outcome.summary)
+        show_measures(outcome)
+        first = first or outcome.summary
     if video is not None:
-        loop.record(policy, spec, video)
+        loop.record(policy.with_config(**settings[0]), spec, video)
         if video.is_file():
             console.print(f"video: {video}")
-    return outcome.summary
+    return first
+
+
+def _settings(spec: RunSpec, several: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the evaluation-time keys that have several values, with the other keys' one value."""
+    from understudy.errors import SpecError
+    from understudy.registry import algorithms
+    from understudy.spec.keys import with_changes
+
+    acting = algorithms.get(spec.algo).evaluation_parameters
+    for key in several:
+        if key not in acting:
+            raise SpecError(f"{key} takes one value here; several are for {', '.join(acting)}")
+    combined = [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
+    configs = [with_changes(spec, **values).config for values in combined]
+    return [{key: getattr(config, key) for key in acting} for config in configs]
 
 
 def show_measures(outcome: Outcome) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from understudy.runs.directory import RunDir
     from understudy.runs.loop import Trains
+    from understudy.spec.compose import Sweep
     from understudy.spec.part import Role
     from understudy.spec.run import RunSpec
 
@@ -29,7 +30,7 @@ def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES
     from understudy.config_files import config_words
     from understudy.runs.epochs import EPOCHS, epochs_in, steps_of
     from understudy.spec.compose import given_keys
-    from understudy.spec.effects import check_effects
+    from understudy.spec.effects import check_effects, check_searched
     from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
 
     values = run_values(words, config_dir, takes)
@@ -40,6 +41,7 @@ def read_run(words: list[str], config_dir: str | None = None, takes: str = TAKES
     check_keys(values, algo_of(values))
     spec = build_run(values)
     show_notes(check_effects(spec, given_keys(words)))
+    check_searched(spec, spec.evaluation.eval_grid or ())
     spec = without_environment(spec, given_keys(words))
     if epochs is not None:
         steps, said = steps_of(spec, epochs)
@@ -89,6 +91,7 @@ def run_values(words: list[str], config_dir: str | None = None, takes: str = TAK
     for key in ("seed", "seeds"):
         if key in sweeps:
             values["seeds"] = listed(key, sweeps.pop(key))
+    values |= _several_settings(values, sweeps)
     if sweeps:
         from understudy.matrix.cells import is_matrix
 
@@ -97,6 +100,19 @@ def run_values(words: list[str], config_dir: str | None = None, takes: str = TAK
             raise SpecError(f"{key} has several values: `understudy compare`, or train -m, trains each; {takes}")
         raise SpecError(f"{key} has several values: `understudy sweep` tries them; {takes}")
     return values
+
+
+def _several_settings(values: Mapping[str, Any], sweeps: dict[str, Sweep]) -> dict[str, Any]:
+    """Take the evaluation-time keys from those with several values: the first counts, all are `eval_grid`."""
+    from understudy.spec.compose import listed
+    from understudy.spec.keys import algo_of
+    from understudy.spec.words import canonical
+
+    algo = algo_of(values)
+    acting = algorithms.get(algo).evaluation_parameters if algo in algorithms.names() else ()
+    several = {key: canonical(key, acting) for key in sweeps if canonical(key, acting) in acting}
+    grid = {name: listed(key, sweeps.pop(key)) for key, name in several.items()}
+    return {**{name: each[0] for name, each in grid.items()}, "eval_grid": grid} if grid else {}
 
 
 def _over_file(path: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +201,7 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
             if lines is not None:
                 lines.end()
     show_result(result.metrics)
+    show_settings(run, spec)
     if found := lineage(run, spec):
         console.print(f"{found.line()} ({DEPENDENT})", soft_wrap=True)
     state = run.state()
@@ -251,19 +268,41 @@ def show_result(metrics: Mapping[str, float]) -> None:
     if "return" not in metrics:  # nothing was rolled out
         console.print(f"{name} {objective_text(metrics)}")
         return
-    console.print(
-        f"{name} {objective_text(metrics)}{counts}; return {metrics['return']:.2f}, length {metrics['length']:.1f}"
-    )
+    acted = f", temperature {metrics['temperature']:g}" if "temperature" in metrics else ""
+    means = f"return {metrics['return']:.2f}, length {metrics['length']:.1f}"
+    console.print(f"{name} {objective_text(metrics)}{counts}; {means}{acted}")
+
+
+def show_settings(run: RunDir, spec: RunSpec) -> None:
+    """Print the score at each of the evaluation-time settings that the last evaluation was made at."""
+    from understudy.runs.directory import read_csv
+    from understudy.runs.results import objective_name
+    from understudy.sweeping.format import objective_text
+
+    path = run.path / "eval_grid.csv"
+    if spec.evaluation.eval_grid is None or not path.is_file():
+        return
+    settings: dict[str, dict[str, float]] = {}
+    for column, value in read_csv(path)[-1].items():
+        setting, _, name = column.rpartition("/")
+        if setting and isinstance(value, float):
+            settings.setdefault(setting, {})[name] = value
+    rows = [(setting, objective_text(metrics)) for setting, metrics in settings.items()]
+    name = objective_name(next(iter(settings.values()))) or "score"
+    show_table(("setting", f"{name} [95 %]"), rows, title="the same policies at each evaluation-time setting")
 
 
 def show_keys(examples: str, words: list[str], extra: type[BaseModel] | None = None) -> None:
     """Print examples, then every key with its default and meaning."""
     from understudy.spec.keys import algo_of, key_groups
+    from understudy.spec.presets import presets
 
     console.print(f"{examples}\n", markup=False, soft_wrap=True)
     given = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
     groups = key_groups(algo_of(given))
     own = {getattr(extra, "title", "a sweep"): extra.model_fields} if extra else {}
+    show_table(("preset=", "what it sets"), [(item.name, item.what) for item in presets()], title="published protocols")
+    console.print()
     for title, fields in {**own, **groups}.items():
         show_table(("key", "default", "meaning"), key_rows(fields), title=f"keys of {title}")
         console.print()

@@ -44,6 +44,8 @@ SCHEMA = pa.schema(
     ]
 )
 ORDER = ("step", "setting", "seed", "episode")
+TEMPERATURE = "temperature"
+"""Column of the scale of the noise that was acted with, here and in eval.csv."""
 TRAINING, CONFIRMATION, REGISTERED = "training", "confirmation", "registered"
 """What an evaluation was for: the run's own, during and after training; in sweeps also the confirmation of the chosen
 configurations, and the score of the seed that is registered."""
@@ -255,7 +257,8 @@ def metrics_of(table: pa.Table) -> dict[str, float]:
         if not table[name].null_count:
             means[name] = float(scores(table, name).mean(axis=1).mean())
     column = objective_column(table)
-    return {**means, **interval_of(table, column).as_metrics(column)}
+    acted = {TEMPERATURE: float(table[TEMPERATURE][0].as_py())}
+    return {**means, **interval_of(table, column).as_metrics(column), **acted}
 
 
 def values_of(table: pa.Table, column: str) -> list[Any]:

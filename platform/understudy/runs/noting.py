@@ -107,5 +107,7 @@ def description(spec: RunSpec, step: int, metrics: Mapping[str, float]) -> str:
         return what
     seeds, episodes = len(spec.all_seeds), int(metrics.get(f"{name}_episodes", 0))
     counts = f" over {seeds} seed{'s'[: seeds - 1]}" + (f" x {episodes} episodes" if episodes else "")
-    others = [f"{key} {figure(metrics[key], key)}" for key in ("return", "length") if key in metrics and key != name]
+    known = [key for key in ("return", "length") if key in metrics and key != name]
+    others = [f"{key} {figure(metrics[key], key)}" for key in known]
+    others += [f"temperature {metrics['temperature']:g}"] if "temperature" in metrics else []
     return f"**{name} {objective_text(metrics)}**{counts}  \n{'; '.join([what, *others])}"

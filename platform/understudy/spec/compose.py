@@ -25,13 +25,12 @@ from understudy.registry import sources
 from understudy.spec.keys import shared_fields
 from understudy.spec.nested import translated
 from understudy.spec.part import absolute
+from understudy.spec.presets import ABOUT, BY_ALGO, check_method
 from understudy.spec.words import ALIASES
 
 log = logging.getLogger("understudy")
 OTHER = "_other"
 """File of a group for names that it has no file of: OTHER in its values is the name."""
-BY_ALGO = "by_algo"
-"""Key of a group's file with keys for some methods alone."""
 CONF = Path(__file__).parents[1] / "conf"
 NO_WANDB = ("--no-wandb", "--no_wandb")
 _KEY = re.compile(r"^[A-Za-z_][\w./@-]*$")
@@ -175,6 +174,7 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
             values[key] = item.value()
     composed: dict[str, Any] = {}
     try:
+        chosen.sort(key=lambda word: word.startswith("+preset="))  # over those that other groups bring
         search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             config = compose(config_name="run", overrides=[*search, *chosen])
@@ -189,16 +189,25 @@ def flat_values(overrides: Sequence[Override], config_dir: str | None = None) ->
         where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
         raise SpecError(f"{where}not readable YAML ({error.problem})") from None
     given, left_out = translated({key: _plain(value) for key, value in values.items()})
+    about: dict[str, Any] = composed.pop(ABOUT, {})
     preset, _ = translated(composed)
     if left_out:
         log.warning("note: keys that ask for nothing here are left out: %s", ", ".join(left_out))
-    return _with_environment({**_of_method(preset, given), **given})
+    named = next((word.partition("=")[2] for word in chosen if word.startswith("+preset=")), "")
+    return _with_environment({**_of_method(preset, given, named, about), **given})
 
 
-def _of_method(preset: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of chosen groups, with those that are for the chosen method alone (`by_algo`)."""
+def _of_method(
+    preset: dict[str, Any], given: Mapping[str, Any], named: str, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the keys of chosen groups, with those that are for the chosen method alone (`by_algo`).
+
+    SpecError where a preset is `named` that is for other methods.
+    """
     by_algo: dict[str, dict[str, Any]] = preset.pop(BY_ALGO, {})
     algo = str(next((value for key, value in given.items() if ALIASES.get(key, key) == "algo"), preset.get("algo", "")))
+    if named:
+        check_method(named, about, algo)
     return {**preset, **by_algo.get(algo, {})}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -50,13 +50,15 @@ class EvaluationSpec(Part):
     eval_max_steps: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
         default=0, ge=0, description="steps after which an evaluation's episode ends; 0: the environment's own limit"
     )
-    eval_temperature: Annotated[float | None, Needs("eval_episodes>=1", note=True), Needs("noise")] = Field(
-        default=None,
-        ge=0,
-        description="scale of the policy's noise; default 0, deterministic, or 1 for actor=best_of_n",
-    )
     eval_seed: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
         default=1_000_000, ge=0, lt=2**32 - 2**20, description="seed of the first evaluation episode"
+    )
+    eval_grid: Annotated[
+        dict[str, tuple[Any, ...]] | None, OnlyWith("eval_grid"), Needs("eval_episodes>=1", note=True)
+    ] = Field(
+        default=None,
+        description="evaluation-time keys with several values, like {eval_temperature:[0,1]}: the last evaluation is"
+        " made at each of them too; eval_temperature=0,1 says the same, and that the first counts",
     )
     video_episodes: Annotated[int, Needs("eval_episodes>=1")] = Field(
         default=0, ge=0, description="episodes of the last evaluation to record"

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from understudy.registry import encoders
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part, Width
+from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part, Role, Width
 
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
 
@@ -95,9 +95,26 @@ class Optimisation(Part):
         return self
 
 
-class AlgorithmConfig(Optimisation):
+class Noise(Part):
+    """The noise that a policy acts with, which does not change training."""
+
+    role: ClassVar[Role] = "when"
+    title: ClassVar[str] = "acting"
+
+    eval_temperature: Annotated[
+        float | None, ActsOnly(), Needs("eval_episodes>=1", "acts", note=True), Needs("noise")
+    ] = Field(
+        default=None,
+        ge=0,
+        description="scale of the policy's noise when it acts; none: 0, deterministic, or 1 for actor=best_of_n and"
+        " use_critic",
+    )
+
+
+class AlgorithmConfig(Optimisation, Noise):
     """The settings that every algorithm has; a plug-in's config adds its own and the parts below that it takes."""
 
+    role: ClassVar[Role] = "what"
     former: ClassVar[type[Part]] = Part
     """Keys that earlier versions wrote for this method and that it no longer takes: recorded runs keep them."""
 
@@ -135,6 +152,11 @@ class AlgorithmConfig(Optimisation):
     def default_temperature(self) -> float:
         """Scale of the noise that a policy acts with where none is asked for; 0 is deterministic."""
         return 0.0
+
+    @property
+    def acting_temperature(self) -> float:
+        """Scale of the noise that a policy acts with: the one that was asked for, else the method's own."""
+        return self.default_temperature if self.eval_temperature is None else self.eval_temperature
 
     @property
     def acts_at_random(self) -> bool:

@@ -15,11 +15,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from understudy.errors import did_you_mean
 from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.data import DataSpec
 from understudy.spec.evaluation import EvaluationSpec, HookSpec
-from understudy.spec.learning import AlgorithmConfig, in_written_order
-from understudy.spec.part import ADDRESS, FolderName, GivesWayTo, IsPath, Part, Role, mark
+from understudy.spec.learning import AlgorithmConfig, Noise, in_written_order
+from understudy.spec.part import ADDRESS, ActsOnly, FolderName, GivesWayTo, IsPath, Part, Role, mark
 from understudy.spec.placement import Placement
 from understudy.spec.population import Population
 
@@ -69,7 +70,21 @@ class RunSpec(Part):
         if size % workers:
             raise ValueError(f"batch_size={size} does not divide by num_workers={workers}")
         self._check_population(workers)
+        self._check_grid()
         return self
+
+    def _check_grid(self) -> None:
+        kind = type(self.config)
+        acting = [name for name, field in kind.model_fields.items() if mark(field, ActsOnly)]
+        for key, values in (self.evaluation.eval_grid or {}).items():
+            if key not in acting:
+                raise ValueError(
+                    f"eval_grid: {key} is no evaluation-time key of {self.algo}{did_you_mean(key, acting)}"
+                )
+            if not values:
+                raise ValueError(f"eval_grid: {key} has no value")
+            for value in values:
+                kind(**{**self.config.model_dump(), key: value})
 
     def _check_population(self, workers: int) -> None:
         pbt, interval = self.population.pbt, self.population.pbt_interval
@@ -119,10 +134,12 @@ class RunSpec(Part):
     def parts(self) -> Iterator[tuple[Part, dict[str, Any]]]:
         """Yield each part with its flat values as JSON, the run's own keys first and the algorithm's last."""
         yield self, self.model_dump(mode="json", exclude=set(PARTS))
-        for part in (self.data, self.hooks, self.evaluation, self.placement, self.augment, self.population):
+        acting = Noise(eval_temperature=self.config.eval_temperature)
+        for part in (self.data, self.hooks, self.evaluation, acting, self.placement, self.augment, self.population):
             yield part, part.model_dump(mode="json")
         learning = {**self.config.model_dump(mode="json"), **self.former.model_dump(mode="json")}
-        yield self.config, in_written_order(learning)
+        own = {key: value for key, value in learning.items() if key not in Noise.model_fields}
+        yield self.config, in_written_order(own)
 
     def flat(self, roles: Collection[Role] = ("what", "when", "where")) -> dict[str, Any]:
         """Return one flat mapping of every key, as flags.json and MLflow hold it, or of those with these roles."""
@@ -138,7 +155,8 @@ class RunSpec(Part):
         what = {key: value for key, value in self.flat(("what",)).items() if key not in ("seed", "seeds")}
         what["seeds"] = list(self.all_seeds)
         if self.population.pbt is not None:  # then evaluations decide what is trained
-            what |= self.evaluation.model_dump(mode="json", exclude={"video_episodes", "video_frame_skip"})
+            what |= self.evaluation.model_dump(mode="json", exclude={"video_episodes", "video_frame_skip", "eval_grid"})
+            what["eval_temperature"] = self.config.eval_temperature
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
