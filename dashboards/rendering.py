@@ -18,7 +18,15 @@ from understudy.sweeping.format import figure, number, objective_text
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 STYLES = ("vendor/uPlot.min.css", "style.css")
-SCRIPTS = ("vendor/uPlot.iife.min.js", "vendor/htmx.min.js", "plots.js", "parallel.js", "curves.js", "page.js")
+SCRIPTS = (
+    "vendor/uPlot.iife.min.js",
+    "vendor/htmx.min.js",
+    "plots.js",
+    "parallel.js",
+    "curves.js",
+    "player.js",
+    "page.js",
+)
 
 
 def clean(value: Any) -> Any:

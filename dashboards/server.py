@@ -85,6 +85,7 @@ def make_app(site: Site, hosts: Sequence[str] = ()) -> Starlette:
     pages |= {"/data/sweep/{path:path}": sweep.data}
     pages |= {"/run/{path:path}": run.show, "/live/run/{path:path}": run.live}
     pages |= {"/episodes/{path:path}": episodes.show, "/list/episodes/{path:path}": episodes.rows}
+    pages |= {"/data/clip/{path:path}": episodes.beside}
     pages |= {"/datasets": dataset.listing, "/dataset/{name:path}": dataset.show}
     pages |= {"/picture/{name:path}": dataset.frame, "/list/verify/{name:path}": dataset.verify}
     pages |= {"/compare": compare.show, "/comparison/{path:path}": comparison.show}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from understudy.dashboards.places import address
+from understudy.dashboards.reading.clips import clips_of, film_command
 from understudy.dashboards.reading.comparing import (
     Side,
     best_of,
@@ -55,7 +57,9 @@ def show(request: Request, site: Site) -> Response:
             column=column,
             pairs=differences(sides, states, column),
             keys=differing(sides),
-            videos=_videos(site, sides),
+            together=_together(site, sides, request.query_params.get("state", "")),
+            asked=asked,
+            film=_film_command(site, sides, states),
             problem=_problem(sides, states),
             data={
                 "objective": column, "rate": column == "success", "candidates": rows,
@@ -94,11 +98,50 @@ def _problem(sides: list[Side], states: list[int]) -> str:
     return f"evaluated after different numbers of steps: {', '.join(map(str, sorted(steps)))}" if len(steps) > 1 else ""
 
 
+def _film_command(site: Site, sides: list[Side], states: list[int]) -> str:
+    """Return what films an episode of each side from one start state, the first where not all seeds did alike."""
+    rows = {side.name: side.evaluation.rows.to_pylist() for side in sides if side.evaluation}
+    outcomes: dict[int, set[Any]] = {state: set() for state in states}
+    for row in itertools.chain.from_iterable(rows.values()):
+        outcomes.get(row["reset_seed"], set()).add(row["success"])
+    unlike = [state for state, found in outcomes.items() if len(found) > 1]
+    commands: list[str] = []
+    for side in sides:
+        if side.evaluation is None:
+            continue
+        own = [row for row in rows[side.name] if row["reset_seed"] in (unlike or states)[:1]]
+        commands.append(film_command(site.files, side.path, side.evaluation, own[:1]))
+    return "\n".join(filter(None, commands))
+
+
+def _together(site: Site, sides: list[Side], asked: str) -> dict[str, Any] | None:
+    """Return rollouts of all from one start state, and from which others there are some; None where none is filmed.
+
+    Of sides without a filmed episode their video of some episodes is shown, if they have one.
+    """
+    filmed = [clips_of(side.path, side.evaluation) if side.evaluation else {} for side in sides]
+    counts: dict[int, int] = {}
+    for state in itertools.chain.from_iterable({state for _, state in clips} for clips in filmed):
+        counts[state] = counts.get(state, 0) + 1
+    states = sorted(counts, key=lambda state: (-counts[state], state))
+    if not states:
+        videos = _videos(site, sides)
+        return {"videos": videos, "states": [], "state": None} if videos else None
+    state = int(asked) if asked.isdecimal() and int(asked) in counts else states[0]
+    videos: list[dict[str, Any]] = []
+    for side, clips in zip(sides, filmed, strict=True):
+        clip = next((clips[key] for key in sorted(clips) if key[1] == state), None)
+        if clip is not None:
+            named = f"{side.name}, seed {clip.seed}"
+            videos.append({"name": named, "href": address("file", site.root.relative(clip.file)), "clip": clip})
+    return {"videos": videos, "states": [(own, counts[own]) for own in states], "state": state}
+
+
 def _videos(site: Site, sides: list[Side]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for side in sides:
         places: list[Path] = [side.path / "video.mp4", side.path / "best" / "video.mp4"]
         video = next((place for place in places if place.is_file()), None)
         if video is not None:
-            found.append({"name": side.name, "href": address("file", site.root.relative(video))})
+            found.append({"name": side.name, "href": address("file", site.root.relative(video)), "clip": None})
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -27,9 +28,14 @@ from understudy.dashboards.reading.runs import (
 from understudy.dashboards.reading.sweeps import read_sweep
 from understudy.dashboards.rendering import render
 from understudy.dashboards.site import Site
+from understudy.runs.clips import read_clips
+from understudy.runs.directory import RunDir
+from understudy.runs.episodes import TRAINING
 from understudy.runs.results import objective_name
 from understudy.runs.run_log import LOG
 
+CLIPS = 8
+"""Filmed episodes in the page; all are on the page of episodes."""
 WHERE = ("save_dir", "data_dir", "tracking_uri", "project", "run_group", "cpus", "gpus", "device", "seeds", "seed")
 """Keys that say where, not what: no difference between two configurations."""
 
@@ -155,6 +161,17 @@ def _seed_rows(files: Files, run: RunView, name: str | None) -> list[dict[str, A
     return rows
 
 
-def _videos(site: Site, run: RunView) -> list[str]:
-    """Return the addresses of a run's videos."""
-    return [address("file", site.root.relative(path)) for path in sorted(run.path.rglob("*.mp4"))[:20]]
+def _videos(site: Site, run: RunView) -> list[dict[str, str]]:
+    """Return a run's filmed episodes, failures first, with where they are played; before there are any, its video."""
+    path, trial = site.root.relative(run.path), RunDir(run.path).trial
+    found: list[dict[str, str]] = []
+    for clip in read_clips(run.path)[:CLIPS]:
+        of = f"{'' if trial is None else trial}~{TRAINING}~{clip.step}~{clip.setting}"
+        asked = urlencode({"of": of, "clip": f"{clip.seed}-{clip.reset_seed}"})
+        outcome = "" if clip.success is None else ": success" if clip.success >= 1 else ": failure"
+        name, href = f"seed {clip.seed}, episode {clip.episode}{outcome}", f"{address('episodes', path)}?{asked}#player"
+        found.append({"video": address("file", site.root.relative(clip.file)), "name": name, "href": href})
+    if not found and (run.path / "video.mp4").is_file():
+        video = address("file", site.root.relative(run.path / "video.mp4"))
+        found.append({"video": video, "name": "episodes of the last evaluation", "href": address("episodes", path)})
+    return found

@@ -83,15 +83,32 @@ def grid(rows: pa.Table, column: str) -> dict[str, Any]:
     }
 
 
-def chosen(rows: Sequence[dict[str, Any]], column: str, show: str, seed: int | None) -> list[dict[str, Any]]:
-    """Return the episodes to list: failures first, the worst first; `show` and `seed` leave some out."""
-    kept = [row for row in rows if seed is None or row["seed"] == seed]
-    if show == "failures":
+@dataclass(frozen=True)
+class Wanted:
+    """Which episodes are listed, and in which order."""
+
+    show: str = "all"
+    seed: int | None = None
+    state: int | None = None
+    shortest: int | None = None
+    longest: int | None = None
+
+    def takes(self, row: dict[str, Any]) -> bool:
+        """Whether an episode is one of them."""
+        least, most = self.shortest or 0, row["length"] if self.longest is None else self.longest
+        ends = (self.seed in (None, row["seed"]), self.state in (None, row["reset_seed"]))
+        return all(ends) and least <= row["length"] <= most
+
+
+def chosen(rows: Sequence[dict[str, Any]], column: str, wanted: Wanted) -> list[dict[str, Any]]:
+    """Return the episodes to list: failures first, the worst first; `wanted` leaves some out."""
+    kept = [row for row in rows if wanted.takes(row)]
+    if wanted.show == "failures":
         kept = [row for row in kept if failed(row)]
-    elif show == "successes":
+    elif wanted.show == "successes":
         kept = [row for row in kept if (row["success"] or 0) >= 1]
-    if show in ("longest", "shortest"):
-        return sorted(kept, key=lambda row: row["length"], reverse=show == "longest")
+    if wanted.show in ("longest", "shortest"):
+        return sorted(kept, key=lambda row: row["length"], reverse=wanted.show == "longest")
     return sorted(kept, key=lambda row: (not failed(row), row[column] if row[column] is not None else 0.0))
 
 

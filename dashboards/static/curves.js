@@ -112,8 +112,8 @@ const Curves = (() => {
     return { destroy() { plot.destroy(); } };
   }
 
-  /* The columns of one episode of a dataset: a line for each dimension. */
-  function episode(holder, data) {
+  /* The columns of one episode: a line for each dimension. `at` is called with the step of a click. */
+  function episode(holder, data, { height = 170, at = null } = {}) {
     const palette = colours();
     return Object.entries(data.episode).map(([name, dims]) => {
       const figure = document.createElement("figure"), caption = document.createElement("figcaption"), place = document.createElement("div");
@@ -121,8 +121,9 @@ const Curves = (() => {
       figure.append(caption, place); holder.append(figure);
       const steps = dims[0].map((_, index) => index);
       const series = dims.map((_, index) => ({ label: String(index), stroke: palette[index % palette.length], width: 1.3, points: { show: false } }));
-      const plot = new uPlot(options(place, 170, { series, rest: { cursor: { y: false, sync: { key: "episode" } } } }), [steps, ...dims], place);
-      return { destroy() { plot.destroy(); } };
+      const plot = new uPlot(options(place, height, { series, rest: { cursor: { y: false, sync: { key: "episode" } } } }), [steps, ...dims], place);
+      if (at) plot.over.addEventListener("click", () => { if (plot.cursor.left >= 0) at(plot.posToVal(plot.cursor.left, "x")); });
+      return { plot, destroy() { plot.destroy(); } };
     });
   }
 

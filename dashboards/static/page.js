@@ -37,11 +37,14 @@
       if (holder.dataset.plot === "overlay") parts.push(Curves.overlay(holder, data));
       if (holder.dataset.plot === "overview") Plots.overview(holder, data);
       if (holder.dataset.plot === "episode") parts.push(...Curves.episode(holder, data));
-      if (holder.dataset.plot === "grid" && data.grid) Plots.grid(holder, data.grid);
+      if (holder.dataset.plot === "grid" && data.grid) Plots.grid(holder, data.grid, { filmed: data.filmed, pick: data.cells ? (seed, state) => { location.href = `${data.cells}&seed=${seed}&state=${state}`; } : null });
       if (holder.dataset.plot === "parallel") parts.push(drawParallel(holder, data, tools));
       if (holder.dataset.plot === "curves") { const made = Curves.trials(holder, data, tools); if (made) parts.push(made); }
       if (holder.dataset.plot === "seed-curves") parts.push(...Curves.seeds(holder, data));
     }
+    const own = parts;
+    for (const section of document.querySelectorAll("[data-player]")) Player.open(section).then((made) => { if (made) { if (own === parts) parts.push(made); else made.destroy(); } });
+    for (const section of document.querySelectorAll("[data-together]")) { const made = Player.together(section); if (made) parts.push(made); }
     document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
   }
 
@@ -68,11 +71,16 @@
       sorted.column = column;
       sort(button.closest("table"));
     }
-    const together = event.target.closest('[data-action="play-all"], [data-action="restart-all"]');
-    if (together) {
-      const videos = [...document.querySelectorAll("#together video")], paused = videos.every((video) => video.paused);
-      if (together.dataset.action === "restart-all") for (const video of videos) video.currentTime = 0;
-      for (const video of videos) if (paused || together.dataset.action === "restart-all") video.play(); else video.pause();
+    const named = event.target.closest("[data-command]"), line = document.getElementById("command");
+    if (named && line) {
+      line.textContent = named.dataset.command;
+      line.closest("p").scrollIntoView({ block: "center" });
+      line.classList.remove("lit"); void line.offsetWidth; line.classList.add("lit");
+    }
+    const copy = event.target.closest("[data-copy]");
+    if (copy) {
+      await navigator.clipboard.writeText(document.querySelector(copy.dataset.copy).textContent);
+      copy.textContent = "copied";
     }
     const clip = event.target.closest("[data-clip]"), video = document.getElementById("video");
     if (clip && video) {
@@ -87,6 +95,7 @@
       if (answer.ok) draw(await answer.json());
     }
   });
+  document.addEventListener("change", (event) => { if (event.target.matches('[data-action="submit"]')) event.target.form.requestSubmit(); });
   document.addEventListener("input", (event) => {
     if (!event.target.matches('[data-action="step"]')) return;
     const step = Number(event.target.value), frames = document.querySelector("[data-frames]");

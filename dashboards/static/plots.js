@@ -187,7 +187,8 @@ const Plots = (() => {
   }
 
   /* Scores of seeds and start states: a cell is an episode. */
-  function grid(holder, found, { pick } = {}) {
+  function grid(holder, found, { pick = null, filmed = [] } = {}) {
+    const films = new Set(filmed.map(([seed, state]) => `${seed}-${state}`));
     const n = found.columns.length, left = Math.min(220, 14 + 7 * Math.max(...found.rows.map((name) => name.length)));
     const width = Math.max(320, holder.clientWidth), size = Math.min(30, (width - left - 8) / Math.max(1, n)), high = Math.max(14, Math.min(26, size)), gap = size > 8 ? 2 : .6;
     const height = found.rows.length * (high + gap) + 24, svg = frame(width, height, `${found.name} of each row on each start state`);
@@ -200,8 +201,10 @@ const Plots = (() => {
         const kind = share === null ? "cell none" : found.rate ? (share >= 1 ? "cell won" : share > 0 ? "cell part" : "cell lost") : `cell ramp${Math.min(4, Math.floor(share * 5))}`;
         const cell = make("rect", { class: kind, x: left + column * size, y, width: Math.max(.5, size - gap), height: high, rx: size > 8 ? 3 : 0 });
         cell.append(make("title", {}, `${name}, start state ${found.columns[column]}: ${value === null ? "not played" : `${found.name} ${figure(value)}`}`));
-        if (pick) cell.addEventListener("click", () => pick(row, found.columns[column]));
+        const seed = name.slice(name.lastIndexOf(" ") + 1);
+        if (pick && value !== null) { cell.classList.add("open"); cell.addEventListener("click", () => pick(seed, found.columns[column])); }
         svg.append(cell);
+        if (films.has(`${seed}-${found.columns[column]}`)) svg.append(make("circle", { class: "film", cx: left + column * size + (size - gap) / 2, cy: y + high / 2, r: Math.max(1.5, Math.min(5, size / 5)) }));
       });
     });
     if (n) {

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from understudy.envs.simulators.video import write_mp4
 from understudy.files import write_json
+from understudy.runs.clips import Clip, write_clip
 from understudy.runs.directory import CsvLog
 from understudy.runs.episodes import EpisodeLog, Played, Setting
 from understudy.statistics import interval
@@ -87,6 +89,23 @@ def confirmed(trial: int) -> dict[str, Any]:
         "seeds": list(SEEDS), "fresh": True, "compared": [rival], "is_default": False, "model": "models:/bc/1",
         "is_best": True, "why": "the first", "training_steps": 400,
     }  # fmt: skip
+
+
+def make_clip(run: Path, seed: int = 0, episode: int = 3, success: float = 0.0, **changes: Any) -> Clip:
+    """Film an episode of a run: 31 steps of a square that moves to the right, with its actions and states."""
+    columns = {
+        "actions": np.sin(np.arange(31)[:, None] / 5 + np.arange(3)).astype(np.float32),
+        "rewards": np.linspace(-1, 0, 31).astype(np.float32),
+        "observations": np.cos(np.arange(31)[:, None] / 9 + np.arange(4)),
+    }
+    frames = np.full((12, 48, 64, 3), 230, np.uint8)
+    for place, frame in enumerate(frames):
+        frame[16:32, 4 * place : 4 * place + 16] = (0, 114, 178)
+    given: dict[str, Any] = {"step": 400, "setting": "", "returns": success, "length": 31, "frame_skip": 3, "fps": 10}
+    given |= {"reset_seed": 1_000_000 + episode, "env_name": "x", **changes}
+    clip = Clip(seed=seed, episode=episode, success=success, **given)
+    write_mp4(frames, run / "videos" / f"{clip.stem}.mp4", clip.fps)
+    return write_clip(run / "videos", clip, columns)
 
 
 def data_in(page: str) -> dict[str, Any]:

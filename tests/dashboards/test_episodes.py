@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from tests.dashboards.conftest import Open
-from tests.dashboards.folders import SEEDS, confirmed, data_in, make_run, make_sweep
+from tests.dashboards.folders import SEEDS, confirmed, data_in, make_clip, make_run, make_sweep
 
 from understudy.comparisons import paired_difference
 from understudy.dashboards.pages.compare import short_names
@@ -125,3 +127,83 @@ def test_runs_are_called_by_what_tells_them_apart() -> None:
     assert short_names(["a/b/one", "a/b/two"]) == ["one", "two"]
     assert short_names(["a/s/trials/0003", "a/s/trials/0012"]) == ["trial 3", "trial 12"]
     assert short_names([unquote("a%20b"), "c/d"]) == ["a b", "c/d"]
+
+
+def test_a_filmed_episode_is_played_with_what_was_done_in_it(tmp_path: Path, opened: Open) -> None:
+    run = make_run(tmp_path / "run_1", 0.2)
+    row = rows_where(last(run), seed=1, episode=4).to_pylist()[0]
+    clip = make_clip(run, 1, 4, row["success"], returns=row["return"], length=30)
+    make_clip(run, 2, 5, 1.0, returns=7.0)
+    pages = opened(tmp_path)
+    page = pages.get("/episodes/run_1", params={"clip": "1-1000004"}).text
+    assert "Seed 1, episode 4" in page
+    assert "the recorded episode" in page
+    assert f'src="/file/run_1/videos/{clip.file.name}"' in page
+    assert page.count(">watch<") == 2
+    assert data_in(page)["filmed"] == [[1, 1_000_004], [2, 1_000_005]]
+    assert "not the recorded one" in pages.get("/episodes/run_1", params={"clip": "2-1000005"}).text
+    beside = pages.get(f"/data/clip/run_1/videos/{clip.file.name}").json()
+    assert (beside["fps"], beside["skip"], beside["length"]) == (10, 3, 30)
+    assert list(beside["curves"]) == ["actions", "rewards", "observations"]
+    assert np.shape(beside["curves"]["actions"]) == (3, 31)
+    assert pages.get("/data/clip/run_1/videos/other.mp4").status_code == 404
+    assert f"/file/run_1/videos/{clip.file.name}" in pages.get("/run/run_1").text
+
+
+def test_the_command_films_just_these_episodes_and_can_be_typed(tmp_path: Path, opened: Open) -> None:
+    run = make_run(tmp_path / "a run", 0.2, eval_seed=1_000_000)
+    for seed in SEEDS:
+        (run / f"sd{seed:03d}" / "final_model.pt").touch()
+    page = opened(tmp_path).get("/episodes/a%20run", params={"show": "failures", "seed": "1"}).text
+    failed = [row["episode"] for row in rows_where(last(run), seed=1, success=0.0).to_pylist()]
+    names = ",".join(f"1:{episode}" for episode in failed[:3])
+    command = html.unescape(page.partition('id="command">')[2].partition("<")[0])
+    assert shlex.split(command) == ["understudy", "evaluate", "--video", "--episodes", names, str(run)]
+    assert page.count("data-command=") == len(failed)
+
+
+def test_an_earlier_evaluation_is_filmed_from_the_checkpoint_of_its_step_if_it_was_kept(
+    tmp_path: Path, opened: Open
+) -> None:
+    run = make_run(tmp_path / "run_1", 0.2)
+    (run / "sd001" / "checkpoint_200.pt").touch()
+    asked = {"of": f"~{TRAINING}~200~", "seed": "1", "state": "1000002"}
+    page = opened(tmp_path).get("/episodes/run_1", params=asked).text
+    assert f"--episodes 2 {run}/sd001/checkpoint_200.pt<" in page
+    assert "was not kept" in opened(tmp_path).get("/episodes/run_1", params={**asked, "seed": "2"}).text
+
+
+def test_a_sweeps_confirmation_is_filmed_from_the_trials_that_hold_its_seeds(tmp_path: Path, opened: Open) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1", trials=3)
+    fresh = make_run(sweep / "trials" / "0002_sd007", seeds=[7], eval_seed=1_000_000)
+    (fresh / "final_model.pt").touch()
+    played = [Played(7, state, 5_000_000 + state, 0.0, 9, 0.0) for state in range(3)]
+    put_evaluation(sweep / "episodes.arrow", CONFIRMATION, 2, Setting("flow_steps=5"), 400, played)
+    make_clip(fresh, 7, 1, reset_seed=5_000_001, setting="flow_steps=5")
+    page = opened(tmp_path).get("/episodes/sweep_1").text
+    assert f"--episodes 7:0,7:2 {fresh} flow_steps=5 eval_seed=5000000<" in page
+    assert page.count(">watch<") == 1
+
+
+def test_episodes_are_filtered_by_state_and_length(shown: TestClient) -> None:
+    def states(**asked: str) -> list[str]:
+        page = shown.get("/list/episodes/group/two", params=asked).text
+        return [row.partition('"')[0] for row in page.split('data-cell="')[1:]]
+
+    assert sorted(states(state="1000003")) == ["0-1000003", "1-1000003", "2-1000003"]
+    assert states(shortest="31") == []
+    assert len(states(shortest="30", longest="30")) == 30
+    assert len(states(shortest="x", longest="-1")) == 30
+
+
+def test_rollouts_are_beside_each_other_from_the_same_start_state(tmp_path: Path, opened: Open) -> None:
+    for name, level in (("one", 0.9), ("two", 0.2)):
+        run = make_run(tmp_path / name, level)
+        make_clip(run, 0, 3, float(name == "one"))
+    make_clip(tmp_path / "one", 1, 5)
+    page = opened(tmp_path).get("/compare", params={"of": ["one", "two"]}).text
+    assert "from start state 1000003, at one clock" in page
+    assert page.count("<video") == 2
+    other = opened(tmp_path).get("/compare", params={"of": ["one", "two"], "state": "1000005"}).text
+    assert other.count("<video") == 1
+    assert "1000003 (2 of 2)" in other

@@ -134,7 +134,7 @@ def test_where_an_episode_is_in_the_video_is_noted(tmp_path: Path) -> None:
     for seed, episode in ALL:
         recorder.add(TEN, played(seed, episode))
     recorder.finish()
-    recorder.film(TEN, 0, [11, 30])
+    recorder.film(TEN, {(0, 0): 11, (0, 1): 30})
     assert read_episodes(tmp_path / FILE)["last_frame"].to_pylist() == [11, 30, None, None, None, None]
 
 

@@ -11,6 +11,7 @@ from tests.unit.walking import Make, Walk
 
 from understudy.envs.rollouts.acting import ROWS, Execution
 from understudy.envs.rollouts.evaluation import Episodes, Stepping, evaluate
+from understudy.envs.rollouts.filming import film
 from understudy.envs.rollouts.pools import close_pools
 from understudy.errors import UnderstudyError, UserError
 
@@ -168,6 +169,21 @@ def test_videos_have_the_first_each_third_and_the_last_step_of_the_asked_episode
     shown = result.frames[0][1][:, 0, 0, 0].tolist()
     length = int(result.lengths[0, 1])
     assert shown == sorted({*range(0, length + 1, 3), length})
+
+
+def test_a_filmed_episode_is_the_one_of_the_evaluation_whichever_are_chosen(usual) -> None:
+    chosen = [(2, 17), (0, 3), (1, 3)]
+    execution = Execution(noise_shape=(4,), executed=4)
+    taken = list(film(Policy(), Make(), execution, 5, chosen, frame_skip=3))
+    assert [(one.ended.member, one.ended.episode) for one in taken] == chosen
+    for one in taken:
+        place = (one.ended.member, one.ended.episode)
+        assert one.ended.returns == usual.returns[place]
+        assert one.ended.length == usual.lengths[place] == len(one.columns["actions"])
+        assert one.ended.success == usual.successes[place]
+        assert one.ended.reset_seed == 5 + place[1]
+        shown = one.frames[:, 0, 0, 0].tolist()
+        assert shown == sorted({*range(0, one.ended.length + 1, 3), one.ended.length})
 
 
 def test_progress_counts_up_to_all_episodes() -> None:

@@ -27,9 +27,9 @@ from understudy.sweeping.proposals import Known, NothingTwice
 from understudy.sweeping.run import begin
 from understudy.sweeping.search import Rungs, StudyAsha, keyed
 from understudy.sweeping.study import Study, check_storage, failed, state_name
-from understudy.sweeping.sweep_spec import SweepSpec, build_sweep
+from understudy.sweeping.sweep_spec import SweepSpec, build_sweep, check_given
 from understudy.sweeping.table import SweepTable, best_trial
-from understudy.sweeping.trial import trial_folder
+from understudy.sweeping.trial import trial_folder, trial_spec
 
 
 def sweep(*words: str) -> SweepSpec:
@@ -476,3 +476,12 @@ def test_every_method_has_a_search_space_that_is_a_sweep(algo) -> None:
     spec = build_sweep(flat_values(plain), sweeps)
     assert spec.run["algo"] == algo
     assert spec.dimensions
+
+
+def test_every_trial_is_filmed_only_where_that_is_asked_for() -> None:
+    words = ("lr=interval(1e-5,1e-3)", "video_episodes=2")
+    assert trial_spec(sweep(*words), {"lr": 1e-4}).evaluation.video_episodes == 0
+    assert trial_spec(sweep(*words, "trial_videos=true"), {"lr": 1e-4}).evaluation.video_episodes == 2
+    unfilmed = sweep("lr=interval(1e-5,1e-3)", "trial_videos=true")
+    with pytest.raises(SpecError, match="trial_videos=true changes nothing without video_episodes"):
+        check_given(unfilmed, ["trial_videos"])

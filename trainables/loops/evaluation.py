@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,9 @@ from understudy.envs.rollouts.evaluation import (
 )
 from understudy.envs.rollouts.limits import check_limit
 from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_for
-from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import DatasetError
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
+from understudy.policy import Policy
 from understudy.runs.episodes import TEMPERATURE, Played, Recorder, Setting, setting_text
 from understudy.runs.results import rank_key
 from understudy.spec.run import RunSpec
@@ -59,6 +58,8 @@ class Outcome:
     best_parameters: dict[str, Any] = field(default_factory=dict[str, Any])
     episodes: list[Played] = field(default_factory=list[Played])
     """Every episode of `rows`, with its member's place for a seed."""
+    best_episodes: list[Played] = field(default_factory=list[Played])
+    """Those of the best grid value; `episodes` without a grid."""
     setting: Setting = field(default_factory=Setting)
     """How they were played."""
 
@@ -69,7 +70,13 @@ class Evaluator:
     def __init__(self, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> None:
         self.spec = spec
         self.factory = environment_of(spec, recorded)
-        self._recorder: Recorder | None = None
+        self.recorder: Recorder | None = None
+        """What is told of each episode of the evaluation that was made last."""
+
+    @classmethod
+    def of(cls, policy: Policy, spec: RunSpec) -> Evaluator:
+        """Return an evaluator in a saved policy's own environment, or in the one that `spec` names instead."""
+        return cls(spec, policy.environment if spec.env_name == policy.env_name else None)
 
     def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
         """Make the environment, take one step in it, compare it with the dataset; DatasetError where it is unfit."""
@@ -108,7 +115,7 @@ class Evaluator:
 
         `recorder` gets each episode when it ends, and where it is in the video that `record` makes next.
         """
-        self._recorder = recorder
+        self.recorder = recorder
         outcome = self._evaluated(act, members, algorithm, grid, poll)
         if recorder is not None:
             recorder.finish()
@@ -123,10 +130,11 @@ class Evaluator:
         poll: Poll | None,
     ) -> Outcome:
         outcome = self._outcome(act, members, algorithm, poll)
+        outcome.best_episodes = outcome.episodes
         if not grid:
             return outcome
         outcome.grid_rows = [{} for _ in range(members)]
-        tried: list[tuple[dict[str, float], dict[str, Any]]] = []
+        tried: list[tuple[dict[str, float], dict[str, Any], list[Played]]] = []
         for values in itertools.product(*grid.values()):
             parameters = dict(zip(grid, values, strict=True))
             configured = all(getattr(algorithm.config, key) == value for key, value in parameters.items())
@@ -135,8 +143,9 @@ class Evaluator:
             for row, column in zip(outcome.grid_rows, one.rows, strict=True):
                 row.update({f"{tag(parameters)}/{key}": value for key, value in column.items()})
             outcome.grid_summary.update({f"{tag(parameters)}/{key}": value for key, value in one.summary.items()})
-            tried.append((one.summary, parameters))
-        outcome.best_summary, outcome.best_parameters = max(tried, key=lambda item: rank_key(item[0]))
+            tried.append((one.summary, parameters, one.episodes))
+        best_of_all = max(tried, key=lambda item: rank_key(item[0]))
+        outcome.best_summary, outcome.best_parameters, outcome.best_episodes = best_of_all
         best = {f"best/{key}": float(value) for key, value in outcome.best_parameters.items() if value is not None}
         outcome.grid_summary |= {f"best/{key}": value for key, value in outcome.best_summary.items()} | best
         return outcome
@@ -150,7 +159,7 @@ class Evaluator:
         acted = {TEMPERATURE: float(temperature)}
         summary = {**summarise(result), **acted}
         rows = [{**result.summary(k), **acted} for k in range(result.members)]
-        return Outcome(rows, summary, best_summary=summary)
+        return Outcome(rows, summary, best_summary=summary, episodes=episodes_of(result))
 
     def rollouts(
         self,
@@ -180,34 +189,11 @@ class Evaluator:
 
     def _taken_down(self, algorithm: Algorithm) -> OnEnd | None:
         """Return what gives the recorder each episode, if there is a recorder."""
-        recorder, seeds = self._recorder, self.spec.all_seeds
+        recorder, seeds = self.recorder, self.spec.all_seeds
         if recorder is None:
             return None
         setting = setting_of(algorithm)
         return lambda ended: recorder.add(setting, played(ended, seeds[ended.member]))
-
-    def record(
-        self, act: PolicyAct, algorithm: Algorithm, path: Path, member: int = 0, poll: Poll | None = None
-    ) -> str | None:
-        """Write a video of one member's first `video_episodes` episodes; return why not, where none can be made."""
-        reason = rendering_available()
-        if reason is not None:
-            return reason
-        spec = self.spec
-        count = spec.evaluation.video_episodes
-        result = evaluate(
-            lambda observations, noise, _: act(observations, noise, [member], algorithm),
-            self.factory,
-            Episodes(count, spec.evaluation.eval_seed, filmed=count, frame_skip=spec.evaluation.video_frame_skip),
-            Execution.of(algorithm),
-            Stepping(1, processes=1),  # of its own: a renderer belongs to the thread that made it
-            poll=poll,
-        )
-        write_mp4(np.concatenate(result.frames[0]), path, fps=max(1, 30 // spec.evaluation.video_frame_skip))
-        if self._recorder is not None:
-            last_frames = np.cumsum([len(frames) for frames in result.frames[0]]) - 1
-            self._recorder.film(setting_of(algorithm), spec.all_seeds[member], last_frames.tolist())
-        return None
 
     def _in_processes(self, algorithm: Algorithm) -> bool:
         pictures = has_pictures(algorithm.observation_shape)

@@ -17,11 +17,13 @@ import torch
 from understudy.algorithm import Batch
 from understudy.checkpoints import RollingWriter
 from understudy.errors import Stopped
+from understudy.runs.clips import failures_first
 from understudy.runs.results import OnEvaluation, OnProgress, rank_key
 from understudy.runs.rows import KEY as FILES
 from understudy.runs.rows import WrittenRows
 from understudy.runs.stop import Notice
 from understudy.trainables.loops.evaluation import Evaluator, Outcome, held_out_losses
+from understudy.trainables.loops.filming import record
 from understudy.trainables.loops.logs import Logs
 from understudy.trainables.loops.models import drop_old_models, save_models
 from understudy.trainables.loops.steps import Speed, Training
@@ -209,11 +211,14 @@ class EvaluationFiles:
         outcome = evaluator.evaluate(act, len(training.seeds), algorithm, grid, self._stop.poll, recorder)
         if not searched:  # nothing is chosen among what is only shown: the run's result is what it was configured for
             outcome.best_summary, outcome.best_parameters = outcome.summary, {}
+            outcome.best_episodes = outcome.episodes
             own = {key: value for key, value in outcome.grid_summary.items() if not key.startswith("best/")}
             outcome.grid_summary = own
         if training.last and training.spec.evaluation.video_episodes:
             acting = algorithm.with_config(**outcome.best_parameters)
-            reason = evaluator.record(act, acting, training.run.path / "video.mp4", poll=self._stop.poll)
+            chosen = failures_first(outcome.best_episodes, training.spec.evaluation.video_episodes)
+            path, poll = training.run.path / "video.mp4", self._stop.poll
+            reason = record(evaluator, act, acting, path, chosen, step=training.step, poll=poll)
             if reason:
                 logger.warning("%s", reason)
         if outcome.grid_summary:

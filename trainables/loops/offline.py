@@ -29,8 +29,9 @@ from understudy.trainables.loops.contract import contract
 from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, is_playable, open_data
 from understudy.trainables.loops.dry_run import try_plug_ins
 from understudy.trainables.loops.evaluation import Evaluator
+from understudy.trainables.loops.filming import film_policy, record_policy
 from understudy.trainables.loops.logs import Logs
-from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
+from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
 from understudy.trainables.loops.whole import fit
@@ -50,6 +51,7 @@ class OfflineLoop(Loop):
     has_fixed_data = True
     evaluate = staticmethod(evaluate_policy)
     record = staticmethod(record_policy)
+    film = staticmethod(film_policy)
     collect = staticmethod(collect_episodes)
     chance = staticmethod(evaluate_chance)
     runner = Runner

@@ -35,9 +35,10 @@ from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.contract import contract
 from understudy.trainables.loops.data import Data, environment_of, open_data
 from understudy.trainables.loops.evaluation import Evaluator
+from understudy.trainables.loops.filming import film_policy, record_policy
 from understudy.trainables.loops.interaction import MakesPlayer, Player, Surroundings
 from understudy.trainables.loops.logs import Logs
-from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy, record_policy
+from understudy.trainables.loops.saved import collect_episodes, evaluate_chance, evaluate_policy
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training
 from understudy.trainables.packs.members import check_useful
@@ -69,6 +70,7 @@ class OnlineLoop(Loop):
 
     evaluate = staticmethod(evaluate_policy)
     record = staticmethod(record_policy)
+    film = staticmethod(film_policy)
     runner = Runner
     play = staticmethod(play)
     contract = staticmethod(contract)

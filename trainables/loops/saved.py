@@ -1,10 +1,8 @@
-"""Evaluate, film and collect episodes of saved policies, and of random actions, outside of training."""
+"""Evaluate and collect episodes of saved policies, and of random actions, outside of training."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +16,9 @@ from understudy.observations import Arrays
 from understudy.policy import Policy
 from understudy.runs.episodes import Setting
 from understudy.spec.run import RunSpec
-from understudy.trainables.loops.evaluation import Evaluator, Outcome, episodes_of, setting_of
+from understudy.trainables.loops.evaluation import Evaluator, Outcome, setting_of
 from understudy.trainables.loops.interaction import Surroundings
 from understudy.trainables.loops.judging import judge
-
-logger = logging.getLogger("understudy")
 
 
 def evaluate_policy(
@@ -35,25 +31,13 @@ def evaluate_policy(
     torch.set_num_threads(spec.placement.cpus)
     if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
         return judge(policy, spec, poll)
-    evaluator = _evaluator(policy, spec)
+    evaluator = Evaluator.of(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step, poll)
     setting = setting_of(policy.algorithm)
     outcome = evaluator.outcome_of(result, setting.temperature)
-    outcome.episodes, outcome.setting = episodes_of(result), setting
+    outcome.setting = setting
     return outcome
-
-
-def record_policy(policy: Policy, spec: RunSpec, path: Path, member: int = 0, *, poll: Poll | None = None) -> None:
-    """Write a video of one member; where this machine cannot render, say why in the log and go on without.
-
-    `poll` is called between steps; what it raises ends the recording.
-    """
-    reason = f"no video: {policy.algorithm.name} gives no actions"
-    if policy.algorithm.acts:
-        reason = _evaluator(policy, spec).record(policy.act_members, policy.algorithm, path, member, poll)
-    if reason:
-        logger.warning("%s", reason)
 
 
 def collect_episodes(policy: Policy, spec: RunSpec, *, poll: Poll | None = None) -> list[Row]:
@@ -63,7 +47,7 @@ def collect_episodes(policy: Policy, spec: RunSpec, *, poll: Poll | None = None)
     environment's seed `eval_seed + e`.
     """
     torch.set_num_threads(spec.placement.cpus)
-    evaluator = _evaluator(policy, spec)
+    evaluator = Evaluator.of(policy, spec)
     evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
     acting = policy.algorithm.with_config(eval_temperature=spec.config.eval_temperature)
     played: dict[int, Row] = {}
@@ -97,10 +81,5 @@ def evaluate_chance(spec: RunSpec, *, poll: Poll | None = None) -> Outcome:
         poll=poll,
     )
     outcome = evaluator.outcome_of(result, 1.0)
-    outcome.episodes, outcome.setting = episodes_of(result), Setting("random actions", 1.0)
+    outcome.setting = Setting("random actions", 1.0)
     return outcome
-
-
-def _evaluator(policy: Policy, spec: RunSpec) -> Evaluator:
-    """Return an evaluator in the policy's own environment, or in the one that `spec` names instead."""
-    return Evaluator(spec, policy.environment if spec.env_name == policy.env_name else None)

@@ -20,16 +20,39 @@ if TYPE_CHECKING:
     from understudy.trainables.loops.evaluation import Outcome
 
 
+NO_FILE = "-"
+"""What --video is given where no file follows it."""
+
+
+class EvaluateCommand(KeyCommand):
+    """`evaluate`, whose --video may stand without a file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words; a --video that an option, a key or a folder follows, or nothing, has no file."""
+        words: list[str] = []
+        for place, word in enumerate(args):
+            words.append(word)
+            following = args[place + 1] if place + 1 < len(args) else ""
+            if word == "--video" and (not following or following[0] == "-" or _is_no_file(following)):
+                words.append(NO_FILE)
+        return super().parse_args(ctx, words)
+
+
+def _is_no_file(word: str) -> bool:
+    return "=" in word or ":/" in word or Path(word).is_dir()
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
-        cls=KeyCommand,
+        cls=EvaluateCommand,
         context_settings={**OVERRIDES, "help_option_names": ["--help"]},
         short_help="Evaluate a run or a model in its environment.",
         options_metavar="[OPTIONS] [KEY=VALUE]...",
         epilog=examples(
             "understudy evaluate runs/fbc/.../sd000_20260101_120000 eval_episodes=100",
             "understudy evaluate models:/flow_bc-lift-mh-low_dim@best --video lift.mp4 flow_steps=20",
+            "understudy evaluate --video --episodes 3,7 runs/fbc/.../sd000_20260101_120000",
         ),
     )(evaluate)
 
@@ -38,7 +61,8 @@ def evaluate(
     context: typer.Context,
     model: str = typer.Argument("", help="run or sweep (folder, name, MLflow id), policy folder, models:/NAME@ALIAS"),
     save_dir: str = typer.Option("", "--save_dir", help="the run's folder, in the place of MODEL"),
-    video: Path | None = typer.Option(None, "--video", help="write an mp4 of video_episodes episodes here"),
+    video: str = typer.Option("", "--video", help="write an mp4 here; with --episodes it may stand alone"),
+    episodes: str = typer.Option("", "--episodes", help="film these (3,7 or SEED:EPISODE) again, evaluate no others"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
 ) -> None:
     """Evaluate a run or a model in its environment.
@@ -47,7 +71,8 @@ def evaluate(
     and the algorithm's evaluation-time keys (flow_steps, sampling_steps), which may have several values
     (eval_temperature=0,1 flow_steps=5,10): each combination is evaluated. 50 episodes per seed, unless said. Where the
     data name no environment (or with eval_episodes=0) policies are measured on the episodes that were held out: the
-    losses of training, and the error of their actions by dimension and by task.
+    losses of training, and the error of their actions by dimension and by task. `--video --episodes 3,7 RUN` renders
+    episodes of the run's evaluation into its folder videos/, where `understudy dashboard` shows them.
     """
     words = list(context.args)
     if "=" in model and save_dir:  # a key came first
@@ -57,13 +82,20 @@ def evaluate(
             "give one thing to evaluate: a run, a sweep or a model, as MODEL or --save_dir RUN;"
             " see `understudy evaluate --help`"
         )
-    evaluate_model(model or save_dir, words, tracking_uri, video)
+    if video == NO_FILE and not episodes:
+        raise UserError("--video: give a file to write, or --episodes, which the run's own folder videos/ then has")
+    file = Path(video) if video not in ("", NO_FILE) else None
+    evaluate_model(model or save_dir, words, tracking_uri, file, episodes)
 
 
 def evaluate_model(
-    model: str, words: list[str], tracking_uri: str = "", video: Path | None = None
+    model: str, words: list[str], tracking_uri: str = "", video: Path | None = None, episodes: str = ""
 ) -> Mapping[str, float]:
-    """Evaluate a run, a sweep's best or a model with the keys that the words give; print and return its means."""
+    """Evaluate a run, a sweep's best or a model with the keys that the words give; print and return its means.
+
+    With `episodes` only these are played, and filmed; there are no means then.
+    """
+    from understudy.cli.film import film_episodes
     from understudy.devices import resolve_device
     from understudy.errors import SpecError
     from understudy.models import load_policy
@@ -78,9 +110,10 @@ def evaluate_model(
     given = {**flat_values(plain), **{key: listed(key, sweep)[0] for key, sweep in sweeps.items()}}
     changes = {"eval_episodes": FINAL_EPISODES, **given}
     device = resolve_device(str(changes.get("device", "auto")))
-    policy = load_policy(folder_of(model), tracking_uri=tracking_uri or None, device=device)
+    source = folder_of(model)
+    policy = load_policy(source, tracking_uri=tracking_uri or None, device=device)
     _check_evaluation_keys(policy, changes)
-    if video is not None:
+    if video is not None or episodes:
         changes.setdefault("video_episodes", 1)
     elif changes.get("video_episodes"):
         raise SpecError(f"video_episodes={changes['video_episodes']} changes nothing without --video FILE")
@@ -91,6 +124,11 @@ def evaluate_model(
     settings = _settings(spec, {canonical(key, acting): listed(key, sweep) for key, sweep in sweeps.items()})
     loop = loops.get(policy.algorithm.loop)
     recorded = policy.environment if spec.env_name == policy.env_name else None
+    if episodes:
+        if not loop.plays(spec, recorded):
+            raise UserError(f"{spec.env_name} names no environment to film episodes in")
+        film_episodes(policy.with_config(**settings[0]), spec, source, episodes, video)
+        return {}
     if not any(canonical(key) == "eval_episodes" for key in given) and not loop.plays(spec, recorded):
         spec = with_changes(spec, eval_episodes=0)
     first: Mapping[str, float] = {}

@@ -134,9 +134,9 @@ class Recorder:
             self._rows[key] = _row(self._step, setting, played)
             self._log.append([self._rows[key]])
 
-    def film(self, setting: Setting, seed: int, last_frames: Sequence[int]) -> None:
-        """Note where in the video the first episodes of a seed end."""
-        for episode, frame in enumerate(last_frames):
+    def film(self, setting: Setting, last_frames: Mapping[tuple[int, int], int]) -> None:
+        """Note where in the video each filmed (seed, episode) ends."""
+        for (seed, episode), frame in last_frames.items():
             row = self._rows.get((setting.text, seed, episode))
             if row is not None:
                 row["last_frame"] = frame

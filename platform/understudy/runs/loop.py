@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from understudy.algorithm import Algorithm
     from understudy.envs.rollouts.runner import Runner
     from understudy.policy import Policy
+    from understudy.runs.clips import Clip
     from understudy.trainables.loops.agent import Agent
     from understudy.trainables.loops.evaluation import Outcome
 
@@ -86,9 +87,31 @@ class Loop(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def record(
-        policy: Policy, spec: RunSpec, path: Path, member: int = 0, *, poll: Callable[[], None] | None = None
+        policy: Policy,
+        spec: RunSpec,
+        path: Path,
+        member: int = 0,
+        *,
+        episodes: Sequence[int] | None = None,
+        poll: Callable[[], None] | None = None,
     ) -> None:
-        """Write a video of one member, with `poll` called between its steps; where none can be made, log why."""
+        """Write a video of one member, with `poll` called between its steps; where none can be made, log why.
+
+        `episodes` are filmed; the first `video_episodes` where none are named.
+        """
+
+    @staticmethod
+    def film(
+        policy: Policy,
+        spec: RunSpec,
+        folder: Path,
+        chosen: Sequence[tuple[int, int]],
+        *,
+        step: int = 0,
+        poll: Callable[[], None] | None = None,
+    ) -> Iterator[Clip]:
+        """Film the chosen (member, episode) pairs of an evaluation, each as a clip in `folder`, and yield the clips."""
+        raise UserError(f"{policy.algorithm.name}: its training loop films no episodes")
 
     @classmethod
     def plays(cls, spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> bool:

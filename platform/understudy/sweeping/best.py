@@ -15,8 +15,18 @@ from typing import Any
 from understudy.files import read_record, write_json
 from understudy.policy import Policy
 from understudy.registry import loops
+from understudy.runs.clips import failures_first
 from understudy.runs.directory import CsvLog, RunDir, read_csv
-from understudy.runs.episodes import FILE, REGISTERED, TRAINING, metrics_of, put_evaluation, read_episodes, rows_where
+from understudy.runs.episodes import (
+    FILE,
+    REGISTERED,
+    TRAINING,
+    Played,
+    metrics_of,
+    put_evaluation,
+    read_episodes,
+    rows_where,
+)
 from understudy.runs.registering import best_seed, final_evaluation, register_policy, version_tags
 from understudy.runs.stop import Notice
 from understudy.spec.keys import with_changes
@@ -84,16 +94,19 @@ def evaluate_best(
     best = best_seed(_seed_rows(sweep.path, spec, winner, confirmed[0], policy), tuple(policy.seeds))
     chosen, folder = policy.member(best), sweep.path / "best"
     chosen.save(folder)
-    video = folder / "video.mp4"
-    if spec.base.evaluation.video_episodes:
-        loops.get(chosen.algorithm.loop).record(chosen, final_spec(spec, winner), video, poll=notice.poll)
+    seed_metrics, played = _registered(sweep.path, spec, winner, chosen, notice)
+    video, count = folder / "video.mp4", spec.base.evaluation.video_episodes
+    if count:
+        filmed = [episode for _, episode in failures_first(played, count)] or range(count)
+        loop = loops.get(chosen.algorithm.loop)
+        loop.record(chosen, final_spec(spec, winner), video, episodes=filmed, poll=notice.poll)
     result = BestPolicy(
         trial=winner.number,
         training_steps=steps,
         parameters=parameters,
         metrics=confirmed[0].metrics,
         seed=policy.seeds[best],
-        seed_metrics=_registered_metrics(sweep.path, spec, winner, chosen, notice),
+        seed_metrics=seed_metrics,
         folder=str(folder),
         video=str(video) if video.is_file() else None,
         ranked=confirmed[0].ranked,
@@ -119,16 +132,16 @@ def _seed_rows(
     return [{key: values[place] for key, values in winner.validated.items()} for place in range(len(policy.seeds))]
 
 
-def _registered_metrics(
+def _registered(
     sweep: Path, spec: SweepSpec, winner: TrialOutcome, policy: Policy, notice: Notice
-) -> dict[str, float]:
-    """Return the chosen seed's metrics on episodes that nothing was chosen by."""
+) -> tuple[dict[str, float], list[Played]]:
+    """Return the chosen seed's metrics, and its episodes, of an evaluation that nothing was chosen by."""
     outcome = loops.get(policy.algorithm.loop).evaluate(policy, final_spec(spec, winner), poll=notice.poll)
     if outcome.episodes:
         played = [replace(one, seed=policy.seeds[0]) for one in outcome.episodes]
         steps = spec.base.total_steps
         put_evaluation(sweep / FILE, REGISTERED, winner.number, outcome.setting, steps, played)
-    return outcome.rows[0]
+    return outcome.rows[0], outcome.episodes
 
 
 def read_best(sweep: Path) -> BestPolicy | None:

@@ -75,6 +75,10 @@ class SweepOptions(BaseModel):
         None, ge=1, le=100_000, description="trials at once; default as many as the CPUs hold"
     )
     final_episodes: int = Field(50, ge=1, description="episodes per seed of the best configuration's last evaluation")
+    trial_videos: bool = Field(
+        False,
+        description="film video_episodes episodes of every trial that ends its training, not of the best alone",
+    )
     register_as: str | None = Field(None, description="registered model's name; default <algo>-<env_name>; 'none'")
     study_storage: Annotated[str, Secret("sweep.json", f"set {STORAGE_VARIABLE} in the environment")] = Field(
         "", description="SQLAlchemy address of the study; default $UNDERSTUDY_STUDY_STORAGE, else study.db in the sweep"

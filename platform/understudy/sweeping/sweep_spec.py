@@ -138,6 +138,8 @@ def check_given(spec: SweepSpec, given: Collection[str]) -> list[str]:
             continue
         if getattr(spec.options, key) != field.default:
             raise SpecError(f"{key} changes nothing {_why_not_stopped(spec, given)}")
+    if spec.options.trial_videos and not spec.base.evaluation.video_episodes:
+        raise SpecError("trial_videos=true changes nothing without video_episodes, the number of episodes to film")
     rule, seeds = spec.options.racing, len(spec.base.all_seeds)
     if rule != "none" and len(looks(rule, seeds)) == 1:
         raise SpecError(

@@ -48,8 +48,12 @@ def trial_folder(sweep: Path, number: int) -> Path:
 
 
 def trial_spec(spec: SweepSpec, parameters: Mapping[str, Any]) -> RunSpec:
-    """Return the run that a trial trains first; the best one is filmed and made a model, once, at the sweep's end."""
-    return with_changes(spec.base, **parameters, video_episodes=0, log_model=False, seeds=list(first_seeds(spec)))
+    """Return the run that a trial trains first; the best one is made a model, once, at the sweep's end.
+
+    The best one alone is filmed, then, unless `trial_videos` asks for films of all.
+    """
+    filmed = spec.base.evaluation.video_episodes if spec.options.trial_videos else 0
+    return with_changes(spec.base, **parameters, video_episodes=filmed, log_model=False, seeds=list(first_seeds(spec)))
 
 
 def trial_name(algo: str, number: int, parameters: Mapping[str, Any], folder: str = "") -> str:
