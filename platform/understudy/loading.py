@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def load_policy(source: str | Path, tracking_uri: str | None = None, device: tor
         hint = f"; it kept {kept[-1]}" if kept else ""
         raise UserError(f"{path} holds no {FINAL_MODEL}, {POLICY_FILE} or MLmodel: has the run finished?{hint}")
     return Policy.from_checkpoint(*models, device=device)
+
+
+def with_settings(policy: Policy, words: Sequence[str]) -> Policy:
+    """Return the policy with the evaluation-time settings of key=value words (flow_steps=5, n_action_steps=8).
+
+    UserError for a key that would need training, SpecError for a value out of bounds.
+    """
+    from understudy.spec.compose import flat_values, parse
+    from understudy.spec.keys import validate
+
+    given = flat_values(parse(words))
+    config = policy.algorithm.config
+    if all(key in policy.algorithm.evaluation_parameters for key in given):
+        validate(type(config), {**config.model_dump(), **given})
+    return policy.with_config(**given)
 
 
 def _best_of_sweep(sweep: Path, device: torch.device | str) -> Policy:

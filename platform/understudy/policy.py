@@ -22,7 +22,7 @@ from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, UserError, did_you_mean
 from understudy.files import sha256, write_atomic, write_json
 from understudy.folders import replaced_folder
-from understudy.normaliser import Normaliser
+from understudy.normaliser import Normaliser, NormaliserOn
 from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
 from understudy.policy_document import POLICY_FILE, description, method_of, read_document
 from understudy.randomness import torch_generator
@@ -68,11 +68,34 @@ class Policy:
         """Return one member's parameters and lasting buffers on the CPU."""
         return {name: value.detach().cpu().contiguous() for name, value in self._networks[member].state_dict().items()}
 
+    def network(self, member: int = 0) -> nn.Module:
+        """Return one member's network, which takes no gradient; UserError where there is no such member."""
+        if not 0 <= member < len(self):
+            raise UserError(f"member {member} of a policy with {len(self)}: allowed are 0 to {len(self) - 1}")
+        return self._networks[member]
+
+    def member_of(self, seed: int | None) -> int:
+        """Return the member of a seed, the first without one; UserError where no member has it."""
+        if seed is not None and seed not in self.seeds:
+            raise UserError(f"this policy has no seed {seed}: its seeds are {', '.join(map(str, self.seeds))}")
+        return 0 if seed is None else self.seeds.index(seed)
+
+    @property
+    def scaling(self) -> NormaliserOn:
+        """The normaliser's numbers on the policy's device."""
+        return self._scaling
+
     def member(self, index: int) -> Policy:
         """Return a policy of this one member alone."""
-        if not 0 <= index < len(self):
-            raise UserError(f"member {index} of a policy with {len(self)}: allowed are 0 to {len(self) - 1}")
+        self.network(index)
         return self._like(self.algorithm, [self.weights(index)], [self.seeds[index]])
+
+    def on(self, device: torch.device | str) -> Policy:
+        """Return the policy on a device."""
+        if torch.device(device) == self.device:
+            return self
+        weights = [self.weights(k) for k in range(len(self))]
+        return self._like(self.algorithm, weights, self.seeds, device)
 
     def with_config(self, **changes: Any) -> Policy:
         """Return the policy with evaluation-time settings changed (flow_steps, say); its weights are the same."""
@@ -85,9 +108,15 @@ class Policy:
         weights = [self.weights(k) for k in range(len(self))]
         return self._like(self.algorithm.with_config(**changes), weights, self.seeds)
 
-    def _like(self, algorithm: Algorithm, weights: Sequence[Weights], seeds: Sequence[int]) -> Policy:
+    def _like(
+        self,
+        algorithm: Algorithm,
+        weights: Sequence[Weights],
+        seeds: Sequence[int],
+        device: torch.device | str | None = None,
+    ) -> Policy:
         facts: dict[str, Any] = {"env_name": self.env_name, "environment": self.environment, "spec": self.spec}
-        return Policy(algorithm, weights, self.normaliser, seeds=seeds, device=self.device, **facts)
+        return Policy(algorithm, weights, self.normaliser, seeds=seeds, device=device or self.device, **facts)
 
     # ---- acting ----
 

@@ -53,7 +53,7 @@ class PictureEncoder(nn.Module, abc.ABC):
         # Moved, not copied: with the channels last in memory, IMPALA is half as fast again on CPUs, a ResNet no slower.
         x_BCHW = self.scale(pixels_BHWC.movedim(-1, -3).to(torch.float32))
         if self.coordinates is not None:
-            grid = self.coordinates.expand(len(x_BCHW), -1, -1, -1)
+            grid = self.coordinates.expand(x_BCHW.shape[0], -1, -1, -1)
             x_BCHW = torch.cat((x_BCHW, grid), dim=1)
         return self.convolve(x_BCHW)
 

@@ -226,7 +226,7 @@ class Decoder(nn.Module):
         dropout: Dropout = NO_DROPOUT,
     ) -> torch.Tensor:
         """Return what the queries found in the memory, [B, N, D]."""
-        x_BND = torch.zeros_like(queries_ND).expand(len(memory_BMD), -1, -1)
+        x_BND = torch.zeros_like(queries_ND).expand(memory_BMD.shape[0], -1, -1)
         for index, layer in enumerate(self.layers):
             layer = cast(DecoderLayer, layer)
             x_BND = layer(x_BND, memory_BMD, queries_ND, positions_MD, dropout.of(f"{self.name}_{index}"))

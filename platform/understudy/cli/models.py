@@ -1,4 +1,4 @@
-"""`understudy models`: the registered models, and how a run or a sweep becomes one."""
+"""`understudy models`: the registered models, how a run or a sweep becomes one, and a policy as one file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from understudy.cli.runs import SAVE_DIR, TRACKING_URI, clock_time, existing_add
 if TYPE_CHECKING:
     from understudy.spec.run import RunSpec
 
-models = typer.Typer(help="Registered models: list, show, register, best.", no_args_is_help=True)
+models = typer.Typer(
+    help="Registered models: list, show, register, best; and export, for a policy as one file.", no_args_is_help=True
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -96,6 +98,55 @@ def register(
             run, name or None, tracking_uri=tracking_uri, seed=seed, episodes=episodes, poll=poll
         )
     show_registered(made.uri, chosen, made.metrics, made.best, made.why, store_of(run.spec(), tracking_uri, path))
+
+
+@models.command(
+    epilog=examples(
+        "understudy models export models:/lift@best lift_onnx --format onnx",
+        "understudy models export runs/fbc/.../sd000_20260101_120000 lift_pt2 flow_steps=5",
+        "understudy models export policy_folder lift_ts --format torchscript --temperature 1",
+    )
+)
+def export(
+    model: str = typer.Argument(
+        ..., metavar="MODEL", help="models:/NAME@ALIAS, runs:/RUN_ID/model, a run, a sweep or a policy folder"
+    ),
+    folder: str = typer.Argument(..., metavar="FOLDER", help="where the file and its export.json go"),
+    keys: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE]...", help="evaluation-time settings of the method (flow_steps=5, sampler=ddim)"
+    ),
+    format_: str = typer.Option(
+        "exported", "--format", help="exported (torch.export, .pt2), torchscript, or onnx (needs the extra `deploy`)"
+    ),
+    temperature: float | None = typer.Option(
+        None, "--temperature", min=0, help="0: deterministic; above: noise is an input; default the method's own"
+    ),
+    seed: int | None = typer.Option(None, "--seed", help="of several seeds, the one to export; default the first"),
+    tracking_uri: str = TRACKING_URI,
+) -> None:
+    """Write a policy as one file that acts without understudy, and export.json that says what goes in and out.
+
+    Observations go in as the environment gives them and actions come out in its units, whole chunks of them: the
+    normaliser, the picture encoder and the sampler's loop are inside, and batches may have any size. The file is read
+    back and compared with the policy before it is kept. Nothing in it is a Python pickle.
+    """
+    from understudy.cli.evaluate import folder_of
+    from understudy.exporting.export import DOCUMENT, export_policy, format_named
+    from understudy.loading import load_policy, with_settings
+
+    format_named(format_)
+    policy = load_policy(folder_of(model), tracking_uri or None)
+    member = policy.member_of(seed)
+    said = export_policy(
+        with_settings(policy, keys or []), folder, format_, member=member, temperature=temperature, source=model
+    )
+    ports = [f"{port['name']} {port['dtype']} {port['shape']}" for port in (*said["inputs"], *said["outputs"])]
+    console.print(f"{folder}/{said['file']}: {', '.join(ports[:-1])} -> {ports[-1]}", soft_wrap=True)
+    opset = f", opset {said['opset']}" if "opset" in said else ""
+    console.print(
+        f"read back{opset}: its actions are the policy's to {said['difference']:.1g}; {DOCUMENT} describes it",
+        soft_wrap=True,
+    )
 
 
 @models.command()

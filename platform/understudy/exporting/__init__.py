@@ -1,0 +1,1 @@
+"""Policies as one file that acts without understudy: torch's exported program, TorchScript, ONNX."""
