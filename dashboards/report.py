@@ -7,6 +7,7 @@ import io
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ CURVES = 100
 """Trials whose curves are in the file."""
 
 
-def write_report(folder: Path, out: Path, format_: str) -> None:
-    """Write a sweep's report; UserError where the folder has no trials to report."""
+def write_report(folder: Path, out: Path, format_: str, *, ended: bool = False) -> None:
+    """Write a sweep's report; UserError where the folder has no trials to report.
+
+    `ended`: by the sweep itself, as the last thing that it does.
+    """
     files = Files()
     sweep = read_sweep(files, folder)
+    if ended:
+        sweep = replace(sweep, state={**sweep.state, "status": "finished"})
     if not sweep.trials:
         raise UserError(f"{folder}: no trial has begun, so there is nothing to report")
     if format_ == "png":
@@ -69,8 +75,9 @@ def cells(sweep: SweepView, trial: TrialView) -> list[Any]:
 def _csv(files: Files, sweep: SweepView) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headings(sweep))
-    writer.writerows(cells(sweep, trial) for trial in sweep.ranked)
+    made_by = command_of(sweep)
+    writer.writerow([*headings(sweep), "made_by"])
+    writer.writerows([*cells(sweep, trial), made_by] for trial in sweep.ranked)
     return text.getvalue()
 
 

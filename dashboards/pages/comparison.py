@@ -29,6 +29,7 @@ def show(request: Request, site: Site) -> Response:
     planned, found = _rows(plan.data.get("cells")), _rows(record.data.get("cells"))
     tasks = list(dict.fromkeys(str(cell.get("task")) for cell in (*found, *planned)))
     sections = [_section(site, folder, task, planned, found, _rows(record.data.get("pairs"))) for task in tasks]
+    profiles = _profiles(record.data.get("over_tasks"))
     return HTMLResponse(
         render(
             "comparison.html",
@@ -39,7 +40,12 @@ def show(request: Request, site: Site) -> Response:
             over=_over(record.data.get("over_tasks")),
             picture=f"/file/{_quoted(site, folder)}" if (folder / "comparison.png").is_file() else "",
             problem=plan.problem or record.problem,
-            data={"sections": [{"candidates": item["rows"], "rate": item["rate"]} for item in sections]},
+            profiles=bool(profiles),
+            data={
+                "sections": [{"candidates": item["rows"], "rate": item["rate"]} for item in sections],
+                "objective": sections[0]["objective"] if sections else "",
+                "overlay": profiles,
+            },
         )
     )  # fmt: skip
 
@@ -90,6 +96,20 @@ def _row(site: Site, folder: Path, name: str, cell: Mapping[str, Any], place: st
         "parameters": [(key, number(value)) for key, value in mapping(cell.get("parameters")).items()],
         "href": address(kind, site.root.relative(below)) if below and kind else "",
     }  # fmt: skip
+
+
+def _profiles(held: Any) -> dict[str, Any]:
+    """Return each method's performance profile as a curve over thresholds; {} where there is none."""
+    found = mapping(mapping(held).get("profiles"))
+    steps = found.get("thresholds")
+    if not isinstance(steps, list):
+        return {}
+    curves: dict[str, Any] = {}
+    for name, own in mapping(found.get("methods")).items():
+        parts = [mapping(own).get(key) for key in ("share", "low", "high")]
+        if all(isinstance(part, list) and len(part) == len(steps) and all(map(_is_number, part)) for part in parts):
+            curves[str(name)] = {"step": steps, **dict(zip(("mean", "low", "high"), parts, strict=True))}
+    return curves if all(map(_is_number, steps)) else {}
 
 
 def _over(held: Any) -> list[str]:

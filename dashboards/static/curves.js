@@ -19,7 +19,7 @@ const Curves = (() => {
 
   function options(holder, height, extra) {
     const axis = { stroke: css("--dim"), font: `11.5px ${css("--sans")}`, grid: { stroke: css("--rule"), width: 1 }, ticks: { stroke: css("--rule"), width: 1 }, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : short(tick)) };
-    return { width: Math.max(240, holder.clientWidth), height, legend: { show: false }, padding: [8, 12, 0, 0], scales: { x: { time: false }, ...(extra.scales || {}) }, axes: [{ ...axis, size: 30 }, { ...axis, size: 54 }], ...extra.rest, series: [{}, ...extra.series], bands: extra.bands || [] };
+    return { width: Math.max(240, holder.clientWidth), height, legend: { show: false }, padding: [8, 12, 0, 0], scales: { x: { time: false }, ...(extra.scales || {}) }, axes: [{ ...axis, size: extra.x ? 46 : 30, ...(extra.x ? { label: extra.x, labelSize: 18, labelFont: `12.5px ${css("--sans")}` } : {}) }, { ...axis, size: 54 }], ...extra.rest, series: [{}, ...extra.series], bands: extra.bands || [] };
   }
 
   /* The trials of a sweep: grey-blue by rank, the best in orange with its band. */
@@ -108,7 +108,7 @@ const Curves = (() => {
       item.append(line, name); legend.append(item);
     });
     holder.append(legend, place);
-    const plot = new uPlot(options(place, 300, { series, bands, rest: { cursor: { y: false } } }), joined(tables), place);
+    const plot = new uPlot(options(place, 300, { series, bands, rest: { cursor: { y: false } }, x: holder.dataset.x }), joined(tables), place);
     return { destroy() { plot.destroy(); } };
   }
 
@@ -123,7 +123,9 @@ const Curves = (() => {
       const series = dims.map((_, index) => ({ label: String(index), stroke: palette[index % palette.length], width: 1.3, points: { show: false } }));
       const plot = new uPlot(options(place, height, { series, rest: { cursor: { y: false, sync: { key: "episode" } } } }), [steps, ...dims], place);
       if (at) plot.over.addEventListener("click", () => { if (plot.cursor.left >= 0) at(plot.posToVal(plot.cursor.left, "x")); });
-      return { plot, destroy() { plot.destroy(); } };
+      const line = document.createElement("div");
+      line.className = "hand"; plot.over.append(line);
+      return { plot, show(step) { line.style.transform = `translateX(${plot.valToPos(Math.min(step, steps.length - 1), "x")}px)`; }, destroy() { plot.destroy(); } };
     });
   }
 

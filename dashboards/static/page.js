@@ -36,7 +36,7 @@
       if (holder.dataset.plot === "pareto") Plots.pareto(holder, data, tools);
       if (holder.dataset.plot === "overlay") parts.push(Curves.overlay(holder, data));
       if (holder.dataset.plot === "overview") Plots.overview(holder, data);
-      if (holder.dataset.plot === "episode") parts.push(...Curves.episode(holder, data));
+      if (holder.dataset.plot === "episode") parts.push(...Curves.episode(holder, data, { at: demonstrate }));
       if (holder.dataset.plot === "grid" && data.grid) Plots.grid(holder, data.grid, { filmed: data.filmed, pick: data.cells ? (seed, state) => { location.href = `${data.cells}&seed=${seed}&state=${state}`; } : null });
       if (holder.dataset.plot === "parallel") parts.push(drawParallel(holder, data, tools));
       if (holder.dataset.plot === "curves") { const made = Curves.trials(holder, data, tools); if (made) parts.push(made); }
@@ -96,14 +96,22 @@
     }
   });
   document.addEventListener("change", (event) => { if (event.target.matches('[data-action="submit"]')) event.target.form.requestSubmit(); });
-  document.addEventListener("input", (event) => {
-    if (!event.target.matches('[data-action="step"]')) return;
-    const step = Number(event.target.value), frames = document.querySelector("[data-frames]");
-    event.target.nextElementSibling.value = String(step);
-    for (const image of frames.querySelectorAll("img")) {
-      image.src = `${frames.dataset.frames}&camera=${encodeURIComponent(image.dataset.camera)}&row=${Number(frames.dataset.start) + step}`;
+  /* The step of a demonstration: its pictures, and a line in its charts. */
+  function demonstrate(step) {
+    const slider = document.querySelector('[data-action="step"]'), frames = document.querySelector("[data-frames]");
+    if (!slider) return;
+    slider.value = String(step);
+    step = Number(slider.value);
+    slider.nextElementSibling.firstChild.textContent = `${step} `;
+    for (const part of parts) if (part.show) part.show(step);
+    for (const image of frames ? frames.querySelectorAll("img") : []) {
+      const source = `${frames.dataset.frames}&camera=${encodeURIComponent(image.dataset.camera)}&row=${Number(frames.dataset.start) + step}`;
+      if (image.getAttribute("src") !== source && image.complete) image.src = source;
+      else if (image.getAttribute("src") !== source) image.addEventListener("load", () => { if (slider.value === String(step)) image.src = source; }, { once: true });
     }
-  });
+  }
+  document.addEventListener("input", (event) => { if (event.target.matches('[data-action="step"]')) demonstrate(Number(event.target.value)); });
+  document.addEventListener("clock", (event) => demonstrate(event.detail.step), true);
   document.addEventListener("pointerover", (event) => {
     const row = event.target.closest("tr[data-trial]");
     if (row) light(Number(row.dataset.trial));

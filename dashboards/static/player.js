@@ -15,14 +15,6 @@ const Player = (() => {
     if (video.seekable.length) video.currentTime = Math.min(Math.max(0, (video.duration || 1e9) - .01), timeOf(step, beside) + .001);
   }
 
-  /* A line at the step that is shown, over each of the charts. */
-  function hand(plot) {
-    const line = document.createElement("div");
-    line.className = "hand";
-    plot.over.append(line);
-    return (step) => { line.style.transform = `translateX(${plot.valToPos(step, "x")}px)`; };
-  }
-
   async function open(section) {
     const video = section.querySelector("video"), slider = section.querySelector("[data-clock]"), output = section.querySelector("output");
     const button = section.querySelector("[data-play]"), holder = section.querySelector(".beside");
@@ -31,13 +23,12 @@ const Player = (() => {
     const beside = await answer.json();
     const plots = Object.keys(beside.curves).length ? Curves.episode(holder, { episode: beside.curves }, { height: 128, at: (step) => show(step, true) }) : [];
     if (!plots.length) { const none = document.createElement("p"); none.className = "empty"; none.textContent = "No numbers are kept beside this video."; holder.replaceChildren(none); }
-    const hands = plots.map((made) => hand(made.plot));
     let playing = 0;
     function show(step, move) {
       step = Math.max(0, Math.min(beside.length, Math.round(step)));
       slider.value = String(step);
       output.firstChild.textContent = `${step} `;
-      for (const move_ of hands) move_(step);
+      for (const plot of plots) plot.show(step);
       if (move) seek(video, step, beside);
       section.dispatchEvent(new CustomEvent("clock", { detail: { step, length: beside.length, moved: Boolean(move) } }));
     }

@@ -225,7 +225,7 @@ const Plots = (() => {
     found.numbers.forEach((number, place) => {
       if (found.returns[place] === null) return;
       const here = number === data.number;
-      const link = make("a", { href: `?episode=${number}`, "aria-label": `episode ${number}` });
+      const link = make("a", { href: `?episode=${number}${data.beside ? `&beside=${encodeURIComponent(data.beside)}` : ""}`, "aria-label": `episode ${number}` });
       const dot = make("circle", { class: here ? "dot best" : "dot", cx: x(number), cy: y(found.returns[place]), r: here ? 6 : found.numbers.length > 300 ? 2.5 : 4 });
       dot.append(make("title", {}, `episode ${number}: return ${figure(found.returns[place])}, ${found.lengths[place]} steps`));
       link.append(dot); svg.append(link);

@@ -152,6 +152,22 @@ def performance_profile(scores_KT: ArrayLike, thresholds: ArrayLike) -> np.ndarr
     return (pooled[None] > np.asarray(thresholds, float)[:, None]).mean(axis=1)
 
 
+def profile_band(
+    scores_KT: ArrayLike, thresholds: ArrayLike, *, resamples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pointwise percentile band of a performance profile, runs resampled within each task.
+
+    As rliable's `create_performance_profile`: it holds at each threshold, not for all of them at once.
+    """
+    scores, steps = np.asarray(scores_KT, float), np.asarray(thresholds, float)
+    random, (runs, tasks) = np.random.default_rng(seed), scores.shape
+    above_KTN = scores[:, :, None] > steps
+    places = random.integers(runs, size=(resamples, runs, tasks))
+    shares = np.stack([above_KTN[place, np.arange(tasks)].mean(axis=(0, 1)) for place in places])
+    low, high = np.percentile(shares, [50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE)], axis=0)
+    return low, high
+
+
 def stratified_bootstrap(
     statistic: Callable[..., float], *scores_KT: ArrayLike, resamples: int = 50_000, seed: int = 0
 ) -> tuple[float, float]:

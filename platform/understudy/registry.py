@@ -21,6 +21,8 @@ from understudy.errors import UnknownName, UserError, did_you_mean, nearest
 from understudy.plugins import PLUGINS, imported, module_of, note_plug_in
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import typer
 
     from understudy.algorithm import Algorithm
@@ -195,6 +197,9 @@ commands: Registry[Callable[[typer.Typer], None]] = Registry(
     *("understudy.envs.commands", "understudy.cluster.commands", "understudy.dashboards.commands"),
 )
 """Functions that add commands to the command line; each lives with what it commands."""
+reports: Registry[Callable[[Path, Path], None]] = Registry("reports", "report", "understudy.dashboards.reports")
+"""Functions (sweep's folder, file) that write what a sweep's run in MLflow gets at its end; their names are the
+files'."""
 controls: Registry[type[Control]] = Registry(
     "controls",
     "control",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from tests.dashboards.folders import data_in
 
 from understudy.matrix.cells import Cell, MatrixDir
 from understudy.matrix.comparison import Result, write_comparison
@@ -48,10 +49,35 @@ def test_a_comparison_is_listed_and_its_page_has_tables_pairs_and_links(opened: 
     assert "<td>distinguishable</td>" in text
 
 
-@pytest.mark.parametrize("name", ["matrix.json", "comparison.json"])
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"cells": 3, "pairs": [7], "over_tasks": "x"}', '{"cells": [{"task": {}}]}']
+def test_performance_profiles_over_tasks_are_drawn_as_rliable_defines_them(opened: Open, matrix: Path) -> None:
+    assert "Performance profiles" not in opened(matrix.parent).get("/comparison/matrix_1").text, "a cell is missing"
+    results, random = [], np.random.default_rng(1)
+    for task in ("near", "far"):
+        for method, rate in (("bc", 0.3), ("flow_bc", 0.8)):
+            scores_KE = (random.uniform(size=(3, 40)) < rate).astype(float)
+            results.append(Result(method, task, "success", {"success": scores_KE.mean()}, {}, scores_KE))
+    write_comparison(MatrixDir(matrix), results)
+    page = opened(matrix.parent).get("/comparison/matrix_1").text
+    curves = data_in(page)["overlay"]
+    assert "Performance profiles" in page
+    runs = np.concatenate([item.scores.mean(axis=1) for item in results if item.method == "bc"])
+    steps = np.array(curves["bc"]["step"])
+    np.testing.assert_allclose(curves["bc"]["mean"], [(runs > step).mean() for step in steps])
+    low, mean, high = (np.array(curves["bc"][key]) for key in ("low", "mean", "high"))
+    assert bool(((low <= mean) & (mean <= high)).all())
+
+
+DAMAGED = (
+    "",
+    "[]",
+    '{"cells": 3, "pairs": [7], "over_tasks": "x"}',
+    '{"cells": [{"task": {}}]}',
+    '{"over_tasks": {"profiles": {"thresholds": [1], "methods": {"bc": {"share": [{}]}}}}}',
 )
+
+
+@pytest.mark.parametrize("name", ["matrix.json", "comparison.json"])
+@pytest.mark.parametrize("content", DAMAGED)
 def test_damaged_files_of_a_comparison_leave_a_page(opened: Open, matrix: Path, name: str, content: str) -> None:
     (matrix / name).write_text(content)
     for place in ("/", "/comparison/matrix_1"):

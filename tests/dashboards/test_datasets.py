@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from tests.dashboards.folders import data_in
+from tests.dashboards.folders import data_in, make_clip, make_run, make_sweep
 
 from understudy.dashboards.places import Root
 from understudy.dashboards.server import make_app
@@ -101,3 +102,30 @@ def test_what_is_no_dataset_is_missing(shown: TestClient, name: str) -> None:
 def test_a_datasets_name_opens_its_page(tmp_path: Path) -> None:
     make_store(tmp_path / "data", "lab:one")
     assert site_of("lab:one", tmp_path, tmp_path / "data").start == "/dataset/lab%3Aone"
+
+
+def test_a_demonstration_stands_beside_a_rollout_of_a_policy_that_learned_from_it(
+    shown: TestClient, tmp_path: Path
+) -> None:
+    assert "once some are filmed" in shown.get("/dataset/lab:one").text
+    for name, data in (("other", "lab:two"), ("mine", "lab:one")):
+        run = make_run(tmp_path / "runs" / name, env_name=data)
+        make_clip(run, 0, 3, 1.0)
+        make_clip(run, 1, 4, 0.0)
+    trial = make_sweep(tmp_path / "runs" / "sweep_1", trials=1) / "trials" / "0000"
+    record = json.loads((trial.parents[1] / "sweep.json").read_text())
+    record["run"]["env_name"] = "lab:one"
+    (trial.parents[1] / "sweep.json").write_text(json.dumps(record))
+    make_clip(trial, 2, 5, 0.0)
+    fresh = TestClient(make_app(Site(Root(tmp_path / "runs"), data_dir=tmp_path / "data")), base_url="http://127.0.0.1")
+    page = fresh.get("/dataset/lab:one", params={"episode": "1"}).text
+    assert page.count("<option") == 3
+    assert "mine, seed 1, episode 4: failure" in page
+    assert "sweep_1/trials/0000, seed 2, episode 5: failure" in page
+    assert "runs/other" not in page
+    asked = "mine/videos/" + next(path.name for path in (tmp_path / "runs" / "mine" / "videos").glob("seed000*.mp4"))
+    page = fresh.get("/dataset/lab:one", params={"beside": asked}).text
+    assert f'src="/file/{asked}"' in page
+    assert data_in(page)["beside"] == asked
+    for wrong in ("../x.mp4", "mine/videos/none.mp4", "mine"):
+        assert fresh.get("/dataset/lab:one", params={"beside": wrong}).status_code == 404

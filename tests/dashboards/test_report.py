@@ -14,7 +14,11 @@ from tests.unit.command_line import Said, understudy
 
 from understudy.dashboards.serving import free_port, site_of
 from understudy.errors import UserError
+from understudy.files import write_json
 from understudy.spec.compose import parse
+from understudy.sweeping.directory import SweepDir
+from understudy.sweeping.noting import attach_reports
+from understudy.tracking import Tracked
 
 Say = Callable[..., Said]
 
@@ -46,6 +50,30 @@ def test_the_table_is_csv_latex_or_markdown_by_the_files_name(tmp_path: Path, to
     assert {"lr", "horizon_length", "seeds", "episodes", "low", "high"} <= rows[0].keys()
     assert r"\textbf{" in (tmp_path / "table.tex").read_text()
     assert "| **7** |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_sweeps_end_writes_its_report_as_ended_and_a_report_that_fails_does_no_harm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1")
+    write_json(sweep / "run.json", {"status": "running"})
+    tracked = Tracked("none", sweep, (), None)
+    attach_reports(SweepDir(sweep), tracked)
+    page = (sweep / "report.html").read_text()
+    assert '<span class="chip complete">complete</span>' in page
+    assert 'class="sweep" data-live' not in page
+    empty = make_sweep(tmp_path / "sweep_2", trials=0)
+    attach_reports(SweepDir(empty), tracked)
+    assert not (empty / "report.html").exists()
+    assert "sweep_2: no report.html" in caplog.text
+
+
+def test_every_row_of_the_csv_says_what_made_it(tmp_path: Path, told: Say) -> None:
+    told("report", make_sweep(tmp_path / "sweep_1", trials=2), "-o", tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {shlex.split(row["made_by"])[1] for row in rows} == {"sweep"}
+    assert {(row["seeds"], row["episodes"]) for row in rows} == {("3", "10")}
 
 
 def test_a_figure_is_written(tmp_path: Path, told: Say) -> None:

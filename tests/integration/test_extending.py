@@ -145,6 +145,9 @@ def test_a_finished_sweep_with_steps_added_equals_one_that_had_them_from_the_sta
     assert [(trial.state, trial.value) for trial in first.trials()] == before
     assert_each_metric_once(tmp_path / "short" / "mlflow.db", tmp_path / "short" / "mlflow.db")
     assert RunDir(short / "trials" / "0000").state()["resumed_at"] == [40]
+    (attached,) = (tmp_path / "short" / "mlartifacts").glob("*/artifacts/report.html")
+    assert attached.read_bytes() == (short / "report.html").read_bytes(), "of the sweep as it is now"
+    assert "training_steps=60" in attached.read_text()
 
 
 def table(sweep: Path) -> list[dict[str, str]]:

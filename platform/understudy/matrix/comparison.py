@@ -17,7 +17,9 @@ from understudy.comparisons import (
     Difference,
     holm,
     paired_difference,
+    performance_profile,
     probability_of_improvement,
+    profile_band,
     stratified_bootstrap,
     task_iqm,
 )
@@ -40,6 +42,8 @@ from understudy.sweeping.format import number, objective_text
 
 RECORD, TABLE = "comparison.json", "comparison.csv"
 RESAMPLES = 2000
+THRESHOLDS = 101
+"""Scores at which a performance profile is computed."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,28 @@ def _over_tasks(results: Sequence[Result], tasks: Sequence[str], methods: Sequen
     for method, scores_KT in arrays.items():
         low, high = stratified_bootstrap(task_iqm, scores_KT, resamples=RESAMPLES)
         found["iqm"][method] = [task_iqm(scores_KT), low, high]
+    found["profiles"] = _profiles(arrays)
     for one, other in itertools.combinations(methods, 2):
         chance = probability_of_improvement(arrays[one], arrays[other])
         ends = stratified_bootstrap(probability_of_improvement, arrays[one], arrays[other], resamples=RESAMPLES)
         found["improvement"].append({"first": one, "second": other, "p": chance, "low": ends[0], "high": ends[1]})
     return found
+
+
+def _profiles(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return each method's performance profile: the share of its runs on all tasks that score above each threshold.
+
+    With pointwise 95 % bands, runs resampled within each task (rliable's run-score distribution, 2,000 resamples).
+    """
+    every = np.concatenate([scores_KT.ravel() for scores_KT in arrays.values()])
+    low, high = (0.0, 1.0) if every.min() >= 0 and every.max() <= 1 else (float(every.min()), float(every.max()))
+    thresholds = np.linspace(low, high, THRESHOLDS)
+    methods: dict[str, dict[str, list[float]]] = {}
+    for name, scores_KT in arrays.items():
+        share = performance_profile(scores_KT, thresholds)
+        ends = profile_band(scores_KT, thresholds, resamples=RESAMPLES)
+        methods[name] = {"share": share.tolist(), "low": ends[0].tolist(), "high": ends[1].tolist()}
+    return {"thresholds": thresholds.tolist(), "methods": methods}
 
 
 def write_comparison(matrix: MatrixDir, results: Sequence[Result]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ results. All of it is read from the sweep's folder, so that `understudy sync` te
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from understudy import tracking
 from understudy.errors import TrackingError
 from understudy.files import write_atomic
+from understudy.registry import reports
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.episodes import FILE
 from understudy.runs.launch import sent_state
@@ -35,6 +37,7 @@ from understudy.tracking.shipping import points_of
 from understudy.tracking.tailing import Extent, Row
 from understudy.tracking.tracked import run_name
 
+log = logging.getLogger("understudy")
 SUMMARY = "summary.md"
 FILES = ("sweep.json", "summary.csv", SUMMARY, BEST_CSV, RECORD, FILE, RACE, REPORT, "best")
 """What the sweep's run in MLflow holds."""
@@ -153,7 +156,19 @@ def send_best(sweep: SweepDir, spec: SweepSpec, policy: BestPolicy, tracked: Tra
     tracked.set_tags({key: value for key, value in tags.items() if value is not None})
     trained_on = RunDir(trial_folder(path, policy.trial)).state().get("dataset_hash")
     tracked.log_dataset(spec.base.env_name, str(trained_on or ""), str(spec.base.placement.datasets))
-    return tracked.log_files(*(path / name for name in FILES if (path / name).exists()))
+    names = (*FILES, *reports.names())
+    return tracked.log_files(*(path / name for name in names if (path / name).exists()))
+
+
+def attach_reports(sweep: SweepDir, tracked: Tracked) -> None:
+    """Write the sweep's reports into its folder and have its run hold them; one that fails is a warning, no more."""
+    for name, write in reports.items():
+        try:
+            write(sweep.path, sweep.path / name)
+        except Exception as error:  # noqa: BLE001  (the sweep is done: a page of it must not make it fail)
+            log.warning("%s: no %s (%s: %s)", sweep.path.name, name, type(error).__name__, error)
+        else:
+            tracked.log_files(sweep.path / name)
 
 
 def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> None:

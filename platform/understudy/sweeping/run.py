@@ -4,6 +4,7 @@
     sweep.json   the spec           study.db     Optuna's study (study.json: where else it is)
     run.json     status, MLflow id  trials/0000/ ...   run directories
     summary.csv  one row a trial    best/        the best policy and its video
+    report.html  all of it as one page, which its run in MLflow has too
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from understudy.spec.run import RunSpec
 from understudy.spec.space import largest
 from understudy.sweeping.best import BestPolicy, evaluate_best, register_best
 from understudy.sweeping.directory import SweepDir
-from understudy.sweeping.noting import close_stopped, note_sweep, send_best, track_sweep
+from understudy.sweeping.noting import attach_reports, close_stopped, note_sweep, send_best, track_sweep
 from understudy.sweeping.race import race, ranking
 from understudy.sweeping.report import write_report
 from understudy.sweeping.study import Study, check_storage, state_name
@@ -136,6 +137,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             sweep.update_state(status="failed" if failed else "interrupted")
             sweep.update_state(shipped=tracked.close("FAILED" if failed else "KILLED"))
             raise
+        attach_reports(sweep, tracked)
         sent = tracked.close("FINISHED") and registered(spec, done.policy)
         sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))
         try:
