@@ -20,9 +20,10 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
-from understudy.spec.part import ActsOnly, Width
+from understudy.spec.part import ActsOnly, OnlyWith, Width
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
+from understudy.trainables.networks.reverse import Reverse, Variance, deviation, leading_times
 from understudy.trainables.networks.saliency import Saliency, with_saliency
 
 TIME_FEATURES = 32
@@ -59,6 +60,23 @@ class DDPMBCConfig(Chunks, Dense, Vision, Saliency):
         default=0, ge=0, le=100, description="times the last reverse step is done again"
     )
 
+    x0_range: Annotated[float | None, OnlyWith("x0_range"), ActsOnly()] = Field(
+        default=None,
+        gt=0,
+        description="each reverse step clips the actions that it predicts to +- this (Diffusion Policy's: 1); none: it"
+        " clips what it leads to to +-2, as BridgeData's",
+    )
+    variance: Annotated[Literal["fixed_small"] | None, OnlyWith("variance"), ActsOnly("sampler=ddpm")] = Field(
+        default=None,
+        description="variance of a reverse step: the posterior's, beta (1 - k') / (1 - k) (Diffusion Policy's); none:"
+        " beta",
+    )
+    spacing: Annotated[Literal["leading"] | None, OnlyWith("spacing"), ActsOnly("sampling_steps")] = Field(
+        default=None,
+        description="times of fewer sampling_steps: every floor(T / n)-th from 0 (diffusers', Diffusion Policy's);"
+        " none: evenly from the last to 0",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> DDPMBCConfig:
         if len(set(self.hidden_dims)) > 1:
@@ -68,8 +86,10 @@ class DDPMBCConfig(Chunks, Dense, Vision, Saliency):
         return self
 
     def reverse_times(self) -> list[int]:
-        """Return the diffusion times that acting visits, evenly spaced from the last to 0 (one: the last)."""
+        """Return the times that acting visits, by default evenly spaced from the last to 0 (one: the last)."""
         count = self.sampling_steps or self.diffusion_steps
+        if self.spacing == "leading":
+            return leading_times(self.diffusion_steps, count)
         return [int(time) for time in np.linspace(self.diffusion_steps - 1, 0, count).round()]
 
 
@@ -196,20 +216,27 @@ class DDPMBC(Algorithm):
         return (fresh, self.chunk_length, self.action_dim)
 
     def act(self, network: nn.Module, observations_BO: Observations, noise: torch.Tensor) -> torch.Tensor:
-        """Denoise from noise[:, 0]; clipped to +-2 after each step, and to +-1 at the end where actions are clipped."""
+        """Denoise from noise[:, 0]; clipped to +-2 after each step (or x_0 in it, with `x0_range`), and to +-1 at the
+        end where actions are clipped."""
         assert isinstance(network, ScoreNetwork)
         features_BF = network.encoder(observations_BO)
         noise_BND = noise.flatten(2)
         x_BD = noise_BND[:, 0]
         times = self.config.reverse_times()
+        variance: Variance = self.config.variance or "beta"
+        clipped = Reverse(self._kept, times, self.config.sampler, "noise", variance, self.config.x0_range)
         visits = [*enumerate(times), *[(len(times) - 1, times[-1])] * self.config.repeat_last_step]
         for index, time in visits:
             predicted_BD = network(features_BF, x_BD, torch.full_like(x_BD[:, :1], float(time)))
             before = float(self._kept[times[index + 1]]) if index + 1 < len(times) else 1.0
-            x_BD = self._reverse(x_BD, predicted_BD, float(self._kept[time]), before)
-            if self.config.sampler == "ddpm" and index + 1 < len(times):
-                deviation = math.sqrt(1 - float(self._kept[time]) / before)
-                x_BD = x_BD + deviation * noise_BND[:, index + 1]
+            kept, adds = float(self._kept[time]), self.config.sampler == "ddpm" and index + 1 < len(times)
+            added_BD = noise_BND[:, index + 1] if adds else None
+            if self.config.x0_range is not None:
+                x_BD = clipped.step(x_BD, predicted_BD, kept, before, added_BD)
+                continue
+            x_BD = self._reverse(x_BD, predicted_BD, kept, before)
+            if added_BD is not None:
+                x_BD = x_BD + deviation(kept, before, variance) * added_BD
             x_BD = x_BD.clamp(-SAMPLE_RANGE, SAMPLE_RANGE)
         actions_BHA = x_BD.unflatten(1, (self.chunk_length, self.action_dim))
         return actions_BHA.clamp(-1.0, 1.0) if self.config.action_clip else actions_BHA

@@ -22,16 +22,26 @@ class WeightAverage:
     ) -> None:
         self.rates, self._parameters = [rate] * len(seeds), parameters
         """Each member's rate."""
+        self._power: float | None = algorithm.config.ema_power
         self.values = parameters.clone()
         self.members = [algorithm.network(torch_generator(seed, "weights")) for seed in seeds]
         for index, member in enumerate(self.members):
             move_into(member, layout.views(self.values[index]), None)
             member.to(parameters.device)
 
-    def follow(self) -> None:
-        """Move the average: average += rate (weights - average)."""
+    def follow(self, step: int) -> None:
+        """Move the average after update `step`, from 1: average += rate (weights - average)."""
         if len(set(self.rates)) == 1:
-            self.values.lerp_(self._parameters, self.rates[0])
+            self.values.lerp_(self._parameters, warm_rate(self.rates[0], self._power, step))
             return
         for average, weights, rate in zip(self.values, self._parameters, self.rates, strict=True):
-            average.lerp_(weights, rate)
+            average.lerp_(weights, warm_rate(rate, self._power, step))
+
+
+def warm_rate(rate: float, power: float | None, step: int) -> float:
+    """Return the rate after update `step`: max(rate, (step - 1)^-power), 1 after the first two.
+
+    Diffusion Policy's average, and that of diffusers' EMAModel: decay 1 - (1 + s)^-power with s counted from the third
+    update, at most 1 - rate.
+    """
+    return rate if power is None else max(rate, float(max(1, step - 1)) ** -power)

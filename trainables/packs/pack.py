@@ -123,7 +123,7 @@ class Pack:
             if (step - 1) % phase.every == 0 and (only is None or phase.name in only):
                 self._metrics.note(phase.name, self._take(phase, batch, draws, step))
         if self._networks.average is not None:
-            self._networks.average.follow()
+            self._networks.average.follow(step)
         return self._metrics.all()
 
     def _take(self, phase: Phase, batch: Batch, draws: list[Tensors], step: int) -> Tensors:

@@ -76,6 +76,13 @@ class Optimisation(Part):
         json_schema_extra=LOG,
         description="rate of the moving average of the weights, which then acts; none: the weights themselves act",
     )
+    ema_power: Annotated[float | None, OnlyWith("ema_power"), Needs("ema_rate")] = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="the average's rate begins at 1 and falls as updates^-ema_power, down to ema_rate (Diffusion"
+        " Policy's: 0.75); none: ema_rate from the start",
+    )
     grad_accumulation: int = Field(
         default=1, ge=1, description="parts that a batch is computed in, one after the other: less memory, same result"
     )
