@@ -32,17 +32,29 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "latent_dim": 4},
         **{"n_encoder_layers": 1, "n_vae_encoder_layers": 1, "lr": 1e-3, "action_chunking": False},
     },
+    "diffusion_policy": {
+        **{"down_dims": (16, 16), "step_embed_dim": 8, "n_groups": 4, "kernel_size": 3, "lr": 1e-3},
+        **{"diffusion_steps": 5, "action_chunking": False},
+    },
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
     "ipmd": {"hidden_dims": (32, 32), "reward_hidden_dims": (32,)},
 }
-OTHER_SIZES: dict[str, dict[str, Any]] = {"act": {"dim_model": 32}, "reward_classifier": {"hidden_dim": 32}}
+SMALL_BLOCKS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 1}
+OTHER_SIZES: dict[str, dict[str, Any]] = {
+    "act": {"dim_model": 32},
+    "reward_classifier": {"hidden_dim": 32},
+    "diffusion_policy": {"down_dims": (8, 16)},
+}
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
 QUICK: dict[str, dict[str, Any]] = {
     "ddpm_bc": {"ema_rate": 0.02, "dropout": 0.0},
     "gc_ddpm_bc": {"ema_rate": 0.02, "dropout": 0.0},
     "act": {"dim_model": 32, "dropout": 0.0},
+    "diffusion_policy": {"ema_rate": 0.02, "dropout": 0.0},
     "reward_classifier": {"dropout": 0.0},
 }
+ROUNDING = ("act", "diffusion_policy")
+"""Those with biases of hardly any effect (of attention's keys, before a norm): Adam must not make steps of rounding."""
 UPDATES = {"act": 300}
 """Within which it memorises; 1000 for those not named here."""
 SETTINGS = [
@@ -50,11 +62,16 @@ SETTINGS = [
     *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in IN_CHUNKS],
     *[("flow_bc", {"actor": actor}) for actor in ("one_step", "best_of_n")],
     ("hilserl", {"gripper": "discrete"}),
+    (
+        "diffusion_policy",
+        {"denoiser": "transformer", "action_chunking": True, "horizon_length": HORIZON, **SMALL_BLOCKS},
+    ),
 ]
 
 
 def _kind(settings: dict[str, Any]) -> str:
-    return settings.get("actor", settings.get("gripper", "chunk" if settings else "single"))
+    named = [settings[key] for key in ("actor", "gripper", "denoiser") if key in settings]
+    return named[0] if named else "chunk" if settings else "single"
 
 
 EACH = pytest.mark.parametrize("name", NAMES)
@@ -175,8 +192,7 @@ def test_a_member_of_a_pack_equals_the_seed_trained_alone_bit_for_bit(name: str,
 
 @EACH_SETTING
 def test_a_stacked_pack_equals_a_looped_one_within_tolerance(name: str, settings: dict[str, Any]) -> None:
-    # Attention's keys have biases without effect: Adam must not make steps of the rounding of such gradients.
-    algorithm = make(name, **settings, **({"adam_eps": 1e-3} if name == "act" else {}))
+    algorithm = make(name, **settings, **({"adam_eps": 1e-3} if name in ROUNDING else {}))
     looped, stacked = (Pack(algorithm, [4, 5, 6], mode=mode) for mode in ("loop", "vmap"))
     np.testing.assert_allclose(train(looped, 1, 6), train(stacked, 1, 6), rtol=1e-5)
     torch.testing.assert_close(looped.parameters, stacked.parameters, rtol=1e-4, atol=1e-5)
@@ -212,6 +228,7 @@ def test_evaluation_parameters_are_settings_that_act_reads_and_the_weights_do_no
     shapes = {key: value.shape for key, value in algorithm.network(torch_generator(0, "x")).state_dict().items()}
     changes = {"flow_steps": 3, "sampling_steps": 5, "sampler": "ddim", "repeat_last_step": 2, "n_action_steps": 1}
     changes |= {"temporal_ensemble_coeff": 0.01, "num_samples": 4, "eval_temperature": 0.5, "eval_std": 1e-4}
+    changes |= {"x0_range": 1.5, "variance": "fixed_small", "spacing": "leading"}
     for key in algorithm.evaluation_parameters:
         needed = {"n_action_steps": 1} if key == "temporal_ensemble_coeff" else {}
         changed = algorithm.with_config(**{key: changes[key]}, **needed)
@@ -258,7 +275,7 @@ def test_a_nan_loss_names_step_and_seed_and_touches_no_parameter(name: str) -> N
 
 @pytest.mark.parametrize(("name", "settings"), [item for item in SETTINGS if item[0] in IMITATE])
 def test_eight_samples_are_memorised(name: str, settings: dict[str, Any]) -> None:
-    algorithm = make(name, **settings, **{"lr": 3e-3, **QUICK.get(name, {})})
+    algorithm = make(name, **{"lr": 3e-3, **QUICK.get(name, {}), **settings})
     few = batch(algorithm, 0, size=8)
     few["valid"].fill_(1.0)
     repeated = {key: value.repeat(1, 16, *[1] * (value.ndim - 2)) for key, value in few.items()}

@@ -31,6 +31,11 @@ RLPD: dict[str, Any] = {
     **{"num_critics": 4, "num_subsample_critics": 2, "critic_layer_norm": True, "actor_q": "mean"},
     **{"backup_entropy": False, "critic_lr": 3e-3},
 }
+UNET: dict[str, Any] = {
+    **{"down_dims": (16, 32), "step_embed_dim": 16, "n_groups": 4, "kernel_size": 3, "lr": 1e-3},
+    "horizon_length": HORIZON,
+}
+BLOCKS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 2, "lr": 1e-3, "horizon_length": HORIZON}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_bc": ("flow_bc", CHUNK),
     "flow_bc single": ("flow_bc", {**CHUNK, "action_chunking": False}),
@@ -57,6 +62,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ipmd": ("ipmd", {"hidden_dims": (32, 32), "reward_hidden_dims": (32,), "lr": 1e-3}),
     "hilserl": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "hilserl grasp": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3, "gripper": "discrete"}),
+    "diffusion_policy": ("diffusion_policy", UNET),
+    "diffusion_policy transformer": ("diffusion_policy", {**BLOCKS, "denoiser": "transformer"}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", nn.Linear, nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d)
 
 
 def blank(kind: type[Layer], *sizes: Any, **settings: Any) -> Layer:
