@@ -162,14 +162,28 @@ def decide(act: Act, episodes: Sequence[Acting], seed: int) -> None:
 
 
 def _decide_block(act: Act, block: Sequence[Acting], seed: int) -> None:
-    execution = block[0].execution
     members = sorted({acting.member for acting in block})
-    leading = (len(members), ROWS)
-    shown = [acting.shown() for acting in block]
+    places = [(members.index(acting.member), acting.episode % ROWS) for acting in block]
+    actions = ask(act, block, places, members, ROWS, seed)
+    for place, acting in zip(places, block, strict=True):
+        acting.decided(actions[place])
+
+
+def ask(
+    act: Act,
+    episodes: Sequence[Acting],
+    places: Sequence[tuple[int, int]],
+    members: Sequence[int],
+    rows: int,
+    seed: int,
+) -> np.ndarray:
+    """Return the policy's chunks [K, rows, H, A] of what each episode is shown, each at its place (member, row)."""
+    execution = episodes[0].execution
+    leading = (len(members), rows)
+    shown = [acting.shown() for acting in episodes]
     observations = each(lambda part: np.zeros((*leading, *part.shape), part.dtype), shown[0])
     noise = np.zeros((*leading, *execution.noise_shape), np.float32)
-    places = [(members.index(acting.member), acting.episode % ROWS) for acting in block]
-    for place, acting, observation in zip(places, block, shown, strict=True):
+    for place, acting, observation in zip(places, episodes, shown, strict=True):
         _put(observation, observations, place)
         if execution.temperature:
             stream = numpy_generator(seed, "act", acting.episode, acting.decisions)
@@ -179,8 +193,7 @@ def _decide_block(act: Act, block: Sequence[Acting], seed: int) -> None:
     if actions.shape[:2] != leading or actions.ndim != 4 or actions.shape[2] < execution.executed:
         expected = f"{leading} + (at least {execution.executed}, A)"
         raise UnderstudyError(f"the policy returned actions {actions.shape}, expected {expected}")
-    for place, acting in zip(places, block, strict=True):
-        acting.decided(actions[place])
+    return actions
 
 
 def _put(observation: Arrays, into: Arrays, place: tuple[int, int]) -> None:

@@ -73,6 +73,12 @@ class Runner:
 
         UserError for an observation of another shape than the reset's.
         """
+        acting = self.see(observation)
+        self._decide(acting)
+        return acting.next_action()
+
+    def see(self, observation: Any) -> Acting:
+        """Take what is seen now, the reset's observation at first, and return the episode that it belongs to."""
         if self._acting is None:
             self.reset(observation)
         acting = self._acting
@@ -83,8 +89,7 @@ class Runner:
         if not self._first:
             acting.see(seen)
         self._first = False
-        self._decide(acting)
-        return acting.next_action()
+        return acting
 
     __call__ = act
 

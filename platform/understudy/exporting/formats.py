@@ -53,14 +53,17 @@ class Format:
 @contextmanager
 def _quiet() -> Generator[None]:
     """Keep back what torch's exporters say of packages that they could use, and of their own deprecations."""
-    logger, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def exported_program(function: PolicyFunction) -> torch.export.ExportedProgram:
