@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import atexit
 import re
 import shlex
@@ -72,6 +73,40 @@ def python_blocks(path: Path) -> list[str]:
     blocks = re.split(r"\n(?=\S)", path.read_text())
     inside = ["\n".join(line[4:] for line in block.splitlines() if not line or line[:4] == "    ") for block in blocks]
     return [block for block in inside if re.search(r"^from understudy", block, re.MULTILINE)]
+
+
+def advised_commands() -> list[Shown]:
+    """Return every command in backquotes of the package's own texts; a part that is filled in later is the word 1."""
+    folders = ("platform", "envs", "trainables", "cluster", "dashboards", "search_spaces")
+    files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if "static" not in path.parts)
+    found = {}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            for text in re.findall(r"`(understudy [^`]+)`", _text_of(node)):
+                words = [_FILLED.get(word, word) for word in re.sub(r"<\w+>|%\w", "1", text).split(" ")]
+                if words[1:] not in (["1"], ["--help"]):
+                    place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+                    found.setdefault(text, Shown(place, " ".join(words), whole=False))
+    return list(found.values())
+
+
+_FILLED = {
+    "SOURCE": "d4rl",
+    "N": "1",
+    "algo=1": "algo=bc",
+    "algo=X": "algo=bc",
+    "algo=A,B": "algo=bc,flow_bc env_name=X",
+}
+"""What stands for words that a message leaves to its reader."""
+
+
+def _text_of(node: ast.AST) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "1" for part in node.values)
+        return "".join(map(str, parts))
+    return ""
 
 
 def _of_page(path: Path) -> Iterator[Shown]:

@@ -11,16 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.integration.commands import run
-from tests.integration.documented import PAGES, ROOT, Shown, python_blocks, shown_commands, understand
+from tests.integration.documented import PAGES, ROOT, Shown, advised_commands, python_blocks, shown_commands, understand
 
 from understudy.cli import main
 from understudy.cluster.profile import load_profile
 
 COMMANDS = shown_commands()
+ADVICE = advised_commands()
 
 
 @pytest.mark.parametrize("shown", COMMANDS, ids=[f"{item.place}: {item.text[:60]}" for item in COMMANDS])
 def test_a_command_of_the_documentation_is_taken_as_it_is_written(shown: Shown) -> None:
+    understand(shown)
+
+
+@pytest.mark.parametrize("shown", ADVICE, ids=[item.text for item in ADVICE])
+def test_a_command_that_a_message_advises_exists_with_its_options(shown: Shown) -> None:
     understand(shown)
 
 
