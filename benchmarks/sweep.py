@@ -192,17 +192,15 @@ def rows(folder: Path, repeats: int, quick: bool) -> None:
 
 
 def resume(folder: Path, repeats: int, quick: bool) -> None:
-    """Seconds of a tiny trial beyond its two steps, and until a killed sweep of 100 ended trials is at its end."""
+    """Seconds of 100 trials of two steps, and until a killed sweep of 100 ended trials is at its end."""
     number = 8 if quick else 100
     rates = tuple(float(rate) for rate in np.geomspace(1e-5, 1e-2, number).round(9))
-    whole, few = (Work(some, 1, 2, 1, 2, 1, (5,)) for some in (rates, rates[: number // 4]))
-    taken: dict[str, list[float]] = {OURS: [], THEIRS: []}
-    for name, made in taken.items():
-        own = folder / f"resume-{name.replace(' ', '-')}"
-        pair = [(work.ours if name == OURS else work.theirs) for work in (few, whole)]
-        short = seconds_of(pair[0](own.with_name(f"{own.name}-few")))
-        made.append((seconds_of(pair[1](own)) - short) / (number - number // 4))
-    show(f"a tiny trial, {number} of them", taken, "s")
+    whole = Work(rates, 1, 2, 1, 2, 1, (5,))
+    taken = {
+        name: [seconds_of((whole.ours if name == OURS else whole.theirs)(folder / f"resume-{name.replace(' ', '-')}"))]
+        for name in (OURS, THEIRS)
+    }
+    show(f"{number} trials of two steps", taken, "s")
     sweep = next((folder / f"resume-{OURS}").rglob("sweep.json")).parent
 
     def ours() -> float:
