@@ -60,11 +60,16 @@ def add_to(app: typer.Typer) -> None:
 @data.command("list")
 def list_(data_dir: DataDir = "") -> None:
     """List the datasets that training finds by name."""
-    from understudy.envs.store.finding import list_stores
+    from understudy.envs.store.finding import read_stores
+    from understudy.errors import DatasetError
 
     folder = data_folder(data_dir)
-    stores = list_stores(folder)
-    if not stores:
+    found = read_stores(folder)
+    for item in found:
+        if isinstance(item, DatasetError):
+            console.print(f"left out: {item}", markup=False, soft_wrap=True)
+    stores = [item for item in found if not isinstance(item, DatasetError)]
+    if not found:
         console.print(
             f"no datasets in {folder}; `understudy data import --help` shows how to bring one in", soft_wrap=True
         )
@@ -72,7 +77,8 @@ def list_(data_dir: DataDir = "") -> None:
     rows = [
         (item.name, item.source, item.num_episodes, item.num_transitions, item.content_hash[:12]) for item in stores
     ]
-    show_table(("name", "source", "episodes", "transitions", "hash"), rows)
+    if rows:
+        show_table(("name", "source", "episodes", "transitions", "hash"), rows)
 
 
 @data.command()

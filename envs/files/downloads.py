@@ -260,9 +260,13 @@ def _reason(error: Exception, patience: float) -> str:
     """Return what went wrong in a few words: requests' own message holds three layers of them."""
     import requests
 
+    if isinstance(error, requests.exceptions.InvalidURL):  # its own message would show what follows the user's name
+        return "its host cannot be read from the address; a / in a password is written %2F"
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"no answer within {patience:g} s"
     text = str(error)
+    if "BadStatusLine" in text or "LineTooLong" in text:
+        return "what answers there does not speak HTTP"
     if "NameResolution" in text or "getaddrinfo" in text:
         return "its host name cannot be resolved (no internet here?)"
     if "refused" in text:

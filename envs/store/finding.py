@@ -11,13 +11,18 @@ from understudy.folders import restore_folder, restore_folders
 
 
 def list_stores(data_dir: str | Path) -> list[Manifest]:
-    """Return the manifests of the stores in `data_dir`, by name; damaged ones are left out (`verify` finds them)."""
-    found: list[Manifest] = []
+    """Return the manifests of the stores in `data_dir`, by name; those that cannot be read are left out."""
+    return [found for found in read_stores(data_dir) if isinstance(found, Manifest)]
+
+
+def read_stores(data_dir: str | Path) -> list[Manifest | DatasetError]:
+    """Return the manifest of each store in `data_dir`, or what is wrong with it: one bad neighbour hides no other."""
+    found: list[Manifest | DatasetError] = []
     for folder in store_folders(data_dir):
         try:
             found.append(Manifest.read(folder))
-        except DatasetError:
-            continue  # listing must not fail for one bad neighbour; opening it by name says what is wrong
+        except DatasetError as error:
+            found.append(error)
     return found
 
 

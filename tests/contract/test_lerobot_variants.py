@@ -243,3 +243,11 @@ def test_time_stamps_a_little_off_are_refused_with_the_key_that_allows_them(whol
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, 0.5 / FPS, 9.0, float("nan")])
 def test_a_tolerance_that_makes_no_sense_is_refused(root, tolerance) -> None:
     refused(root, "tolerance_s=", "below half a frame", tolerance_s=tolerance)
+
+
+@pytest.mark.parametrize("note", [True, "h264", [1], 0.5])
+def test_a_cameras_note_that_is_no_object_changes_nothing(root, tmp_path, note) -> None:
+    features = json.loads((root / INFO).read_text())["features"]
+    features[CAMERA]["info"] = note
+    change_info(root, features=features)
+    assert import_file(task_of(NAME), root, tmp_path / "stores").lengths.tolist() == list(LENGTHS)

@@ -287,13 +287,14 @@ def test_wrong_metadata_is_one_line(collected, tmp_path, changes, said) -> None:
 
 @pytest.mark.parametrize("key", ["observations", "actions", "rewards", "terminations"])
 def test_a_missing_or_short_array_is_one_line(collected, tmp_path, key) -> None:
-    for number, change in enumerate(("drop", "cut", "text")):
+    for number, change in enumerate(("drop", "cut", "text", "number")):
         folder = copied(collected, tmp_path / str(number))
         with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
             values = np.asarray(file[f"episode_1/{key}"])
             del file[f"episode_1/{key}"]
+            others = {"cut": values[:9], "text": np.array([b"x"] * len(values)), "number": np.float64(3.0)}
             if change != "drop":
-                file[f"episode_1/{key}"] = values[:9] if change == "cut" else np.array([b"x"] * len(values))
+                file[f"episode_1/{key}"] = others[change]
         with pytest.raises(DatasetError) as error:
             import_file(task_of(PENDULUM), folder, tmp_path / "stores")
         assert "episode" in str(error.value)

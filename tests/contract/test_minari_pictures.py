@@ -56,15 +56,20 @@ class Pictured(gymnasium.Env):
 @pytest.fixture(params=list(SHAPES))
 def folder(request, tmp_path, monkeypatch) -> Path:
     """Return a dataset that Minari's own collector made."""
+    return collected(request.param, tmp_path / "minari", monkeypatch)
+
+
+def collected(kind: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have Minari's own collector make a dataset below a folder; return its place."""
     spec = gymnasium.envs.registration.EnvSpec(
         "Pictured-v0",
         f"{__name__}:Pictured",
         max_episode_steps=5,
-        kwargs={"kind": request.param},
+        kwargs={"kind": kind},
         disable_env_checker=True,
     )
     monkeypatch.setitem(gymnasium.registry, "Pictured-v0", spec)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(place))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         collector = minari.DataCollector(gymnasium.make("Pictured-v0"))
@@ -73,7 +78,7 @@ def folder(request, tmp_path, monkeypatch) -> Path:
             while not collector.step(collector.action_space.sample())[3]:
                 pass
         collector.create_dataset(NAME.removeprefix("minari:"))
-    return tmp_path / "minari" / NAME.removeprefix("minari:")
+    return place / NAME.removeprefix("minari:")
 
 
 def rows_of(folder: Path) -> list[dict]:

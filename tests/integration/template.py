@@ -13,12 +13,14 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from threading import Thread
@@ -41,6 +43,8 @@ class Command:
     def __init__(self, pid: int, out: int, err: int, status: TextIO) -> None:
         self.pid, self._out, self._err, self._status = pid, out, err, status
         self.returncode: int | None = None
+        self.peak_kilobytes = 0
+        """How much memory its process held at most, once it has ended."""
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None while it runs."""
@@ -83,7 +87,8 @@ class Command:
 
     def _ended(self, seconds: float | None) -> int | None:
         if self.returncode is None and select.select([self._status], [], [], seconds)[0]:
-            self.returncode = int(self._status.readline())
+            code, peak = self._status.readline().split()
+            self.returncode, self.peak_kilobytes = int(code), int(peak)
             self._status.close()
         return self.returncode
 
@@ -106,10 +111,22 @@ class Template:
         )
         theirs.close()
 
-    def start(self, *words: str, cwd: Path, environment: dict[str, str]) -> Command:
-        """Start `understudy WORDS` in `cwd`; it leads a process group of its own."""
+    def start(
+        self,
+        *words: str,
+        cwd: Path,
+        environment: dict[str, str],
+        limits: dict[str, int] | None = None,
+        inside: tuple[Path, ...] = (),
+    ) -> Command:
+        """Start `understudy WORDS` in `cwd`; it leads a process group of its own.
+
+        `limits` are the system's ({"RLIMIT_FSIZE": bytes}). Where `inside` names folders, stderr gets a line that
+        begins with OUTSIDE for whatever Python code changes elsewhere.
+        """
         pipes = [os.pipe() for _ in range(3)]
-        request = json.dumps({"words": words, "cwd": str(cwd), "environment": environment}).encode()
+        asked = {"words": words, "cwd": str(cwd), "environment": environment, "limits": limits or {}}
+        request = json.dumps({**asked, "inside": [os.path.realpath(folder) for folder in inside]}).encode()
         socket.send_fds(self._control, [request], [end for _, end in pipes])
         for _, end in pipes:
             os.close(end)
@@ -163,12 +180,12 @@ def serve(control: socket.socket) -> None:
 def tell_ends(told: dict[int, int]) -> None:
     """Take the exit codes of the children that have ended, and pass each on."""
     while told:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        pid, status, used = os.wait4(-1, os.WNOHANG)
         if pid == 0:
             return
         pipe = told.pop(pid)
         with contextlib.suppress(BrokenPipeError):  # the test does not wait for it
-            os.write(pipe, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            os.write(pipe, f"{os.waitstatus_to_exitcode(status)} {used.ru_maxrss}\n".encode())
         os.close(pipe)
 
 
@@ -186,7 +203,39 @@ def become(asked: dict, out: int, err: int) -> None:
         os.close(pipe)
     added = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[:0] = [asked["cwd"], *added]
+    tempfile.tempdir = None  # it is found again, by the new environment
     sys.argv = ["understudy", *asked["words"]]
+    for name, most in asked["limits"].items():
+        resource.setrlimit(getattr(resource, name), (most, most))
+    if asked["inside"]:
+        tell_writes_outside((*asked["inside"], "/dev/null", "/dev/tty", "/dev/shm", "/proc/self"))
+
+
+CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
+"""Audit events of calls that change the file system and name one or two paths first."""
+
+
+def tell_writes_outside(inside: tuple[str, ...]) -> None:
+    """Print a line to stderr for every file or folder that Python code makes or changes outside these places."""
+    sys.dont_write_bytecode = True
+
+    def outside(path: object) -> bool:
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return False  # a file that is open already
+        whole = os.path.realpath(os.fsdecode(path))
+        return not any(whole == place or whole.startswith(place + "/") for place in inside)
+
+    def hear(event: str, values: tuple[object, ...]) -> None:
+        if event == "open":
+            path, mode, flags = values
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            changed = [path] if writes or (isinstance(mode, str) and set(mode) & set("wax+")) else []
+        else:
+            changed = [*values[:2]] if event in CHANGING else []
+        for path in filter(outside, changed):
+            os.write(2, f"OUTSIDE {event} {path!r}\n".encode(errors="replace"))
+
+    sys.addaudithook(hear)
 
 
 if __name__ == "__main__":

@@ -164,6 +164,12 @@ def _is_depth(entry: Mapping[str, Any]) -> bool:
     return any(bool(note.get(mark)) for note in notes if isinstance(note, Mapping) for mark in marks)
 
 
+def noted_codec(entry: Mapping[str, Any]) -> str:
+    """Return the codec that info.json notes of a camera's videos, '' where it notes none."""
+    note = entry.get("info")
+    return str(note.get("video.codec", "")) if isinstance(note, Mapping) else ""
+
+
 def arrow_type(feature: Feature) -> pa.DataType:
     """Return the type of the feature's column in a parquet file."""
     if feature.is_picture:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from understudy.envs.files.pictures import decode
 from understudy.envs.files.reading import WrongContent, damage
-from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, from_arrow
+from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, from_arrow, noted_codec
 from understudy.envs.sources.lerobot.meta import (
     INFO,
     OURS,
@@ -108,9 +108,9 @@ def read_episodes(path: Path, tolerance_s: float = TOLERANCE) -> Iterator[Episod
 
 
 def _how_kept(feature: Feature, dataset: Dataset) -> str:
-    info = dataset.info["features"][feature.key].get("info") or {}
+    codec = noted_codec(dataset.info["features"][feature.key]) or "video"
     height, width = feature.picture_size
-    return f"{width} x {height}, {info.get('video.codec', 'video') if feature.dtype == 'video' else 'images'}"
+    return f"{width} x {height}, {codec if feature.dtype == 'video' else 'images'}"
 
 
 def _columns(dataset: Dataset, record: Record, table: pa.Table) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from understudy.envs.sources.lerobot.columns import AUTOMATIC, DONE, TRUNCATED, Feature, features_of, note_of
+from understudy.envs.sources.lerobot.columns import (
+    AUTOMATIC,
+    DONE,
+    TRUNCATED,
+    Feature,
+    features_of,
+    note_of,
+    noted_codec,
+)
 from understudy.envs.sources.lerobot.episode import Encoded, Position, encode_episode, our_columns
 from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset, read_note
 from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, Sizes
@@ -144,7 +152,7 @@ class LeRobotWriter:
             raise DatasetError(f"{self.root}: has {present.fps:g} frames a second, not {fps:g}")
         for feature in present.features:
             if feature.dtype == "video":
-                codec = (present.info["features"][feature.key].get("info") or {}).get("video.codec", self._pictures)
+                codec = noted_codec(present.info["features"][feature.key]) or self._pictures
                 if codec != self._pictures:
                     raise DatasetError(f"{self.root}: its videos are {codec}; go on with pictures={codec}")
         if present.left_out:

@@ -187,9 +187,10 @@ def _read_episode(storage: Any, number: int, folder: Path) -> Episode:
         except (*DAMAGE, TypeError, AttributeError, IndexError, AssertionError, StopIteration) as error:
             raise ValueError(f"episode {number}: {str(error) or type(error).__name__}") from error
     steps = len(rows["actions"]) if rows["actions"].ndim == 2 else 0
-    lengths = [len(array) for array in rows.values()] + [len(array) - 1 for array in looks.values()]
-    if steps < 1 or any(length != steps for length in lengths):
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in {**looks, **rows}.items())
+    arrays = {**looks, **rows}
+    lengths = [np.size(array, 0) - (name in looks) for name, array in arrays.items() if np.ndim(array)]
+    if steps < 1 or lengths != [steps] * len(arrays):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise DatasetError(f"{folder}: episode {number} has {shapes}; T actions and T + 1 observations are needed")
     shown = {name: array[:-1] for name, array in looks.items()}
     return {**shown, **rows, **{final_of(name): array[-1] for name, array in looks.items()}}

@@ -31,7 +31,7 @@ def sync(
     """
     from understudy.errors import TrackingError, UnderstudyError, UserError
 
-    shipped = 0
+    shipped, left = 0, 0
     try:
         for path in _found(places or []):
             try:
@@ -42,12 +42,13 @@ def sync(
                     console.print(line, soft_wrap=True, highlight=False, markup=False)
             except TrackingError:
                 raise
-            except UserError as error:  # in use: it sends its own
+            except UserError as error:  # in use, then it sends its own; or its files are damaged
+                left += 1
                 console.print(f"left alone: {error}", soft_wrap=True, highlight=False, markup=False)
     except TrackingError as error:
         raise UnderstudyError(str(error)) from None
     if not shipped:
-        console.print("nothing to send: MLflow has all of it")
+        console.print("nothing to send: MLflow has all of it" if not left else "nothing to send of the others")
 
 
 def _found(places: list[str]) -> list[Path]:

@@ -6,6 +6,7 @@ Must not import mlflow: all of this is asked before the seconds that the import 
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
@@ -165,11 +166,19 @@ def _check_http(tracking_uri: str, seconds: float) -> None:
         urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=seconds).close()
     except urllib.error.HTTPError:
         return  # it answers; whether it lets us in is asked through the client
+    except http.client.RemoteDisconnected as error:
+        raise StoreAway(_no_answer(shown, error)) from None
+    except http.client.HTTPException:
+        raise TrackingError(
+            f"what answers at {shown} does not speak HTTP: correct tracking_uri, or use tracking_uri=none"
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise StoreAway(
-            f"no MLflow server answers at {shown} ({reason}): start it, correct tracking_uri, or use tracking_uri=none"
-        ) from None
+        raise StoreAway(_no_answer(shown, reason)) from None
+
+
+def _no_answer(shown: str, reason: object) -> str:
+    return f"no MLflow server answers at {shown} ({reason}): start it, correct tracking_uri, or use tracking_uri=none"
 
 
 def _check_database(tracking_uri: str, default_port: int, seconds: float) -> None:
