@@ -155,6 +155,7 @@ class Profile(Section):
         default="", description="file with the head's token; default $RAY_AUTH_TOKEN_PATH and such"
     )
     setup_commands: tuple[str, ...] = Field(default=(), description="shell lines before Ray starts on a node")
+    metrics: bool = Field(default=True, description="Prometheus and Grafana beside a local head, where installed")
     idle_minutes: int = Field(default=10, ge=1, description="idle minutes before an autoscaled node goes")
     ssh: Ssh = Field(default_factory=Ssh, description="how `ray up` logs in")
     cloud: Cloud = Field(default_factory=Cloud, description="where a cloud's machines are")

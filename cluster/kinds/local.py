@@ -1,7 +1,7 @@
 """A cluster on this machine: `ray start --head`, and any more nodes, as processes that are ours and that we end alone.
 
-The job server listens on 127.0.0.1; Ray's own ports listen on every interface, and ask for the token. Never `ray stop`:
-it would end other people's Rays too.
+The job server, Prometheus and Grafana listen on 127.0.0.1, and all of a head without more nodes does; with more nodes
+Ray's own ports listen on every interface, and ask for the token. Never `ray stop`: it would end other Rays as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import psutil
 
 from understudy.cluster.job_server import SAVE_SECONDS, JobServer
 from understudy.cluster.jobs import Cluster
+from understudy.cluster.monitoring import Monitor, prepare
+from understudy.cluster.monitoring import environment as pages_of
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import environment, find_token, make_token, own_path
 from understudy.cluster.tools import RAY, check_secrets
@@ -34,8 +37,14 @@ from understudy.runs.stop import STOP_WAIT
 
 HOST = "127.0.0.1"
 JOB_SERVER, GCS = 8265, 6379
+MONITORS = (9090, 3000)
+"""The usual ports of Prometheus and of Grafana."""
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
+READY_SECONDS = 20.0
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""What has a node that no other may join be 127.0.0.1 on Linux, as it is elsewhere: Ray binds all ports to its node,
+`/metrics` too, which asks for no token."""
 FORGOTTEN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 """Variables of the shell that would tie a new head to another one."""
 
@@ -63,6 +72,10 @@ class LocalCluster(JobServer, Cluster):
             raise UserError(f"{self.profile.name} is down: {self.start_hint}")
         return super()._client
 
+    def may_be_up(self) -> bool:
+        """Return whether `up` was called and `down` was not."""
+        return self.notes.is_file()
+
     def _noted(self) -> dict[str, Any]:
         return read_object(self.notes) if self.notes.is_file() else {}
 
@@ -81,6 +94,7 @@ class LocalCluster(JobServer, Cluster):
                 " head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' >\"$token\")"
             )
         ports = {"gcs": GCS, "dashboard": JOB_SERVER, "agent": 52365, "client": 10001}
+        lines += [f"export {name}={value}" for name, value in self._alone().items()]
         lines.append(f"{shlex.join(['ray', *self._head(ports)])} &")
         for index, (_, group) in enumerate(self._nodes()):
             lines.append(f"{shlex.join(['ray', *self._node(index, group, f'{HOST}:{GCS}')])} &")
@@ -88,6 +102,9 @@ class LocalCluster(JobServer, Cluster):
 
     def _asks(self) -> bool:
         return self.profile.authentication == "token"
+
+    def _alone(self) -> dict[str, str]:
+        return {} if self._nodes() else ALONE
 
     def _nodes(self) -> list[tuple[str, Nodes]]:
         return [(name, group) for name, group in self.profile.workers.items() for _ in range(group.count)]
@@ -107,25 +124,32 @@ class LocalCluster(JobServer, Cluster):
 
     def up(self) -> list[str]:
         """Start the head and the nodes, and wait until the job server answers."""
-        if self._alive():
+        if any(not item.get("monitor") and _process(item) for item in self._noted().get("processes", [])):
             return [f"{self.profile.name} is up already: {self.address}"]
         check_secrets(self.profile.secrets)
+        if self.notes.is_file():
+            self.down()  # what a head that died has left
         env = {key: value for key, value in os.environ.items() if key not in FORGOTTEN}
         if self._asks():
             make_token(own_path(self.profile))
             env |= environment(own_path(self.profile))
-        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1"}
+        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1", **self._alone()}
         temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
         ports = {"gcs": _port(GCS), "dashboard": _port(JOB_SERVER), "agent": _port(52365), "client": _port(10001)}
         self.address = f"http://{HOST}:{ports['dashboard']}"
         notes: dict[str, Any] = {"address": self.address, "gcs_port": ports["gcs"], "temp": temp, "processes": []}
+        monitors: list[Monitor] = []
+        if self.profile.metrics:
+            monitors = prepare(self.profile.state, Path(temp, "h"), (_port(MONITORS[0]), _port(MONITORS[1])))
+            env |= pages_of(monitors)
         try:
-            self._start(self._head(ports, f"{temp}/h"), env, "head", notes)
+            self._start([*RAY, *self._head(ports, f"{temp}/h")], env, "head", notes)
             self._wait(notes, nodes=1)
             for index, (name, group) in enumerate(self._nodes()):
                 command = self._node(index, group, f"{HOST}:{ports['gcs']}", f"{temp}/{index}")
-                self._start(command, env, f"{name}-{index}", notes)
+                self._start([*RAY, *command], env, f"{name}-{index}", notes)
             self._wait(notes, nodes=1 + len(self._nodes()))
+            beside = [self._start_monitor(monitor, notes) for monitor in monitors]
         except BaseException:
             self.down()
             raise
@@ -133,14 +157,31 @@ class LocalCluster(JobServer, Cluster):
             f"{self.profile.name} is up: {self.address}, {1 + len(self._nodes())} nodes",
             f"token: {own_path(self.profile)}" if self._asks() else "no token: everyone on this machine may use it",
             f"logs: {self.profile.state}",
+            *beside,
         ]
 
-    def _start(self, arguments: list[str], env: dict[str, str], name: str, notes: dict[str, Any]) -> None:
+    def _start_monitor(self, monitor: Monitor, notes: dict[str, Any]) -> str:
+        """Start what is installed; return what to tell of it. The cluster is up without it too."""
+        if monitor.program is None:
+            return monitor.missing()
+        env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
+        name = monitor.name.lower()
+        self._start(monitor.command, env, name, notes, monitor=monitor.address)
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and _process(notes["processes"][-1]):
+            if _answers(monitor.address + monitor.ready):
+                return f"{monitor.name}: {monitor.address}"
+            time.sleep(0.2)
+        return f"{monitor.name} did not get ready: {_last_line(self.profile.state / f'{name}.log')}"
+
+    def _start(
+        self, command: Sequence[str], env: dict[str, str], name: str, notes: dict[str, Any], *, monitor: str = ""
+    ) -> None:
         """Start one process that outlives this one, and note it at once."""
         self.profile.state.mkdir(parents=True, exist_ok=True)
         with open(self.profile.state / f"{name}.log", "wb") as log:
             process = subprocess.Popen(
-                [*RAY, *arguments],
+                command,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -149,7 +190,7 @@ class LocalCluster(JobServer, Cluster):
                 cwd="/",
             )
         started = psutil.Process(process.pid).create_time()
-        notes["processes"].append({"name": name, "pid": process.pid, "started": started})
+        notes["processes"].append({"name": name, "pid": process.pid, "started": started, "monitor": monitor})
         write_json(self.notes, notes)
 
     def _wait(self, notes: dict[str, Any], nodes: int) -> None:
@@ -211,6 +252,14 @@ class LocalCluster(JobServer, Cluster):
         shutil.rmtree(noted["temp"], ignore_errors=True)
         self.notes.unlink(missing_ok=True)
         return [f"{self.profile.name} is down: {len(family)} processes ended"]
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _resources(nodes: Nodes) -> list[str]:

@@ -194,3 +194,24 @@ def test_a_wrong_token_is_refused_and_the_right_one_joins(head, monkeypatch) -> 
         check=False,
     )
     assert joined.stdout == "1.0\n", joined.stderr
+
+
+ALONE = """
+import os, psutil
+from understudy.runs.ray_start import start_ray
+import ray
+start_ray(cpus=1)
+ray.get(ray.remote(lambda: 1).remote())
+family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+found = [one.laddr.ip for part in family for one in part.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+print(len(found), *sorted(set(found)))
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_of_our_own_listens_on_this_machine_only() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=True)
+    count, *addresses = done.stdout.split()
+    assert int(count) > 3
+    assert set(addresses) <= {"127.0.0.1", "::ffff:127.0.0.1"}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from understudy import errors
@@ -82,14 +82,16 @@ def start_ray(cpus: int | None = None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS", "")
     if address not in ("", "local"):
-        _check_address(address)
-        _init(f"no Ray answers at RAY_ADDRESS={address}", **quiet)
+        alone = _is_alone(address)
+        _check_address(address, alone)
+        _init(f"no Ray answers at RAY_ADDRESS={address}", alone, **quiet)
         return
     folder = temp_folder()
     ensure_token()
     # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
     _init(
         f"Ray cannot be started on this machine (its files are in {folder}, RAY_TMPDIR moves them)",
+        alone=True,
         address="local",
         num_cpus=cpus,
         include_dashboard=False,
@@ -105,8 +107,8 @@ def _watch() -> None:
     ray_processes.watch(str(context.gcs_address))
 
 
-def _init(failure: str, **settings: Any) -> None:
-    """Call ray.init; whatever it raises becomes one line that begins with `failure`.
+def _init(failure: str, alone: bool, **settings: Any) -> None:
+    """Call ray.init; whatever it raises becomes one line that begins with `failure`. `alone`: the node is 127.0.0.1.
 
     Ray gives a node 30 s to start, which is too little on a busy machine: it is tried again.
     """
@@ -117,7 +119,7 @@ def _init(failure: str, **settings: Any) -> None:
     with noted_at_start() as poll:
         for left in reversed(range(START_TRIES)):
             try:
-                with kept_handlers(), ray_processes.ended_unless_whole(), _in_our_way():
+                with kept_handlers(), ray_processes.ended_unless_whole(), _in_our_way(alone):
                     _ray().init(**settings)
                     _watch()
                     poll()
@@ -134,16 +136,18 @@ def _init(failure: str, **settings: Any) -> None:
 
 
 @contextmanager
-def _in_our_way() -> Generator[None]:
+def _in_our_way(alone: bool) -> Generator[None]:
     """Have Ray start what is used of it only, and each process as the leader of a session of its own.
 
     A signal to our process group must not end them before us: the trials and workers write checkpoints then. Linux ends
-    these processes with the one that started them.
+    these processes with the one that started them. With `alone` the node is 127.0.0.1, as elsewhere than on Linux: Ray
+    binds all its ports to that, `/metrics` too, which asks for no token.
     """
-    from ray._private import services
+    from ray._private import ray_constants, services
     from ray._private.node import Node
 
-    plain = services.ConsolePopen
+    constants: Any = ray_constants
+    plain, joined = services.ConsolePopen, constants.ENABLE_RAY_CLUSTER
     kept: dict[str, Any] = {name: getattr(Node, name) for name in UNUSED if hasattr(Node, name)}
 
     class InSession(plain):
@@ -154,12 +158,13 @@ def _in_our_way() -> Generator[None]:
         node._webui_url = ""
 
     services.ConsolePopen = InSession
+    constants.ENABLE_RAY_CLUSTER = joined and not alone
     for name in kept:
         setattr(Node, name, start_nothing)
     try:
         yield
     finally:
-        services.ConsolePopen = plain
+        services.ConsolePopen, constants.ENABLE_RAY_CLUSTER = plain, joined
         for name, method in kept.items():
             setattr(Node, name, method)
 
@@ -168,7 +173,28 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def _check_address(address: str) -> None:
+def _is_alone(address: str) -> bool:
+    """Return whether the head at an address of this machine answers on 127.0.0.1 only, as `cluster up local` has it.
+
+    Ray would take 127.0.0.1 for the machine's own address.
+    """
+    from ray._private import services
+
+    theirs: Any = services
+    if address == "auto":
+        with suppress(ConnectionError):
+            address = str(theirs.get_ray_address_from_environment(address, None))
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdecimal():
+        return False
+    try:
+        socket.create_connection((theirs.get_node_ip_address(), int(port)), timeout=CONNECT_SECONDS / 4).close()
+    except (OSError, OverflowError):
+        return True
+    return False
+
+
+def _check_address(address: str, alone: bool) -> None:
     """Raise UserError unless a Ray that we may use answers at $RAY_ADDRESS.
 
     ray.init would try a dead address for minutes, and ends the process where the GCS refuses it: so a process of its
@@ -184,6 +210,8 @@ def _check_address(address: str) -> None:
             raise UserError(f"no Ray answers at {wrong} ({reason}): correct it, {INSTEAD}") from None
     environment = {**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "2"}  # of the GCS, in fact
     environment.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)  # the try is no part of a submitted job
+    if alone:
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     command = [sys.executable, "-c", PROBE]
     try:
         done = subprocess.run(
