@@ -61,6 +61,10 @@ class Cluster(abc.ABC):
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
 
+    def may_be_up(self) -> bool:
+        """Return whether its head may answer, by this machine's notes: what pages ask without being told to."""
+        return False
+
     @abc.abstractmethod
     def render(self) -> dict[str, str]:
         """Return the files that this cluster is made from, by name."""

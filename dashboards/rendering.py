@@ -47,7 +47,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
-    made.filters.update(ago=ago, figure=figure, number=number, thousands=thousands)
+    made.filters.update(ago=ago, figure=figure, lasted=lasted, number=number, thousands=thousands)
     made.globals.update(
         address=address, objective_text=objective_text, static=static_address, styles=STYLES, scripts=SCRIPTS,
         inlined=inlined,
@@ -82,6 +82,15 @@ def ago(moment: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+def lasted(job: Any) -> str:
+    """Return for how long something that has begun has gone on, or went on until it ended, in one unit."""
+    seconds = max(0.0, (job.ended or time.time()) - job.started)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def thousands(value: float) -> str:

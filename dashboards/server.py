@@ -17,7 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.dashboards.pages import compare, comparison, dataset, episodes, home, media, run, sweep
+from understudy.dashboards.pages import cluster, compare, comparison, dataset, episodes, home, media, run, sweep
 from understudy.dashboards.places import Missing
 from understudy.dashboards.rendering import STATIC, render
 from understudy.dashboards.site import Site
@@ -89,6 +89,7 @@ def make_app(site: Site, hosts: Sequence[str] = ()) -> Starlette:
     pages |= {"/datasets": dataset.listing, "/dataset/{name:path}": dataset.show}
     pages |= {"/picture/{name:path}": dataset.frame, "/list/verify/{name:path}": dataset.verify}
     pages |= {"/compare": compare.show, "/comparison/{path:path}": comparison.show}
+    pages |= {"/cluster": cluster.show, "/live/cluster": cluster.live}
     pages |= {"/file/{path:path}": media.video}
     routes = [Route(path, page(function)) for path, function in pages.items()]
     return Starlette(

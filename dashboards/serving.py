@@ -8,7 +8,9 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
+from understudy.cluster.profile import load_profile
 from understudy.dashboards.places import Root, address, kind_of
+from understudy.dashboards.reading.heads import Heads
 from understudy.dashboards.site import Site
 from understudy.errors import UserError
 from understudy.files import home, user_path
@@ -24,6 +26,13 @@ def site_of(what: str, save_dir: Path, data_dir: Path | None = None) -> Site:
     site = _site_of(what, save_dir, data_dir or home() / "datasets")
     site.data_dir = data_dir
     return site
+
+
+def heads_of(profile: str) -> Heads:
+    """Return the clusters that pages show, this profile's first; UserError where there is no such profile."""
+    if profile:
+        load_profile(profile)
+    return Heads(profile)
 
 
 def _site_of(what: str, save_dir: Path, data_dir: Path) -> Site:

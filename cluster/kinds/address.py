@@ -19,6 +19,10 @@ class AddressCluster(JobServer, Cluster):
         self.profile = profile
         super().__init__(profile.address, find_token(profile), python=profile.python)
 
+    def may_be_up(self) -> bool:
+        """Return True: it is not ours to know."""
+        return True
+
     def render(self) -> dict[str, str]:
         """Return nothing: there is nothing to make."""
         return {}

@@ -41,6 +41,10 @@ class RayUpCluster(JobServer, Cluster):
         hint = f"`ray dashboard {self.file}` forwards it to this machine once `understudy cluster up` is done"
         super().__init__(address, find_token(profile), python=profile.python, start_hint=hint)
 
+    def may_be_up(self) -> bool:
+        """Return whether `up` was called here."""
+        return self.file.is_file()
+
     def render(self) -> dict[str, str]:
         """Return the launcher's YAML."""
         self.profile.require(storage__path="the folder that all nodes share")

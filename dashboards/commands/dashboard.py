@@ -11,9 +11,9 @@ from understudy.registry import commands
 @commands.register("dashboard")
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command(short_help="Show sweeps, runs, episodes and datasets in the browser.", context_settings=HELP_WIDTH)(
-        dashboard
-    )
+    app.command(
+        short_help="Show sweeps, runs, episodes, datasets and clusters in the browser.", context_settings=HELP_WIDTH
+    )(dashboard)
 
 
 def dashboard(
@@ -24,13 +24,17 @@ def dashboard(
     host: str = typer.Option("127.0.0.1", "--host", help="address to listen on; any other than this lets others read"),
     browser: bool = typer.Option(True, "--browser/--no-browser", help="open it in the browser"),
     save_dir: str = typer.Option("", "--save_dir", help="root of the run directories; default runs/fbc/"),
+    profile: str = typer.Option(
+        "", "--profile", "-p", help="the cluster that /cluster shows first; default: what is up"
+    ),
     data_dir: str = typer.Option("", "--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets"),
 ) -> None:
-    """Show sweeps, runs, episodes and datasets in the browser, live while they run. Nothing leaves this machine."""
-    from understudy.dashboards.serving import free_port, serve, site_of
+    """Show sweeps, runs, episodes, datasets and clusters in the browser, live. Nothing leaves this machine."""
+    from understudy.dashboards.serving import free_port, heads_of, serve, site_of
     from understudy.files import user_path
     from understudy.spec.placement import Placement
 
     root = user_path(save_dir or Placement.model_fields["save_dir"].default)
     site = site_of(what, root, user_path(data_dir) if data_dir else None)
+    site.heads = heads_of(profile)
     serve(site, host, free_port(host, port), browser, lambda line: console.print(line, soft_wrap=True))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.dashboards.folders import make_run, make_sweep
+from tests.dashboards.heads import as_running, head, recorded, with_gpus, write_profile
 
 from understudy.dashboards.places import Root
 from understudy.dashboards.report import write_report
@@ -81,7 +82,7 @@ def page(chromium: Any, server: str) -> Iterator[Any]:
     assert wrong == []
 
 
-PAGES = ("/", "/sweep/sweep_1", "/run/one", "/episodes/one", "/compare?of=one&of=two", "/datasets")
+PAGES = ("/", "/cluster", "/sweep/sweep_1", "/run/one", "/episodes/one", "/compare?of=one&of=two", "/datasets")
 
 
 def drawn(page: Any) -> None:
@@ -171,3 +172,49 @@ def test_a_report_is_drawn_with_no_server_and_no_network(chromium: Any, folder: 
     assert page.locator('[data-plot="curves"] canvas').count() == 1
     assert wrong == []
     context.close()
+
+
+@pytest.fixture
+def cluster_page(chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str, dict]]:
+    """Serve a folder and a head's recorded answers; return a page, the server's address, and what the head says."""
+    import uvicorn
+
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path / "home"))
+    as_running(make_sweep(tmp_path / "runs" / "monday", trials=4, status="running"))
+    said, port = with_gpus(recorded()), free_port("127.0.0.1", None)
+    with head(said) as address:
+        write_profile(tmp_path / "home", "lab", address)
+        running = uvicorn.Server(uvicorn.Config(make_app(Site(Root(tmp_path / "runs"))), port=port, log_level="error"))
+        thread = threading.Thread(target=running.run, daemon=True)
+        thread.start()
+        while not running.started:
+            thread.join(0.05)
+        page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(120_000)
+        yield page, f"http://127.0.0.1:{port}", said
+        page.close()
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (800, "dark"), (400, "light")])
+def test_a_clusters_page_fits_its_window_and_follows_the_head(cluster_page: Any, width: int, scheme: str) -> None:
+    page, server, said = cluster_page
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("request", lambda request: None if request.url.startswith(server) else wrong.append(request.url))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{server}/cluster")
+    page.wait_for_selector(".node")
+    assert page.locator(".node").count() == 4
+    assert page.locator(".node.gone").count() == 1
+    assert page.locator(".slots rect.taken").count() == 3 + 1, "of three CPUs, and one GPU"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it can be scrolled sideways"
+    page.locator("a", has_text="trial 0002").focus()
+    said["nodes"]["data"]["summary"] = said["nodes"]["data"]["summary"][:1]
+    page.wait_for_function("document.querySelectorAll('.node').length === 1")
+    page.locator("a", has_text="trial 0001").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/run/monday/trials/0001")
+    assert wrong == []
