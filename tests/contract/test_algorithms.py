@@ -26,6 +26,8 @@ IN_CHUNKS = [name for name in NAMES if issubclass(algorithms.get(name).Config, C
 IMITATE = [name for name in NAMES if not algorithms.get(name).Config().sampling.transitions]
 """Those that learn the actions that they are shown, and not from what these led to."""
 
+CHUNK: dict[str, Any] = {"action_chunking": True, "horizon_length": HORIZON}
+SMALL_BLOCKS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 1}
 # Sizes that are quick to train, of algorithms that are not sized by hidden_dims.
 SIZES: dict[str, dict[str, Any]] = {
     "act": {
@@ -36,14 +38,15 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"down_dims": (16, 16), "step_embed_dim": 8, "n_groups": 4, "kernel_size": 3, "lr": 1e-3},
         **{"diffusion_steps": 5, "action_chunking": False},
     },
+    "flow_transformer": {**SMALL_BLOCKS, "lr": 1e-3, "action_chunking": False},
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
     "ipmd": {"hidden_dims": (32, 32), "reward_hidden_dims": (32,)},
 }
-SMALL_BLOCKS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 1}
 OTHER_SIZES: dict[str, dict[str, Any]] = {
     "act": {"dim_model": 32},
     "reward_classifier": {"hidden_dim": 32},
     "diffusion_policy": {"down_dims": (8, 16)},
+    "flow_transformer": {"dim_model": 8},
 }
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -59,13 +62,10 @@ UPDATES = {"act": 300}
 """Within which it memorises; 1000 for those not named here."""
 SETTINGS = [
     *[(name, {}) for name in NAMES],
-    *[(name, {"action_chunking": True, "horizon_length": HORIZON}) for name in IN_CHUNKS],
+    *[(name, CHUNK) for name in IN_CHUNKS],
     *[("flow_bc", {"actor": actor}) for actor in ("one_step", "best_of_n")],
     ("hilserl", {"gripper": "discrete"}),
-    (
-        "diffusion_policy",
-        {"denoiser": "transformer", "action_chunking": True, "horizon_length": HORIZON, **SMALL_BLOCKS},
-    ),
+    ("diffusion_policy", {"denoiser": "transformer", **CHUNK, **SMALL_BLOCKS}),
 ]
 
 

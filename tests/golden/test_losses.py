@@ -64,6 +64,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hilserl grasp": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3, "gripper": "discrete"}),
     "diffusion_policy": ("diffusion_policy", UNET),
     "diffusion_policy transformer": ("diffusion_policy", {**BLOCKS, "denoiser": "transformer"}),
+    "flow_transformer": ("flow_transformer", BLOCKS),
+    "flow_transformer beta": ("flow_transformer", {**BLOCKS, "time_sampling": "beta"}),
+    "iql": ("iql", {"hidden_dims": (32, 32), "lr": 1e-3}),
+    "td3_bc": ("td3_bc", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 

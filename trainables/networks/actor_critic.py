@@ -221,3 +221,11 @@ def dense(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     layer.weight = _uniform((outputs, inputs), inputs, generator)
     layer.bias = _uniform((outputs,), inputs, generator)
     return layer
+
+
+def relu_layers(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+    """Return dense layers of these widths, inputs first, with ReLU between them and none after the last."""
+    layers: list[nn.Module] = []
+    for before, width in itertools.pairwise(widths):
+        layers += [dense(before, width, generator), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
