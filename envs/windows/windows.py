@@ -77,6 +77,8 @@ class Windows:
         self._chunks = opaque(self._actions, rows=self.horizon)
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
         self._left = _steps_left(lengths, self.horizon)
+        if data.mask_after_done:
+            self._left = np.minimum(self._left, _steps_to_done(self._selected(store.column("terminals")), lengths))
         self._valid = np.tri(self.horizon, dtype=np.float32)  # row `left` has left + 1 ones
 
     @property
@@ -233,6 +235,13 @@ class Windows:
 
     def _selected(self, values: np.ndarray) -> np.ndarray:
         return values if self._rows is None else values[self._rows]
+
+
+def _steps_to_done(terminals: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return how many steps follow each row up to the first done at or after it, or to the end of its episode."""
+    rows, ends = np.arange(len(terminals)), np.repeat(np.cumsum(lengths), lengths) - 1
+    stops = np.minimum.accumulate(np.where(terminals != 0, rows, len(rows))[::-1])[::-1]
+    return np.minimum(stops, ends) - rows
 
 
 def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float) -> np.ndarray:

@@ -167,6 +167,10 @@ class Algorithm(abc.ABC):
         """
         return {}
 
+    def notes(self) -> list[str]:
+        """Return what should be known of a run with these settings before it begins; each is a line."""
+        return []
+
     @property
     def draws_globally(self) -> bool:
         """Whether its code may draw from torch's global generator, which is then seeded: methods of this package do

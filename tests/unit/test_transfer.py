@@ -236,3 +236,37 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         file.write(b"\xff" * 64)
     with pytest.raises(CheckpointError, match="is damaged: its SHA-256"):
         read_weights(tmp_path / "final_model.pt")
+
+
+def flax_weights(name: str) -> dict[str, torch.Tensor]:
+    """Return a ResNetV1's tensors as flax names and lays them out, from those of a network of ours."""
+    ours = ResNet(PICTURE, RESNETS[name], torch_generator(9, "test transfer")).state_dict()
+    blocks = sorted({key.rpartition(".")[0][:8] for key in ours if key.startswith("layer")})
+    found: dict[str, torch.Tensor] = {}
+    for key, value in ours.items():
+        drawn = torch.rand(value.shape, generator=torch_generator(len(found), "test transfer"))
+        field = "kernel" if value.ndim == 4 else "scale" if key.endswith("weight") else "bias"
+        if key.startswith("layer"):
+            part = key[9:].rpartition(".")[0]
+            named = {"downsample.0": "conv_proj", "downsample.1": "norm_proj"}
+            number = int(part[-1]) - 1
+            module = named.get(part) or (f"Conv_{number}" if part.startswith("conv") else f"MyGroupNorm_{number}")
+            place = f"ResNetBlock_{blocks.index(key[:8])}/{module}"
+        else:
+            place = "conv_init" if key.startswith("conv1") else "norm_init"
+        found[f"{place}/{field}"] = (drawn.permute(2, 3, 1, 0) if value.ndim == 4 else drawn).contiguous()
+    return found
+
+
+@pytest.mark.parametrize("name", ["resnetv1-10", "resnetv1-18-bridge"])
+def test_a_resnet_of_flax_loads_whole_by_its_own_names(tmp_path: Path, name: str) -> None:
+    weights = flax_weights(name)
+    save_file(weights, tmp_path / "encoder.safetensors")
+    target = network("bc", PICTURE, name)
+    report = load_encoder(target, read_weights(tmp_path / "encoder.safetensors"))
+    assert (report.skipped, report.unused) == ({}, [])
+    assert len(report.loaded) == len(weights)
+    held = {key.rpartition("pixels.")[2]: value for key, value in target.state_dict().items()}
+    kernel = held["layer2.0.downsample.0.weight"]
+    block = 1 if name == "resnetv1-10" else 2
+    torch.testing.assert_close(kernel, weights[f"ResNetBlock_{block}/conv_proj/kernel"].permute(3, 2, 0, 1))

@@ -279,3 +279,25 @@ def test_transitions_of_sampled_batches_have_a_leading_dim_for_each_member(ended
     now, following = batch["observations"], batch["next_observations"]
     assert torch.equal(now[..., 1], following[..., 0])  # the history goes on by one
     assert torch.equal(now[..., 2], following[..., 2])  # towards the same goal
+
+
+def test_a_chunk_ends_with_the_first_done_in_it_where_that_is_asked_for(tmp_path) -> None:
+    dones = np.array([[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
+    with StoreWriter(tmp_path / "done", name="done", source="test", env_id="none") as writer:
+        for row in dones:
+            steps = np.arange(len(row), dtype=np.float32)[:, None]
+            rewards = np.zeros(len(row))
+            writer.add_episode({"observations": steps, "actions": steps, "rewards": rewards, "terminals": row})
+    store, sampling = EpisodeStore.open(tmp_path / "done"), Sampling(horizon=3, transitions=True)
+    batch = Windows(store, DataSpec(mask_after_done=True), sampling).gather(np.arange(12), (12,))
+    for index in range(12):
+        row, step = divmod(index, 6)
+        wanted = [1.0]
+        for ahead in (1, 2):
+            inside = step + ahead < 6 and not dones[row, step : step + ahead].any()
+            wanted.append(float(inside))
+        assert batch["valid"][index].tolist() == wanted, index
+    whole = Windows(store, DataSpec(), sampling).gather(np.arange(12), (12,))
+    assert whole["valid"][1].tolist() == [1.0, 1.0, 1.0]
+    assert batch["valid"][1].tolist() == [1.0, 1.0, 0.0]
+    assert batch["actions"][1, :, 0].tolist() == [1.0, 2.0, 2.0]  # the last action is repeated

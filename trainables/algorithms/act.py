@@ -223,8 +223,10 @@ def _tokens_key(item: Input) -> str:
 class ACT(Algorithm):
     """Predict the whole chunk by regression, its style from a latent that is zero when acting.
 
-    Dropout is drawn for attention weights too. LeRobot's policy shares one ResNet between all cameras, which here is
-    shared_camera_encoder=true; and it scales actions to mean 0 and deviation 1: normalize_actions=zscore.
+    Published ACT's ResNet-18 begins with ImageNet's weights; here it begins as it is drawn, which is said at the start
+    of a run, unless `encoder_weights=` names a file of them. Dropout is drawn for attention weights too. LeRobot's
+    policy shares one ResNet between all cameras, which here is shared_camera_encoder=true; and it scales actions to
+    mean 0 and deviation 1: normalize_actions=zscore.
     """
 
     Config = ACTConfig
@@ -245,6 +247,15 @@ class ACT(Algorithm):
     def chunk(self) -> tuple[int, int]:
         """Steps and dims of a chunk, (H, A)."""
         return (self.chunk_length, self.action_dim)
+
+    def notes(self) -> list[str]:
+        """Say that published ACT begins with weights that are not here."""
+        if self.config.encoder is None or self.config.encoder_weights is not None:
+            return []
+        return [
+            f"the {self.config.encoder} begins as it is drawn, published ACT's with ImageNet's weights:"
+            " encoder_weights=FILE takes torchvision's or timm's (docs/pictures.md says how to fetch them)"
+        ]
 
     def network(self, generator: torch.Generator) -> ACTNetwork:
         """Build the policy and, with use_vae, the encoder that only training needs."""

@@ -81,7 +81,9 @@ class OfflineLoop(Loop):
         if data is not None:
             for note in check_with_data(spec, facts_of(spec, data)):
                 logger.warning("note: %s", note)
-            _, network = _learner(spec, data.windows(1))
+            algorithm, network = _learner(spec, data.windows(1))
+            for note in algorithm.notes():
+                logger.warning("note: %s", note)
             if source:
                 load_encoder(network, weights, source)
 

@@ -2,11 +2,14 @@
 
 Tensors find each other by name within a camera's encoder: `encoder.front.layer1.0.conv1.weight` is filled from the
 same name, else from camera `front` anywhere in the file, else from the file's shared or only encoder. A file of bare
-names, such as torchvision's `layer1.0.conv1.weight`, is one encoder too. What does not fit stays as it was drawn.
+names, such as torchvision's (and timm's) `layer1.0.conv1.weight`, is one encoder too, and so are the names and axes of
+flax's ResNetV1 (`conv_init/kernel`, `ResNetBlock_0/Conv_0/kernel`: HIL-SERL's, BridgeData's). What does not fit stays
+as it was drawn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +75,46 @@ def read_weights(path: Path | str, tracking_uri: str | None = None) -> dict[str,
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise SpecError(f"encoder_weights={file}: holds no named tensors")
-    return tensors
+    return from_flax(tensors) if any(_FLAX_STEM.search(name) for name in tensors) else tensors
+
+
+_FLAX_STEM = re.compile(r"(^|[./])conv_init[./]kernel$")
+_FLAX_BLOCK = re.compile(
+    r"ResNetBlock_(\d+)\.(Conv|MyGroupNorm|GroupNorm|conv_proj|norm_proj)(?:_(\d+))?\.(kernel|scale|bias)$"
+)
+_FLAX_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def from_flax(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of flax's ResNetV1 of basic blocks by torchvision's names, kernels as [out, in, h, w].
+
+    A block that projects what it adds to begins a new stage. Tensors of other names stay as they are.
+    """
+    dotted = {name.replace("/", "."): value for name, value in tensors.items()}
+    firsts = sorted(
+        {int(found[1]) for name in dotted if (found := _FLAX_BLOCK.search(name)) and found[2] == "conv_proj"}
+    )
+    renamed: dict[str, torch.Tensor] = {}
+    for name, value in dotted.items():
+        ours = _from_flax(name, firsts)
+        renamed[ours] = value.permute(3, 2, 0, 1).contiguous() if name.endswith("kernel") and value.ndim == 4 else value
+    return renamed
+
+
+def _from_flax(name: str, firsts: list[int]) -> str:
+    stem = re.search(r"(conv_init|norm_init)\.(kernel|scale|bias)$", name)
+    if stem:
+        return f"{'conv1' if stem[1] == 'conv_init' else 'bn1'}.{_FLAX_NAMES[stem[2]]}"
+    found = _FLAX_BLOCK.search(name)
+    if found is None:
+        return name
+    block, kind, place = int(found[1]), found[2], int(found[3] or 0)
+    stage = sum(first <= block for first in firsts)
+    inside = block - (firsts[stage - 1] if stage else 0)
+    part = {"conv_proj": "downsample.0", "norm_proj": "downsample.1", "Conv": f"conv{place + 1}"}.get(
+        kind, f"bn{place + 1}"
+    )
+    return f"layer{stage + 1}.{inside}.{part}.{_FLAX_NAMES[found[4]]}"
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

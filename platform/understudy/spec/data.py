@@ -50,6 +50,11 @@ class DataSpec(Part):
     sparse: Annotated[bool, Needs("dataset"), Needs("rewards", note=True)] = Field(
         default=False, description="rewards become -1 where they were not 0"
     )
+    mask_after_done: Annotated[bool, OnlyWith("mask_after_done", True), Needs("dataset")] = Field(
+        default=False,
+        description="a chunk ends with the first done in it, as Q-chunking's: robomimic's demonstrations go on for some"
+        " steps, each done; false: with the episode",
+    )
     obs_horizon: int = Field(
         default=1, ge=1, le=1000, description="observations the policy sees: the newest and those before it"
     )

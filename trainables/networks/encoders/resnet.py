@@ -1,10 +1,11 @@
-"""Residual networks for pictures: BridgeData's ResNetV1 with GroupNorm, and ImageNet's with frozen batch norm.
+"""Residual networks for pictures: ResNetV1 with GroupNorm, BridgeData's and HIL-SERL's, and with frozen batch norm.
 
 Both have torchvision's tensor names (conv1, bn1, layer1.0.conv1, layer2.0.downsample.0, ...), so that ImageNet weights
 load by name; `bn1` is a GroupNorm in the bridge networks. They differ in more than the norm:
 
 - bridge (BridgeData's ResNetV1): x / 127.5 - 1, swish, and padding as flax's SAME: at stride 2 an even side is padded
   at its end only. A bottleneck's last norm starts at scale 0.
+- serl (HIL-SERL's ResNetV1, arXiv 2410.21845): as bridge, but for ImageNet's mean and deviation and relu.
 - imagenet (arXiv 1512.03385 as torchvision has it): ImageNet's mean and deviation, relu, symmetric padding; the norm's
   numbers are buffers that no training changes. Without weights it is a network that has no normalisation at all.
 """
@@ -28,8 +29,8 @@ from understudy.trainables.networks.pooling import POOLINGS
 STAGE_CHANNELS = (64, 128, 256, 512)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of channels in [0, 1]."""
-Family = Literal["bridge", "imagenet"]
-ACTIVATIONS = {"bridge": functional.silu, "imagenet": functional.relu}
+Family = Literal["bridge", "serl", "imagenet"]
+ACTIVATIONS = {"bridge": functional.silu, "serl": functional.relu, "imagenet": functional.relu}
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ RESNETS = {
     "resnetv1-18-bridge": ResNetForm((2, 2, 2, 2), False, "bridge"),
     "resnetv1-34-bridge": ResNetForm((3, 4, 6, 3), False, "bridge"),
     "resnetv1-50-bridge": ResNetForm((3, 4, 6, 3), True, "bridge"),
+    "resnetv1-10": ResNetForm((1, 1, 1, 1), False, "serl"),
     "resnet10": ResNetForm((1, 1, 1, 1), False, "imagenet"),
     "resnet18": ResNetForm((2, 2, 2, 2), False, "imagenet"),
 }
@@ -70,7 +72,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def _norm(channels: int, family: Family) -> nn.GroupNorm | FrozenBatchNorm:
-    return nn.GroupNorm(4, channels, eps=1e-5) if family == "bridge" else FrozenBatchNorm(channels)
+    return FrozenBatchNorm(channels) if family == "imagenet" else nn.GroupNorm(4, channels, eps=1e-5)
 
 
 def _convolution(
@@ -78,7 +80,7 @@ def _convolution(
 ) -> nn.Conv2d:
     """Return a convolution without bias; He normal weights, by inputs (BridgeData) or by outputs (torchvision)."""
     layer = blank(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2, bias=False)
-    fan = (inputs if family == "bridge" else outputs) * kernel * kernel
+    fan = (outputs if family == "imagenet" else inputs) * kernel * kernel
     with torch.no_grad():
         layer.weight.normal_(0.0, math.sqrt(2 / fan), generator=generator)
     return layer
@@ -130,7 +132,7 @@ class Block(nn.Module):
         if stride > 1 or inputs != self.outputs:
             shortcut = _convolution(inputs, self.outputs, 1, stride, family, generator)
             self.downsample = nn.Sequential(shortcut, _norm(self.outputs, family))
-        if form.bottleneck and family == "bridge":
+        if form.bottleneck and family != "imagenet":
             nn.init.zeros_(self.get_parameter("bn3.weight"))
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -182,13 +184,13 @@ class ResNet(PictureEncoder):
         self.register_buffer("offset", (mean / deviation)[:, None, None], persistent=False)
 
     def scale(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return values in [-1, 1] (bridge), or of mean 0 and deviation 1 over ImageNet."""
+        """Return values in [-1, 1] (bridge), else of mean 0 and deviation 1 over ImageNet."""
         return x_BCHW * self.gain - self.offset
 
     def convolve(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the last stage's map."""
         x = ACTIVATIONS[self.family](_normalised(self.conv1, self.bn1, x_BCHW))
-        x = max_pool_same(x) if self.family == "bridge" else functional.max_pool2d(x, 3, stride=2, padding=1)
+        x = functional.max_pool2d(x, 3, stride=2, padding=1) if self.family == "imagenet" else max_pool_same(x)
         for stage in range(1, len(STAGE_CHANNELS) + 1):
             x = getattr(self, f"layer{stage}")(x)
         return x
