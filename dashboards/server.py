@@ -21,7 +21,7 @@ from understudy.dashboards.pages import cluster, compare, comparison, dataset, e
 from understudy.dashboards.places import Missing
 from understudy.dashboards.rendering import STATIC, render
 from understudy.dashboards.site import Site
-from understudy.errors import UnderstudyError
+from understudy.errors import StoreAway, UnderstudyError
 
 LOCAL = ("127.0.0.1", "localhost")
 HEADERS = {
@@ -65,8 +65,15 @@ def make_app(site: Site, hosts: Sequence[str] = ()) -> Starlette:
 
     def page(function: Page) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
+            def made() -> Response:
+                path = str(request.path_params.get("path", ""))
+                site.prepare([*request.query_params.getlist("of"), *([path] if path else [])])
+                return function(request, site)
+
             try:
-                return await run_in_threadpool(function, request, site)
+                return await run_in_threadpool(made)
+            except StoreAway as error:
+                return _sorry(str(error), 503)
             except Missing as error:
                 return _sorry(str(error), 404)
             except UnderstudyError as error:

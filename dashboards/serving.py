@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from understudy.cluster.profile import load_profile
@@ -14,6 +16,7 @@ from understudy.dashboards.reading.heads import Heads
 from understudy.dashboards.site import Site
 from understudy.errors import UserError
 from understudy.files import home, user_path
+from understudy.secrecy import without_secrets
 
 FIRST_PORT, TRIED = 8765, 50
 
@@ -33,6 +36,28 @@ def heads_of(profile: str) -> Heads:
     if profile:
         load_profile(profile)
     return Heads(profile)
+
+
+@contextmanager
+def remote_site(tracking_uri: str, data_dir: Path | None = None) -> Generator[Site]:
+    """Yield the site that shows what an MLflow store holds; its runs are brought into a folder that is removed after.
+
+    StoreAway, in seconds, where the store does not answer; UserError for an address that is none.
+    """
+    from understudy.dashboards.remote import Remote
+    from understudy.tracking.addresses import OFF, absolute_address, sqlite_path
+    from understudy.tracking.fetching import be_impatient
+
+    if tracking_uri == OFF:
+        raise UserError("--tracking_uri none keeps no runs to show: give a store's address, or a folder of runs")
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():  # asking MLflow would make an empty one
+        raise UserError(f"--tracking_uri: there is no tracking store {path}")
+    be_impatient()
+    with tempfile.TemporaryDirectory(prefix="understudy-pages-") as folder:
+        site = Site(Root(Path(folder)), data_dir=data_dir, remote=Remote(absolute_address(tracking_uri), Path(folder)))
+        site.prepare([])
+        yield site
 
 
 def _site_of(what: str, save_dir: Path, data_dir: Path) -> Site:
@@ -88,7 +113,8 @@ def serve(site: Site, host: str, port: int, browse: bool, say: Callable[[str], N
     server = uvicorn.Server(
         uvicorn.Config(make_app(site, others), host=host, port=port, log_level="error", access_log=False)
     )
-    say(f"understudy on {url} (stop with Ctrl-C); it shows {site.root.path}, and writes nothing")
+    shown_is = site.root.path if site.remote is None else f"MLflow at {without_secrets(site.remote.tracking_uri)}"
+    say(f"understudy on {url} (stop with Ctrl-C); it shows {shown_is}, and writes nothing")
     if others:
         say(f"anyone who reaches {host} can read it: there is no password")
     if browse:

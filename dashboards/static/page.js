@@ -24,7 +24,7 @@
   function draw(data = numbers()) {
     for (const part of parts) if (part.destroy) part.destroy();
     parts = [];
-    if (!data) return;
+    if (!data) { document.body.dataset.drawn = "1"; performance.mark("drawn"); return; }
     const trials = document.getElementById("data").dataset.trials;
     const go = trials ? (number) => { location.href = trials + String(number).padStart(4, "0"); } : null;
     for (const holder of document.querySelectorAll("[data-plot]")) {
@@ -45,6 +45,7 @@
     const own = parts;
     for (const section of document.querySelectorAll("[data-player]")) Player.open(section).then((made) => { if (made) { if (own === parts) parts.push(made); else made.destroy(); } });
     for (const section of document.querySelectorAll("[data-together]")) { const made = Player.together(section); if (made) parts.push(made); }
+    if (!document.body.dataset.drawn) performance.mark("drawn");
     document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
   }
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.simulators.video import write_mp4
+from understudy.envs.store.store import EpisodeStore
+from understudy.envs.store.writer import StoreWriter
 from understudy.files import write_json
 from understudy.runs.clips import Clip, write_clip
 from understudy.runs.directory import CsvLog
@@ -106,6 +108,27 @@ def make_clip(run: Path, seed: int = 0, episode: int = 3, success: float = 0.0, 
     clip = Clip(seed=seed, episode=episode, success=success, **given)
     write_mp4(frames, run / "videos" / f"{clip.stem}.mp4", clip.fps)
     return write_clip(run / "videos", clip, columns)
+
+
+def make_store(data_dir: Path, name: str) -> EpisodeStore:
+    """Write a store of three episodes with a camera, whose pictures are as red as the row's number."""
+    folder = data_dir / name
+    with StoreWriter(folder, name=name, source="lab", env_id="x") as writer:
+        for number in range(3):
+            rows = np.arange(4) + 4 * number
+            pictures = np.zeros((4, 6, 8, 3), np.uint8)
+            pictures[..., 0] = 10 * rows[:, None, None]
+            writer.add_episode(
+                {
+                    "observations": np.repeat(rows[:, None], 2, axis=1).astype(np.float32),
+                    "actions": np.full((4, 3), number, np.float32),
+                    "rewards": np.full(4, number, np.float32),
+                    "terminals": np.array([0, 0, 0, 1]),
+                    "images/front <b>": pictures,
+                    "language": np.array(f"put <i>{number}</i> away"),
+                }
+            )
+    return EpisodeStore.open(folder)
 
 
 def data_in(page: str) -> dict[str, Any]:

@@ -10,35 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from tests.dashboards.folders import data_in, make_clip, make_run, make_sweep
+from tests.dashboards.folders import data_in, make_clip, make_run, make_store, make_sweep
 
 from understudy.dashboards.places import Root
 from understudy.dashboards.server import make_app
 from understudy.dashboards.serving import site_of
 from understudy.dashboards.site import Site
-from understudy.envs.store.store import EpisodeStore
-from understudy.envs.store.writer import StoreWriter
-
-
-def make_store(data_dir: Path, name: str) -> EpisodeStore:
-    """Write a store of three episodes with a camera, whose pictures are as red as the row's number."""
-    folder = data_dir / name
-    with StoreWriter(folder, name=name, source="lab", env_id="x") as writer:
-        for number in range(3):
-            rows = np.arange(4) + 4 * number
-            pictures = np.zeros((4, 6, 8, 3), np.uint8)
-            pictures[..., 0] = 10 * rows[:, None, None]
-            writer.add_episode(
-                {
-                    "observations": np.repeat(rows[:, None], 2, axis=1).astype(np.float32),
-                    "actions": np.full((4, 3), number, np.float32),
-                    "rewards": np.full(4, number, np.float32),
-                    "terminals": np.array([0, 0, 0, 1]),
-                    "images/front <b>": pictures,
-                    "language": np.array(f"put <i>{number}</i> away"),
-                }
-            )
-    return EpisodeStore.open(folder)
 
 
 @pytest.fixture
