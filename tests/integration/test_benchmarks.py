@@ -67,6 +67,22 @@ def test_acting_while_learning_prints_its_ratio_to_other_code_and_the_time_of_a_
     assert "checkpoint of a buffer: 100,000 rows" in said
 
 
+@pytest.mark.slow
+def test_acting_prints_what_a_decision_takes_in_each_form_and_its_ratio(repo_root) -> None:
+    words = ("--policies", "ddim", "--repeats", "1", "--seconds", "0.01", "--rows", "1")
+    said = output(repo_root, "acting.py", *words)
+    assert "times as fast as eager" in said
+    assert all(f"    {name} " in said for name in ("eager", "Policy.act", "exported", "torchscript"))
+
+
+@pytest.mark.slow
+def test_serving_prints_missed_deadlines_asked_late_and_ahead(repo_root) -> None:
+    pytest.importorskip("websockets")
+    said = output(repo_root, "serving.py", "--steps", "40", "--leads", "0", "5")
+    assert "0 steps" in said
+    assert "5 steps" in said
+
+
 def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
     for script in ("store_open.py", "sampling.py", "memory.py"):
         assert f"python benchmarks/{script}" in (repo_root / "benchmarks" / script).read_text()
