@@ -40,7 +40,7 @@ def refused(said: Said, *parts: str, code: int = 2) -> None:
         (("lrr=1",), ("unknown key 'lrr'", "did you mean 'lr'?")),
         (
             ("algo=flow_cb",),
-            ("unknown algorithm 'flow_cb'", "did you mean 'flow_bc'?", "bc, ddpm_bc, flow_bc, gc_bc"),
+            ("unknown algorithm 'flow_cb'", "did you mean 'flow_bc'?", "allowed: flow_bc, "),
         ),
         (
             ("env_name=hoper-medium-v2",),

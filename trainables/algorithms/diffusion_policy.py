@@ -190,10 +190,13 @@ class DiffusionPolicy(Algorithm):
     name = "diffusion_policy"
     example = (
         "understudy train algo=diffusion_policy env_name=cube-single-scripted-singletask-task1-v0 obs_horizon=2"
-        " normalize=bounds normalize_actions=bounds down_dims=[32,64] step_embed_dim=32 lr=1e-3 training_steps=3000"
-        " batch_size=128 sampler=ddim sampling_steps=10 eval_temperature=0,1 eval_episodes=50"
+        " normalize=bounds normalize_actions=bounds down_dims=[32,64] step_embed_dim=32 lr=1e-3 training_steps=2000"
+        " batch_size=64 sampler=ddim sampling_steps=10 eval_temperature=0,1 eval_episodes=50"
     )
-    expected = "Not measured yet."
+    expected = (
+        "Success 0.68 [0.54, 0.79] at temperature 0 and 0.40 [0.28, 0.54] at 1, the same policy of one seed on 50"
+        " episodes, on 100 demonstrations of OGBench's oracle: a short training of a small network."
+    )
     config: DiffusionPolicyConfig
 
     def __init__(

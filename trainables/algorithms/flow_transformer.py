@@ -95,10 +95,13 @@ class FlowTransformerBC(Algorithm):
     name = "flow_transformer"
     example = (
         "understudy train algo=flow_transformer env_name=cube-single-scripted-singletask-task1-v0 horizon_length=8"
-        " n_action_steps=5 dim_model=64 n_layers=2 lr=1e-3 batch_size=64 training_steps=3000 eval_temperature=0,1"
+        " n_action_steps=5 dim_model=64 n_layers=2 lr=1e-3 batch_size=64 training_steps=2000 eval_temperature=0,1"
         " eval_episodes=50"
     )
-    expected = "Not measured yet."
+    expected = (
+        "Success 0.58 [0.44, 0.71] at temperature 0 and 0.46 [0.33, 0.60] at 1, the same policy of one seed on 50"
+        " episodes, on 100 demonstrations of OGBench's oracle: a short training that had not ended to improve."
+    )
     config: FlowTransformerConfig
 
     @property

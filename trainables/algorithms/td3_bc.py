@@ -4,6 +4,7 @@ As in Fujimoto and Gu 2021 (arXiv 2106.06860), on TD3 (arXiv 1802.09477): the po
 -alpha Q(s, pi(s)) / mean |Q| + (pi(s) - a)^2, taken at every second update; the critics' target is the least of two at
 the target policy's action with clipped noise. Published runs scale states to mean 0 and deviation 1 (`normalize`) and
 move both targets at every second update: here the critics' follow at each, by as much in two.
+The policy acts in [-1, 1]: data whose actions reach further need `normalize_actions=bounds`.
 Shape suffixes: B samples, E critics, A action dims, F features.
 """
 
@@ -69,10 +70,13 @@ class TD3BC(Algorithm):
     Config = TD3BCConfig
     name = "td3_bc"
     example = (
-        "understudy train algo=td3_bc env_name=minari:pendulum/scripted-v0 training_steps=5000 lr=1e-3"
-        " hidden_dims=[64,64] seeds=[0,1,2] eval_episodes=20"
+        "understudy train algo=td3_bc env_name=minari:pendulum/scripted-v0 normalize_actions=bounds training_steps=2000"
+        " lr=1e-3 hidden_dims=[64,64] seeds=[0,1] eval_episodes=20"
     )
-    expected = "Not measured yet."
+    expected = (
+        "Return -368.8 over 2 seeds x 20 episodes, on scripted demonstrations; the seeds differ so much that the"
+        " interval [-2738, 2001] says nothing (iql with the same budget: -160.2 [-207.3, -113.0])."
+    )
     config: TD3BCConfig
 
     @property
