@@ -408,7 +408,7 @@ def test_a_clusters_page_fits_its_window_and_follows_the_head(cluster_page: Any,
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it can be scrolled sideways"
     page.locator("a", has_text="trial 0002").focus()
     said["nodes"]["data"]["summary"] = said["nodes"]["data"]["summary"][:1]
-    page.wait_for_function("document.querySelectorAll('.node').length === 1")
+    page.wait_for_selector(".node:only-child")
     page.locator("a", has_text="trial 0001").focus()
     page.keyboard.press("Enter")
     page.wait_for_url("**/run/monday/trials/0001")

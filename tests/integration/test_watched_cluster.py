@@ -20,11 +20,16 @@ from typing import Any
 
 import psutil
 import pytest
+from starlette.testclient import TestClient
 from tests.dashboards.expressions import expressions, names
 from tests.integration.commands import SMALL, run, start
 
 from understudy.cluster.profile import load_profile
 from understudy.cluster.tokens import own_path
+from understudy.dashboards.places import Root
+from understudy.dashboards.reading.heads import Heads
+from understudy.dashboards.server import make_app
+from understudy.dashboards.site import Site
 from understudy.runs.ray_metrics import MEASURES, exported_name
 
 pytestmark = pytest.mark.slow
@@ -153,7 +158,7 @@ def test_prometheus_knows_every_expression_of_the_dashboards(
     assert ask("rules")["groups"][0]["rules"]
 
 
-def test_a_trial_of_a_sweep_sends_its_sweeps_name(
+def test_a_trial_of_a_sweep_sends_its_sweeps_name_and_is_on_the_page_where_it_runs(
     head: Head, started: Callable[..., Any], tmp_path: Path, hopper_data: Path
 ) -> None:
     sweep = started(*SWEEP)
@@ -171,3 +176,19 @@ def test_a_trial_of_a_sweep_sends_its_sweeps_name(
     assert f'sweep="{folder.name}"' in line
     assert 'run="0000"' in line
     assert 'environment="hopper-medium-v2"' in line
+
+    root = Root(tmp_path / "runs")
+    pages = TestClient(make_app(Site(root, heads=Heads(NAME))), base_url="http://127.0.0.1:8765")
+    trial = f"/run/{root.relative(folder)}/trials/0000"
+
+    def placed() -> str:
+        """Return the page's part about nodes, once the trial is there: Ray tells of actors when it comes to it."""
+        text = pages.get("/live/cluster").text
+        assert own_path(load_profile(NAME)).read_text() not in text
+        nodes = text.partition("<h2>Nodes")[2].partition("<h2>Jobs")[0]
+        return nodes if trial in nodes else ""
+
+    nodes = wait_until(placed, sweep)
+    assert nodes.count('class="node"') == 1
+    assert f'/sweep/{root.relative(folder)}"' in nodes
+    assert "of 3 CPUs given out" in nodes
