@@ -1,7 +1,8 @@
 """What is attacked: the files of runs, sweeps, stores and source formats, pages made of them, and the command line.
 
-`python -m tests.integration.attack_kinds [--inputs 100] [KIND ...]` prints a row for each kind: how many inputs, and in
-how many a traceback was seen, something was lost without a word, a command hung, or anything else was not as promised.
+`python -m tests.integration.attack_kinds [--inputs 100] [--here] [KIND ...]` prints a row for each kind: how many
+inputs, and in how many there was a traceback, something was lost without a word, a command hung, or anything else was
+not as promised.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ LOST = "lost without a word"
 class Kind:
     """One kind of attack; `attack` makes one input of a Random and returns what came of it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, here: bool = False) -> None:
         self.room = Room(root, self.make)
+        self.room.here = here
 
     def make(self, folder: Path) -> None:
         """Fill the folder that is damaged."""
@@ -106,8 +108,8 @@ class RunFiles(Kind):
 
     name: ClassVar[str] = "files of runs"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, here: bool = False) -> None:
+        super().__init__(root, here)
         self.runs = {group: self._run(group) for group in ("done", "half")}
         half = self.room.work / self.runs["half"]
         assert self.room.say("resume", str(self.runs["half"])).code == 0
@@ -178,8 +180,8 @@ class SweepFiles(Kind):
 
     name: ClassVar[str] = "files of sweeps"
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, here: bool = False) -> None:
+        super().__init__(root, here)
         found = only(self.room.work / "runs", "sweep.json")
         self.sweep = found.relative_to(self.room.work)
         self.summary = (found / "summary.csv").read_bytes()
@@ -346,7 +348,7 @@ class CommandLine(Kind):
     def _dry(self, key: str, value: str, command: str, random: Random) -> list[str]:
         """Return --cfg where doing it would write where the user says, or is a sweep, or is long by what it says."""
         elsewhere = key.endswith(("_dir", "_uri", "_storage", "project", "run_group"))
-        return ["--cfg"] if command == "sweep" or elsewhere or random.random() < 0.5 else []
+        return ["--cfg"] if command == "sweep" or elsewhere or random.random() < 0.5 or self.room.here else []
 
     def _options(self, random: Random) -> list[str]:
         commands = [item for item in leaves(typer.main.get_command(command_line())) if item[0][0] not in self.left_out]
@@ -378,11 +380,11 @@ COLUMNS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def attack_many(kind: type[Kind], first: int, inputs: int) -> Counter[str]:
+def attack_many(kind: type[Kind], first: int, inputs: int, here: bool) -> Counter[str]:
     """Make so many inputs of a kind, print what was not as promised, and count it."""
     counted: Counter[str] = Counter(inputs=0, commands=0, **dict.fromkeys(COLUMNS, 0))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        made = kind(Path(folder) / "room")
+        made = kind(Path(folder) / "room", here)
         for seed in range(first, first + inputs):
             found = made.attack(Random(seed))
             counted.update(inputs=1, commands=len(found))
@@ -403,11 +405,12 @@ def report(words: list[str]) -> None:
     parser.add_argument("kinds", nargs="*", help="like 'files of runs'; default all")
     parser.add_argument("--inputs", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--here", action="store_true", help="in this process: quick, without limits")
     given = parser.parse_args(words)
     for kind in KINDS:
         if not given.kinds or kind.name in given.kinds:
             print(f"{kind.name}:", flush=True)
-            print(f"{kind.name}: {dict(attack_many(kind, given.first, given.inputs))}", flush=True)
+            print(f"{kind.name}: {dict(attack_many(kind, given.first, given.inputs, given.here))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,21 @@ It has limits on its memory and its files, and tells what it writes outside the 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
 import subprocess
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from tests.integration.commands import template
+
+from understudy.cli import main
 
 MEMORY = 3 << 30
 """Bytes that a command may hold."""
@@ -44,19 +50,16 @@ class Outcome:
         return f"{', '.join(self.problems) or 'fine'}: exit {self.code}: {' '.join(self.words):.200}: {last[0]:.300}"
 
 
-def attacked(*words: str, cwd: Path, inside: Path, home: Path, limits: dict[str, int] | None = None) -> Outcome:
+def attacked(*words: str, cwd: Path, inside: Path, home: Path) -> Outcome:
     """Run `understudy WORDS` and look at it: `problems` is empty where it behaved.
 
     It may write below `inside` only, and below `home`, which is the user's.
     """
     for folder in (home, inside / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_AUTH_MODE", "PYTHONPATH")}
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     own = {"HOME": str(home), "TMPDIR": str(inside / "tmp"), "UNDERSTUDY_HOME": str(home), "MPLCONFIGDIR": str(home)}
-    own["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-    process = template().start(
-        *words, cwd=cwd, environment={**kept, **own}, limits=limits or LIMITS, inside=(inside, home)
-    )
+    process = template().start(*words, cwd=cwd, environment={**kept, **own}, limits=LIMITS, inside=(inside, home))
     stopped, (out, err) = False, ("", "")
     try:
         out, err = process.communicate(timeout=LONGEST)
@@ -71,6 +74,28 @@ def attacked(*words: str, cwd: Path, inside: Path, home: Path, limits: dict[str,
             process.wait()
             return Outcome(words, -9, "", "", process.peak_kilobytes, True, ["hang"])
     outcome = Outcome(words, int(process.returncode or 0), out, err, process.peak_kilobytes, stopped)
+    outcome.problems = problems_of(outcome)
+    return outcome
+
+
+def spoken(*words: str, cwd: Path) -> Outcome:
+    """Run `understudy WORDS` in this process: many times as fast, without limits or a look at what it writes."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["understudy", *words])
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+        except BaseException:  # noqa: BLE001  (which one it was is the finding)
+            traceback.print_exc(file=err)
+            code = 98
+    outcome = Outcome(words, code, out.getvalue(), err.getvalue(), 0)
     outcome.problems = problems_of(outcome)
     return outcome
 
@@ -105,6 +130,8 @@ class Room:
 
     def __init__(self, root: Path, make: Callable[[Path], None]) -> None:
         self.work, self._kept, self.home = root / "work", root / "kept", root / "home"
+        self.here = False
+        """Whether commands run in this process."""
         self.work.mkdir(parents=True)
         make(self.work)
         shutil.copytree(self.work, self._kept, symlinks=True)
@@ -116,4 +143,6 @@ class Room:
 
     def say(self, *words: str) -> Outcome:
         """Run a command in the folder."""
+        if self.here:
+            return spoken(*words, cwd=self.work)
         return attacked(*words, cwd=self.work, inside=self.work, home=self.home)
