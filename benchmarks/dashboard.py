@@ -220,7 +220,8 @@ def paint(root: Path, browser: str) -> None:
                 page.goto("about:blank")
                 before = busy(ticks)
                 page.goto(where)
-                page.wait_for_function("document.body.dataset.drawn")
+                while not page.evaluate("document.body.dataset.drawn"):
+                    page.wait_for_timeout(10)
                 page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
                 walls.append(float(page.evaluate("performance.getEntriesByName('drawn')[0].startTime")))
                 spent.append(1000 * (busy(ticks) - before))
