@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -319,6 +320,81 @@ def own_lerobot(root: Path) -> Path:
     return lerobot_examples.written(root, 2)
 
 
+class Kills(Kind):
+    """Commands that are killed before one of their changes in the file system, and what comes of going on."""
+
+    name: ClassVar[str] = "kills"
+    last: ClassVar[dict[str, int]] = {"train": 130, "import": 40}
+    """About how many changes a command makes."""
+    train: ClassVar[tuple[str, ...]] = ("train", *SMALL, "tracking_uri=none", "checkpoint_seconds=0", "seeds=[0,1]")
+
+    def __init__(self, root: Path, here: bool = False) -> None:
+        super().__init__(root, here)
+        assert self.room.say(*self.train).code == 0
+        self.whole = only(self.room.work / "runs")
+        self.kept = root / "whole"
+        shutil.copytree(self.whole, self.kept)
+
+    def make(self, folder: Path) -> None:
+        """Write datasets and a file to import."""
+        make_data(folder / "data")
+        (folder / "files").mkdir()
+        self.file = test_own_data.write("flat npz", folder / "files")
+
+    def attack(self, random: Random) -> list[Outcome]:
+        """Kill one command and go on."""
+        self.room.renew()
+        what = random.choice(("train", "train", "import"))
+        at = random.randrange(1, self.last[what])
+        found = self._trained(at) if what == "train" else self._imported(at)
+        for outcome in found:
+            outcome.how = f"{what} killed before change {at}"
+        return found
+
+    def _trained(self, at: int) -> list[Outcome]:
+        found = [self.room.say(*self.train, dies_at=at)]
+        runs = list((self.room.work / "runs").rglob("flags.json"))
+        found.append(self.room.say("resume", str(runs[0].parent)) if runs else self.room.say(*self.train))
+        if found[-1].code == 0 and not same_run(only(self.room.work / "runs"), self.kept):
+            found[-1].problems.append(LOST)
+        return found
+
+    def _imported(self, at: int) -> list[Outcome]:
+        words = (
+            "data",
+            "import",
+            "npz",
+            str(self.file),
+            "--name",
+            DATA,
+            "--obs",
+            "joints,front",
+            "--action",
+            "command",
+        )
+        words = (*words, "--data_dir", "data", "--overwrite")
+        found = [self.room.say(*words, dies_at=at), self.room.say("data", "verify", DATA, "--data_dir", "data")]
+        if found[1].code:
+            found[1].problems.append(LOST)
+        found.append(self.room.say(*words))
+        left = [path.name for path in (self.room.work / "data").iterdir()]
+        if found[-1].code or left != [DATA]:
+            found[-1].problems.append(f"left {left}")
+        return found
+
+
+def same_run(mine: Path, other: Path) -> bool:
+    """Return whether two run directories have the same csv rows and weights, and nothing half-written."""
+    rows = [path.relative_to(other) for path in other.rglob("*.csv") if path.name != "timing.csv"]
+    models = [path.relative_to(other) for path in other.rglob("final_model.pt")]
+    whole = all((mine / name).is_file() for name in (*rows, *models))
+    return (
+        whole
+        and all((mine / name).read_bytes() == (other / name).read_bytes() for name in rows)
+        and all(same_weights(mine / name, torch.load(other / name, weights_only=True)["weights"]) for name in models)
+    )
+
+
 class CommandLine(Kind):
     """Values of keys and options that nobody means."""
 
@@ -371,7 +447,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ..
     return [leaf for name, inside in command.commands.items() for leaf in leaves(inside, (*path, name))]
 
 
-KINDS: tuple[type[Kind], ...] = (RunFiles, SweepFiles, Pages, StoreFiles, SourceFiles, CommandLine)
+KINDS: tuple[type[Kind], ...] = (RunFiles, SweepFiles, Pages, StoreFiles, SourceFiles, CommandLine, Kills)
 COLUMNS: dict[str, Callable[[str], bool]] = {
     "tracebacks": lambda problem: problem == "traceback" or problem.startswith("exit "),
     "silent losses": lambda problem: problem == LOST,

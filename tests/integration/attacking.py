@@ -50,16 +50,19 @@ class Outcome:
         return f"{', '.join(self.problems) or 'fine'}: exit {self.code}: {' '.join(self.words):.200}: {last[0]:.300}"
 
 
-def attacked(*words: str, cwd: Path, inside: Path, home: Path) -> Outcome:
+def attacked(*words: str, cwd: Path, inside: Path, home: Path, dies_at: int = 0) -> Outcome:
     """Run `understudy WORDS` and look at it: `problems` is empty where it behaved.
 
-    It may write below `inside` only, and below `home`, which is the user's.
+    It may write below `inside` only, and below `home`, which is the user's. It is killed before its `dies_at`th change
+    there, where that is given.
     """
     for folder in (home, inside / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     own = {"HOME": str(home), "TMPDIR": str(inside / "tmp"), "UNDERSTUDY_HOME": str(home), "MPLCONFIGDIR": str(home)}
-    process = template().start(*words, cwd=cwd, environment={**kept, **own}, limits=LIMITS, inside=(inside, home))
+    process = template().start(
+        *words, cwd=cwd, environment={**kept, **own}, limits=LIMITS, inside=(inside, home), dies_at=dies_at
+    )
     stopped, (out, err) = False, ("", "")
     try:
         out, err = process.communicate(timeout=LONGEST)
@@ -74,7 +77,7 @@ def attacked(*words: str, cwd: Path, inside: Path, home: Path) -> Outcome:
             process.wait()
             return Outcome(words, -9, "", "", process.peak_kilobytes, True, ["hang"])
     outcome = Outcome(words, int(process.returncode or 0), out, err, process.peak_kilobytes, stopped)
-    outcome.problems = problems_of(outcome)
+    outcome.problems = [] if dies_at and outcome.code == -signal.SIGKILL else problems_of(outcome)
     return outcome
 
 
@@ -141,8 +144,8 @@ class Room:
         shutil.rmtree(self.work)
         shutil.copytree(self._kept, self.work, symlinks=True)
 
-    def say(self, *words: str) -> Outcome:
-        """Run a command in the folder."""
-        if self.here:
+    def say(self, *words: str, dies_at: int = 0) -> Outcome:
+        """Run a command in the folder; kill it before its `dies_at`th change there, where that is given."""
+        if self.here and not dies_at:
             return spoken(*words, cwd=self.work)
-        return attacked(*words, cwd=self.work, inside=self.work, home=self.home)
+        return attacked(*words, cwd=self.work, inside=self.work, home=self.home, dies_at=dies_at)

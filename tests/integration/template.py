@@ -118,14 +118,22 @@ class Template:
         environment: dict[str, str],
         limits: dict[str, int] | None = None,
         inside: tuple[Path, ...] = (),
+        dies_at: int = 0,
     ) -> Command:
         """Start `understudy WORDS` in `cwd`; it leads a process group of its own.
 
         `limits` are the system's ({"RLIMIT_FSIZE": bytes}). Where `inside` names folders, stderr gets a line that
-        begins with OUTSIDE for whatever Python code changes elsewhere.
+        begins with OUTSIDE for whatever Python code changes elsewhere; and with `dies_at` the whole group is killed
+        before that change inside of them, counted from 1.
         """
         pipes = [os.pipe() for _ in range(3)]
-        asked = {"words": words, "cwd": str(cwd), "environment": environment, "limits": limits or {}}
+        asked = {
+            "words": words,
+            "cwd": str(cwd),
+            "environment": environment,
+            "limits": limits or {},
+            "dies_at": dies_at,
+        }
         request = json.dumps({**asked, "inside": [os.path.realpath(folder) for folder in inside]}).encode()
         socket.send_fds(self._control, [request], [end for _, end in pipes])
         for _, end in pipes:
@@ -208,32 +216,42 @@ def become(asked: dict, out: int, err: int) -> None:
     for name, most in asked["limits"].items():
         resource.setrlimit(getattr(resource, name), (most, most))
     if asked["inside"]:
-        tell_writes_outside((*asked["inside"], "/dev/null", "/dev/tty", "/dev/shm", "/proc/self"))
+        watch_changes(tuple(asked["inside"]), asked["dies_at"])
 
 
 CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
 """Audit events of calls that change the file system and name one or two paths first."""
 
 
-def tell_writes_outside(inside: tuple[str, ...]) -> None:
-    """Print a line to stderr for every file or folder that Python code makes or changes outside these places."""
-    sys.dont_write_bytecode = True
+SYSTEM = ("/dev/null", "/dev/tty", "/dev/shm", "/proc/self")
 
-    def outside(path: object) -> bool:
-        if not isinstance(path, (str, bytes, os.PathLike)):
-            return False  # a file that is open already
-        whole = os.path.realpath(os.fsdecode(path))
-        return not any(whole == place or whole.startswith(place + "/") for place in inside)
+
+def watch_changes(inside: tuple[str, ...], dies_at: int) -> None:
+    """Print a line to stderr for what Python code makes or changes outside these places; die at a change inside."""
+    sys.dont_write_bytecode = True
+    changes = 0
+
+    def within(path: str, places: tuple[str, ...]) -> bool:
+        return any(path == place or path.startswith(place + "/") for place in places)
 
     def hear(event: str, values: tuple[object, ...]) -> None:
+        nonlocal changes
         if event == "open":
             path, mode, flags = values
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             changed = [path] if writes or (isinstance(mode, str) and set(mode) & set("wax+")) else []
         else:
             changed = [*values[:2]] if event in CHANGING else []
-        for path in filter(outside, changed):
-            os.write(2, f"OUTSIDE {event} {path!r}\n".encode(errors="replace"))
+        for path in changed:
+            if not isinstance(path, (str, bytes, os.PathLike)):
+                continue  # a file that is open already
+            whole = os.path.realpath(os.fsdecode(path))
+            if within(whole, inside):
+                changes += 1
+                if changes == dies_at:
+                    os.killpg(0, signal.SIGKILL)
+            elif not within(whole, SYSTEM):
+                os.write(2, f"OUTSIDE {event} {path!r}\n".encode(errors="replace"))
 
     sys.addaudithook(hear)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.integration.attack_kinds import (
     SMALL,
     CommandLine,
+    Kills,
     Kind,
     Pages,
     RunFiles,
@@ -68,7 +69,7 @@ def test_a_few_inputs_are_taken_or_refused_in_one_line_and_lose_nothing(attacked
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [RunFiles, SweepFiles, Pages, StoreFiles, SourceFiles, CommandLine], ids=lambda kind: kind.name
+    "kind", [RunFiles, SweepFiles, Pages, StoreFiles, SourceFiles, CommandLine, Kills], ids=lambda kind: kind.name
 )
 def test_many_inputs_are_taken_or_refused_in_one_line_and_lose_nothing(attacked, kind: type[Kind]) -> None:
     @settings(INPUTS, max_examples=MANY)

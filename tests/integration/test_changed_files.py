@@ -81,6 +81,20 @@ def test_a_run_whose_rows_were_changed_is_refused_and_goes_on_only_where_that_is
     assert json.loads((run / "run.json").read_text())["lost_rows"] == ["train.csv"]
 
 
+@pytest.mark.parametrize("added", ["20,again", "words", ",,", "5,earlier"])
+def test_rows_that_are_there_twice_or_are_none_are_gone_when_a_run_goes_on(
+    stopped: Callable[..., Path], say: Callable, added: str
+) -> None:
+    run = stopped()
+    whole = run.with_name("whole")
+    shutil.copytree(run, whole)
+    assert say("resume", str(whole)).code == 0
+    with open(run / "train.csv", "a") as file:
+        file.write(f"{added}\n")
+    assert say("resume", str(run)).code == 0
+    assert (run / "train.csv").read_bytes() == (whole / "train.csv").read_bytes()
+
+
 def write(name: str, seed: int, data_dir: Path) -> None:
     rows = np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)
     understudy.write_dataset(name, [{"observations": rows, "actions": np.tanh(rows[:, :2])}], data_dir=str(data_dir))

@@ -64,9 +64,11 @@ class CsvLog:
 
     def _read_tail(self) -> None:
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) != len(content):  # the process died in the middle of a line
+        whole = _increasing(content[: content.rfind(b"\n") + 1])
+        if content.startswith(whole) and len(whole) != len(content):  # the process died in the middle of a line
             os.truncate(self.path, len(whole))
+        elif whole != content:
+            write_atomic(self.path, lambda file: file.write(whole))
         rows = list(csv.reader(io.StringIO(whole.decode())))
         if rows:
             self.header = rows[0]
@@ -107,6 +109,18 @@ class CsvLog:
         if self.path.is_file():
             with storage_errors(self.path), open(self.path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+def _increasing(content: bytes) -> bytes:
+    """Return a csv file's lines without those whose step is no number, or is there already."""
+    header, *lines = content.splitlines(keepends=True) or [b""]
+    kept, last = [header], -1
+    for line in lines:
+        step = line.partition(b",")[0].strip()
+        if step.isdigit() and int(step) > last:
+            kept.append(line)
+            last = int(step)
+    return b"".join(kept)
 
 
 def read_csv(path: Path) -> list[dict[str, float]]:
