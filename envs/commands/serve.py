@@ -21,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
             "understudy serve models:/flow_bc-lift-mh-low_dim@best",
             "understudy serve runs/fbc/.../sd000_20260101_120000 n_action_steps=8 --host 0.0.0.0 --port 8001",
             "understudy serve models:/lift@best --token_file robot.token --temperature 0",
+            "understudy serve models:/lift@best --cluster --replicas 4 --replica_gpus 0.25",
         ),
     )(serve)
 
@@ -50,6 +51,12 @@ def serve(
     max_request: float = typer.Option(16, "--max_request", min=0.001, help="largest request, MiB"),
     max_clients: int = typer.Option(64, "--max_clients", min=1, help="clients at a time"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
+    cluster: bool = typer.Option(
+        False, "--cluster", help="on Ray Serve: of the Ray at $RAY_ADDRESS, else one of this machine"
+    ),
+    replicas: int = typer.Option(1, "--replicas", min=1, help="--cluster: processes that answer"),
+    replica_cpus: float = typer.Option(1, "--replica_cpus", min=0, help="--cluster: CPUs of each"),
+    replica_gpus: float = typer.Option(0, "--replica_gpus", min=0, help="--cluster: GPUs of each, 0.5 for half of one"),
 ) -> None:
     """Answer observations with chunks of actions, over HTTP and WebSocket, until Ctrl-C.
 
@@ -79,4 +86,15 @@ def serve(
         max_request=int(max_request * 2**20),
         max_clients=max_clients,
     )
-    run(settings, lambda line: console.print(line, soft_wrap=True), place)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    if cluster:
+        from understudy.envs.serving.on_ray import serve as run_on_ray
+
+        run_on_ray(settings, replicas, replica_cpus, replica_gpus, say, place)
+    elif (replicas, replica_cpus, replica_gpus) != (1, 1, 0):
+        raise UserError("--replicas, --replica_cpus and --replica_gpus change nothing without --cluster")
+    else:
+        run(settings, say, place)

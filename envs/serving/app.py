@@ -132,6 +132,8 @@ class PolicyServer:
         name = message.get("session") if isinstance(message, dict) else None
         if name is None:
             return await self.answer(self.session(), message)
+        if not self.settings.http_sessions:
+            raise UserError("several replicas answer HTTP here: `session` needs a WebSocket, which stays with one")
         kept = self._kept_session(name, bool(message.get("reset")))
         async with kept.lock:
             reply = await self.answer(kept.session, message)

@@ -38,6 +38,8 @@ class Settings:
     max_request: int = 16 * 2**20
     """Bytes of the largest request."""
     max_clients: int = 64
+    http_sessions: bool = True
+    """Whether HTTP requests may be of one episode; not where each may come to another replica."""
     idle_seconds: float = 600.0
     """After this long without a request, an HTTP session is forgotten."""
 

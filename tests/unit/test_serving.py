@@ -172,6 +172,12 @@ def test_only_who_has_the_token_is_answered_and_no_web_page_is() -> None:
         assert http.get("/").status_code == 403
 
 
+def test_where_several_replicas_answer_an_http_session_is_told_to_use_a_websocket() -> None:
+    with client(flow_policy(), replace(SETTINGS, http_sessions=False)) as http:
+        answer = http.post("/act", content=pack({"observation": np.zeros(3), "session": "b", "reset": True}))
+    assert "`session` needs a WebSocket" in answer.json()["error"]
+
+
 def test_a_request_that_is_too_large_is_refused_before_it_is_read() -> None:
     with client(flow_policy(), replace(SETTINGS, max_request=100)) as http:
         answer = http.post("/act", content=b"x" * 101)
