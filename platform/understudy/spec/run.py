@@ -134,12 +134,18 @@ class RunSpec(Part):
     def parts(self) -> Iterator[tuple[Part, dict[str, Any]]]:
         """Yield each part with its flat values as JSON, the run's own keys first and the algorithm's last."""
         yield self, self.model_dump(mode="json", exclude=set(PARTS))
-        acting = Noise(eval_temperature=self.config.eval_temperature)
-        for part in (self.data, self.hooks, self.evaluation, acting, self.placement, self.augment, self.population):
-            yield part, part.model_dump(mode="json")
+        for part in (self.data, self.hooks, self.evaluation, self.placement, self.augment, self.population):
+            values = part.model_dump(mode="json")
+            yield part, self._with_temperature(values) if part is self.evaluation else values
         learning = {**self.config.model_dump(mode="json"), **self.former.model_dump(mode="json")}
         own = {key: value for key, value in learning.items() if key not in Noise.model_fields}
         yield self.config, in_written_order(own)
+
+    def _with_temperature(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return an evaluation's keys with the temperature, which the config holds, where flags.json always had it."""
+        later = ("eval_seed", "eval_grid", "video_episodes", "video_frame_skip")
+        first = {key: value for key, value in values.items() if key not in later}
+        return {**first, "eval_temperature": self.config.eval_temperature, **values}
 
     def flat(self, roles: Collection[Role] = ("what", "when", "where")) -> dict[str, Any]:
         """Return one flat mapping of every key, as flags.json and MLflow hold it, or of those with these roles."""
