@@ -230,7 +230,8 @@ def _understand_ours(words: list[str], whole: bool) -> None:
 
 def _nothing_left(context: click.Context) -> None:
     given = context.params
-    for key in ("source", "format_"):
+    of_data = "model" not in given  # another export has formats of its own
+    for key in ("source", "format_") if of_data else ():
         if given.get(key) not in (None, "", "FORMAT"):
             sources.get(given[key])
     for name in given.get("formats") or ():
