@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -152,7 +152,7 @@ class WriteBehind(InMemoryStorage):
                 item = self._next()
                 try:
                     if item is not None:
-                        self._write(item)
+                        self._write(item, gives_way=True)
                 except Exception as error:  # noqa: BLE001  (whoever asks next writes it again, or raises)
                     logger.debug("the study is not written yet: %s", error)
                     with self._lock:
@@ -175,14 +175,14 @@ class WriteBehind(InMemoryStorage):
                 del self._dirty[number]
             return number
 
-    def _write(self, item: int | dict[str, Any]) -> None:
-        """Write it; what could not be written is still to be written."""
+    def _write(self, item: int | dict[str, Any], gives_way: bool = False) -> None:
+        """Write it; what could not be written, or not before another thread waits for the database, is still to be."""
         try:
             if isinstance(item, dict):
                 for key, value in item.items():
                     self._backing.set_study_system_attr(self._place, key, value)
             else:
-                self._write_trial(item)
+                self._write_trial(item, gives_way)
         except BaseException:
             with self._lock:
                 self._failed = True
@@ -192,7 +192,7 @@ class WriteBehind(InMemoryStorage):
                     self._dirty[item] = None
             raise
 
-    def _write_trial(self, number: int) -> None:
+    def _write_trial(self, number: int, gives_way: bool) -> None:
         with self._lock:
             trial = self._studies[self.study].trials[number]  # never changed, but replaced
         before, backing = self._written.get(number), self._backing
@@ -206,9 +206,15 @@ class WriteBehind(InMemoryStorage):
                 if key not in before.parameters:
                     value = distribution.to_internal_repr(trial.params[key])
                     backing.set_trial_param(place, key, value, distribution)
-            for step, value in trial.intermediate_values.items():
-                if step not in before.steps:
-                    backing.set_trial_intermediate_value(place, step, value)
+            written = set(before.steps)
+            for step in trial.intermediate_values.keys() - written:
+                if gives_way and self._held:
+                    self._written[number] = replace(before, steps=frozenset(written))
+                    with self._lock:
+                        self._dirty[number] = None  # the rest afterwards
+                    return
+                backing.set_trial_intermediate_value(place, step, trial.intermediate_values[step])
+                written.add(step)
             for key, value in trial.user_attrs.items():
                 if key not in before.user_attrs or before.user_attrs[key] != value:
                     backing.set_trial_user_attr(place, key, value)
