@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +106,7 @@ class Manifest:
             for key, kind in (*((key, str) for key in texts), *((key, dict) for key in trees)):
                 if not isinstance(data[key], kind):
                     raise TypeError(f"{key} is {data[key]!r}")
+            _check_values(data["statistics"], data["provenance"])
             for key in ("columns", "episode_columns"):
                 data[key] = {name: Column.parse(column) for name, column in data[key].items()}
             return cls(**data)
@@ -115,6 +116,19 @@ class Manifest:
             raise DatasetError(f"{file}: cannot be read ({error.strerror or error})") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{file}: damaged manifest ({type(error).__name__}: {error})") from error
+
+
+def _check_values(statistics: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError for statistics that are no numbers, and notes that are no texts."""
+    for column, found in statistics.items():
+        lists = [found[key] for key in ("min", "max", "mean", "std")]
+        if len({len(numbers) for numbers in lists}) != 1:
+            raise ValueError(f"statistics of {column} of different lengths")
+        if any(isinstance(number, bool) or not isinstance(number, int | float) for item in lists for number in item):
+            raise TypeError(f"statistics of {column} that are no numbers")
+    notes: Any = provenance.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in cast("list[Any]", notes)):
+        raise TypeError(f"notes are {notes!r}")
 
 
 class EpisodeStore:

@@ -305,3 +305,21 @@ def test_numbers_beyond_float32_are_said_to_be_that(tmp_path) -> None:
     ):
         rows = {"actions": np.zeros((2, 1)), "rewards": np.zeros(2), "terminals": np.zeros(2)}
         writer.add_episode({"observations": np.full((2, 3), 1e300), **rows})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("min", [0.0]), ("std", True), ("max", ["x", 0, 0]), ("mean", [None, 0, 0]), ("min", None), ("notes", [[]]),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_statistics_or_notes_that_are_none_is_refused_with_one_line(tmp_path, part, value) -> None:
+    write(tmp_path / "x", [episode()])
+    file = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    place = manifest["provenance"] if part == "notes" else manifest["statistics"]["observations"]
+    place[part] = value
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError) as error:
+        EpisodeStore.open(tmp_path / "x")
+    assert "damaged manifest" in one_line(error)
