@@ -90,12 +90,14 @@ class Job(BaseModel):
         write_json(folder / FILE, self.model_dump(mode="json"))
 
 
-def read_job(text: str, where: str) -> Job:
-    """Read a job back from JSON; UserError when it is none."""
+def read_job(file: Path) -> Job:
+    """Read a job back from its file; UserError when there is none, or none of a job."""
     try:
-        return Job.model_validate_json(text)
+        return Job.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the job {file} ({error.strerror or error})") from None
     except ValidationError as error:
-        raise UserError(f"{where} describes no job of this understudy ({error.error_count()} keys differ)") from None
+        raise UserError(f"{file} describes no job of this understudy ({error.error_count()} keys differ)") from None
 
 
 def known_job(text: str | None) -> Job | None:

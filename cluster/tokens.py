@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.cluster.profile import Profile
-from understudy.errors import StorageError, UserError
-from understudy.files import user_path
+from understudy.errors import UserError
+from understudy.files import make_secret, user_path
 
 RAY_DEFAULT = "~/.ray/auth_token"
 
@@ -35,13 +34,7 @@ def make_token(path: Path) -> None:
     if path.is_file():
         os.chmod(path, 0o600)
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
-    except OSError as error:
-        raise StorageError(f"cannot write the token {path} ({error.strerror}): set UNDERSTUDY_HOME") from None
+    make_secret(path)
 
 
 def find_token(profile: Profile) -> Token | None:

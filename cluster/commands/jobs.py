@@ -217,7 +217,7 @@ def run(file: Path = typer.Argument(..., help="the job's file")) -> None:
     from understudy.spec.keys import build_run
     from understudy.sweeping.sweep_spec import SweepSpec
 
-    made = read_job(file.read_text(encoding="utf-8"), str(file))
+    made = read_job(file)
     folder = Path(made.folder)
     check_code(made.code, [*made.plugins, *made.modules])
     check_secrets(made.secrets)

@@ -5,6 +5,7 @@ A requeued job runs the same script: the driver finds the job's folder and goes 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from understudy.errors import Preempted, UnderstudyError, UserError
 from understudy.registry import cluster_kinds
 from understudy.runs.directory import RunDir
 
+logger = logging.getLogger("understudy")
 SCRIPT, NUMBER = "job.sbatch", "slurm_id"
 KEPT = ("HOME", "USER", "PATH", "LANG")
 """Variables that the job takes from the submitting shell, beside its secrets."""
@@ -93,10 +95,16 @@ class SlurmCluster(Cluster):
     def jobs(self) -> list[JobState]:
         """Return the jobs whose folders are on the shared storage, oldest first."""
         places = sorted(self.folder.glob(f"*/{NUMBER}"), key=lambda path: path.stat().st_mtime)
-        return [self._state(path.parent, path.read_text().strip()) for path in places]
+        found = []
+        for path in places:
+            try:
+                found.append(self._state(path.parent, path.read_text().strip()))
+            except (UserError, OSError, UnicodeDecodeError) as error:
+                logger.warning("left out: %s", error)  # one bad file is none of the others' business
+        return found
 
     def _state(self, folder: Path, number: str) -> JobState:
-        job = read_job((folder / FILE).read_text(encoding="utf-8"), str(folder / FILE))
+        job = read_job(folder / FILE)
         status, ended = _asked(number)
         if status == "UNKNOWN" and RunDir(job.folder).state().get("status") == "finished":
             status = "FINISHED"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.errors import UserError
-from understudy.files import home, storage_errors
+from understudy.files import home, make_secret
 from understudy.policy import Policy
 
 VARIABLE = "UNDERSTUDY_SERVE_TOKEN"
@@ -69,13 +67,7 @@ def server_token(given: Path | None) -> tuple[str, str]:
         return _checked(os.environ[VARIABLE].strip(), f"${VARIABLE}")
     file = given or token_file()
     if given is None and not file.is_file():
-        with storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                suppress(FileExistsError),
-                open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target,
-            ):
-                target.write(secrets.token_hex(32))
+        make_secret(file)
     try:
         mode, text = file.stat().st_mode & 0o077, file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -191,6 +191,8 @@ def _parts(store: EpisodeStore, cameras: Sequence[str] | None, use_proprio: bool
             hint = did_you_mean(camera, present) if present else "; it has none"
             raise DatasetError(f"{store.name!r} has no camera {camera!r}{hint}")
     if not present:
+        if "observations" not in store.manifest.columns:
+            raise DatasetError(f"{store.path}: its manifest names neither observations nor pictures: import it again")
         picture = store.manifest.columns["observations"].holds_pictures
         return [_part(store, PIXELS if picture else STATE, "observations", "final_observations")]
     wanted = present if cameras is None else list(cameras)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -161,6 +162,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_secret(file: Path) -> None:
+    """Write 32 random bytes, in hex, to a file that its owner alone may read, unless it is there; StorageError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):  # another process was first
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as target:
+                target.write(secrets.token_hex(32))
+    except OSError as error:
+        raise StorageError(f"cannot write {file} ({error.strerror or error}): set UNDERSTUDY_HOME") from None
 
 
 def write_json(path: Path, data: Any) -> None:

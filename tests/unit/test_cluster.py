@@ -25,8 +25,9 @@ from tests.unit.kuberay_schema import check_manifest, pod_templates
 from understudy.cli.sweep import read_sweep
 from understudy.cluster import code_parts
 from understudy.cluster.code import check_code, code_hash, find_plugin, stage
-from understudy.cluster.job import Job, More, default_words, remember
+from understudy.cluster.job import FILE, Job, More, default_words, remember
 from understudy.cluster.jobs import open_cluster
+from understudy.cluster.kinds.slurm import NUMBER
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.cluster.resuming import still_to_add
 from understudy.cluster.storage import fetch_dataset
@@ -682,3 +683,22 @@ def test_jobs_submitted_from_here_are_listed_when_their_head_is_gone(run: Any, h
     assert "finished" in monday
     assert "sweep hopper" in monday
     assert "unknown" in tuesday
+
+
+def test_a_job_whose_file_is_missing_or_none_is_one_line_and_hides_no_other(run, tmp_path, caplog) -> None:
+    for name, data in (("gone", None), ("broken", b"{"), ("bytes", b"\xff\xfe")):
+        file = tmp_path / name
+        if data is not None:
+            file.write_bytes(data)
+        said = run("jobs", "run", str(file))
+        assert said.code == 2
+        assert len(said.err.splitlines()) == 1
+        assert name in said.err
+    slurm = open_cluster(load_profile("slurm", [f"storage.path={tmp_path / 'shared'}"]))
+    for name in ("gone", "broken"):
+        folder = tmp_path / "shared" / "jobs" / name
+        folder.mkdir(parents=True)
+        (folder / NUMBER).write_text("7")
+    (folder / FILE).write_bytes(b"{")
+    assert slurm.jobs() == []
+    assert [record.message.split(":")[0] for record in caplog.records].count("left out") == 2

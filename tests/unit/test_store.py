@@ -18,7 +18,9 @@ from understudy.envs.store.inspection import describe_store, text_histogram
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.verification import verify_store
 from understudy.envs.store.writer import StoreWriter
+from understudy.envs.windows.views import StoreView
 from understudy.errors import DatasetError
+from understudy.spec.data import DataSpec
 
 
 def episode(steps: int = 5, seed: int = 0, dims: int = 3, **changes) -> dict[str, np.ndarray]:
@@ -323,3 +325,14 @@ def test_a_manifest_of_statistics_or_notes_that_are_none_is_refused_with_one_lin
     with pytest.raises(DatasetError) as error:
         EpisodeStore.open(tmp_path / "x")
     assert "damaged manifest" in one_line(error)
+
+
+def test_a_store_that_names_nothing_to_see_is_refused_with_one_line(tmp_path) -> None:
+    write(tmp_path / "x", [episode()])
+    file = tmp_path / "x" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["columns"]["observations"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError) as error:
+        StoreView(EpisodeStore.open(tmp_path / "x"), DataSpec(), with_goal=False)
+    assert "neither observations nor pictures" in one_line(error)

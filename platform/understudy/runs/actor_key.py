@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from understudy.errors import UserError
-from understudy.files import storage_errors
+from understudy.files import make_secret
 from understudy.spec.placement import home
 
 VARIABLE = "UNDERSTUDY_ACTOR_KEY"
@@ -30,11 +28,5 @@ def actor_key(*, make: bool) -> bytes:
             raise UserError(
                 f"no {file}: start the learner first, or copy its file here (or set {VARIABLE} for both of them)"
             )
-        with storage_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                suppress(FileExistsError),
-                open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target,
-            ):
-                target.write(secrets.token_hex(32))
+        make_secret(file)
     return file.read_text().strip().encode()
