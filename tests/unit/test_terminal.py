@@ -113,3 +113,12 @@ def test_a_foreign_file_among_runs_does_not_keep_a_name_from_being_looked_up(mon
     assert code == 2
     assert len(err.splitlines()) == 1
     assert err.startswith("understudy: their\\nown: no such run or sweep")
+
+
+def test_what_is_printed_shows_no_secret_of_an_address(monkeypatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(console, "_file", stream)
+    console.print("data of https://me:plain-secret@host/x")
+    show_table(("source",), [("s3://bucket/x?token=plain-secret",)])
+    assert "plain-secret" not in stream.getvalue()
+    assert "https://host/x" in stream.getvalue()

@@ -24,15 +24,16 @@ from rich.segment import Segment
 from rich.table import Table
 
 from understudy.errors import visible
+from understudy.secrecy import shown
 
 
 class PlainConsole(Console):
-    """A console that shows control characters in names and files instead of obeying them."""
+    """A console that shows control characters in names and files instead of obeying them, and no secret in them."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render as rich does, each text made visible."""
+        """Render as rich does, each text made visible, addresses without their secrets."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+            yield segment if segment.control else Segment(shown(visible(segment.text)), segment.style)
 
 
 # No markup and no emoji: a path or a name with [brackets] or :a: in it is printed as it is.
