@@ -25,7 +25,7 @@ class Settings:
     tracking_uri: str = ""
     device: str = "auto"
     member_seed: int | None = None
-    """Of several seeds, the one that acts."""
+    """The seed that acts, of several."""
     temperature: float | None = None
     noise_seed: int = 1_000_000
     """Seed of the noise; evaluations' `eval_seed`."""
@@ -39,7 +39,7 @@ class Settings:
     http_sessions: bool = True
     """Whether HTTP requests may be of one episode; not where each may come to another replica."""
     idle_seconds: float = 600.0
-    """After this long without a request, an HTTP session is forgotten."""
+    """Seconds without a request after which an HTTP session is forgotten."""
 
     def load(self) -> tuple[Policy, int]:
         """Return the policy, and which of its members acts."""

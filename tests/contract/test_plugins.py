@@ -272,6 +272,15 @@ def test_the_page_has_a_file_for_every_registry() -> None:
     assert [kind for kind in kinds if f"{kind}.register(" not in text] == []
 
 
+def test_the_report_of_the_page_writes_its_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(registry.reports, "_items", dict(registry.reports.items()))
+    monkeypatch.setattr(registry.reports, "_origins", {})
+    exec(compile(examples()["winner.py"], "winner.py", "exec"), {"__name__": "winner"})
+    (tmp_path / "best.json").write_text(json.dumps({"trial": 3, "parameters": {"lr": 0.001}}))
+    registry.reports.get("winner.txt")(tmp_path, tmp_path / "winner.txt")
+    assert (tmp_path / "winner.txt").read_text() == "trial 3: {'lr': 0.001}\n"
+
+
 def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
     for name in (
         "help",

@@ -16,7 +16,6 @@ import torch
 from understudy.errors import TrainingDiverged
 from understudy.normaliser import Normaliser
 from understudy.randomness import torch_generator
-from understudy.registry import algorithms
 from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
 from understudy.trainables.packs.inputs import ACTION_LIMIT
 from understudy.trainables.packs.pack import Pack
@@ -62,7 +61,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", worker.SPLIT)
 def test_two_workers_on_halves_of_the_batch_equal_one_on_the_whole(name: str, halves: list[dict[str, Any]]) -> None:
     first, second = (half[name] for half in halves)
     whole = worker.train(name)
@@ -231,7 +230,7 @@ def test_a_stacked_pack_of_pictures_in_parts_follows_a_looped_one() -> None:
         np.testing.assert_allclose(losses[0], other, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", worker.SPLIT)
 def test_every_algorithms_loss_is_a_mean_over_samples_so_a_batch_may_come_in_parts(name: str) -> None:
     packs = [Pack(worker.algorithm(name, grad_accumulation=count), worker.SEEDS) for count in (1, 3)]
     losses = [pack.update(worker.share(pack.algorithm, 1, 0, 1), 1)["actor_loss"].tolist() for pack in packs]

@@ -3,7 +3,8 @@
 As in Fujimoto and Gu 2021 (arXiv 2106.06860), on TD3 (arXiv 1802.09477): the policy's loss is
 -alpha Q(s, pi(s)) / mean |Q| + (pi(s) - a)^2, taken at every second update; the critics' target is the least of two at
 the target policy's action with clipped noise. Published runs scale states to mean 0 and deviation 1 (`normalize`) and
-move both targets at every second update: here the critics' follow at each, by as much in two.
+move both targets at every second update: here the critics' follow at each, by as much in two. mean |Q| is over the
+batch: with `grad_accumulation` or several workers over each one's part of it.
 The policy acts in [-1, 1]: data whose actions reach further need `normalize_actions=bounds`.
 Shape suffixes: B samples, E critics, A action dims, F features.
 """
