@@ -44,6 +44,11 @@ TAIL = 1 << 16
 
 
 _changing = threading.Lock()
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("status", "run_id", "parent_run_id", "name", "error", "dataset_hash"), str),
+    **{"step": int, "pid": int, "metrics": dict, "best_parameters": dict, "lineage": dict},
+}
+"""What run.json's values are, where they are not null."""
 TRACKING_ERROR = "tracking_error"
 """Key of run.json: why MLflow lacks some of the run, unless the store is only away."""
 
@@ -199,9 +204,14 @@ class RunDir:
         return folder
 
     def state(self) -> dict[str, Any]:
-        """Return run.json: status, step, MLflow ids, error."""
+        """Return run.json: status, step, MLflow ids, error; UserError where a value is not what we write there."""
         path = self.path / "run.json"
-        return read_object(path) if path.is_file() else {}
+        found = read_object(path) if path.is_file() else {}
+        for key, kind in _KINDS.items():
+            if not isinstance(found.get(key), kind | None) or isinstance(found.get(key), bool):
+                wrong = f"{key}: {found[key]!r:.60} is no {kind.__name__}"
+                raise UserError(f"{path}: {wrong}: it was changed by hand; put its copy back")
+        return found
 
     def update_state(self, **changes: Any) -> None:
         """Merge `changes` into run.json, atomically; threads of the process that holds the run take turns."""
