@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from understudy.envs.store.store import MANIFEST, EpisodeStore, Manifest
-from understudy.errors import DatasetError, did_you_mean
-from understudy.files import user_path
+from understudy.errors import DatasetError, UserError, did_you_mean
+from understudy.files import LONGEST_NAME, user_path
 from understudy.folders import restore_folder, restore_folders
 
 
@@ -41,8 +42,14 @@ def store_path(name: str, data_dir: str | Path) -> Path:
 
 
 def store_name(name: str) -> str:
-    """Return what a dataset's folder is called: its name, with `__` for the slashes of names like minari:D4RL/x-v1."""
-    return name.replace("/", "__")
+    """Return what a dataset's folder is called: its name, with `__` for the slashes of names like minari:D4RL/x-v1.
+
+    UserError for a name that no folder can have.
+    """
+    folder = name.replace("/", "__")
+    if len(os.fsencode(folder)) > LONGEST_NAME:
+        raise UserError(f"{name[:60]}...: over {LONGEST_NAME} bytes, too long for the name of a dataset's folder")
+    return folder
 
 
 def find_store(env_name: str, data_dir: str | Path) -> EpisodeStore:

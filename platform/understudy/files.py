@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 from understudy.errors import StorageError, UserError
 
 T = TypeVar("T")
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
 _WRITTEN_SECONDS = 60.0
 """A temporary file that nothing was written to for as long is nobody's."""
 
@@ -37,11 +39,14 @@ def give_a_home() -> None:
 
 
 def user_path(path: str | Path) -> Path:
-    """Return a path as a user means it: `~` and `~name` are home folders; UserError for one that nobody has."""
+    """Return a path as a user means it: `~` and `~name` are home folders; UserError for one that nobody can have."""
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: there is no such user, or none with a home folder; write the whole path") from None
+    if max(map(len, map(os.fsencode, found.parts)), default=0) > LONGEST_NAME:
+        raise UserError(f"{str(path)[:60]}...: a name of over {LONGEST_NAME} bytes, which no file can have")
+    return found
 
 
 def tools_path(path: str | Path) -> Path:

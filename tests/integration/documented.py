@@ -176,7 +176,7 @@ def understand(shown: Shown) -> None:
     if program == "torchrun":
         words = words[words.index("understudy") :]
         program, *words = words
-    if (program == "python" and words[0] == "-m") or (program == "python" and "-m" in words):
+    if program == "python" and {"-m", "-c"} & set(words):
         return  # other people's programs: pytest, build, cProfile
     if program == "python":
         _understand_script(ROOT / words[0], words[1:])

@@ -338,3 +338,10 @@ def test_a_disk_that_fills_up_during_training_ends_it_in_one_line_and_resume_goe
     assert "it failed: no space left" in said.out
     assert [row["step"] for row in read_csv(folder / "train.csv")] == [10, 20, 30, 40]
     assert {path.name for path in folder.glob("*.pt")} == {"checkpoint_20.pt", "checkpoint_40.pt", "final_model.pt"}
+
+
+@pytest.mark.parametrize("word", ["expert_data", "env_name", "save_dir", "data_dir", "encoder_weights"])
+def test_a_name_that_no_file_can_have_is_one_line(say, tmp_path, word) -> None:
+    said = say("train", "algo=bc", f"{word}={'a' * 600}")
+    assert said.code == 2
+    assert len(said.err.splitlines()) == 1, said.err

@@ -97,7 +97,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     whole = [item.words for item in COMMANDS if item.whole]
     generated = {name_of(words): words for words in whole if words[1:3] == ["data", "generate"]}
-    generated["cube-single-scripted-v0"] = ["understudy", "data", "generate", "cube-single-scripted-v0"]
+    for name in ("cube-single-scripted-v0", "minari:pendulum/scripted-v0"):
+        generated[name] = ["understudy", "data", "generate", name]
     for name, words in generated.items():
         if name not in (*ONLY_READ, "NAME"):
             do(folder, *words[1:], "--episodes", "3", "--workers", "1", "--data_dir", "data")

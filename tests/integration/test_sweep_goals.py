@@ -81,7 +81,7 @@ def test_a_dataset_is_swept_by_held_out_episodes_without_a_simulator(hopper_data
 
 @pytest.mark.slow
 def test_methods_and_tasks_are_compared_and_a_broken_comparison_goes_on(hopper_data, tmp_path) -> None:
-    words = ("compare", *SMALL, "algo=bc,flow_bc", "seeds=[0,1]", "training_steps=300", "eval_interval=0")
+    words = ("compare", *SMALL, "algo=bc,flow_bc", "seeds=[0,1]", "training_steps=1500", "eval_interval=0")
     process = start(*words, "flow_steps=2", "checkpoint_seconds=0.05", "save_dir=runs", cwd=tmp_path)
     kill_when(process, lambda: any((tmp_path / "runs").rglob("cells/flow_bc-*/resume/step_*.pt")))
     matrix = folder_of(tmp_path / "runs", "matrix.json")
@@ -90,7 +90,7 @@ def test_methods_and_tasks_are_compared_and_a_broken_comparison_goes_on(hopper_d
     said = run("resume", str(matrix), cwd=tmp_path)
     assert first.stat().st_mtime_ns == made
     assert "hopper-medium-v2: bc minus flow_bc: " in said
-    assert "each with its values as given: 2 seeds x 300 steps" in said
+    assert "each with its values as given: 2 seeds x 1500 steps" in said
     cells = [matrix / "cells" / f"{method}-hopper-medium-v2" for method in ("bc", "flow_bc")]
     found = json.loads((matrix / "comparison.json").read_text())
     assert [cell["metrics"]["normalized_return"] for cell in found["cells"]] == pytest.approx(

@@ -168,7 +168,8 @@ def test_a_trial_of_a_sweep_sends_its_sweeps_name_and_is_on_the_page_where_it_ru
         found: list[str] = []
         for target in json.loads(targets.read_text())[0]["targets"]:
             with urllib.request.urlopen(f"http://{target}/metrics", timeout=60) as answer:
-                found += [line for line in answer.read().decode().splitlines() if "understudy_step{" in line]
+                lines = answer.read().decode().splitlines()
+                found += [line for line in lines if "understudy_step{" in line and 'sweep="sweep_' in line]
         return found
 
     (line,) = wait_until(sent, sweep)

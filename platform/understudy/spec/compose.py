@@ -21,10 +21,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from understudy.errors import SpecError, UserError, did_you_mean
+from understudy.files import user_path
 from understudy.registry import sources
 from understudy.spec.keys import shared_fields
 from understudy.spec.nested import translated
-from understudy.spec.part import absolute
 from understudy.spec.presets import ABOUT, BY_ALGO, check_method
 from understudy.spec.words import ALIASES
 
@@ -237,7 +237,7 @@ def _with_environment(values: dict[str, Any]) -> dict[str, Any]:
 
 def environment_of(expert_data: str) -> str:
     """Return the environment that an expert buffer was recorded in; DatasetError where that cannot be told."""
-    return sources.get("expert_buffer").environment_in(Path(absolute(expert_data)))
+    return sources.get("expert_buffer").environment_in(user_path(expert_data).absolute())
 
 
 TEXT: tuple[Any, ...] = (str, str | None)
