@@ -24,7 +24,7 @@ from understudy.errors import UnderstudyError, UserError
 
 STATUS = {"SUCCEEDED": "FINISHED"}
 ANSWER_SECONDS = 10
-AGENT_SECONDS = 120
+AGENT_SECONDS = 300
 """How long a head's agent, which starts jobs, is waited for."""
 NO_AGENT = "No available agent"
 """What Ray's job server says until it is there."""
