@@ -71,6 +71,8 @@ def serve(
 
     if no_token and token_file is not None:
         raise UserError("--no_token and --token_file: give one of them")
+    if not cluster and (replicas, replica_cpus, replica_gpus) != (1, 1, 0):
+        raise UserError("--replicas, --replica_cpus and --replica_gpus change nothing without --cluster")
     token, place = ("", "") if no_token else server_token(token_file)
     settings = Settings(
         model=folder_of(model),
@@ -94,7 +96,5 @@ def serve(
         from understudy.envs.serving.on_ray import serve as run_on_ray
 
         run_on_ray(settings, replicas, replica_cpus, replica_gpus, say, place)
-    elif (replicas, replica_cpus, replica_gpus) != (1, 1, 0):
-        raise UserError("--replicas, --replica_cpus and --replica_gpus change nothing without --cluster")
     else:
         run(settings, say, place)

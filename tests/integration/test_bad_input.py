@@ -345,3 +345,9 @@ def test_a_name_that_no_file_can_have_is_one_line(say, tmp_path, word) -> None:
     said = say("train", "algo=bc", f"{word}={'a' * 600}")
     assert said.code == 2
     assert len(said.err.splitlines()) == 1, said.err
+
+
+def test_a_refused_serve_makes_no_token(say, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path / "home"))
+    refused(say("serve", "models:/x@best", "--replicas", "3"), "change nothing without --cluster")
+    assert not (tmp_path / "home").exists()
