@@ -109,6 +109,7 @@ def columns(algorithm: Algorithm, observations: np.ndarray) -> dict[str, np.ndar
         shown = {"observations": observations, "next_observations": observations, "actions": actions}
         found |= {f"{EXPERT}{name}": value for name, value in shown.items()}
         found[f"{EXPERT}rewards"] = np.zeros(size, np.float32)
+        found[f"{EXPERT}discounts"] = np.full(size, 0.99, np.float32)
     return found
 
 
@@ -131,7 +132,7 @@ def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> 
             "discounts": random.integers(0, 2, size=shape).astype(np.float32),
         }
     if algorithm.config.sampling.demonstrations:
-        arrays[f"{EXPERT}actions"] = arrays[f"{EXPERT}actions"][:, None]
+        arrays |= {name: arrays[name][:, None] for name in (f"{EXPERT}actions", f"{EXPERT}discounts")}
     return {name: torch.from_numpy(np.stack([array] * members)) for name, array in arrays.items()}
 
 

@@ -31,6 +31,7 @@ RLPD: dict[str, Any] = {
     **{"num_critics": 4, "num_subsample_critics": 2, "critic_layer_norm": True, "actor_q": "mean"},
     **{"backup_entropy": False, "critic_lr": 3e-3},
 }
+IPMD: dict[str, Any] = {"hidden_dims": (32, 32), "reward_hidden_dims": (32,), "lr": 1e-3}
 UNET: dict[str, Any] = {
     **{"down_dims": (16, 32), "step_embed_dim": 16, "n_groups": 4, "kernel_size": 3, "lr": 1e-3},
     "horizon_length": HORIZON,
@@ -59,7 +60,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reward_classifier": ("reward_classifier", {"latent_dim": 16, "hidden_dim": 16, "lr": 1e-3}),
     "sac": ("sac", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "sac rlpd": ("sac", {**RLPD, "hidden_dims": (32, 32), "lr": 1e-3}),
-    "ipmd": ("ipmd", {"hidden_dims": (32, 32), "reward_hidden_dims": (32,), "lr": 1e-3}),
+    "ipmd": ("ipmd", {**IPMD, "absorbing_states": False}),
+    "ipmd absorbing": ("ipmd", IPMD),
     "hilserl": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "hilserl grasp": ("hilserl", {"hidden_dims": (32, 32), "lr": 1e-3, "gripper": "discrete"}),
     "diffusion_policy": ("diffusion_policy", UNET),
@@ -94,6 +96,7 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
         if algorithm.config.sampling.demonstrations:
             names = ("observations", "next_observations", "actions")
             arrays |= {f"{EXPERT}{name}": arrays[name][:, ::-1] for name in names}
+            arrays[f"{EXPERT}discounts"] = np.full_like(arrays["discounts"], 0.99)
         batch = {key: torch.from_numpy(value[step : step + 1].copy()) for key, value in arrays.items()}
         metrics = pack.update(batch, step + 1)
         rows.append(sum(metrics[f"{phase.name}_loss"].item() for phase in pack.phases))

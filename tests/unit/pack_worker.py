@@ -57,7 +57,7 @@ def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
         drawn |= {name: torch.randn(2, SAMPLES, chunk, generator=random) for name in ("rewards", "discounts")}
         drawn["next_observations"] = torch.randn(2, SAMPLES, 5, generator=random)
     if of.config.sampling.demonstrations:
-        names = ("observations", "next_observations", "actions")
+        names = ("observations", "next_observations", "actions", "discounts")
         drawn |= {f"{EXPERT}{name}": drawn[name].flip(1) for name in names}
     if of.name in MEAN_OVER_ENTRIES:
         drawn["valid"] = torch.ones_like(drawn["valid"])

@@ -3,6 +3,10 @@
 Each update takes a step of soft actor-critic on the reward that is learned, and a step on the reward, which rates what
 demonstrations do above what the policy does. The environment's own reward is not read, unless policy_reward=environment
 asks for it to compare with. (Some scripts call the method "Inverse Preference-based Model Distillation".)
+
+An episode that terminates goes on in an absorbing state, whose reward is learned too (`absorbing_states`, Kostrikov et
+al. 2019, arXiv 1809.02925). Worth nothing, it would be the best there is where learned rewards are negative, and the
+policy would end its episodes at once. Where nothing terminates this changes nothing; time limits are no terminations.
 Shape suffixes: B samples, D demonstrated samples, F features, A action dims.
 """
 
@@ -38,6 +42,9 @@ class IPMDConfig(SACConfig):
     policy_reward: Literal["learned", "environment"] = Field(
         default="learned", description="what the policy earns: the learned reward, or the environment's, which is sac"
     )
+    absorbing_states: bool = Field(
+        default=True, description="learn what it is worth that an episode has terminated; false: nothing, as in sac"
+    )
     reward_hidden_dims: tuple[Width, ...] = Field(default=(256, 256), description="widths of the reward network")
     reward_lr: float | None = Field(
         default=None, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of the reward; none: lr"
@@ -60,19 +67,30 @@ class IPMDConfig(SACConfig):
 
 
 class RewardNetwork(nn.Module):
-    """r [B] of (s, a, s') or (s, a): dense layers, ELU between them, orthogonal weights, as the published code has."""
+    """r [B] of (s, a, s') or (s, a): dense layers, ELU between them, orthogonal weights, as the published code has.
 
-    def __init__(self, inputs: int, hidden_dims: Sequence[int], generator: torch.Generator) -> None:
+    The absorbing state has one reward, that of staying in it, which begins at 0 and draws no random number.
+    """
+
+    def __init__(
+        self, inputs: int, hidden_dims: Sequence[int], generator: torch.Generator, *, absorbing: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         widths = [inputs, *hidden_dims]
         for before, width in itertools.pairwise(widths):
             layers += [_orthogonal(before, width, math.sqrt(2.0), generator), nn.ELU()]
         self.layers = nn.Sequential(*layers, _orthogonal(widths[-1], 1, 1.0, generator))
+        # The last layer's weights for a state whose hidden features are 1: a lone number would learn that much slower.
+        self.absorbing = nn.Parameter(torch.zeros(widths[-1])) if absorbing else None
 
     def forward(self, inputs_BI: torch.Tensor) -> torch.Tensor:
         """Return the rewards."""
         return self.layers(inputs_BI).squeeze(-1)
+
+    def of_absorbing(self) -> torch.Tensor:
+        """Return the reward [] of a step in the absorbing state; 0 where it is not learned."""
+        return torch.zeros(()) if self.absorbing is None else self.absorbing.sum()
 
 
 class WithReward(ActorCritic):
@@ -83,7 +101,8 @@ class WithReward(ActorCritic):
     ) -> None:
         super().__init__(encoder, action_dim, config, generator)
         states = 2 if config.reward_of == "transition" else 1
-        self.reward = RewardNetwork(states * encoder.features + action_dim, config.reward_hidden_dims, generator)
+        inputs, widths = states * encoder.features + action_dim, config.reward_hidden_dims
+        self.reward = RewardNetwork(inputs, widths, generator, absorbing=config.absorbing_states)
 
 
 @algorithms.register("ipmd")
@@ -128,30 +147,40 @@ class IPMD(SAC):
         return drawn
 
     def critic_loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
-        """Return soft actor-critic's loss on the learned reward; the environment's is not looked at where it is."""
+        """Return soft actor-critic's loss on the learned reward; the environment's is not looked at where it is.
+
+        Rewards count from that of the absorbing state: with r - r_absorbing, and nothing after a termination, every
+        value is that of r, and of r_absorbing / (1 - discount) after a termination, less r_absorbing / (1 - discount).
+        """
         assert isinstance(network, WithReward)
         with torch.no_grad():
-            learned_B = network.reward(self._inputs(network, batch, ""))
+            learned_B, absorbing = network.reward(self._inputs(network, batch, "")), network.reward.of_absorbing()
         if self.config.policy_reward == "learned":
-            batch = {**batch, "rewards": learned_B.unsqueeze(-1)}
+            batch = {**batch, "rewards": (learned_B - absorbing).unsqueeze(-1)}
         loss, metrics = super().critic_loss(network, target, batch, draws)
+        if self.config.absorbing_states:
+            metrics = {**metrics, "absorbing_reward": absorbing}
         return loss, {**metrics, "learned_reward": learned_B.mean()}
 
     def reward_loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return mean r of own samples minus mean r of demonstrated ones, and the penalties.
 
-        Means, not sums: batches of unequal sizes give the same gradient. Metric `reward_gap` is the difference that the
-        policy is to close, demonstrated minus own.
+        Means, not sums: batches of unequal sizes give the same gradient. Each sample that terminated is followed by one
+        step in the absorbing state, own or demonstrated. Metric `reward_gap` is the difference that the policy is to
+        close, demonstrated minus own.
         """
         assert isinstance(network, WithReward)
         with torch.no_grad():
             own_BI, shown_DI = self._inputs(network, batch, ""), self._inputs(network, batch, EXPERT)
-        own_B, shown_D = network.reward(own_BI), network.reward(shown_DI)
-        loss = own_B.mean() - shown_D.mean()
+        own_B, shown_D, absorbing = network.reward(own_BI), network.reward(shown_DI), network.reward.of_absorbing()
+        own_ends, shown_ends = self._terminations(batch, ""), self._terminations(batch, EXPERT)
+        loss = _mean(own_B, absorbing, own_ends) - _mean(shown_D, absorbing, shown_ends)
         metrics = {"reward_gap": -loss}
         config = self.config
         if config.reward_output_penalty:
-            loss = loss + config.reward_output_penalty * 0.5 * (own_B.square().mean() + shown_D.square().mean())
+            own_square = _mean(own_B.square(), absorbing.square(), own_ends)
+            square = own_square + _mean(shown_D.square(), absorbing.square(), shown_ends)
+            loss = loss + config.reward_output_penalty * 0.5 * square
         if config.reward_parameter_penalty:
             squares = torch.stack([parameter.square().sum() for parameter in network.reward.parameters()])
             loss = loss + config.reward_parameter_penalty * 0.5 * squares.sum()
@@ -160,6 +189,10 @@ class IPMD(SAC):
             metrics["gradient_penalty"] = penalty
             loss = loss + config.reward_gradient_penalty * penalty
         return loss, metrics
+
+    def _terminations(self, batch: Batch, whose: str) -> torch.Tensor | None:
+        """Return how many samples terminated [], not those that a time limit cut off; None: it does not matter."""
+        return (batch[f"{whose}discounts"][:, 0] == 0).sum() if self.config.absorbing_states else None
 
     def _inputs(self, network: WithReward, batch: Batch, whose: str) -> torch.Tensor:
         """Return what the reward rates [B, I]: encoded states and actions of own (`""`) or demonstrated samples."""
@@ -177,6 +210,13 @@ class IPMD(SAC):
         points = torch.lerp(own_BI[:count], shown_DI[:count], between_B1[:count]).requires_grad_()
         (gradient,) = torch.autograd.grad(reward(points).sum(), points, create_graph=True)
         return (gradient.norm(dim=-1) - 1.0).square().mean()
+
+
+def _mean(values_B: torch.Tensor, absorbing: torch.Tensor, ends: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean of samples' values and, for each of the `ends`, the absorbing state's."""
+    if ends is None:
+        return values_B.mean()
+    return (values_B.sum() + ends * absorbing) / (len(values_B) + ends)
 
 
 def _orthogonal(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:

@@ -137,7 +137,7 @@ class Agent:
         """Return the pack's form of a batch: one leading member, chunk_length actions, a mask."""
         sampling = self.algorithm.config.sampling
         own = ["observations", "actions", *(FOLLOWING if sampling.transitions else ())]
-        shown = [f"{EXPERT}{name}" for name in own if sampling.demonstrations and name != "discounts"]
+        shown = [f"{EXPERT}{name}" for name in own if sampling.demonstrations]
         needed = [*own, *sampling.columns, *shown]
         missing = [name for name in needed if name not in arrays]
         if missing:

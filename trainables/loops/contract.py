@@ -68,6 +68,7 @@ def made_up(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -
     if sampling.demonstrations:
         arrays |= {f"{EXPERT}{name}": arrays[name] for name in ("observations", "actions")}
         arrays |= {f"{EXPERT}{name}": value for name, value in following.items()}
+        arrays[f"{EXPERT}discounts"] = np.ones(chunk)  # own samples terminate more often than demonstrated ones
     if sampling.transitions and sampling.horizon > 1:
         arrays |= {"n_step_rewards": random.normal(size=size), "n_step_discounts": np.full(size, 0.9)}
     return {name: torch.as_tensor(np.stack([value] * members).astype(np.float32)) for name, value in arrays.items()}
