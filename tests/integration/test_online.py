@@ -128,3 +128,26 @@ def test_demonstrations_are_drawn_beside_what_was_done(hopper_data, done, tmp_pa
     rows = read_csv(only_run(tmp_path) / "online_agent.csv")
     assert [row["step"] for row in rows] == [80, 100, 120, 130]
     assert all(column in row for row in rows)
+
+
+def test_ipmd_on_the_environments_reward_plays_the_episodes_that_sac_plays(hopper_data, done, tmp_path) -> None:
+    small = [word for word in SMALL if not word.startswith(("algo", "env_name", "training_steps"))]
+    words = (*small, "env_name=hopper-medium-v2", "training_steps=130", "seed=0")
+    done("train", *words, "algo=sac", "save_dir=sac")
+    done("train", *words, "algo=ipmd", "reward_hidden_dims=[16]", "policy_reward=environment", "save_dir=ipmd")
+    sac, ipmd = only_run(tmp_path / "sac"), only_run(tmp_path / "ipmd")
+    for name in ("env.csv", "eval.csv"):
+        assert (sac / name).read_text() == (ipmd / name).read_text()
+    mine, theirs = (read_csv(run / "online_agent.csv") for run in (ipmd, sac))
+    assert all(row.items() >= other.items() for row, other in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.slow
+def test_an_online_method_is_swept_over_seeds_and_its_weak_trials_are_stopped_early(done, tmp_path) -> None:
+    small = [word for word in SMALL if not word.startswith(("eval_interval", "launcher"))]
+    rest = ("eval_interval=60", "scheduler=asha", "grace_period=60", "reduction_factor=2", "max_concurrent=1")
+    words = ("sampler=grid", "lr=1e-3,1e-4,1e-5,3e-6", "seeds=[0,1]", "with_default=false", "confirm_rivals=0")
+    said = done("sweep", *small, *words, *rest, "register_as=none")
+    sweep = next(path.parent for path in tmp_path.rglob("sweep.json"))
+    assert "4 configurations" in said
+    assert len(list(sweep.rglob("online_agent.csv"))) == 8

@@ -1,7 +1,8 @@
-"""IPMD: what is known to be wrong in published code is right here."""
+"""IPMD, and cloning beside it: what is known to be wrong in published code is right here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from scipy.stats import spearmanr
 
 from understudy.algorithm import EXPERT, Batch
 from understudy.randomness import torch_generator
+from understudy.trainables.algorithms.bc import BC, BCConfig
 from understudy.trainables.algorithms.ipmd import IPMD, IPMDConfig, WithReward
 from understudy.trainables.algorithms.sac import SAC, SACConfig
 from understudy.trainables.packs.pack import Pack
@@ -176,3 +178,25 @@ def test_the_learned_and_the_true_returns_of_a_spread_of_policies_rank_alike() -
     true = [one["rewards"].mean().item() for one in tested]
     assert true == sorted(true)  # the more it is pushed, the more it earns
     assert spearmanr(learned, true).statistic > 0.8
+
+
+def test_cloning_ample_clean_demonstrations_earns_what_the_expert_does() -> None:
+    pack = Pack(BC((OBSERVATION,), ACTION, BCConfig(policy="mse", hidden_dims=(64,), lr=3e-3)), [0])
+    gain, begin = 0.5, torch.randn(512, OBSERVATION, generator=torch_generator(0, "begin"))
+    for step in range(1, 300):
+        seen = 1.5 * torch.randn(1, 256, OBSERVATION, generator=torch_generator(0, "seen", step))
+        actions = (-gain * seen[..., :ACTION]).clamp(-1, 1)
+        pack.update({"observations": seen, "actions": actions[:, :, None], "valid": torch.ones(1, 256, 1)}, step)
+
+    def earned(act: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        place, total = begin.clone(), 0.0
+        for _ in range(10):
+            place[:, :ACTION] += act(place)
+            total -= place[:, :ACTION].square().sum(-1).mean().item()
+        return total
+
+    expert = earned(lambda place: (-gain * place[:, :ACTION]).clamp(-1, 1))
+    none = torch.zeros(1, len(begin), *pack.algorithm.noise_shape())
+    cloned = earned(lambda place: torch.as_tensor(pack.act(place[None].numpy(), none))[0, :, 0])
+    chance = earned(lambda place: torch.zeros(len(place), ACTION))
+    assert (cloned - chance) / (expert - chance) == pytest.approx(1.0, abs=0.03)

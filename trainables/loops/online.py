@@ -47,12 +47,17 @@ from understudy.trainables.packs.precision import check_precision
 
 
 class Experience:
-    """What an online run knows before it acts: the action space, and its dataset where it draws from one."""
+    """What an online run knows before it acts: the action space, and its dataset where it draws from one.
+
+    Observations are scaled as the dataset says only where the policy's own batches are drawn from it (`offline_ratio`).
+    Demonstrations beside them lie where an expert goes: what a learner sees elsewhere would be hundreds of deviations
+    away (the cosine of a pole that an expert holds upright hardly varies).
+    """
 
     validation: Windows | None = None
 
-    def __init__(self, surroundings: Surroundings, data: Data | None) -> None:
-        self._surroundings, self.data = surroundings, data
+    def __init__(self, surroundings: Surroundings, data: Data | None, *, scales: bool) -> None:
+        self._surroundings, self.data, self._scales = surroundings, data, scales
 
     @property
     def content_hash(self) -> str:
@@ -60,8 +65,8 @@ class Experience:
         return self.data.content_hash if self.data else ""
 
     def normaliser(self, mode: Mode, action_mode: Mode = "none") -> Normaliser:
-        """Return the action space's scaling to [-1, 1], and that of observations as the dataset says."""
-        return self._surroundings.normaliser(self.data.normaliser(mode) if self.data else None)
+        """Return the action space's scaling to [-1, 1], and that of observations, if the dataset says one."""
+        return self._surroundings.normaliser(self.data.normaliser(mode) if self.data and self._scales else None)
 
 
 @loops.register("online")
@@ -89,7 +94,7 @@ class OnlineLoop(Loop):
         self.surroundings = Surroundings(environment_of(spec), spec.evaluation.eval_seed)
         if data is not None:
             data.check_shapes(spec.env_name, self.surroundings.shape, self.surroundings.action_dim)
-        self.experience = Experience(self.surroundings, data)
+        self.experience = Experience(self.surroundings, data, scales=self._settings(spec).offline_ratio > 0)
         kind = algorithms.get(spec.algo)
         spec.augment.check(self.surroundings.shape, 1)
         self.algorithm: Algorithm = kind(self.surroundings.shape, self.surroundings.action_dim, spec.config)

@@ -19,7 +19,7 @@ class DataSpec(Part):
 
     title: ClassVar[str] = "the data"
 
-    normalize: Annotated[Scaling, Needs("dataset"), Needs("states")] = Field(
+    normalize: Annotated[Scaling, Needs("policy_data"), Needs("states")] = Field(
         default="zscore", description="scaling of state observations"
     )
     dataset_proportion: Annotated[float, Needs("dataset")] = Field(

@@ -43,6 +43,10 @@ FACTS = {
             or spec.config.sampling.demonstrations > 0
         ),
     ),
+    "policy_data": Fact(
+        "a dataset that the policy learns of: a method of fixed data, or offline_ratio",
+        lambda spec: not isinstance(spec.config, Interaction) or spec.config.offline_ratio > 0,
+    ),
     "fixed_data": Fact(
         "a method that learns from a dataset alone", lambda spec: not isinstance(spec.config, Interaction)
     ),
