@@ -34,7 +34,9 @@ def show(request: Request, site: Site) -> Response:
 
 def rows(request: Request, site: Site) -> Response:
     """Return what changes with another choice."""
-    return HTMLResponse(render("episodes_body.html", **_values(request, site)))
+    values = _values(request, site)
+    where = f"{address('episodes', values['path'])}?{request.url.query}"
+    return HTMLResponse(render("episodes_body.html", **values), headers={"HX-Replace-Url": where})
 
 
 def beside(request: Request, site: Site) -> Response:

@@ -26,8 +26,9 @@ def show(request: Request, site: Site) -> Response:
 
 
 def rows(request: Request, site: Site) -> Response:
-    """Return the table alone, for another filter or page of it."""
-    return HTMLResponse(render("home_rows.html", **_listing(request, site)))
+    """Return the table alone, for another filter or page of it; the address goes along, so that it can come back."""
+    html = render("home_rows.html", **_listing(request, site))
+    return HTMLResponse(html, headers={"HX-Replace-Url": f"/?{request.url.query}"})
 
 
 def _listing(request: Request, site: Site) -> dict[str, Any]:

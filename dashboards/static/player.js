@@ -32,13 +32,13 @@ const Player = (() => {
       if (move) seek(video, step, beside);
       section.dispatchEvent(new CustomEvent("clock", { detail: { step, length: beside.length, moved: Boolean(move) } }));
     }
-    const follow = () => { show(stepOf(video.currentTime, beside), false); playing = video.paused ? 0 : requestAnimationFrame(follow); };
+    const follow = () => { if (!video.paused) show(stepOf(video.currentTime, beside), false); playing = video.paused ? 0 : requestAnimationFrame(follow); };
     const named = () => { button.textContent = video.paused ? "play" : "pause"; if (!video.paused && !playing) follow(); };
     slider.addEventListener("input", () => { video.pause(); show(Number(slider.value), true); });
     button.addEventListener("click", () => { if (video.paused) video.play(); else video.pause(); });
     video.addEventListener("click", () => button.click());
     for (const kind of ["play", "pause", "ended"]) video.addEventListener(kind, named);
-    video.addEventListener("seeked", () => { if (video.paused) show(stepOf(video.currentTime, beside), false); });
+    video.addEventListener("ended", () => show(beside.length, false));
     ready(video, () => { named(); show(stepOf(video.currentTime, beside), false); });
     strip(section.querySelector(".strip"), video.src, beside, (step) => { video.pause(); show(step, true); });
     return { destroy() { cancelAnimationFrame(playing); for (const plot of plots) plot.destroy(); holder.replaceChildren(); } };
