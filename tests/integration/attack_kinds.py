@@ -143,13 +143,19 @@ class RunFiles(Kind):
         self.room.renew()
         group = random.choice(("done", "half", "half"))
         folder = self.room.work / self.runs[group]
-        how = self.damaged(folder, random)
         if group == "half":
+            how = self.damaged(folder, random)
             found = [self.room.say("runs", "list", "--save_dir", "runs"), self.room.say("resume", str(folder))]
             if found[-1].code == 0 and not self._same(folder):
                 found[-1].problems.append(LOST)
         else:
+            held = {file: file.read_bytes() for file in results_of(folder)}
+            how = self.damaged(folder, random)
             found = [self.room.say(*words) for words in random.sample(self._uses(folder), 2)]
+            for outcome in found:
+                resumed = outcome.words[:2] == ("resume", str(folder)) and outcome.code == 0
+                if resumed and not all(holds(file, rows) for file, rows in held.items() if file.name != "flags.json"):
+                    outcome.problems.append(LOST)
         for outcome in found:
             outcome.how = how
         return found
@@ -166,6 +172,7 @@ class RunFiles(Kind):
             ("evaluate", run),
             ("sync", "runs"),
             ("resume", run, "--add-steps", "10"),
+            ("resume", run),
             ("train", "--fork", run, "training_steps=90", "save_dir=runs"),
             ("train", "--from", run, "seeds=[5]", "save_dir=runs"),
             ("runs", "list", "--save_dir", "runs"),
@@ -174,6 +181,17 @@ class RunFiles(Kind):
             ("models", "register", run, "--as", "taken"),
             ("resume", "nothing", "--save_dir", "runs"),
         ]
+
+
+def results_of(folder: Path) -> list[Path]:
+    """Return the files below a run's or a sweep's folder that nothing may be lost of."""
+    found = [*folder.rglob("*.csv"), *folder.rglob("*.arrow"), *folder.rglob("flags.json"), *folder.rglob("best.json")]
+    return [path for path in found if ".ray" not in path.parts]
+
+
+def holds(file: Path, held: bytes) -> bool:
+    """Return whether a file is there and begins with these bytes."""
+    return file.is_file() and file.read_bytes().startswith(held)
 
 
 class SweepFiles(Kind):
@@ -185,7 +203,7 @@ class SweepFiles(Kind):
         super().__init__(root, here)
         found = only(self.room.work / "runs", "sweep.json")
         self.sweep = found.relative_to(self.room.work)
-        self.summary = (found / "summary.csv").read_bytes()
+        self.held = {file.relative_to(found): file.read_bytes() for file in results_of(found)}
 
     def make(self, folder: Path) -> None:
         """Run a sweep of two trials."""
@@ -209,8 +227,8 @@ class SweepFiles(Kind):
             ("models", "register", sweep, "--as", "taken"),
         ]
         found = [self.room.say(*random.choice(uses)), self.room.say("resume", sweep)]
-        summary = folder / "summary.csv"
-        if found[1].code == 0 and not (summary.is_file() and summary.read_bytes() == self.summary):
+        lost = [name for name, held in self.held.items() if not holds(folder / name, held)]
+        if found[1].code == 0 and lost:
             found[1].problems.append(LOST)
         for outcome in found:
             outcome.how = how

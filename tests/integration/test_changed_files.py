@@ -95,6 +95,43 @@ def test_rows_that_are_there_twice_or_are_none_are_gone_when_a_run_goes_on(
     assert (run / "train.csv").read_bytes() == (whole / "train.csv").read_bytes()
 
 
+CHANGES: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "a row twice": ("train.csv", lambda held: held + held.splitlines(keepends=True)[-1]),
+    "gone": ("train.csv", lambda held: None),
+    "cut": ("timing.csv", lambda held: held[:-1]),
+    "another key": ("flags.json", lambda held: held.replace(b'"batch_size": 1', b'"batch_size": 2')),
+    "another metric": ("run.json", lambda held: held.replace(b'"actor_loss": ', b'"actor_loss": 1')),
+}
+
+
+def test_a_finished_run_whose_files_were_changed_is_refused_and_taken_as_it_is_only_where_that_is_accepted(
+    stopped: Callable[..., Path], say: Callable
+) -> None:
+    run = stopped()
+    assert say("resume", str(run)).code == 0
+    for change, (name, made) in CHANGES.items():
+        mine = run.with_name(change.replace(" ", "_"))
+        shutil.copytree(run, mine)
+        file = mine / name
+        changed = made(file.read_bytes())
+        file.unlink() if changed is None else file.write_bytes(changed)
+        for words in ((), ("--add-steps", "10")):
+            said = say("resume", str(mine), *words)
+            assert said.code == 2, change
+            assert f"{mine}: {name} is not what the run ended with: put its copy back" in said.err
+            assert (f"understudy resume {mine} --accept-lost-rows" in said.err) == (name != "flags.json")
+            assert (file.read_bytes() if file.exists() else None) == changed
+        if name != "flags.json":
+            assert say("resume", str(mine), "--accept-lost-rows").code == 0
+            assert json.loads((mine / "run.json").read_text())["lost_rows"] == [name]
+            assert say("resume", str(mine)).code == 0
+            (mine / "timing.csv").write_text("step\n")  # what was accepted once is not for later
+            assert say("resume", str(mine)).code == 2
+    assert say("resume", str(run), "--add-steps", "10").code == 0
+    assert steps(run) == [10, 20, 30, 40, 50]
+    assert say("resume", str(run)).code == 0
+
+
 def write(name: str, seed: int, data_dir: Path) -> None:
     rows = np.random.default_rng(seed).normal(size=(40, 3)).astype(np.float32)
     understudy.write_dataset(name, [{"observations": rows, "actions": np.tanh(rows[:, :2])}], data_dir=str(data_dir))
@@ -240,3 +277,41 @@ def test_a_sweep_whose_study_is_gone_or_another_is_refused_and_goes_on_once_it_i
     flags.write_text(was)
     command("resume", "sweep_1", cwd=tmp_path)
     assert (sweep / "summary.csv").read_bytes() == summary
+
+
+def twice(held: bytes) -> bytes:
+    """Return a csv file with its last row twice."""
+    return held + held.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_whose_files_were_changed_is_refused_and_what_the_line_says_helps(
+    undisturbed_sweep: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep_1"
+    shutil.copytree(undisturbed_sweep, sweep)
+    trial = sweep / "trials" / "0001"
+    changes: list[tuple[Path, Callable[[bytes], bytes], str]] = [
+        (trial / "sd000" / "eval.csv", twice, f"{trial}: sd000/eval.csv is not what the run ended with"),
+        (trial / "episodes.arrow", lambda held: held[:-8], f"{trial}: episodes.arrow is not what the run ended with"),
+        (trial / "run.json", lambda held: held.replace(b'"finished"', b'"running"'), "and the study that it finished"),
+        (sweep / "sweep.json", lambda held: held.replace(b'"final_episodes": 2', b'"final_episodes": 3'), "sweep.json"),
+        (sweep / "best.json", lambda held: held.replace(b'"seed": ', b'"seed": 1'), "delete it, and resume evaluates"),
+        (sweep / "best_eval.csv", twice, "delete best_eval.csv and best.json, and resume evaluates it again"),
+    ]
+    for file, change, line in changes:
+        held = file.read_bytes()
+        assert change(held) != held, file
+        file.write_bytes(change(held))
+        assert line in command("resume", "sweep_1", cwd=tmp_path, code=2)
+        file.write_bytes(held)
+    rows = trial / "sd000" / "eval.csv"
+    rows.write_bytes(twice(rows.read_bytes()))
+    command("resume", str(trial), "--accept-lost-rows", cwd=tmp_path)
+    command("resume", "sweep_1", cwd=tmp_path)
+
+    best, row = ((sweep / name).read_bytes() for name in ("best.json", "best_eval.csv"))
+    (sweep / "best_eval.csv").unlink()
+    (sweep / "best.json").unlink()
+    command("resume", "sweep_1", cwd=tmp_path)
+    assert ((sweep / "best.json").read_bytes(), (sweep / "best_eval.csv").read_bytes()) == (best, row)

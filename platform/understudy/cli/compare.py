@@ -140,10 +140,13 @@ def _do(matrix: MatrixDir, cell: Cell, parent: Tracked) -> None:
     from understudy.cli.sweep import drive
     from understudy.matrix.comparison import result_of
     from understudy.runs.directory import RunDir
+    from understudy.runs.ended import check_ended
     from understudy.sweeping.directory import SweepDir
+    from understudy.sweeping.unchanged import check_kept
 
     folder = matrix.folder(cell)
     if RunDir(folder).state().get("status") == "finished" and result_of(matrix, cell) is not None:
+        check_kept(folder) if matrix.kind == "sweep" else check_ended(RunDir(folder))
         console.print("done already")
         return
     if parent.run_id:

@@ -117,6 +117,7 @@ def make_expert(spec: RunSpec, run: RunDir | None, wanted: Wanted, folder: Path,
         trained_before,
     )
     from understudy.runs.directory import RunDir
+    from understudy.runs.ended import check_ended
     from understudy.runs.loop import check_new, make_loop
 
     if held_here(folder, spec, wanted, overwrite=overwrite):
@@ -131,6 +132,7 @@ def make_expert(spec: RunSpec, run: RunDir | None, wanted: Wanted, folder: Path,
         run = run or RunDir.create(spec)
         run_training(run.spec(), run, loop)
     else:
+        check_ended(run)
         console.print(f"trained already: {run.path}", soft_wrap=True)
     chosen = choose_expert(run)
     console.print(f"expert: {chosen.name}, collecting {wanted.enough}", soft_wrap=True)

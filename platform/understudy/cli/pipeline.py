@@ -148,9 +148,11 @@ def _spec_of(pipeline: PipelineDir, cell: Cell) -> RunSpec:
 def _train(pipeline: PipelineDir, cell: Cell, parent: Tracked) -> None:
     """Train a cell, unless it is trained."""
     from understudy.runs.directory import RunDir
+    from understudy.runs.ended import check_ended
 
     run = RunDir(pipeline.folder(cell))
     if run.state().get("status") == "finished":
+        check_ended(run)
         console.print(f"done already: {run.path}", soft_wrap=True)
         return
     if not run.flags.is_file():

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.errors import UnderstudyError, UserError
+from understudy.errors import SpecError, UnderstudyError, UserError
 from understudy.files import (
     held,
     read_object,
@@ -46,7 +46,7 @@ TAIL = 1 << 16
 _changing = threading.Lock()
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("status", "run_id", "parent_run_id", "name", "error", "dataset_hash"), str),
-    **{"step": int, "pid": int, "metrics": dict, "best_parameters": dict, "lineage": dict},
+    **{"step": int, "pid": int, "metrics": dict, "best_parameters": dict, "lineage": dict, "files": dict},
 }
 """What run.json's values are, where they are not null."""
 TRACKING_ERROR = "tracking_error"
@@ -194,8 +194,11 @@ class RunDir:
         return self.path / "resume"
 
     def spec(self) -> RunSpec:
-        """Read the run's spec back from flags.json."""
-        return build_run(read_object(self.flags))
+        """Read the run's spec back from flags.json; the errors name that file."""
+        try:
+            return build_run(read_object(self.flags))
+        except SpecError as error:
+            raise SpecError(f"{self.flags}: {error}") from None
 
     def member(self, seed: int, seeds: tuple[int, ...]) -> Path:
         """Return the folder of one seed's files: the run's own when there is one seed."""

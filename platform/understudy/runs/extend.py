@@ -16,6 +16,7 @@ from understudy.errors import SpecError, UserError
 from understudy.files import write_json
 from understudy.registry import algorithms
 from understudy.runs.directory import RunDir
+from understudy.runs.ended import check_ended
 from understudy.runs.on_ray import check_launcher
 from understudy.runs.rows import ACCEPT
 from understudy.spec.effects import check_effects
@@ -45,6 +46,7 @@ def train_on(run: RunDir, longer: RunSpec) -> None:
     spec = run.spec()
     if spec.total_steps >= longer.total_steps:
         return
+    check_ended(run)
     state = _rolling_state(run)
     if state is None and run.state().get("status") == "finished":
         state = _state_of_models(_models(run.path), spec)

@@ -16,13 +16,14 @@ from typing import Any
 from understudy import tracking
 from understudy.errors import Stopped, StorageError, TrackingError, UnderstudyError
 from understudy.files import write_atomic
-from understudy.runs import mirror, run_log, stop
+from understudy.runs import ended, mirror, run_log, stop
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.loop import Trains, make_loop
 from understudy.runs.noting import note_dataset, note_finished
 from understudy.runs.on_ray import check_launcher, train_on_ray
 from understudy.runs.origin import origin_changes
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
+from understudy.runs.rows import ACCEPT
 from understudy.spec.run import RunSpec
 from understudy.tracking import Tracked
 
@@ -77,6 +78,7 @@ def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | No
         error=None,
         pid=os.getpid(),
         shipped=False,
+        **{ended.KEY: None, ended.RESULT: None},
         **origin_changes(state),
     )
     if state.get("lineage"):
@@ -137,7 +139,8 @@ def complete(run: RunDir, tracked: Tracked, result: RunResult) -> None:
 
     An online run keeps them beside its replay buffer, where `keep_buffer` says so: it may be given more steps.
     """
-    run.update_state(status="finished", step=result.step, metrics=result.metrics, best_parameters=result.parameters)
+    results = {"step": result.step, "metrics": result.metrics, "best_parameters": result.parameters}
+    run.update_state(status="finished", **{ACCEPT: False}, **ended.as_ended(run, **results))
     spec = run.spec()
     if not (spec.config.acts_online and spec.hooks.keep_buffer):
         shutil.rmtree(run.resume, ignore_errors=True)
@@ -155,8 +158,11 @@ def _ship(run: RunDir, tracked: Tracked) -> None:
 
 
 def _finished(spec: RunSpec, run: RunDir, parent_run_id: str | None, report: OnEvaluation | None) -> RunResult:
-    """Return what a finished run gave, shipping first what MLflow has not got yet."""
+    """Return what a finished run gave, shipping first what MLflow has not got yet; UserError where files changed."""
+    ended.check_ended(run)
     state = run.state()
+    if state.get(ACCEPT):
+        run.update_state(**{ACCEPT: False})
     if not state.get("shipped", True):
         _ship(run, tracking.track_run(spec, run.path, run_id=state.get("run_id"), parent_run_id=parent_run_id))
     result = RunResult(run.path, "finished", state["step"], state["metrics"], state["best_parameters"])

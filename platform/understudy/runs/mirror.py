@@ -21,6 +21,7 @@ from understudy import checkpoints
 from understudy.errors import StorageError, UnknownName, UserError
 from understudy.files import storage_errors, write_json
 from understudy.runs.directory import RunDir
+from understudy.runs.ended import check_ended, note_ended
 from understudy.runs.storage import open_storage, put, read_stored_json, remote_errors
 from understudy.spec.keys import build_run
 from understudy.spec.run import RunSpec
@@ -82,8 +83,11 @@ def bring(url: str, save_dir: Path) -> Path:
             run.path.mkdir(parents=True, exist_ok=True)
         with run.locked():
             fetch(url, run.path)
+            check_ended(run)
             if run is not own:
                 write_json(run.flags, {**flags, "save_dir": str(save_dir.absolute())})
+                if run.state().get("status") == "finished":
+                    note_ended(run)
         log.info("fetched %s to %s", url, run.path)
     return run.path
 

@@ -7,7 +7,7 @@ later are after them, so the files of a run that was killed at any moment pass.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,20 @@ def check_rows(run: RunDir, noted: Mapping[str, Any]) -> None:
     After `understudy resume RUN --accept-lost-rows` it goes on once, and run.json names the files in `lost_rows`.
     """
     lost = [name for name, (size, digest) in noted.items() if not _begins_with(run.path / name, size, digest)]
-    if not lost:
-        return
-    state = run.state()
-    if not state.get(ACCEPT):
+    accepted = run.state().get(ACCEPT)
+    if lost and not accepted:
         raise UserError(
             f"{run.path}: {', '.join(sorted(lost))} no longer begin with the rows of the last checkpoint:"
             f" put their copies back, or `understudy resume {run.path} --accept-lost-rows` goes on without"
         )
-    run.update_state(**{ACCEPT: False, "lost_rows": sorted({*state.get("lost_rows", []), *lost})})
+    if accepted:
+        run.update_state(**{ACCEPT: False, **lost_rows(run, lost)})
+
+
+def lost_rows(run: RunDir, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return what run.json says once it is accepted that rows of these files are gone."""
+    found = sorted({*run.state().get("lost_rows", []), *names})
+    return {"lost_rows": found} if found else {}
 
 
 def _begins_with(path: Path, size: int, digest: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from understudy import tracking
 from understudy.errors import StoreAway, TrackingError
 from understudy.runs.directory import TRACKING_ERROR, RunDir
+from understudy.runs.ended import check_ended
 from understudy.runs.noting import note_finished
 from understudy.spec.run import RunSpec
 
@@ -36,6 +37,7 @@ def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
         status = state.get("status", "running")
         if spec.placement.tracking() == tracking.OFF or all_sent(state, spec):
             return None
+        check_ended(run)
         tracked = tracking.track_run(
             spec, run.path, name=state.get("name"), run_id=state.get("run_id"), parent_run_id=parent_run_id
         )

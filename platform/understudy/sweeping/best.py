@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from understudy.files import read_record, write_json
+from understudy.errors import UserError
+from understudy.files import read_object, read_record, write_json
 from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.runs.clips import failures_first
 from understudy.runs.directory import CsvLog, RunDir, read_csv
+from understudy.runs.ended import hash_of, note_of
 from understudy.runs.episodes import (
     FILE,
     REGISTERED,
@@ -39,6 +41,8 @@ from understudy.sweeping.trial import trial_folder, trial_spec
 from understudy.tracking import Tracked
 
 BEST_CSV, RECORD = "best_eval.csv", "best.json"
+HASH = "hash"
+"""Key of best.json: the hash of all its others."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class BestPolicy:
     """The other configurations that were confirmed (`Confirmed`)."""
     is_default: bool = False
     """Whether it has the default value of all that is swept."""
+    files: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    """The files of these evaluations: [bytes, hash] of each."""
 
 
 def evaluate_best(
@@ -116,7 +122,8 @@ def evaluate_best(
         is_default=confirmed[0].is_default,
     )
     append_best(sweep.path / BEST_CSV, spec.options.num_trials * steps, result.metrics)
-    write_json(sweep.path / RECORD, asdict(result))
+    result = replace(result, files=note_of(sweep.path, (BEST_CSV, FILE)))
+    write_best(sweep.path, result)
     return result
 
 
@@ -145,9 +152,20 @@ def _registered(
 
 
 def read_best(sweep: Path) -> BestPolicy | None:
-    """Return the record of the best configuration; None before there is one."""
+    """Return the record of the best configuration; None before there is one, UserError where it was changed since."""
     record = sweep / RECORD
-    return read_record(record, BestPolicy) if record.is_file() else None
+    if not record.is_file():
+        return None
+    found = read_object(record)
+    if HASH in found and found.pop(HASH) != hash_of(found):
+        raise UserError(f"{record} was changed by hand: put its copy back, or delete it, and resume evaluates anew")
+    return read_record(record, BestPolicy)
+
+
+def write_best(sweep: Path, best: BestPolicy) -> None:
+    """Write the record of the best configuration, with the hash of what it says."""
+    document = asdict(best)
+    write_json(sweep / RECORD, {**document, HASH: hash_of(document)})
 
 
 def append_best(path: Path, steps: int, metrics: Mapping[str, float | None]) -> None:
@@ -180,7 +198,7 @@ def register_best(
     tags = {"sweep": sweep.name, "trial": best.trial, "seed": best.seed, **version_tags(run, run.spec())}
     made = register_policy(Path(best.folder), final_spec(spec, None), wanted, tracked.run_id, tags, poll)
     best = replace(best, model=made.uri, loaded_metrics=made.metrics, is_best=made.best, why=made.why)
-    write_json(sweep / RECORD, asdict(best))
+    write_best(sweep, best)
     return best
 
 

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Sweep
 from understudy.errors import SpecError, did_you_mean
 from understudy.files import write_json
 from understudy.runs.directory import RunDir
+from understudy.runs.ended import KEY
 from understudy.spec.space import Dimension, Interval, checked
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import check_sweep
@@ -103,4 +104,5 @@ def _changed(spec: SweepSpec, key: str, value: Sweep) -> Dimension:
 
 def _save(sweep: SweepDir, spec: SweepSpec, **options: int) -> None:
     spec = spec.model_copy(update={"options": spec.options.model_copy(update=options)})
+    sweep.update_state(**{KEY: None})  # of the sweep.json that the sweep ended with
     write_json(sweep.path / "sweep.json", spec.model_dump(mode="json"))

@@ -18,6 +18,7 @@ from understudy.errors import TrackingError
 from understudy.files import write_atomic
 from understudy.registry import reports
 from understudy.runs.directory import TRACKING_ERROR, RunDir
+from understudy.runs.ended import RESULT, as_ended, note_ended
 from understudy.runs.episodes import FILE
 from understudy.runs.launch import sent_state
 from understudy.runs.results import objective_text
@@ -172,13 +173,18 @@ def attach_reports(sweep: SweepDir, tracked: Tracked) -> None:
 
 
 def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> None:
-    """Close the runs of trials that ASHA stopped, as pruned: their processes may have had no time to."""
+    """Close the runs of trials that ASHA stopped, as pruned: their processes may have had no time to.
+
+    What the files of these are, and of those that failed, is noted: nothing is written there any more.
+    """
     spec = study.spec
-    for trial in study.trials(TrialState.PRUNED):
-        if failed(trial):
-            continue
+    for trial in study.trials(TrialState.PRUNED, TrialState.FAIL):
         run = RunDir(trial_folder(sweep.path, trial.number))
         state = run.state()
+        if failed(trial):
+            if state.get("status") == "failed" and not state.get(RESULT):
+                note_ended(run)
+            continue
         if state.get("status") == "stopped" or not run.flags.is_file():
             continue
         name = trial_name(spec.base.algo, trial.number, trial.params)
@@ -187,8 +193,9 @@ def close_stopped(sweep: SweepDir, study: Study, parent_run_id: str | None) -> N
                 run.spec(), run.path, name=name, run_id=state.get("run_id"), parent_run_id=parent_run_id
             )
         except TrackingError as error:
-            run.update_state(status="stopped", shipped=False, **{TRACKING_ERROR: str(error)})
+            run.update_state(status="stopped", shipped=False, **{TRACKING_ERROR: str(error)}, **as_ended(run))
             continue
         tracked.set_tags({"stopped_by": "asha"})
         tracked.log_folder(run.path)
-        run.update_state(status="stopped", **sent_state(run, tracked, tracked.close("KILLED", state="pruned")))
+        sent = sent_state(run, tracked, tracked.close("KILLED", state="pruned"))
+        run.update_state(status="stopped", **sent, **as_ended(run))

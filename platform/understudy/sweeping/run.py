@@ -41,6 +41,7 @@ from understudy.sweeping.sweep_spec import SweepSpec, check_point, default_point
 from understudy.sweeping.table import SweepTable
 from understudy.sweeping.trial import trial_spec
 from understudy.sweeping.tuning import run_trials, start_tune, trials_left
+from understudy.sweeping.unchanged import check_unchanged, note_own
 from understudy.tracking import Tracked
 
 log = logging.getLogger("understudy")
@@ -124,6 +125,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
         state = sweep.state()
         study = Study(sweep.path, spec)
         check_study(sweep.path, spec, study)
+        check_unchanged(sweep, spec, study)
         if trials_left(study) > 0:
             start_tune()
         tracked = track_sweep(spec, sweep.path, state.get("run_id"), state.get("parent_run_id"))
@@ -139,7 +141,7 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             raise
         attach_reports(sweep, tracked)
         sent = tracked.close("FINISHED") and registered(spec, done.policy)
-        sweep.update_state(status="finished", **sent_state(RunDir(sweep.path), tracked, sent))
+        sweep.update_state(status="finished", **note_own(sweep), **sent_state(RunDir(sweep.path), tracked, sent))
         try:
             copy_sweep(sweep.path, spec.base, Notice(sweep.path).check)
         except Stopped:

@@ -17,6 +17,7 @@ from understudy.errors import Stopped, UnderstudyError, UserError
 from understudy.files import write_json
 from understudy.policy import Policy
 from understudy.runs.directory import RunDir
+from understudy.runs.ended import KEY, note_ended
 from understudy.runs.episodes import setting_text
 from understudy.runs.extend import train_on
 from understudy.runs.launch import launch
@@ -78,6 +79,8 @@ def wait_until_free(run: RunDir, seconds: float = 60.0) -> None:
 def measure_latency(run: RunDir, spec: SweepSpec) -> None:
     """Write latency.json: milliseconds that one decision takes, the median of DECISIONS, at each value of the grid."""
     if (run.path / LATENCIES).is_file():
+        if LATENCIES not in (run.state().get(KEY) or {}):  # it was killed in between
+            note_ended(run)
         return
     run_spec = run.spec()
     file = run.member(run_spec.all_seeds[0], run_spec.all_seeds) / "final_model.pt"
@@ -96,6 +99,7 @@ def measure_latency(run: RunDir, spec: SweepSpec) -> None:
         text = setting_text({key: getattr(config, key) for key in policy.algorithm.evaluation_parameters})
         found[text] = sorted(times)[DECISIONS // 2]
     write_json(run.path / LATENCIES, found)
+    note_ended(run)
 
 
 def _blank(shape: tuple[int, ...]) -> np.ndarray:
