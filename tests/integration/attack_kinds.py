@@ -1,23 +1,13 @@
-"""What is attacked: the files of runs, sweeps, stores and source formats, pages made of them, and the command line.
-
-`python -m tests.integration.attack_kinds [--inputs 100] [--here] [KIND ...]` prints a row for each kind: how many
-inputs, and in how many there was a traceback, something was lost without a word, a command hung, or anything else was
-not as promised.
-"""
+"""What is attacked: the files of runs, sweeps, stores and source formats, pages made of them, and the command line."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
-from collections import Counter
-from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from random import Random
@@ -65,6 +55,9 @@ class Kind:
 
     def make(self, folder: Path) -> None:
         """Fill the folder that is damaged."""
+
+    def close(self) -> None:
+        """Give back what it holds beside files."""
 
     def attack(self, random: Random) -> list[Outcome]:
         """Damage it and run commands on it."""
@@ -338,81 +331,6 @@ def own_lerobot(root: Path) -> Path:
     return lerobot_examples.written(root, 2)
 
 
-class Kills(Kind):
-    """Commands that are killed before one of their changes in the file system, and what comes of going on."""
-
-    name: ClassVar[str] = "kills"
-    last: ClassVar[dict[str, int]] = {"train": 130, "import": 40}
-    """About how many changes a command makes."""
-    train: ClassVar[tuple[str, ...]] = ("train", *SMALL, "tracking_uri=none", "checkpoint_seconds=0", "seeds=[0,1]")
-
-    def __init__(self, root: Path, here: bool = False) -> None:
-        super().__init__(root, here)
-        assert self.room.say(*self.train).code == 0
-        self.whole = only(self.room.work / "runs")
-        self.kept = root / "whole"
-        shutil.copytree(self.whole, self.kept)
-
-    def make(self, folder: Path) -> None:
-        """Write datasets and a file to import."""
-        make_data(folder / "data")
-        (folder / "files").mkdir()
-        self.file = test_own_data.write("flat npz", folder / "files")
-
-    def attack(self, random: Random) -> list[Outcome]:
-        """Kill one command and go on."""
-        self.room.renew()
-        what = random.choice(("train", "train", "import"))
-        at = random.randrange(1, self.last[what])
-        found = self._trained(at) if what == "train" else self._imported(at)
-        for outcome in found:
-            outcome.how = f"{what} killed before change {at}"
-        return found
-
-    def _trained(self, at: int) -> list[Outcome]:
-        found = [self.room.say(*self.train, dies_at=at)]
-        runs = list((self.room.work / "runs").rglob("flags.json"))
-        found.append(self.room.say("resume", str(runs[0].parent)) if runs else self.room.say(*self.train))
-        if found[-1].code == 0 and not same_run(only(self.room.work / "runs"), self.kept):
-            found[-1].problems.append(LOST)
-        return found
-
-    def _imported(self, at: int) -> list[Outcome]:
-        words = (
-            "data",
-            "import",
-            "npz",
-            str(self.file),
-            "--name",
-            DATA,
-            "--obs",
-            "joints,front",
-            "--action",
-            "command",
-        )
-        words = (*words, "--data_dir", "data", "--overwrite")
-        found = [self.room.say(*words, dies_at=at), self.room.say("data", "verify", DATA, "--data_dir", "data")]
-        if found[1].code:
-            found[1].problems.append(LOST)
-        found.append(self.room.say(*words))
-        left = [path.name for path in (self.room.work / "data").iterdir()]
-        if found[-1].code or left != [DATA]:
-            found[-1].problems.append(f"left {left}")
-        return found
-
-
-def same_run(mine: Path, other: Path) -> bool:
-    """Return whether two run directories have the same csv rows and weights, and nothing half-written."""
-    rows = [path.relative_to(other) for path in other.rglob("*.csv") if path.name != "timing.csv"]
-    models = [path.relative_to(other) for path in other.rglob("final_model.pt")]
-    whole = all((mine / name).is_file() for name in (*rows, *models))
-    return (
-        whole
-        and all((mine / name).read_bytes() == (other / name).read_bytes() for name in rows)
-        and all(same_weights(mine / name, torch.load(other / name, weights_only=True)["weights"]) for name in models)
-    )
-
-
 class CommandLine(Kind):
     """Values of keys and options that nobody means."""
 
@@ -463,49 +381,3 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ..
     if not hasattr(command, "commands"):
         return [(path, command)]
     return [leaf for name, inside in command.commands.items() for leaf in leaves(inside, (*path, name))]
-
-
-KINDS: tuple[type[Kind], ...] = (RunFiles, SweepFiles, Pages, StoreFiles, SourceFiles, CommandLine, Kills)
-COLUMNS: dict[str, Callable[[str], bool]] = {
-    "tracebacks": lambda problem: problem == "traceback" or problem.startswith("exit "),
-    "silent losses": lambda problem: problem == LOST,
-    "hangs": lambda problem: problem == "hang",
-    "others": lambda problem: True,
-}
-
-
-def attack_many(kind: type[Kind], first: int, inputs: int, here: bool) -> Counter[str]:
-    """Make so many inputs of a kind, print what was not as promised, and count it."""
-    counted: Counter[str] = Counter(inputs=0, commands=0, **dict.fromkeys(COLUMNS, 0))
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        made = kind(Path(folder) / "room", here)
-        for seed in range(first, first + inputs):
-            found = made.attack(Random(seed))
-            counted.update(inputs=1, commands=len(found))
-            for outcome in found:
-                counted[f"exit {outcome.code}"] += 1
-                for problem in outcome.problems:
-                    counted[next(column for column, holds in COLUMNS.items() if holds(problem))] += 1
-                if outcome.problems:
-                    print(f"  {seed}: {outcome.how}: {outcome}", flush=True)
-                    if "traceback" in outcome.problems:
-                        print("    ", "\n     ".join(outcome.err.splitlines()[-8:]), flush=True)
-    return counted
-
-
-def report(words: list[str]) -> None:
-    """Print a row for each kind."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kinds", nargs="*", help="like 'files of runs'; default all")
-    parser.add_argument("--inputs", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--here", action="store_true", help="in this process: quick, without limits")
-    given = parser.parse_args(words)
-    for kind in KINDS:
-        if not given.kinds or kind.name in given.kinds:
-            print(f"{kind.name}:", flush=True)
-            print(f"{kind.name}: {dict(attack_many(kind, given.first, given.inputs, given.here))}", flush=True)
-
-
-if __name__ == "__main__":
-    report(sys.argv[1:])

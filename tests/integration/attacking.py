@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.integration.commands import template
+from tests.integration.commands import Process, template
 
 from understudy.cli import main
 
@@ -50,11 +50,18 @@ class Outcome:
         return f"{', '.join(self.problems) or 'fine'}: exit {self.code}: {' '.join(self.words):.200}: {last[0]:.300}"
 
 
-def attacked(*words: str, cwd: Path, inside: Path, home: Path, dies_at: int = 0) -> Outcome:
+def attacked(
+    *words: str,
+    cwd: Path,
+    inside: Path,
+    home: Path,
+    dies_at: int = 0,
+    meanwhile: Callable[[Process], None] | None = None,
+) -> Outcome:
     """Run `understudy WORDS` and look at it: `problems` is empty where it behaved.
 
     It may write below `inside` only, and below `home`, which is the user's. It is killed before its `dies_at`th change
-    there, where that is given.
+    there, where that is given, or by what is done `meanwhile`.
     """
     for folder in (home, inside / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +70,8 @@ def attacked(*words: str, cwd: Path, inside: Path, home: Path, dies_at: int = 0)
     process = template().start(
         *words, cwd=cwd, environment={**kept, **own}, limits=LIMITS, inside=(inside, home), dies_at=dies_at
     )
+    if meanwhile is not None:
+        meanwhile(process)
     stopped, (out, err) = False, ("", "")
     try:
         out, err = process.communicate(timeout=LONGEST)
@@ -77,7 +86,7 @@ def attacked(*words: str, cwd: Path, inside: Path, home: Path, dies_at: int = 0)
             process.wait()
             return Outcome(words, -9, "", "", process.peak_kilobytes, True, ["hang"])
     outcome = Outcome(words, int(process.returncode or 0), out, err, process.peak_kilobytes, stopped)
-    outcome.problems = [] if dies_at and outcome.code == -signal.SIGKILL else problems_of(outcome)
+    outcome.problems = [] if (dies_at or meanwhile) and outcome.code == -signal.SIGKILL else problems_of(outcome)
     return outcome
 
 
@@ -144,8 +153,9 @@ class Room:
         shutil.rmtree(self.work)
         shutil.copytree(self._kept, self.work, symlinks=True)
 
-    def say(self, *words: str, dies_at: int = 0) -> Outcome:
-        """Run a command in the folder; kill it before its `dies_at`th change there, where that is given."""
-        if self.here and not dies_at:
+    def say(self, *words: str, dies_at: int = 0, meanwhile: Callable[[Process], None] | None = None) -> Outcome:
+        """Run a command in the folder, to be killed before its `dies_at`th change there or by what is `meanwhile`."""
+        if self.here and not (dies_at or meanwhile):
             return spoken(*words, cwd=self.work)
-        return attacked(*words, cwd=self.work, inside=self.work, home=self.home, dies_at=dies_at)
+        places = {"cwd": self.work, "inside": self.work, "home": self.home}
+        return attacked(*words, **places, dies_at=dies_at, meanwhile=meanwhile)

@@ -32,7 +32,7 @@ def cubes(done) -> None:
     done("data", "generate", CUBES, "--episodes", "3", "--workers", "1", "--overwrite")
 
 
-def _address() -> str:
+def free_address() -> str:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{server.getsockname()[1]}"
@@ -46,7 +46,7 @@ def _rows(folder: Path) -> list[dict[str, float]]:
 
 
 def test_a_killed_learner_goes_on_and_its_actor_waits_for_it(done, tmp_path: Path) -> None:
-    words = (*SMALL, f"actor_address={_address()}")
+    words = (*SMALL, f"actor_address={free_address()}")
     actor = start("actor", *words, "training_steps=400", cwd=tmp_path)
     learner = start("learner", *words, "training_steps=400", cwd=tmp_path)
     kill_when(learner, lambda: step_of(tmp_path) > 100)
@@ -68,7 +68,7 @@ def test_a_killed_learner_goes_on_and_its_actor_waits_for_it(done, tmp_path: Pat
 
 
 def test_an_actor_of_other_settings_or_without_a_learner_is_refused(tmp_path: Path) -> None:
-    words = (*SMALL, f"actor_address={_address()}")
+    words = (*SMALL, f"actor_address={free_address()}")
     said = run("actor", *words, "training_steps=200", "--wait", "0", cwd=tmp_path, code=2)
     assert "no learner answers" in said or "start the learner first" in said
     learner = start("learner", *words, "training_steps=200", cwd=tmp_path)
@@ -115,7 +115,7 @@ def test_the_tutorial_runs_from_recording_to_hilserl(tmp_path: Path) -> None:
         "ACT": f"training_steps=1 {few} batch_size=2 eval_episodes=0 tracking_uri=none",
         "CLASSIFIER": "training_steps=1 batch_size=2 latent_dim=8 hidden_dim=8 tracking_uri=none",
         "HILSERL": "training_steps=16 start_training=10 batch_size=4 utd_ratio=1 hidden_dims=[8] takeover=scripted"
-        f" takeover_after=3 takeover_rate=1 eval_episodes=0 tracking_uri=none actor_address={_address()}",
+        f" takeover_after=3 takeover_rate=1 eval_episodes=0 tracking_uri=none actor_address={free_address()}",
     }
     script = Path(__file__).resolve().parents[2] / "scripts" / "hilserl_tutorial.sh"
     environment = {**os.environ, **words, "UNDERSTUDY": f"{sys.executable} -m understudy"}
@@ -133,7 +133,7 @@ def test_a_person_takes_over_at_the_keyboard_of_an_actor(tmp_path: Path) -> None
     words = (
         *("algo=hilserl", "env_name=Pendulum-v1", "offline_ratio=0", "training_steps=90", "start_training=60"),
         *("hidden_dims=[8]", "batch_size=8", "eval_episodes=0", "eval_max_steps=30", "tracking_uri=none"),
-        *("takeover=keyboard", f"actor_address={_address()}", "fragment_steps=5", "launcher=inline"),
+        *("takeover=keyboard", f"actor_address={free_address()}", "fragment_steps=5", "launcher=inline"),
     )
     learner = start("learner", *words, cwd=tmp_path)
     pid, terminal = pty.fork()

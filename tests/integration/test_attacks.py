@@ -1,23 +1,24 @@
 """Damage to every file of runs, sweeps, datasets and formats, and odd values of every key: one line, nothing lost.
 
-A few inputs of each kind in the quick lane, many with `slow`; `attack_kinds.py` makes as many as are wanted.
+A few inputs of each kind in the quick lane, many with `slow`; `attack.py` makes as many as are wanted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.integration.attack_disks import CAN_MOUNT, FullDisks
+from tests.integration.attack_kills import Kills, LearnerKills, SweepKills
 from tests.integration.attack_kinds import (
     SMALL,
     CommandLine,
-    Kills,
     Kind,
     Pages,
     RunFiles,
@@ -33,7 +34,7 @@ from tests.integration.damaging import WORDS
 from understudy.registry import algorithms
 from understudy.spec.keys import run_fields
 
-MANY = 60
+MANY, FEW = 60, 12
 INPUTS = settings(
     phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
@@ -41,8 +42,8 @@ INPUTS = settings(
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Kind]], Kind]:
-    """Return what makes a kind's room, once."""
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type[Kind]], Kind]]:
+    """Give what makes a kind's room, once."""
     made: dict[type[Kind], Kind] = {}
 
     def of(kind: type[Kind]) -> Kind:
@@ -50,7 +51,9 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[Kind]],
             made[kind] = kind(tmp_path_factory.mktemp("attacked") / "room")
         return made[kind]
 
-    return of
+    yield of
+    for kind in made.values():
+        kind.close()
 
 
 def check(found: list[Outcome]) -> None:
@@ -73,6 +76,26 @@ def test_a_few_inputs_are_taken_or_refused_in_one_line_and_lose_nothing(attacked
 )
 def test_many_inputs_are_taken_or_refused_in_one_line_and_lose_nothing(attacked, kind: type[Kind]) -> None:
     @settings(INPUTS, max_examples=MANY)
+    @given(st.randoms())
+    def attack(random: Random) -> None:
+        check(attacked(kind).attack(random))
+
+    attack()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "kind",
+    [
+        SweepKills,
+        LearnerKills,
+        pytest.param(FullDisks, marks=pytest.mark.skipif(not CAN_MOUNT, reason="needs root and mount")),
+    ],
+    ids=lambda kind: kind.name,
+)
+def test_what_is_killed_or_finds_no_room_is_a_line_and_goes_on_to_the_same_end(attacked, kind: type[Kind]) -> None:
+    @settings(INPUTS, max_examples=FEW)
     @given(st.randoms())
     def attack(random: Random) -> None:
         check(attacked(kind).attack(random))

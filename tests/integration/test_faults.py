@@ -283,6 +283,26 @@ def test_a_sweep_whose_ray_is_gone_ends_in_a_line_leaves_no_process_and_goes_on(
     assert_same_sweep(sweep, undisturbed_sweep)
 
 
+@pytest.mark.parametrize("whom", ["raylet", "gcs_server"])
+def test_a_run_on_ray_whose_ray_is_gone_ends_in_a_line_leaves_no_process_and_goes_on(
+    undisturbed: Path, tmp_path: Path, whom: str
+) -> None:
+    process = start(*RUN, "launcher=ray", "save_dir=runs", cwd=tmp_path)
+    wait_for(process, lambda: step_of(tmp_path) >= 300)
+    all_of_it = family(process)
+    next(one for one in all_of_it if one.name() == whom).kill()
+    out, err = process.communicate(timeout=600)
+    folder = only(tmp_path)
+    assert process.returncode == 1, out + err
+    assert err == f"understudy: Ray's {whom} died; `understudy resume {folder}` goes on\n", out + err
+    assert "aylet is terminated" not in out
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert psutil.wait_procs(all_of_it, timeout=60)[1] == []
+    ended(start("resume", str(folder), cwd=tmp_path))
+    assert_same(folder, undisturbed)
+    assert_each_metric_once(store_of(folder), store_of(undisturbed))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_group_while_ray_is_started_ends_it_and_leaves_nothing(
     hopper_data: Path, tmp_path: Path, number: int
