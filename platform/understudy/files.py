@@ -113,8 +113,7 @@ def check_writable(folder: Path) -> None:
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write(file)` on a temporary file beside `path`, sync it and rename it into place."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path), made_folder(path.parent):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
@@ -126,6 +125,20 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+@contextmanager
+def made_folder(folder: Path) -> Generator[None]:
+    """Make a folder with its parents; where the block fails, those of them that were not there go if they are empty."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in missing:
+            with suppress(OSError):  # something else was put there
+                place.rmdir()
+        raise
 
 
 def remove_half_written(folder: Path) -> None:

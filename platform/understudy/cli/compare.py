@@ -99,11 +99,12 @@ def start_matrix(
         make_loop(run)
         check_launcher(run)
     first = (sweeps[0].base if sweeps else runs[0]).folder
-    matrix = MatrixDir.create(new_folder(first.parent, "matrix"), kind, cells)
-    for cell, sweep in zip(cells, sweeps, strict=False):
-        SweepDir.at(matrix.folder(cell), sweep)
-    for cell, run in zip(cells, runs, strict=False):
-        RunDir.at(matrix.folder(cell), run)
+    with new_folder(first.parent, "matrix") as folder:
+        matrix = MatrixDir.create(folder, kind, cells)
+        for cell, sweep in zip(cells, sweeps, strict=False):
+            SweepDir.at(matrix.folder(cell), sweep)
+        for cell, run in zip(cells, runs, strict=False):
+            RunDir.at(matrix.folder(cell), run)
     drive_matrix(matrix)
     return matrix
 

@@ -30,7 +30,9 @@ ACCEPT_NEW_DATA = typer.Option(
     False, "--accept-new-data", help="a run: go on although its dataset has changed; run.json names both"
 )
 ACCEPT_LOST_ROWS = typer.Option(
-    False, "--accept-lost-rows", help="a run: go on although rows of its csv files are gone; run.json names the files"
+    False,
+    "--accept-lost-rows",
+    help="a run: go on although rows of its files are gone or changed; run.json names them",
 )
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -29,6 +30,7 @@ from typing import Any
 from understudy.errors import SpecError, UnderstudyError, UserError
 from understudy.files import (
     held,
+    made_folder,
     read_object,
     remove_half_written,
     storage_errors,
@@ -158,7 +160,8 @@ class RunDir:
         """Make a new directory for `spec`, named by its seeds and the time, and write flags.json."""
         seeds = spec.all_seeds
         name = f"sd{seeds[0]:03d}" if len(seeds) == 1 else f"sd{seeds[0]:03d}-sd{seeds[-1]:03d}"
-        return cls.at(new_folder(spec.folder, name), spec)
+        with new_folder(spec.folder, name) as path:
+            return cls.at(path, spec)
 
     @classmethod
     def at(cls, path: Path, spec: RunSpec) -> RunDir:
@@ -241,19 +244,25 @@ class RunDir:
             yield
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """Make and return `<parent>/<name>_<time>`, numbered where that is taken."""
+@contextmanager
+def new_folder(parent: Path, name: str) -> Generator[Path]:
+    """Make `<parent>/<name>_<time>`, numbered where that is taken; all of it goes where the block cannot fill it."""
     stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
-    with storage_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(parent), made_folder(parent):
         for attempt in range(1000):
             path = parent / (stem if attempt == 0 else f"{stem}_{attempt}")
             try:
                 path.mkdir()
             except FileExistsError:
                 continue
-            return path
-    raise UnderstudyError(f"cannot make a new folder in {parent}")
+            break
+        else:
+            raise UnderstudyError(f"cannot make a new folder in {parent}")
+        try:
+            yield path
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 @contextmanager

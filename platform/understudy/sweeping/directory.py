@@ -22,7 +22,8 @@ class SweepDir:
     @classmethod
     def create(cls, spec: SweepSpec) -> SweepDir:
         """Make a new folder for the sweep and write its spec."""
-        return cls.at(new_folder(spec.base.folder, "sweep"), spec)
+        with new_folder(spec.base.folder, "sweep") as path:
+            return cls.at(path, spec)
 
     @classmethod
     def at(cls, path: Path, spec: SweepSpec) -> SweepDir:
