@@ -292,8 +292,12 @@ def test_a_finished_sweep_whose_files_were_changed_is_refused_and_what_the_line_
     shutil.copytree(undisturbed_sweep, sweep)
     trial = sweep / "trials" / "0001"
     changes: list[tuple[Path, Callable[[bytes], bytes], str]] = [
-        (trial / "sd000" / "eval.csv", twice, f"{trial}: sd000/eval.csv is not what the run ended with"),
-        (trial / "episodes.arrow", lambda held: held[:-8], f"{trial}: episodes.arrow is not what the run ended with"),
+        (trial / "sd000" / "eval.csv", twice, "trials/0001: sd000/eval.csv is not what the run ended with"),
+        (
+            trial / "episodes.arrow",
+            lambda held: held[:-8],
+            "trials/0001: episodes.arrow is not what the run ended with",
+        ),
         (trial / "run.json", lambda held: held.replace(b'"finished"', b'"running"'), "and the study that it finished"),
         (sweep / "sweep.json", lambda held: held.replace(b'"final_episodes": 2', b'"final_episodes": 3'), "sweep.json"),
         (sweep / "best.json", lambda held: held.replace(b'"seed": ', b'"seed": 1'), "delete it, and resume evaluates"),
@@ -310,8 +314,12 @@ def test_a_finished_sweep_whose_files_were_changed_is_refused_and_what_the_line_
     command("resume", str(trial), "--accept-lost-rows", cwd=tmp_path)
     command("resume", "sweep_1", cwd=tmp_path)
 
-    best, row = ((sweep / name).read_bytes() for name in ("best.json", "best_eval.csv"))
+    best, row = json.loads((sweep / "best.json").read_text()), (sweep / "best_eval.csv").read_bytes()
     (sweep / "best_eval.csv").unlink()
     (sweep / "best.json").unlink()
     command("resume", "sweep_1", cwd=tmp_path)
-    assert ((sweep / "best.json").read_bytes(), (sweep / "best_eval.csv").read_bytes()) == (best, row)
+    again = json.loads((sweep / "best.json").read_text())
+    assert [again[key] for key in ("trial", "metrics", "seed_metrics")] == [
+        best[key] for key in ("trial", "metrics", "seed_metrics")
+    ]
+    assert (sweep / "best_eval.csv").read_bytes() == row
