@@ -44,13 +44,21 @@ def serve(server: socket.socket, reply: bytes) -> None:
             connection, _ = server.accept()
         except OSError:  # the test has ended
             return
-        with connection:
-            try:
-                connection.settimeout(30)
-                connection.recv(65536)
-                connection.sendall(reply)
-            except OSError:  # the client went, as it may
+        threading.Thread(target=answer, args=(connection, reply), daemon=True).start()
+
+
+def answer(connection: socket.socket, reply: bytes) -> None:
+    """Reply to what came first, then read until the client goes: a close over what is unread would reset the connection."""
+    with connection:
+        try:
+            connection.settimeout(30)
+            connection.recv(65536)
+            connection.sendall(reply)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
                 pass
+        except OSError:  # the client went, as it may
+            pass
 
 
 @pytest.mark.parametrize("reply", REPLIES)
