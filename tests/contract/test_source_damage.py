@@ -193,7 +193,7 @@ def test_changed_bytes_at_a_files_start_are_refused_or_harmless(troubled) -> Non
 
 @pytest.mark.slow
 def test_a_great_many_changed_bytes_are_refused_or_harmless(tmp_path) -> None:
-    check_flipped(tmp_path, in_a_process(calls_for_each("flip_and_read", tmp_path, 300)), 300)
+    check_flipped(tmp_path, in_a_process(calls_for_each("flip_and_read", tmp_path, 60)), 60)
 
 
 def test_a_killed_writer_leaves_nothing_in_the_files_place_and_does_not_hinder_the_next(
