@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from measuring import machine, median, ratio, spread, take_turns
-from understudy.envs.sources.lerobot.video import encode_video, read_frames
+from understudy.envs.sources.lerobot.encoding import encode_video
+from understudy.envs.sources.lerobot.video import read_frames
 from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter

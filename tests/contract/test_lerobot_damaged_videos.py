@@ -12,7 +12,8 @@ import pytest
 from tests.contract.lerobot_examples import FPS, H, W, decoded, scene, video
 from tests.contract.source_examples import forbid, one_line
 
-from understudy.envs.sources.lerobot.video import FrameReader, encode_video, join_videos, video_info
+from understudy.envs.sources.lerobot.encoding import encode_video
+from understudy.envs.sources.lerobot.video import FrameReader, join_videos, video_info
 from understudy.errors import DatasetError
 
 av = pytest.importorskip("av")

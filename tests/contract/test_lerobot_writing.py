@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -19,8 +20,8 @@ import pytest
 from tests.contract.lerobot_examples import FINGERS, SOURCE, H, W, check, made, read, scene, written
 from tests.contract.source_examples import copy, one_line, same_episodes
 
+from understudy.envs.sources.lerobot.encoding import ENCODERS, VideoEncoder, encode_video, priorities_kept
 from understudy.envs.sources.lerobot.progress import Sizes
-from understudy.envs.sources.lerobot.video import ENCODERS, VideoEncoder
 from understudy.envs.sources.lerobot.writer import LeRobotWriter
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import episodes_of, import_file
@@ -338,3 +339,18 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path) -> None:
             write()
         one_line(error, "not empty (thesis.tex)")
     assert (tmp_path / "home/thesis.tex").read_text() == "five years of work"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not tell of a process's threads")
+def test_writing_video_leaves_every_thread_scheduled_as_it_was(tmp_path) -> None:
+    policy = os.sched_getscheduler(0)
+    encode_video(tmp_path / "one.mp4", np.zeros((3, 64, 64, 3), np.uint8), 10)
+    assert os.sched_getscheduler(0) == policy
+    with av.open(str(tmp_path / "two.mp4"), "w") as output:
+        stream: Any = output.add_stream(ENCODERS["av1"].name, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        with priorities_kept():
+            stream.codec_context.open()
+        threads = os.listdir("/proc/self/task")
+        assert len(threads) > 10
+        assert os.SCHED_FIFO not in {os.sched_getscheduler(int(thread)) for thread in threads}

@@ -48,7 +48,7 @@ def serve(server: socket.socket, reply: bytes) -> None:
 
 
 def answer(connection: socket.socket, reply: bytes) -> None:
-    """Reply to what came first, then read until the client goes: a close over what is unread would reset the connection."""
+    """Reply to what came first, then read until the client goes: closed over what is unread, a connection is reset."""
     with connection:
         try:
             connection.settimeout(30)

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from understudy.envs.sources.lerobot.columns import DONE, TRUNCATED, Feature
+from understudy.envs.sources.lerobot.encoding import encode_video
 from understudy.envs.sources.lerobot.meta import OURS
 from understudy.envs.sources.lerobot.series import data_table, encode_png, image_column, number_columns
 from understudy.envs.sources.lerobot.statistics import Statistics, number_statistics, picture_statistics
-from understudy.envs.sources.lerobot.video import encode_video
 from understudy.envs.store.episode import is_episode_column
 from understudy.envs.store.store import TEXTS
 

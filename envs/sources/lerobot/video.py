@@ -1,4 +1,4 @@
-"""Encode, join and read the mp4 files of LeRobot datasets with PyAV.
+"""Join and read the mp4 files of LeRobot datasets with PyAV.
 
 A file holds the frames of many episodes at a constant rate: frame i of a file is at i / fps. Episodes are encoded one
 by one and joined by copying packets, so that nothing is ever encoded twice. Keyframes are two frames apart (g=2), which
@@ -8,11 +8,9 @@ makes random reads cheap. Pictures are RGB, uint8 [H, W, 3]; T frames, H height,
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,31 +20,12 @@ import numpy as np
 
 from understudy.envs.files.hdf5 import unfailing
 from understudy.envs.files.reading import WrongContent, check_readable, damage
-from understudy.errors import DatasetError, UserError, did_you_mean, to_install
+from understudy.errors import DatasetError, UserError, to_install
 
 TOLERANCE = 1e-4
 """Seconds that a frame may be from the time it is asked for: LeRobot's own."""
 SEEK_AHEAD = 16
 """Frames: to one further away than that it is quicker to seek than to decode all between."""
-PIXELS = "yuv420p"
-
-
-@dataclass(frozen=True)
-class VideoEncoder:
-    """How a codec is encoded: FFmpeg's name, its options, what sides of a picture must be, a name for messages."""
-
-    name: str
-    options: dict[str, str]
-    multiple: int
-    smallest: int
-    title: str
-
-
-ENCODERS = {
-    "av1": VideoEncoder("libsvtav1", {"g": "2", "crf": "30", "preset": "12"}, 1, 4, "AV1"),
-    "h264": VideoEncoder("libx264", {"g": "2", "crf": "23", "bf": "0"}, 2, 2, "H.264"),  # bf: frames lie in their order
-}
-"""AV1 as LeRobot writes it (`lerobot/configs/video.py`); libx264 needs a lower crf for the same error."""
 
 
 def require_vision(what: str) -> None:
@@ -54,40 +33,6 @@ def require_vision(what: str) -> None:
     for package in ("av", "cv2"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{what}: its pictures need {package!r}; {to_install('vision')}")
-
-
-def find_encoder(codec: str, height: int, width: int) -> VideoEncoder:
-    """Return the encoder for pictures of that size; UserError when PyAV has none, or it cannot encode that size."""
-    import av
-
-    if codec not in ENCODERS:
-        raise UserError(f"video codec {codec!r} is not known{did_you_mean(codec, ENCODERS)}")
-    encoder = ENCODERS[codec]
-    if not _available(encoder):
-        others = [name for name, other in ENCODERS.items() if _available(other)]
-        more = ", ".join([*others, "image (pictures without loss, in the parquet files)"])
-        raise UserError(f"PyAV {av.__version__} has no {encoder.title} encoder ({encoder.name}); there is: {more}")
-    if min(height, width) < encoder.smallest or height % encoder.multiple or width % encoder.multiple:
-        even = " even" if encoder.multiple == 2 else ""
-        raise UserError(
-            f"pictures of {width} x {height} pixels cannot be {encoder.title} video: it needs{even} sides of at least"
-            f" {encoder.smallest}; choose another codec, or image (pictures without loss)"
-        )
-    return encoder
-
-
-def encode_video(file: Path, frames: np.ndarray, fps: float, codec: str = "av1") -> None:
-    """Write frames [T, H, W, 3] as an mp4 at a constant rate; a full disk raises OSError."""
-    import av
-
-    encoder = find_encoder(codec, *frames.shape[1:3])
-    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 prints about itself; it reads this when it starts
-    with unfailing(file) as sink, _writing(file), av.open(sink, "w", format="mp4") as output:
-        stream: Any = output.add_stream(encoder.name, rate=exact_rate(fps), options=encoder.options)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
-        for frame in frames:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        output.mux(stream.encode())
 
 
 def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> None:
@@ -98,7 +43,7 @@ def join_videos(file: Path, parts: Sequence[tuple[Path, int]], fps: float) -> No
     import av
 
     written = 0
-    with unfailing(file) as sink, _writing(file), av.open(sink, "w", format="mp4") as output:
+    with unfailing(file) as sink, writing(file), av.open(sink, "w", format="mp4") as output:
         stream: Any = None
         for path, count in parts:
             with _reading(path), _open(path) as part:
@@ -243,15 +188,6 @@ def exact_rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _available(encoder: VideoEncoder) -> bool:
-    from av.codec import Codec
-
-    try:
-        return Codec(encoder.name, "w").is_encoder
-    except ValueError:  # PyAV's error for a name that was not compiled in
-        return False
-
-
 def _open(file: Path) -> Any:
     """Open an mp4, after a check that the system lets it be read: PyAV's own errors would not tell."""
     import av
@@ -279,7 +215,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(file: Path) -> Iterator[None]:
+def writing(file: Path) -> Iterator[None]:
     """Turn PyAV's errors while a video is written into one DatasetError; that of closing what failed hides no other.
 
     A full disk is not among them: `unfailing` keeps that error and raises it.

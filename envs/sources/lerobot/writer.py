@@ -24,11 +24,12 @@ from understudy.envs.sources.lerobot.columns import (
     note_of,
     noted_codec,
 )
+from understudy.envs.sources.lerobot.encoding import ENCODERS, find_encoder
 from understudy.envs.sources.lerobot.episode import Encoded, Position, encode_episode, our_columns
 from understudy.envs.sources.lerobot.meta import OURS, VERSION, Dataset, is_dataset, open_dataset, read_note
 from understudy.envs.sources.lerobot.progress import MEGABYTE, RecordingState, Sizes
 from understudy.envs.sources.lerobot.tasks import row_tasks
-from understudy.envs.sources.lerobot.video import ENCODERS, find_encoder, require_vision
+from understudy.envs.sources.lerobot.video import require_vision
 from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
