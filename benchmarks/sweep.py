@@ -237,15 +237,19 @@ def simulated(folder: Path, repeats: int, quick: bool) -> None:
     for key in found[OURS][0]:
         unit = "MB more" if key == "memory" else "ms"
         for name, each in found.items():
-            print(f"{f'{key} after {number} trials':46} {name:11} {spread([one[key] for one in each])} {unit}")
+            if key in each[0]:
+                print(f"{f'{key} after {number} trials':46} {name:11} {spread([one[key] for one in each])} {unit}")
 
 
 def simulate(kind: str, number: int, folder: Path) -> dict[str, float]:
-    """Go through `number` trials of 20 values; return the medians of the last tenth's ms, and the memory in MB."""
+    """Go through `number` trials of 20 values; return the medians of the last tenth's ms, and the memory in MB.
+
+    Of ours also the ms of a thread's CPU that drawing the live table once more takes, beside 1,000 rows a trial.
+    """
     import psutil
 
     folder.mkdir(parents=True)
-    ask, report, finish = _ours(folder, number) if kind == "ours" else _theirs()
+    ask, report, finish, redraw = _ours(folder, number) if kind == "ours" else (*_theirs(), None)
     before, calls = psutil.Process().memory_info().rss, {"ask": 1, "report": 20, "finish": 1}
     times: dict[str, list[float]] = {f"{call}{kind}": [] for call in calls for kind in ("", ", CPU of its thread")}
     for trial in range(number):
@@ -264,22 +268,44 @@ def simulate(kind: str, number: int, folder: Path) -> dict[str, float]:
     memory = (psutil.Process().memory_info().rss - before) / 2**20
     whole = 1000 * time.process_time() / number
     medians = {key: float(np.median(values)) for key, values in times.items()}
-    return {**medians, "CPU of all threads a trial": whole, "memory": memory}
+    drawn = {} if redraw is None else {"redraw, CPU of its thread": float(np.median([redraw() for _ in range(11)][1:]))}
+    return {**medians, **drawn, "CPU of all threads a trial": whole, "memory": memory}
 
 
 Calls = tuple[Callable[[int], tuple[Any, float]], Callable[[Any, int, float], None], Callable[[Any, float], None]]
 
 
-def _ours(folder: Path, number: int) -> Calls:
-    from optuna.trial import TrialState
+def _ours(folder: Path, number: int) -> tuple[*Calls, Callable[[], float]]:
+    import io
 
+    from optuna.trial import TrialState
+    from rich.console import Console
+
+    from understudy.runs.directory import CsvLog
     from understudy.spec.compose import flat_values, parse, split_sweeps
     from understudy.sweeping.study import Study
     from understudy.sweeping.sweep_spec import build_sweep
+    from understudy.sweeping.table import SweepTable
+    from understudy.sweeping.trial import trial_folder
 
     words = (f"env_name={DATA}", "lr=interval(1e-5,1e-2)", "batch_size=64,128,256", f"num_trials={number}")
     plain, sweeps = split_sweeps(parse(words))
-    study = Study(folder, build_sweep(flat_values(plain), sweeps))
+    spec = build_sweep(flat_values(plain), sweeps)
+    study, log = Study(folder, spec), CsvLog(folder / "timing.csv")
+    for step in range(1, 1001):
+        log.append(step, {"steps_per_sec": 50.0, "data_wait": 0.0})
+    table, console = SweepTable(folder, spec, study), Console(width=160, height=50, file=io.StringIO())
+    table.limit = 40
+
+    def redraw() -> float:
+        for trial in range(number):
+            own = trial_folder(folder, trial) / log.path.name
+            if not own.exists():
+                own.parent.mkdir(parents=True)
+                own.hardlink_to(log.path)
+        began = time.thread_time()
+        console.print(table)
+        return 1000 * (time.thread_time() - began)
 
     def ask(trial: int) -> tuple[Any, float]:
         place, parameters = study.ask()
@@ -288,7 +314,7 @@ def _ours(folder: Path, number: int) -> Calls:
     def finish(place: Any, score: float) -> None:
         study.finish(place, TrialState.COMPLETE, score, metrics={"return": score}, best_parameters={})
 
-    return ask, study.report, finish
+    return ask, study.report, finish, redraw
 
 
 def _theirs() -> Calls:
