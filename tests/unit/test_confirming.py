@@ -68,6 +68,18 @@ def test_the_default_is_the_trial_that_has_its_values_or_is_trained(tmp_path) ->
     assert (last.name, last.trial, last.parameters) == ("the default", None, {"lr": 3e-4})
 
 
+def test_the_default_temperature_is_the_one_that_a_method_acts_with(tmp_path) -> None:
+    spec = sweep("algo=flow_bc", "lr=interval(1e-5,1e-3)", "seeds=[0,1,2]", "eval_temperature=0,1")
+    random = np.random.default_rng(0)
+    table = outcomes(tmp_path, [simulated(random, 3, 50)])[0]
+    ranked = [TrialOutcome(0, {"lr": 3e-4}, {"eval_temperature": 0}, table.metrics, (0, 1, 2), table.episodes)]
+    (only,) = candidates(spec, ranked)
+    assert (only.name, only.is_default) == ("trial 0", True)
+    at_one = [TrialOutcome(0, {"lr": 3e-4}, {"eval_temperature": 1}, table.metrics, (0, 1, 2), table.episodes)]
+    last = candidates(spec, at_one)[-1]
+    assert (last.name, last.trial, last.chosen) == (DEFAULT, 0, {"eval_temperature": 0.0})
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_parameter_that_changes_nothing_is_confirmed_unbiased_and_not_distinguishable(fresh: bool) -> None:
     """8 configurations of one truth, 4 seeds x 50 episodes each; the best and three rivals on 50 fresh states."""

@@ -121,9 +121,10 @@ def default_candidate(spec: SweepSpec, ranked: Sequence[TrialOutcome]) -> Candid
         return None
     swept = {*spec.dimensions, *spec.grid}
     try:
-        defaults = build_run({key: value for key, value in spec.run.items() if key not in swept}).flat()
+        run = build_run({key: value for key, value in spec.run.items() if key not in swept})
     except UserError:  # the default goes with no such run
         return None
+    defaults = {**run.flat(), "eval_temperature": run.config.acting_temperature}  # what none stands for
     parameters = {key: defaults.get(key) for key in spec.dimensions}
     chosen = {key: defaults.get(key) for key in spec.grid}
     for item in ranked:

@@ -12,7 +12,7 @@ __all__ = ["clock", "figure", "markdown_table", "number", "objective_text", "set
 
 def number(value: Any) -> str:
     """Return a parameter in few characters."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def settings_of(parameters: Mapping[str, Any]) -> str:
