@@ -70,6 +70,7 @@ def show(request: Request, site: Site) -> Response:
             data={
                 "overview": overview(store),
                 "episode": episode.curves,
+                "dims": episode.dims,
                 "number": number,
                 "beside": rollout["path"] if rollout else "",
             },

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from understudy.dashboards.pages.home import whole_number
 from understudy.dashboards.places import Missing, address, kind_of
-from understudy.dashboards.reading.clips import clips_of, described, film_command, numbers_beside
+from understudy.dashboards.reading.clips import clips_of, described, film_command, first_filmed, numbers_beside
 from understudy.dashboards.reading.episodes import Evaluation, Wanted, chosen, evaluations, grid
 from understudy.dashboards.reading.runs import read_run, whole
 from understudy.dashboards.rendering import render
@@ -70,10 +70,13 @@ def _values(request: Request, site: Site) -> dict[str, Any]:
 
 
 def _evaluation(site: Site, folder: Path, found: list[Evaluation], key: str | None) -> Evaluation | None:
-    """Return the evaluation that is asked for; else the chosen trial's, else the newest."""
+    """Return the evaluation that is asked for; else the chosen trial's, else the newest that was filmed, else that."""
     best = site.files.json(folder / "best.json").data.get("trial")
-    first = next((item for item in found if best is not None and item.trial == best), found[0] if found else None)
-    return next((item for item in found if item.key == key), first)
+    asked = next((item for item in found if item.key == key), None)
+    if asked or not found:
+        return asked
+    chosen = [item for item in found if best is not None and item.trial == best] or found
+    return first_filmed(folder, chosen) or chosen[0]
 
 
 def _listed(site: Site, folder: Path, evaluation: Evaluation, query: QueryParams) -> dict[str, Any]:

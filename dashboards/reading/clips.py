@@ -16,7 +16,7 @@ from understudy.runs.clips import Clip, arrays_of, read_clips
 
 DIMS = 24
 """Dimensions of a column that are drawn."""
-ORDER = ("actions", "rewards", "observations")
+ORDER = ("actions", "rewards", "observations", "terminals")
 
 
 def clips_of(folder: Path, evaluation: Evaluation) -> dict[tuple[int, int], Clip]:
@@ -25,6 +25,17 @@ def clips_of(folder: Path, evaluation: Evaluation) -> dict[tuple[int, int], Clip
     found = [clip for place in places for clip in read_clips(place)]
     own = [clip for clip in found if (clip.step, clip.setting) == (evaluation.step, evaluation.setting)]
     return {(clip.seed, clip.reset_seed): clip for clip in own}
+
+
+def first_filmed(folder: Path, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """Return the first of evaluations that has a filmed episode."""
+    inside = (folder / "trials").is_dir()
+    clips = {
+        trial: {(clip.step, clip.setting) for place in [folder, *(packs(folder, trial) if inside else [])]
+                for clip in read_clips(place)}
+        for trial in {item.trial for item in evaluations}
+    }  # fmt: skip
+    return next((item for item in evaluations if (item.step, item.setting) in clips[item.trial]), None)
 
 
 def packs(sweep: Path, trial: int | None) -> list[Path]:
@@ -76,7 +87,8 @@ def numbers_beside(clip: Clip) -> dict[str, Any]:
         for name in sorted(arrays, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
         if len(arrays[name]) and np.isfinite(arrays[name]).any()
     }
-    return {"fps": clip.fps, "skip": clip.frame_skip, "length": clip.length, "curves": curves}
+    dims = {name: arrays[name].shape[1] for name in curves}
+    return {"fps": clip.fps, "skip": clip.frame_skip, "length": clip.length, "curves": curves, "dims": dims}
 
 
 def described(clip: Clip, rows: Iterable[Mapping[str, Any]]) -> str:

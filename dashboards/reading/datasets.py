@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from understudy.dashboards.places import Missing, Root
+from understudy.dashboards.reading.clips import DIMS, ORDER
 from understudy.dashboards.reading.runs import plain
 from understudy.envs.store.finding import store_name
 from understudy.envs.store.picture_checks import picture_columns
 from understudy.envs.store.store import FINAL, IMAGES, MANIFEST, SALIENCY, EpisodeStore, Manifest
 from understudy.errors import DatasetError, UnderstudyError
 
-DIMS = 24
-"""Dimensions of a column that are drawn."""
 DOTS = 2000
 """Episodes that are drawn in the overview."""
 
@@ -31,6 +30,8 @@ class Episode:
     length: int
     curves: dict[str, list[list[float | None]]]
     """Columns of numbers by name, a list of values for each dimension."""
+    dims: dict[str, int]
+    """How many dimensions each of them has; no more than DIMS are drawn."""
     texts: dict[str, str]
 
 
@@ -75,20 +76,21 @@ def episode_of(store: EpisodeStore, number: int) -> Episode:
     """Return one episode: actions, rewards, flags and observations as curves, its texts."""
     start, length = int(store.starts[number]), int(store.lengths[number])
     curves: dict[str, list[list[float | None]]] = {}
+    dims: dict[str, int] = {}
     for name, column in store.manifest.columns.items():
         if column.holds_pictures or name.startswith((IMAGES, SALIENCY)) or column.encoding or column.dtype == "str":
             continue
         rows = store.column(name)[start : start + length].reshape(length, -1)
         if rows.shape[1] <= 4 * DIMS:
+            dims[name] = rows.shape[1]
             curves[name] = [plain(rows[:, place].astype(float)) for place in range(min(DIMS, rows.shape[1]))]
     texts = {
         name: store.texts(name)[number]
         for name, column in store.manifest.episode_columns.items()
         if column.dtype == "str"
     }
-    order = ("rewards", "actions", "terminals", "observations")
-    named = sorted(curves, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return Episode(number, start, length, {name: curves[name] for name in named}, texts)
+    named = sorted(curves, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    return Episode(number, start, length, {name: curves[name] for name in named}, dims, texts)
 
 
 def cameras(store: EpisodeStore) -> list[str]:

@@ -19,7 +19,7 @@ const Curves = (() => {
 
   function options(holder, height, extra) {
     const axis = { stroke: css("--dim"), font: `11.5px ${css("--sans")}`, grid: { stroke: css("--rule"), width: 1 }, ticks: { stroke: css("--rule"), width: 1 }, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : short(tick)) };
-    return { width: Math.max(240, holder.clientWidth), height, legend: { show: false }, padding: [8, 12, 0, 0], scales: { x: { time: false }, ...(extra.scales || {}) }, axes: [{ ...axis, size: extra.x ? 46 : 30, ...(extra.x ? { label: extra.x, labelSize: 18, labelFont: `12.5px ${css("--sans")}` } : {}) }, { ...axis, size: 54 }], ...extra.rest, series: [{}, ...extra.series], bands: extra.bands || [] };
+    return { width: Math.max(240, holder.clientWidth), height, legend: { show: false }, padding: [8, 12, 0, 0], scales: { x: { time: false }, ...(extra.scales || {}) }, axes: [{ ...axis, size: 30, ...(extra.x ? { label: extra.x, labelSize: 18, labelFont: `12.5px ${css("--sans")}` } : {}) }, { ...axis, size: 54 }], ...extra.rest, series: [{}, ...extra.series], bands: extra.bands || [] };
   }
 
   /* The trials of a sweep: grey-blue by rank, the best in orange with its band. */
@@ -43,8 +43,8 @@ const Curves = (() => {
     }
     const shown = (n) => { const trial = scores.get(n); return trial ? `<b>trial ${n}</b> ${Plots.figure(trial.y, data.rate)}${trial.lo === null ? "" : ` [${Plots.figure(trial.lo, data.rate)}, ${Plots.figure(trial.hi, data.rate)}]`}` : ""; };
     let over = null;
-    const plot = new uPlot(options(holder, 320, {
-      series, bands,
+    const plot = new uPlot(options(holder, 340, {
+      series, bands, x: "training steps",
       rest: {
         focus: { alpha: .22 }, cursor: { focus: { prox: 14 }, y: false, points: { show: false } },
         hooks: { setSeries: [(_, index) => { const item = index === null ? null : series[index - 1]; over = item && item.number !== undefined ? item.number : null; light(over); }] },
@@ -117,7 +117,8 @@ const Curves = (() => {
     const palette = colours();
     return Object.entries(data.episode).map(([name, dims]) => {
       const figure = document.createElement("figure"), caption = document.createElement("figcaption"), place = document.createElement("div");
-      caption.textContent = dims.length > 1 ? `${name}, ${dims.length} dims` : name;
+      const all = (data.dims || {})[name] || dims.length;
+      caption.textContent = all > dims.length ? `${name}, the first ${dims.length} of ${all} dims` : all > 1 ? `${name}, ${all} dims` : name;
       figure.append(caption, place); holder.append(figure);
       const steps = dims[0].map((_, index) => index);
       const series = dims.map((_, index) => ({ label: String(index), stroke: palette[index % palette.length], width: 1.3, points: { show: false } }));

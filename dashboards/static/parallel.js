@@ -74,7 +74,9 @@ function drawParallel(holder, data, { say, light, go }) {
         const y = at[place](tick);
         if (y < top - 8 || y > bottom() + 8) continue;
         const text = at[place].named ? Plots.shorter(tick, 12) : Plots.figure(tick);
-        context.fillText(text, xs[place] + (place === axes.length - 1 ? 9 : -9), y + 4);
+        const x = xs[place] + (place === axes.length - 1 ? 9 : -9);
+        context.strokeStyle = css("--card"); context.lineWidth = 4; context.lineJoin = "round"; context.strokeText(text, x, y + 4);
+        context.fillText(text, x, y + 4);
         context.fillRect(xs[place] - 3, y - .5, 6, 1);
       }
       const part = kept.get(place);

@@ -21,7 +21,7 @@ const Player = (() => {
     const answer = await fetch(section.dataset.player);
     if (!answer.ok || !section.isConnected) return null;
     const beside = await answer.json();
-    const plots = Object.keys(beside.curves).length ? Curves.episode(holder, { episode: beside.curves }, { height: 128, at: (step) => show(step, true) }) : [];
+    const plots = Object.keys(beside.curves).length ? Curves.episode(holder, { episode: beside.curves, dims: beside.dims }, { height: 128, at: (step) => show(step, true) }) : [];
     if (!plots.length) { const none = document.createElement("p"); none.className = "empty"; none.textContent = "No numbers are kept beside this video."; holder.replaceChildren(none); }
     let playing = 0;
     function show(step, move) {

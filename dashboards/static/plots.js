@@ -15,7 +15,7 @@ const Plots = (() => {
     if (rate) return value.toFixed(2);
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e");
+    if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
     return String(Number(value.toPrecision(size >= 100 ? 4 : 3)));
   }
 
@@ -127,7 +127,7 @@ const Plots = (() => {
   }
 
   function bars(holder, data) {
-    const row = 44, width = 380, left = 8, right = 316, height = data.importance.length * row + 26;
+    const row = 44, width = Math.max(260, holder.clientWidth), left = 8, right = width - 64, height = data.importance.length * row + 26;
     const svg = frame(width, height, "share of the score's variance that each key explains");
     const x = scale(0, 1, left, right);
     for (const tick of [0, .5, 1]) {
@@ -218,7 +218,8 @@ const Plots = (() => {
   function overview(holder, data) {
     const found = data.overview, width = Math.max(320, holder.clientWidth), height = 170, left = 60, right = width - 10, top = 8, bottom = 138;
     const svg = frame(width, height, "return of each episode");
-    const x = scale(...extent(found.numbers), left + 6, right - 6), y = scale(...extent(found.returns, .06), bottom, top);
+    const x = scale(...extent(found.numbers), left + 6, right - 6); x.ticks = x.ticks.filter(Number.isInteger);
+    const y = scale(...extent(found.returns, .06), bottom, top);
     yAxis(svg, y, left, right, false);
     svg.append(make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
     xAxis(svg, x, bottom, height);

@@ -284,7 +284,7 @@ def test_a_demonstration_follows_the_clock_of_the_rollout_beside_it(page: Any, s
     page.wait_for_url("**beside=**")
     page.locator("#verified button").press("Enter")
     page.wait_for_selector("#verified .chip.complete")
-    page.get_by_role("link", name="after").press("Enter")
+    page.get_by_role("link", name="next").press("Enter")
     page.wait_for_url("**episode=2&beside=**")
 
 

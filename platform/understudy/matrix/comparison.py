@@ -218,7 +218,7 @@ def lines_of(found: Mapping[str, Any]) -> Iterable[str]:
 def over_lines(over: Mapping[str, Any]) -> Iterable[str]:
     """Yield what holds over all tasks, in words; nothing where there is one task."""
     if over:
-        iqm = "  ".join(f"{name} {own[0]:.2f} [{own[1]:.2f}, {own[2]:.2f}]" for name, own in over["iqm"].items())
+        iqm = ", ".join(f"{name} {own[0]:.2f} [{own[1]:.2f}, {own[2]:.2f}]" for name, own in over["iqm"].items())
         yield f"over {over['tasks']} tasks x {over['runs']} seeds, interquartile mean: {iqm}"
         for pair in over["improvement"]:
             ends = f"{pair['p']:.2f} [{pair['low']:.2f}, {pair['high']:.2f}]"
