@@ -220,9 +220,7 @@ def paint(root: Path, browser: str) -> None:
                 page.goto("about:blank")
                 before = busy(ticks)
                 page.goto(where)
-                while not page.evaluate("document.body.dataset.drawn"):
-                    page.wait_for_timeout(10)
-                page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+                _wait_drawn(page, 1)
                 walls.append(float(page.evaluate("performance.getEntriesByName('drawn')[0].startTime")))
                 spent.append(1000 * (busy(ticks) - before))
             print(
@@ -230,8 +228,24 @@ def paint(root: Path, browser: str) -> None:
                 f" {min(spent):.0f} ms of a CPU in the browser",
                 flush=True,
             )
+        page.goto(f"http://127.0.0.1:{port}{PAGES['sweep']}")
+        _wait_drawn(page, 1)
+        began, before = float(page.evaluate("performance.now()")), busy(ticks)
+        page.locator('[data-action="all-curves"]').click()
+        _wait_drawn(page, 2)
+        took, spent_all = float(page.evaluate("performance.now()")) - began, 1000 * (busy(ticks) - before)
+        print(
+            f"all curves of the sweep drawn after {took:.0f} ms, {spent_all:.0f} ms of a CPU in the browser", flush=True
+        )
         chromium.close()
     server.should_exit = True
+
+
+def _wait_drawn(page: Any, times: int) -> None:
+    """Wait until a page's plots were drawn so often, and the browser has painted them."""
+    while int(page.evaluate("document.body.dataset.drawn") or 0) < times:
+        page.wait_for_timeout(10)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def busy(session: Any) -> float:
