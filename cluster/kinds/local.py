@@ -202,7 +202,8 @@ class LocalCluster(JobServer, Cluster):
             if ended or time.monotonic() > deadline:
                 name = ended[0] if ended else notes["processes"][-1]["name"]
                 what = "ended" if ended else f"did not get ready in {START_SECONDS:g} s"
-                raise UnderstudyError(f"{name} {what}: {_last_line(self.profile.state / f'{name}.log')}")
+                log = self.profile.state / f"{name}.log"
+                raise UnderstudyError(f"{name} {what}: {_last_line(log)} ({log})")
             time.sleep(0.25)
 
     def _count(self) -> int:
