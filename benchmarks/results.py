@@ -2,6 +2,7 @@
 
     python benchmarks/results.py                    every row; what is in --folder already is not done again
     python benchmarks/results.py --only lift goals  some tasks
+    python benchmarks/results.py --show             the tables of what is done
     python benchmarks/results.py --quick            the same in tiny sizes, to see that it runs
 
 A cell is one method on one task (benchmarks/result_tasks.py), all seeds as one pack, by the command that a user types:
@@ -184,9 +185,10 @@ def table(task: Task, folder: Path) -> Iterator[str]:
     first = task.methods[0]
     played = [rows for made in runs.values() if (rows := last_step(read_episodes(made.path / FILE))).num_rows]
     measure = objective_column(played[0]) if played else "held-out episodes"
+    size = f"{manifest.num_episodes} episodes, {manifest.num_transitions:,} steps"
     yield f"### {task.name}: `{task.env_name}`"
     yield ""
-    yield f"{task.made}: {manifest.num_episodes} episodes, {manifest.num_transitions:,} steps. {measure} [95 %]."
+    yield f"{task.made[0].upper()}{task.made[1:]}: {size}. {measure.replace('_', ' ').capitalize()} [95 %]."
     yield ""
     yield f"    understudy train env_name={task.env_name} {task.train} {COMMON}"
     yield ""
@@ -234,13 +236,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("results"), help="datasets, experts, runs, results.md")
     parser.add_argument("--only", nargs="*", choices=[task.name for task in TASKS], help="tasks to make")
+    parser.add_argument("--show", action="store_true", help="make nothing: write and print the tables of what is done")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether it runs, not how well it does")
     options = parser.parse_args()
     folder = options.folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [replace(task, env_name=task.env_name.replace("FOLDER", str(folder))) for task in TASKS]
     tasks = [tiny(task) if options.quick else task for task in tasks]
-    for task in tasks:
+    show(tasks, folder)
+    for task in [] if options.show else tasks:
         if not options.only or task.name in options.only:
             make_data(task, folder)
             for method in task.methods:

@@ -76,6 +76,25 @@ def test_acting_prints_what_a_decision_takes_in_each_form_and_its_ratio(repo_roo
 
 
 @pytest.mark.slow
+def test_the_results_have_each_method_at_its_temperatures_and_nothing_is_made_twice(repo_root, tmp_path) -> None:
+    words = ("--quick", "--only", "goals", "--folder", str(tmp_path))
+    said = output(repo_root, "results.py", *words)
+    assert "understudy data generate cube-single-scripted-oraclerep-v0 --episodes 8" in said
+    table = (tmp_path / "results.md").read_text()
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines() if "`algo=" in line}
+    assert list(rows) == ["bc", "flow_bc", "gc_bc", "gc_ddpm_bc"]
+    assert {name: row[2] != "-" for name, row in rows.items()} == {
+        "bc": False,
+        "flow_bc": True,
+        "gc_bc": False,
+        "gc_ddpm_bc": True,
+    }
+    assert all("distinguishable" in rows[name][3] for name in ("flow_bc", "gc_bc", "gc_ddpm_bc"))
+    assert "$ " not in output(repo_root, "results.py", *words), "all of it is there"
+    assert (tmp_path / "results.md").read_text() == table
+
+
+@pytest.mark.slow
 def test_serving_prints_missed_deadlines_asked_late_and_ahead(repo_root) -> None:
     pytest.importorskip("websockets")
     said = output(repo_root, "serving.py", "--steps", "40", "--leads", "0", "5")
