@@ -52,14 +52,18 @@ class Windows:
         self.store, self.horizon, self.sparse = store, sampling.horizon, data.sparse
         self.obs_horizon, self.after, self._data = data.obs_horizon, sampling.after, data
         self.goals = "none" if data.goal_relabelling == "auto" else data.goal_relabelling
-        if self.horizon < 1:
-            raise DatasetError(f"horizon {self.horizon}: must be at least 1")
+        self._before = sampling.before
+        ahead = self.horizon - self._before
+        """Actions of a sample from its newest observation's step on."""
+        if ahead < 1:
+            raise DatasetError(f"horizon {self.horizon}: must be at least {self._before + 1}")
+        if self._before:
+            _check_aligned(data, self.goals)
         self.episodes = chosen_episodes(store, data, split)
         lengths, starts = store.lengths[self.episodes], store.starts[self.episodes]
-        if self.horizon > lengths.max():
+        if ahead > lengths.max():
             raise DatasetError(
-                f"horizon {self.horizon} is longer than every episode of {store.name!r}; "
-                f"the longest has {lengths.max()} steps"
+                f"horizon {ahead} is longer than every episode of {store.name!r}; the longest has {lengths.max()} steps"
             )
         self.num_episodes, self.num_transitions = len(lengths), int(lengths.sum())
         self._rows = None if len(lengths) == len(store.lengths) else _ranges(starts, lengths)
@@ -74,9 +78,9 @@ class Windows:
         self._sides = None if above is None else _sides(self.rewards(), above, store.name, split)
         executed = sampling.executed and EXECUTED in store.manifest.columns
         self._actions = store.column(EXECUTED if executed else "actions")
-        self._chunks = opaque(self._actions, rows=self.horizon)
+        self._chunks = opaque(self._actions, rows=ahead)
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
-        self._left = _steps_left(lengths, self.horizon)
+        self._left = _steps_left(lengths, ahead)
         if data.mask_after_done:
             self._left = np.minimum(self._left, _steps_to_done(self._selected(store.column("terminals")), lengths))
         self._valid = np.tri(self.horizon, dtype=np.float32)  # row `left` has left + 1 ones
@@ -131,7 +135,7 @@ class Windows:
 
         Starts are uniform over transitions, or balanced: every other one over those whose reward is above a bound, the
         rest over the others. With `after`, observations are those that followed the first action. Steps past an
-        episode's end repeat its last action with valid 0.
+        episode's end repeat its last action with valid 0, and steps before its start the first.
         """
         draws = [self.indices(seed, step, batch_size, rank, world) for seed in seeds]
         indices = np.concatenate(draws) if len(draws) > 1 else draws[0]
@@ -150,20 +154,17 @@ class Windows:
         first = indices if self._rows is None else self._rows[indices]
         left = self._left[indices]
         episodes, goal_rows = None, None
-        if self.obs_horizon > 1 or self.goals != "none" or self._saliency_alpha or self.after or self._transitions:
+        elsewhere = self.goals != "none" or self.after or self._transitions
+        if self.obs_horizon > 1 or self._before or self._saliency_alpha or elsewhere:
             episodes = np.searchsorted(self.store.starts, first, side="right") - 1
             if self.goals != "none":
                 goal_rows = self._goal_rows(first, episodes, places)
         observations = self._view.gather(first, episodes, goal_rows, after=self.after)
-        valid = np.ones((len(first), self.horizon), np.float32)
-        short = np.flatnonzero(left < self.horizon - 1)
-        whole = np.minimum(first, len(self._chunks) - 1) if len(short) else first
-        actions = self._chunks[whole].view(np.float32)
-        actions = actions.reshape(len(first), self.horizon, self.action_dim)  # (`take` would copy overlapping rows)
-        if len(short):
-            steps = np.minimum(np.arange(self.horizon), left[short, None])
-            actions[short] = self._actions[first[short, None] + steps]
-            valid[short] = self._valid[left[short]]
+        if self._before:
+            assert episodes is not None
+            actions, valid = self._aligned(first, left, first - self.store.starts[episodes])
+        else:
+            actions, valid = self._ahead(first, left)
         shape = leading if len(leading) == 1 else (leading[0], len(indices) // leading[0])
         batch = {
             "observations": each(lambda part: torch.from_numpy(part.reshape(*shape, *part.shape[1:])), observations),
@@ -183,6 +184,29 @@ class Windows:
                 for name, values in following.items()
             }
         return batch
+
+    def _ahead(self, first: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the actions [b, H, A] from rows `first` [b] on, and which are inside their episodes [b, H]."""
+        valid = np.ones((len(first), self.horizon), np.float32)
+        short = np.flatnonzero(left < self.horizon - 1)
+        whole = np.minimum(first, len(self._chunks) - 1) if len(short) else first
+        actions = self._chunks[whole].view(np.float32)
+        actions = actions.reshape(len(first), self.horizon, self.action_dim)  # (`take` would copy overlapping rows)
+        if len(short):
+            steps = np.minimum(np.arange(self.horizon), left[short, None])
+            actions[short] = self._actions[first[short, None] + steps]
+            valid[short] = self._valid[left[short]]
+        return actions, valid
+
+    def _aligned(self, rows: np.ndarray, left: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same from `before` steps before rows [b] on, which have `past` [b] steps of their episode before.
+
+        Steps before an episode's start repeat its first action, those past its end the last.
+        """
+        steps = np.arange(self.horizon) - self._before
+        first, last = -past.astype(np.int64)[:, None], left.astype(np.int64)[:, None]
+        valid = (steps >= first) & (steps <= last)
+        return self._actions[rows[:, None] + np.clip(steps, first, last)], valid.astype(np.float32)
 
     def _following(
         self, first: np.ndarray, left: np.ndarray, episodes: np.ndarray | None, goal_rows: np.ndarray | None
@@ -235,6 +259,14 @@ class Windows:
 
     def _selected(self, values: np.ndarray) -> np.ndarray:
         return values if self._rows is None else values[self._rows]
+
+
+def _check_aligned(data: DataSpec, goals: str) -> None:
+    """Raise DatasetError for what windows of observations with their actions are not made of."""
+    if goals != "none":
+        raise DatasetError(f"goal_relabelling={goals}: a method that learns a window of steps is told no goal: none")
+    if data.mask_after_done:
+        raise DatasetError("mask_after_done=true is for chunks that begin at the newest observation: false")
 
 
 def _steps_to_done(terminals: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # commands that never use torch know algorithms: it takes sec
 RETURNS = "returns_to_go"
 """What a batch calls the discounted returns from each sample's step to the end of its episode."""
 Batch = dict[str, Any]
-"""`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32; `valid`
-[B, H] float32 in {0, 1}; and what `config.sampling` asks for beside them, such as `saliency/<camera>` [B, H, W, 1]."""
+"""`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32, from
+the newest observation's step on (or from `config.sampling.before` steps earlier on); `valid` [B, H] float32 in {0, 1};
+and what `config.sampling` asks for beside them, such as `saliency/<camera>` [B, H, W, 1]."""
 EXPERT = "expert/"
 """Prefix of the arrays of a batch that are of demonstrations, beside a method's own samples."""
 Draws = dict[str, "torch.Tensor"]
@@ -64,7 +65,7 @@ class WholeData(Protocol):
         ...
 
     def actions(self) -> torch.Tensor:
-        """Return all actions [N, A]: the first of each transition's chunk."""
+        """Return all actions [N, A]: of each transition that of its newest observation."""
         ...
 
 

@@ -28,6 +28,8 @@ IMITATE = [name for name in NAMES if not algorithms.get(name).Config().sampling.
 
 CHUNK: dict[str, Any] = {"action_chunking": True, "horizon_length": HORIZON}
 SMALL_BLOCKS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 1}
+WINDOW: dict[str, Any] = {"obs_horizon": OBSERVATION}
+"""Each number of an observation is a step."""
 # Sizes that are quick to train, of algorithms that are not sized by hidden_dims.
 SIZES: dict[str, dict[str, Any]] = {
     "act": {
@@ -41,12 +43,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "flow_transformer": {**SMALL_BLOCKS, "lr": 1e-3, "action_chunking": False},
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
     "ipmd": {"hidden_dims": (32, 32), "reward_hidden_dims": (32,)},
+    "bc_rnn": {**WINDOW, "rnn_hidden_dim": 16},
+    "bc_transformer": {**WINDOW, **SMALL_BLOCKS, "lr": 1e-3},
 }
 OTHER_SIZES: dict[str, dict[str, Any]] = {
     "act": {"dim_model": 32},
     "reward_classifier": {"hidden_dim": 32},
     "diffusion_policy": {"down_dims": (8, 16)},
     "flow_transformer": {"dim_model": 8},
+    "bc_rnn": {"rnn_hidden_dim": 8},
+    "bc_transformer": {"dim_model": 8},
 }
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -55,6 +61,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "act": {"dim_model": 32, "dropout": 0.0},
     "diffusion_policy": {"ema_rate": 0.02, "dropout": 0.0},
     "reward_classifier": {"dropout": 0.0},
+    "bc_rnn": {"rnn_hidden_dim": 32, "lr": 1e-2},
+    "bc_transformer": {"dropout": 0.0, "dim_model": 32, "lr": 1e-2, "modes": 2},
 }
 ROUNDING = ("act", "diffusion_policy")
 """Those with biases of hardly any effect (of attention's keys, before a norm): Adam must not make steps of rounding."""
@@ -66,11 +74,13 @@ SETTINGS = [
     *[("flow_bc", {"actor": actor}) for actor in ("one_step", "best_of_n")],
     ("hilserl", {"gripper": "discrete"}),
     ("diffusion_policy", {"denoiser": "transformer", **CHUNK, **SMALL_BLOCKS}),
+    *[("bc_rnn", {"policy": policy}) for policy in ("gaussian", "mse")],
+    ("bc_transformer", {"policy": "mse"}),
 ]
 
 
 def _kind(settings: dict[str, Any]) -> str:
-    named = [settings[key] for key in ("actor", "gripper", "denoiser") if key in settings]
+    named = [settings[key] for key in ("actor", "gripper", "denoiser", "policy") if key in settings]
     return named[0] if named else "chunk" if settings else "single"
 
 
@@ -116,9 +126,10 @@ def columns(algorithm: Algorithm, observations: np.ndarray) -> dict[str, np.ndar
 def batch(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:
     """Return a batch whose every member holds the same samples, some steps masked."""
     random = numpy_generator(7, "test batch", step)
-    shape = (size, algorithm.chunk_length)
+    sampling = algorithm.config.sampling
+    shape = (size, sampling.horizon)
     valid = np.ones(shape, np.float32)
-    valid[: size // 4, 1:] = 0
+    valid[: size // 4, np.arange(sampling.horizon) != sampling.before] = 0
     arrays = {
         "observations": random.normal(size=(size, OBSERVATION)).astype(np.float32),
         "actions": random.uniform(-1, 1, size=(*shape, ACTION)).astype(np.float32),
@@ -281,7 +292,8 @@ def test_eight_samples_are_memorised(name: str, settings: dict[str, Any]) -> Non
     few["valid"].fill_(1.0)
     repeated = {key: value.repeat(1, 16, *[1] * (value.ndim - 2)) for key, value in few.items()}
     pack = Pack(algorithm, [0], normaliser=Normaliser.fit(few["observations"][0].numpy(), "zscore"))
-    wanted = few["actions"] if algorithm.acts else (few["rewards"] > 0)[:, :, None, None].float()
+    now = few["actions"][:, :, algorithm.config.sampling.before :]
+    wanted = now if algorithm.acts else (few["rewards"] > 0)[:, :, None, None].float()
     losses: list[float] = []
     error = np.inf
     while error >= 0.1 and len(losses) < UPDATES.get(name, 1000):
@@ -339,9 +351,11 @@ def test_pixels_train_and_act_through_an_encoder(name: str) -> None:
     kind = algorithms.get(name)
     small = SIZES.get(name, {"hidden_dims": (16,)})
     settings = kind.Config(**small, encoder="impala_small")
-    agent = kind.create(observation_shape=(16, 16, 3), action_dim=ACTION, config=settings)
+    window = settings.sampling.before + 1
+    shape = (window, 16, 16, 3) if window > 1 else (16, 16, 3)
+    agent = kind.create(observation_shape=shape, action_dim=ACTION, config=settings)
     random = numpy_generator(0, "pixels")
-    pixels = random.integers(0, 256, size=(4, 16, 16, 3), dtype=np.uint8)
-    actions = random.uniform(-1, 1, size=(4, ACTION))
+    pixels = random.integers(0, 256, size=(4, *shape), dtype=np.uint8)
+    actions = random.uniform(-1, 1, size=(4, window, ACTION))
     agent.update({"observations": pixels, "actions": actions, **columns(agent.algorithm, pixels)})
     assert agent.sample_actions(pixels[0]).shape == (width(agent.algorithm),)

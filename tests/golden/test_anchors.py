@@ -13,8 +13,9 @@ from torch import distributions, nn
 from understudy.errors import SpecError
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.trainables.algorithms.bc import BC, BCConfig, log_probability
+from understudy.trainables.algorithms.bc import BC, BCConfig
 from understudy.trainables.algorithms.ddpm_bc import DDPMBC, DDPMBCConfig, betas
+from understudy.trainables.networks.likelihoods import log_probability
 from understudy.trainables.packs.pack import Pack
 
 

@@ -37,6 +37,9 @@ UNET: dict[str, Any] = {
     "horizon_length": HORIZON,
 }
 BLOCKS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 2, "lr": 1e-3, "horizon_length": HORIZON}
+TOKENS: dict[str, Any] = {"dim_model": 16, "n_heads": 2, "n_layers": 2, "lr": 1e-3}
+STEPS_OF_A_WINDOW: dict[str, Any] = {"obs_horizon": 4, "modes": 3}
+RNN: dict[str, Any] = {**STEPS_OF_A_WINDOW, "rnn_hidden_dim": 16, "lr": 1e-3}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_bc": ("flow_bc", CHUNK),
     "flow_bc single": ("flow_bc", {**CHUNK, "action_chunking": False}),
@@ -70,6 +73,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_transformer beta": ("flow_transformer", {**BLOCKS, "time_sampling": "beta"}),
     "iql": ("iql", {"hidden_dims": (32, 32), "lr": 1e-3}),
     "td3_bc": ("td3_bc", {"hidden_dims": (32, 32), "lr": 1e-3}),
+    "bc_rnn": ("bc_rnn", RNN),
+    "bc_rnn mse": ("bc_rnn", {**RNN, "policy": "mse"}),
+    "bc_transformer": ("bc_transformer", {**STEPS_OF_A_WINDOW, **TOKENS}),
+    "bc_transformer newest": ("bc_transformer", {**STEPS_OF_A_WINDOW, **TOKENS, "supervise_all_steps": False}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 
@@ -77,12 +84,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def losses(name: str, settings: dict[str, Any]) -> list[float]:
     """Train 20 steps on drawn data and return the loss of each, summed over its phases."""
     kind = algorithms.get(name)
-    algorithm = kind((OBSERVATION,), ACTION, kind.Config(**settings))
+    config = kind.Config(**settings)
+    window = config.sampling.before + 1
+    algorithm = kind((window * OBSERVATION,), ACTION, config)
     random = numpy_generator(0, "golden")
     observations = random.normal(1.0, 2.0, size=(STEPS, SAMPLES, OBSERVATION)).astype(np.float32)
     actions = random.uniform(-1, 1, size=(STEPS, SAMPLES, HORIZON, ACTION)).astype(np.float32)
     valid = (random.integers(1, HORIZON + 1, size=(STEPS, SAMPLES, 1)) > np.arange(HORIZON)).astype(np.float32)
     rewards = random.normal(size=(STEPS, SAMPLES)).astype(np.float32)
+    if window > 1:  # other samples' observations stand for earlier ones, and what is valid ends with the newest
+        observations = np.concatenate([np.roll(observations, k, axis=1) for k in range(window)], axis=-1)
+        valid = valid[:, :, ::-1]
     pack = Pack(algorithm, [0], normaliser=Normaliser.fit(observations[0], "zscore"))
     chunk = algorithm.config.sampling.horizon
     rows = []

@@ -25,6 +25,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "reward_classifier": {"latent_dim": 16, "hidden_dim": 16},
     "diffusion_policy": {"down_dims": (16, 16), "step_embed_dim": 8, "n_groups": 4, "kernel_size": 3},
     "flow_transformer": {"dim_model": 16, "n_heads": 2, "n_layers": 1},
+    "bc_rnn": {"obs_horizon": 5, "rnn_hidden_dim": 16},
+    "bc_transformer": {"obs_horizon": 5, "dim_model": 16, "n_heads": 2, "n_layers": 1},
 }
 """Small sizes of algorithms that are not sized by hidden_dims."""
 OVER_THE_BATCH = {"td3_bc"}
@@ -46,7 +48,7 @@ def algorithm(name: str, **settings: Any) -> Algorithm:
 
 def share(of: Algorithm, step: int, rank: int, world: int) -> Batch:
     """Return the rank's slice of the global batch of a step, for two members."""
-    random, chunk = torch_generator(0, "worker test", step), of.chunk_length
+    random, chunk = torch_generator(0, "worker test", step), of.config.sampling.horizon
     drawn = {
         "observations": torch.randn(2, SAMPLES, 5, generator=random),
         "actions": torch.rand(2, SAMPLES, chunk, 3, generator=random) * 2 - 1,

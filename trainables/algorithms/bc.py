@@ -14,19 +14,25 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn import functional
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
 from understudy.spec.part import ActsOnly, Needs, OnlyWith
+from understudy.trainables.networks.likelihoods import (
+    Mixture,
+    act_by_mode,
+    likelihood,
+    log_probability,
+    mixture_loss,
+    squared_error,
+)
 from understudy.trainables.networks.mlp import Trunk, draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.saliency import Saliency, with_saliency
 
 LOG_STD_RANGE = (-20.0, 2.0)
-HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 class BCConfig(Chunks, Dense, Vision, Saliency):
@@ -133,27 +139,9 @@ class MixturePolicy(Head):
         self.logits = linear(width, config.modes, generator)
         self.mean, self.scale = linear(width, size, generator), linear(width, size, generator)
 
-    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (log weights, means, deviations) of what `features` gave."""
-        means = self.mean(hidden).tanh().unflatten(1, self.shape)
-        stds = functional.softplus(self.scale(hidden)).unflatten(1, self.shape) + self.min_std
-        return self.logits(hidden).log_softmax(-1), means, stds
-
-
-def log_probability(
-    actions: torch.Tensor, mean: torch.Tensor, log_std: torch.Tensor, *, tanh_squash: bool = False
-) -> torch.Tensor:
-    """Return log p(actions), summed over the last dim, of N(mean, std^2), squashed by tanh where asked.
-
-    A squashed action must lie inside (-1, 1): demonstrated ones are clipped to +-(1 - 1e-5) before.
-    """
-    before = torch.atanh(actions) if tanh_squash else actions
-    scaled = (before - mean) * torch.exp(-log_std)
-    density = -0.5 * scaled.square() - log_std - HALF_LOG_TWO_PI
-    if tanh_squash:
-        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not cancel for large u.
-        density = density - 2.0 * (math.log(2.0) - before - functional.softplus(-2.0 * before))
-    return density.sum(-1)
+    def forward(self, hidden: torch.Tensor) -> Mixture:
+        """Return the mixture of what `features` gave."""
+        return Mixture.of(self.logits(hidden), self.mean(hidden), self.scale(hidden), self.shape, self.min_std)
 
 
 @algorithms.register("bc")
@@ -186,36 +174,21 @@ class BC(Algorithm):
         """
         assert isinstance(network, Head)
         hidden, maps = network.features(batch["observations"], draws)
-        fit = self._mixture if self.config.policy == "gmm" else self._gaussian
-        loss, metrics = fit(network(hidden), batch)
+        predicted = network(hidden)
+        if isinstance(predicted, Mixture):
+            loss, metrics = mixture_loss(predicted, batch["actions"], batch["valid"])
+        else:
+            loss, metrics = self._gaussian(predicted, batch)
         return with_saliency(loss, metrics, maps, batch, self.config)
 
     def _gaussian(self, predicted: tuple[torch.Tensor, ...], batch: Batch) -> LossAndMetrics:
         mean_BHA, log_std_BHA = predicted
         actions_BHA, valid_BH, squash = batch["actions"], batch["valid"], self.config.tanh_squash
-        predicted_BHA = mean_BHA.tanh() if squash else mean_BHA
-        error_BHA = (predicted_BHA - actions_BHA).square() * valid_BH.unsqueeze(-1)
-        mse = error_BHA.sum(-1).mean()
+        loss, mse = squared_error(mean_BHA.tanh() if squash else mean_BHA, actions_BHA, valid_BH)
         if self.config.policy == "mse":
-            loss = error_BHA.mean()
             return loss, {"actor_loss": loss, "mse": mse}
         log_prob_BH = log_probability(actions_BHA, mean_BHA, log_std_BHA, tanh_squash=squash) * valid_BH
-        return self._likelihood(log_prob_BH.mean(), mse, log_std_BHA.exp())
-
-    def _mixture(self, predicted: tuple[torch.Tensor, ...], batch: Batch) -> LossAndMetrics:
-        """A chunk belongs to one mode: log p = logsumexp over modes of log weight + sum over its steps."""
-        log_weights_BM, means_BMHA, stds_BMHA = predicted
-        actions_BHA, valid_BH = batch["actions"], batch["valid"]
-        log_prob_BMH = log_probability(actions_BHA.unsqueeze(1), means_BMHA, stds_BMHA.log()) * valid_BH.unsqueeze(1)
-        log_prob_B = (log_weights_BM + log_prob_BMH.sum(-1)).logsumexp(-1)
-        best_BHA = _mode(log_weights_BM.argmax(-1), means_BMHA)
-        mse = ((best_BHA - actions_BHA).square().sum(-1) * valid_BH).mean()
-        return self._likelihood(log_prob_B.mean() / self.chunk_length, mse, stds_BMHA)
-
-    @staticmethod
-    def _likelihood(log_prob: torch.Tensor, mse: torch.Tensor, std: torch.Tensor) -> LossAndMetrics:
-        metrics = {"log_probs": log_prob, "mean_std": std.mean(), "max_std": std.amax()}
-        return -log_prob, {"actor_loss": -log_prob, "mse": mse, **metrics}
+        return likelihood(log_prob_BH.mean(), mse, log_std_BHA.exp())
 
     def noise_shape(self) -> tuple[int, ...]:
         """One decision perturbs the mean by noise [H, A] times the deviation; a mixture first draws one of M modes."""
@@ -230,8 +203,8 @@ class BC(Algorithm):
         """
         assert isinstance(network, Head)
         predicted = network(network.features(observations_BO)[0])
-        if self.config.policy == "gmm":
-            actions_BHA = self._act_by_mode(predicted, noise)
+        if isinstance(predicted, Mixture):
+            actions_BHA = act_by_mode(predicted, noise, self.config.eval_std)
         else:
             actions_BHA, log_std_BHA = predicted
             if self.config.policy == "gaussian":
@@ -239,20 +212,3 @@ class BC(Algorithm):
         if self.config.tanh_squash:
             actions_BHA = actions_BHA.tanh()
         return actions_BHA.clamp(-1.0, 1.0) if self.config.action_clip else actions_BHA
-
-    def _act_by_mode(self, predicted: tuple[torch.Tensor, ...], noise: torch.Tensor) -> torch.Tensor:
-        log_weights_BM, means_BMHA, stds_BMHA = predicted
-        for_mode_BM, rest = noise.split((self.config.modes, noise.shape[-1] - self.config.modes), dim=-1)
-        # Gumbel noise made from normal noise by the two distribution functions; equal for all modes where it is zero.
-        uniform_BM = torch.special.ndtr(for_mode_BM).clamp(1e-6, 1 - 1e-6)
-        chosen_B = (log_weights_BM - (-uniform_BM.log()).log()).argmax(-1)
-        if self.config.eval_std is not None:
-            stds_BMHA = torch.full_like(stds_BMHA, self.config.eval_std)
-        mean_BHA, std_BHA = _mode(chosen_B, means_BMHA), _mode(chosen_B, stds_BMHA)
-        return mean_BHA + std_BHA * rest.unflatten(-1, mean_BHA.shape[1:])
-
-
-def _mode(chosen_B: torch.Tensor, of_BMHA: torch.Tensor) -> torch.Tensor:
-    """Return [B, H, A] of the chosen modes."""
-    index = chosen_B[:, None, None, None].expand(-1, 1, *of_BMHA.shape[2:])
-    return of_BMHA.gather(1, index).squeeze(1)

@@ -18,8 +18,8 @@ from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Dense, Sampling, Vision
 from understudy.spec.part import LOG, Width
-from understudy.trainables.algorithms.bc import log_probability
 from understudy.trainables.networks.actor_critic import QEnsemble, relu_layers
+from understudy.trainables.networks.likelihoods import log_probability
 from understudy.trainables.networks.observation import ObservationEncoder
 
 LOG_STD_RANGE = (-5.0, 2.0)

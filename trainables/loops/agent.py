@@ -143,13 +143,13 @@ class Agent:
         if missing:
             raise UserError(f"a batch needs {' and '.join(needed)}: {', '.join(sorted(missing))} missing")
         actions = torch.as_tensor(arrays["actions"]).to(torch.float32)
-        actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : self.algorithm.chunk_length]
+        actions = (actions[:, None] if actions.ndim == 2 else actions)[:, : sampling.horizon]
         extra = [*sampling.columns, *(name for name in arrays if name.startswith(SALIENCY))]
         batch: Batch = {"observations": self._seen(arrays["observations"]), "actions": actions}
         batch |= {name: torch.as_tensor(arrays[name]) for name in extra}
         if sampling.transitions:
             batch |= self._following(arrays, "")
-        chunk = (self.algorithm.chunk_length, self.algorithm.action_dim)
+        chunk = (sampling.horizon, self.algorithm.action_dim)
         shape, wanted = shape_of(batch["observations"], leading=1), self.algorithm.observation_shape
         if shape != wanted or actions.shape[1:] != chunk or len(_lengths(batch)) > 1:
             raise UserError(
@@ -158,8 +158,8 @@ class Agent:
             )
         # Without chunking there is no mask: a single action is always inside its episode.
         valid = torch.ones(actions.shape[:2])
-        if self.algorithm.config.chunks.action_chunking and "valid" in arrays:
-            valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : self.algorithm.chunk_length]
+        if (self.algorithm.config.chunks.action_chunking or sampling.before) and "valid" in arrays:
+            valid = torch.as_tensor(arrays["valid"]).to(torch.float32)[:, : sampling.horizon]
         batch["valid"] = valid
         if sampling.demonstrations:
             batch |= self._demonstrated(arrays)

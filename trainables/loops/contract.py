@@ -34,6 +34,7 @@ class MadeUp:
     """Two hundred transitions for a method that computes something of all data."""
 
     def __init__(self, algorithm: Algorithm) -> None:
+        self._newest = algorithm.config.sampling.before
         self._batches = [made_up(algorithm, step, size=50) for step in range(4)]
 
     def batches(self, size: int = 4096) -> Iterator[Batch]:
@@ -43,23 +44,23 @@ class MadeUp:
 
     def actions(self) -> torch.Tensor:
         """Return all actions [N, A]."""
-        return torch.cat([batch["actions"][0, :, 0] for batch in self._batches])
+        return torch.cat([batch["actions"][0, :, self._newest] for batch in self._batches])
 
 
 def made_up(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -> Batch:
     """Return a batch [K, B, ...] whose every member holds the same samples, some steps past an episode's end."""
     random, sampling = numpy_generator(7, "made-up batch", step), algorithm.config.sampling
-    chunk = (size, algorithm.chunk_length)
+    chunk, seen = (size, sampling.horizon), (size, _seen(algorithm))
     valid = np.ones(chunk, np.float32)
-    valid[: size // 4, 1:] = 0
+    valid[: size // 4, np.arange(sampling.horizon) != sampling.before] = 0
     arrays: dict[str, Any] = {
-        "observations": random.normal(size=(size, OBSERVATION)),
+        "observations": random.normal(size=seen),
         "actions": random.uniform(-1, 1, size=(*chunk, ACTION)),
         "valid": valid,
         **{name: random.normal(size=size) for name in sampling.columns},
     }
     following = {
-        "next_observations": random.normal(size=(size, OBSERVATION)),
+        "next_observations": random.normal(size=seen),
         "rewards": random.normal(size=chunk),
         "discounts": random.integers(0, 2, size=chunk),
     }
@@ -72,6 +73,11 @@ def made_up(algorithm: Algorithm, step: int, members: int = 1, size: int = 16) -
     if sampling.transitions and sampling.horizon > 1:
         arrays |= {"n_step_rewards": random.normal(size=size), "n_step_discounts": np.full(size, 0.9)}
     return {name: torch.as_tensor(np.stack([value] * members).astype(np.float32)) for name, value in arrays.items()}
+
+
+def _seen(algorithm: Algorithm) -> int:
+    """Return how many numbers a made-up observation has: those of each step of its window."""
+    return OBSERVATION * (algorithm.config.sampling.before + 1)
 
 
 def checks() -> list[Check]:
@@ -92,7 +98,7 @@ def run_check(check: Check, kind: type[Algorithm], config: Any) -> str:
     """Run one check of an algorithm with these settings; return what is wrong, or ""."""
     try:
         with plug_in_errors(kind):
-            algorithm = kind((OBSERVATION,), ACTION, config)
+            algorithm = kind((OBSERVATION * (config.sampling.before + 1),), ACTION, config)
             if algorithm.fits:
                 algorithm.constants = dict(algorithm.fit(MadeUp(algorithm)))
             check[1](algorithm)
@@ -179,7 +185,7 @@ def _acts(algorithm: Algorithm) -> None:
     if not algorithm.acts:
         return
     pack, random = Pack(algorithm, [0, 1]), numpy_generator(7, "made-up decisions")
-    observations = random.normal(size=(2, 7, OBSERVATION)).astype(np.float32)
+    observations = random.normal(size=(2, 7, _seen(algorithm))).astype(np.float32)
     noise = random.normal(size=(2, 7, *algorithm.noise_shape())).astype(np.float32)
     actions = pack.act(observations, noise)
     wanted = (2, 7, algorithm.chunk_length, ACTION)

@@ -76,12 +76,14 @@ def action_errors(
     the names of these numbers.
     """
     numbers, names = tasks
+    newest = policy.algorithm.config.sampling.before
     squared: list[np.ndarray] = []
     counted: list[np.ndarray] = []
     for batch in batches:
         if poll is not None:
             poll()
-        wanted, valid = batch["actions"].cpu().numpy(), batch["valid"].cpu().numpy()  # [K, b, H, A], [K, b, H]
+        wanted = batch["actions"][:, :, newest:].cpu().numpy()  # [K, b, H, A]
+        valid = batch["valid"][:, :, newest:].cpu().numpy()  # [K, b, H]
         noise = torch.zeros(*wanted.shape[:2], *policy.algorithm.noise_shape())
         taken = policy.act_members(each(lambda part: part, batch["observations"]), noise)
         steps = min(taken.shape[2], wanted.shape[2])

@@ -22,6 +22,7 @@ class Whole:
 
     def __init__(self, windows: Windows, normaliser: Normaliser, algorithm: Algorithm) -> None:
         self._windows, self._scaling = windows, normaliser.on(torch.device("cpu"))
+        self._algorithm = algorithm
         self._clip = algorithm.config.chunks.action_clip
 
     def batches(self, size: int = 4096) -> Iterator[Batch]:
@@ -39,8 +40,9 @@ class Whole:
             yield batch
 
     def actions(self) -> torch.Tensor:
-        """Return all actions [N, A]: the first of each transition's chunk."""
-        return torch.cat([batch["actions"][:, 0] for batch in self.batches()])
+        """Return all actions [N, A]: of each transition that of its newest observation."""
+        newest = self._algorithm.config.sampling.before
+        return torch.cat([batch["actions"][:, newest] for batch in self.batches()])
 
 
 def fit(algorithm: Algorithm, windows: Windows, normaliser: Normaliser) -> None:

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from understudy.errors import SpecError, did_you_mean
 from understudy.registry import algorithms, augmentations
 from understudy.spec.augmentation import AugmentationConfig, operations
-from understudy.spec.part import Secret, mark
+from understudy.spec.part import Part, Redefines, Secret, mark
 from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical, unknown_key
 
@@ -30,7 +30,12 @@ def shared_groups() -> dict[str, dict[str, FieldInfo]]:
 def key_groups(algo: str) -> dict[str, dict[str, FieldInfo]]:
     """Return the keys that `understudy train algo=<algo>` takes in the same way; raises UnknownName."""
     own, parts = algorithms.get(algo).Config.groups()
-    groups = {**shared_groups(), f"algo={algo} ({', '.join(algorithms.names())})": own, **parts}
+    anew = redefined(algorithms.get(algo).Config)
+    shared = {
+        title: {key: field for key, field in fields.items() if key not in anew}
+        for title, fields in shared_groups().items()
+    }
+    groups = {**shared, f"algo={algo} ({', '.join(algorithms.names())})": own, **parts}
     held: dict[str, str] = {}
     for title, fields in groups.items():
         for key in fields:
@@ -38,6 +43,11 @@ def key_groups(algo: str) -> dict[str, dict[str, FieldInfo]]:
                 owners = " and ".join(_owner(key, name, algo) for name in (held[key], title))
                 raise SpecError(f"two have the key {key!r}, {owners}: one of them needs another name")
     return groups
+
+
+def redefined(config: type[Part]) -> set[str]:
+    """Return the keys of a run's other parts that an algorithm's settings define anew."""
+    return {name for name, field in config.model_fields.items() if mark(field, Redefines)}
 
 
 def _owner(key: str, title: str, algo: str) -> str:
@@ -98,14 +108,18 @@ def build_run(values: Mapping[str, Any]) -> RunSpec:
     flat = {key: _listed(key, value, fields) for key, value in flat.items()}
     built: dict[str, Any] = {}
     wrong: list[str] = []
+    anew = redefined(config)
     for name, kind in {**PARTS, "config": config, "former": config.former}.items():
         try:
-            mine = kind.flat_fields().keys() & flat.keys()
+            mine = kind.flat_fields().keys() & (flat.keys() if name == "config" else flat.keys() - anew)
             built[name] = validate(kind, {key: flat.pop(key) for key in list(flat) if key in mine})
         except SpecError as error:
             wrong.append(str(error))
     if wrong:
         raise SpecError("; ".join(wrong))
+    for name, part in built.items():
+        theirs = {} if name == "config" else {key: getattr(built["config"], key) for key in anew & part.held().keys()}
+        built[name] = part.model_copy(update=theirs) if theirs else part
     return validate(RunSpec, {**flat, **built})
 
 

@@ -28,7 +28,10 @@ class Sampling:
     """What an algorithm asks of its batches beside observations and actions."""
 
     horizon: int = 1
-    """Actions of a sample, from the step of its observation on."""
+    """Actions of a sample, from the step of its observation on, or from `before` steps earlier on."""
+    before: int = 0
+    """Steps before its newest observation at which a sample's actions begin: with an `obs_horizon` of before + 1 each
+    observation has its action. Those of steps before the episode's start have `valid` 0."""
     columns: tuple[str, ...] = ()
     """Columns of the store, such as `rewards`, or RETURNS: [B, ...]."""
     transitions: bool = False

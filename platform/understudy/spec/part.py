@@ -116,6 +116,11 @@ class ActsOnly:
 
 
 @dataclass(frozen=True)
+class Redefines:
+    """Mark a setting of an algorithm that is also a key of another part: the algorithm's default and bounds hold."""
+
+
+@dataclass(frozen=True)
 class IsPath:
     """Mark the path of a file or folder."""
 
