@@ -82,7 +82,7 @@ TASKS = (
         "scripted controller, noise 0.2, Minari",
         (generate("minari:pointmaze/umaze-scripted-v0", 100),),
         states(600),
-        LIGHT,
+        (*LIGHT, "flow_transformer", "diffusion_policy"),
     ),
     Task(
         "lift",
