@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from optuna.trial import TrialState
 from scipy import stats
@@ -13,12 +14,13 @@ from tests.unit.test_sweeping import sweep
 
 from understudy.comparisons import kendall
 from understudy.errors import SpecError
+from understudy.runs.episodes import SCHEMA
 from understudy.runs.results import objective_name, rank_key
 from understudy.sweeping.best import BestPolicy
 from understudy.sweeping.confirm import Confirmed
 from understudy.sweeping.objective import pareto_front, read_goal
 from understudy.sweeping.outcomes import TrialOutcome
-from understudy.sweeping.report import confirmation_lines, front_of
+from understudy.sweeping.report import confirmation_lines, front_of, write_report
 from understudy.sweeping.study import Study
 from understudy.sweeping.table import best_trial
 from understudy.sweeping.words import DEFAULT, shown_name
@@ -130,6 +132,22 @@ def test_kendalls_tau_is_scipys_and_its_interval_holds_it() -> None:
     assert found.configurations == 30
     assert kendall([1, 2, 3], [1, 2, 3]) is None, "three configurations say nothing"
     assert kendall([1, 1, 1, 1], [1, 2, 3, 4]) is None
+
+
+def test_the_report_says_how_well_a_held_out_measure_ranks_configurations_as_the_simulator_does(tmp_path) -> None:
+    played = pa.table({name: pa.nulls(1, SCHEMA.field(name).type) for name in SCHEMA.names})
+    success, mse = (0.9, 0.7, 0.8, 0.2, 0.1, 0.4), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    trials = [
+        TrialOutcome(
+            number, {}, {}, {"success": one, "validation/mse": other}, (0,), played, {"validation/mse": [other]}
+        )
+        for number, (one, other) in enumerate(zip(success, mse, strict=True))
+    ]
+    (line,) = write_report(tmp_path, sweep(LR), trials)
+    tau = stats.kendalltau([-value for value in mse], success).statistic
+    assert line.startswith(f"validation/mse ranks configurations as success does by Kendall's tau {tau:.2f} [")
+    assert line.endswith("] (6 configurations)")
+    assert not write_report(tmp_path, sweep(LR), [replace(item, episodes=SCHEMA.empty_table()) for item in trials])
 
 
 def test_a_difference_without_spread_has_no_interval() -> None:
