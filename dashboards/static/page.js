@@ -117,6 +117,7 @@
     const row = event.target.closest("tr[data-trial]");
     if (row) light(Number(row.dataset.trial));
   });
+  document.addEventListener("focusin", (event) => { const row = event.target.closest("tr[data-trial]"); light(row ? Number(row.dataset.trial) : null); });
   document.addEventListener("pointerout", (event) => { if (event.target.closest("tr[data-trial]")) light(null); });
 
   function start() {

@@ -1,11 +1,12 @@
 "use strict";
-/* Parallel coordinates on a canvas: a line is a trial. Drag along an axis keeps a part of it; Esc lets go. */
+/* Parallel coordinates on a canvas: a line is a trial. Drag along an axis keeps a part of it; Esc lets go. By keys:
+   left and right choose an axis, up and down a quarter of it, with Shift they widen it. */
 function drawParallel(holder, data, { say, light, go }) {
   const canvas = document.createElement("canvas"), axes = [...data.axes, { key: data.objective, score: true }];
   holder.replaceChildren(canvas);
   const trials = data.trials.filter((trial) => trial.y !== null);
   const kept = new Map(); // axis place -> [low pixel, high pixel]
-  let lit = null, at = [], xs = [], width = 0, height = 300, drag = null;
+  let lit = null, at = [], xs = [], width = 0, height = 300, drag = null, chosen = 0;
   const top = 40, bottom = () => height - 14;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -66,7 +67,7 @@ function drawParallel(holder, data, { say, light, go }) {
       context.strokeStyle = css("--rule-strong"); context.lineWidth = 1;
       context.beginPath(); context.moveTo(xs[place], top); context.lineTo(xs[place], bottom()); context.stroke();
       context.textAlign = place === 0 ? "left" : place === axes.length - 1 ? "right" : "center";
-      context.fillStyle = css("--text"); context.font = `600 12.5px ${css("--sans")}`;
+      context.fillStyle = css(place === chosen && holder.matches(":focus-visible") ? "--best" : "--text"); context.font = `600 12.5px ${css("--sans")}`;
       context.fillText(axis.key.replaceAll("_", axis.score ? " " : "_"), xs[place], 18);
       context.textAlign = place === axes.length - 1 ? "left" : "right";
       context.fillStyle = css("--dim"); context.font = `11.5px ${css("--sans")}`;
@@ -122,7 +123,23 @@ function drawParallel(holder, data, { say, light, go }) {
   });
   canvas.addEventListener("pointerup", () => { drag = null; });
   canvas.addEventListener("pointerleave", () => light(null));
-  holder.addEventListener("keydown", (event) => { if (event.key === "Escape") { kept.clear(); draw(); } });
+  function step(down, wider) {
+    const quarter = (bottom() - top) / 4, part = kept.get(chosen), last = down ? bottom() : top;
+    let [low, high] = part || (down ? [top - quarter, top] : [bottom(), bottom() + quarter]);
+    if (!part || !wider) { low += down ? quarter : -quarter; high += down ? quarter : -quarter; }
+    else if (down) high += quarter; else low -= quarter;
+    if (down ? high > last + 1 : low < last - 1) return;
+    kept.set(chosen, [low, high]);
+  }
+  holder.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { kept.clear(); draw(); return; }
+    if (!event.key.startsWith("Arrow")) return;
+    event.preventDefault();
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") chosen = (chosen + (event.key === "ArrowRight" ? 1 : axes.length - 1)) % axes.length;
+    else step(event.key === "ArrowDown", event.shiftKey);
+    draw();
+  });
+  for (const kind of ["focus", "blur"]) holder.addEventListener(kind, draw);
   layout(); draw();
   return { light(number) { if (lit !== number) { lit = number; draw(); } } };
 }

@@ -378,6 +378,25 @@ def test_a_part_of_an_axis_is_kept_by_dragging_and_let_go_by_escape(page: Any, s
     assert page.locator('[data-readout="parallel"]').inner_text().strip() == ""
 
 
+def test_a_part_of_an_axis_is_kept_by_arrow_keys_and_a_row_that_has_the_focus_is_lit(page: Any, server: str) -> None:
+    page.goto(f"{server}/sweep/sweep_1")
+    drawn(page)
+    holder, said = page.locator('[data-plot="parallel"]'), page.locator('[data-readout="parallel"]')
+    holder.focus()
+    counts: list[int] = []
+    for key in ("ArrowUp", "ArrowUp", "Shift+ArrowUp", "ArrowRight", "ArrowDown"):
+        holder.press(key)
+        counts.append(int((said.inner_text().split() or ["8"])[0]))
+    assert counts[0] >= 1, "the lowest quarter of the first key"
+    assert counts[2] > counts[1], "widened"
+    assert counts[3] == counts[2] >= counts[4], "another axis is chosen, and then a part of it, too"
+    holder.press("Escape")
+    assert said.inner_text().strip() == ""
+    page.locator('tr[data-trial="3"] a').focus()
+    assert "lit" in (page.locator('tr[data-trial="3"]').get_attribute("class") or "")
+    assert page.locator('svg .lit[data-trial="3"]').count() >= 1
+
+
 def test_a_report_is_drawn_with_no_server_and_no_network(chromium: Any, folder: Path, tmp_path: Path) -> None:
     write_report(folder / "sweep_1", tmp_path / "report.html", "html")
     context = chromium.new_context(offline=True)
