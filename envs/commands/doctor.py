@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor() -> None:
-    """Check what a run needs here: Python, torch, CUDA, Ray, MLflow, rendering, disk; exit 1 when one is broken."""
+    """Check what a run needs here: Python, torch, CUDA, Ray, MLflow, rendering, disk, ports; exit 1 if one is bad."""
     rows, broken = [], False
     for name, check in CHECKS.items():
         try:
@@ -93,6 +93,12 @@ def _disk() -> tuple[str, bool]:
     return "; ".join(parts), fine
 
 
+def _listening() -> tuple[str, bool]:
+    from understudy.listening import listening, said
+
+    return said(listening()), True
+
+
 CHECKS: dict[str, Callable[[], tuple[str, bool]]] = {
     "python": _python,
     "torch": _torch,
@@ -101,4 +107,5 @@ CHECKS: dict[str, Callable[[], tuple[str, bool]]] = {
     "MLflow": _mlflow,
     "rendering": _rendering,
     "disk": _disk,
+    "listening": _listening,
 }
