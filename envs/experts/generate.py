@@ -22,7 +22,7 @@ from understudy.envs.experts.demonstrations import Demonstrations
 from understudy.envs.sources.names import POLICY, SCRIPTED
 from understudy.envs.sources.source import Source, task_of
 from understudy.errors import UserError
-from understudy.files import held, storage_errors, user_path, write_json
+from understudy.files import held, made_folder, user_path, write_json
 from understudy.registry import sources
 
 SETTINGS, LOCK, REHEARSAL = "settings.json", "lock", "rehearsal"
@@ -133,9 +133,8 @@ def remove_attempts(folder: Path) -> None:
 @contextmanager
 def _claimed(folder: Path, env_name: str) -> Iterator[None]:
     """Hold the folder against a second process; the system lets go of it when this one dies."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / LOCK, f"{env_name}: another process is generating it ({{holder}}; {folder})"):
+    taken = f"{env_name}: another process is generating it ({{holder}}; {folder})"
+    with made_folder(folder), held(folder / LOCK, taken):
         try:
             yield
         finally:

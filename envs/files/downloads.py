@@ -23,7 +23,7 @@ from understudy import __version__
 from understudy.envs.files.part_files import claimed, mark, note_of, read_note
 from understudy.envs.files.reading import kind_of
 from understudy.errors import StorageError, UnderstudyError, UserError
-from understudy.files import sha256, storage_errors, sync_folder, write_json
+from understudy.files import made_folder, sha256, storage_errors, sync_folder, write_json
 from understudy.secrecy import without_secrets
 
 if TYPE_CHECKING:
@@ -105,10 +105,8 @@ def fetch(
     if target.is_file() and not overwrite and wanted in (None, sha256(target)):
         log.info("%s was fetched before and is used; --overwrite fetches it again", target)
         return target
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with claimed(part) as file:
+    with made_folder(target.parent), claimed(part) as file:
         _Transfer(remote, part, file, progress, waiting or Waiting()).run()
         with storage_errors(target):
             os.fsync(file.fileno())

@@ -73,8 +73,6 @@ class StoreWriter:
                 f"{self.path} exists already; remove it, choose another --name, or give --overwrite (from Python"
                 " overwrite=True)"
             )
-        with storage_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._placing.enter_context(replaced_folder(self.path))
         return self
 

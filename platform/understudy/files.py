@@ -20,6 +20,7 @@ from understudy.errors import StorageError, UserError
 T = TypeVar("T")
 LONGEST_NAME = 255
 """Bytes of a file's name."""
+FEW_FILES = 100
 _WRITTEN_SECONDS = 60.0
 """A temporary file that nothing was written to for as long is nobody's."""
 
@@ -111,6 +112,15 @@ def check_writable(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def check_room(folder: Path, least: int, what: str) -> None:
+    """Raise StorageError where the file system of a folder, which may not be there yet, has fewer bytes or no files."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    held = os.statvfs(there)
+    files = held.f_favail if held.f_files else FEW_FILES  # some file systems do not count them
+    if held.f_bavail * held.f_frsize < least or files < FEW_FILES:
+        raise StorageError(f"no space left for {what} in {folder}: free some")
+
+
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call `write(file)` on a temporary file beside `path`, sync it and rename it into place."""
     with storage_errors(path), made_folder(path.parent):
@@ -132,7 +142,8 @@ def made_folder(folder: Path) -> Generator[None]:
     """Make a folder with its parents; where the block fails, those of them that were not there go if they are empty."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for place in missing:
@@ -166,8 +177,12 @@ def held(path: Path, refusal: str) -> Generator[None]:
             holder = path.read_text(encoding="utf-8").strip() or "unknown"
             raise UserError(refusal.replace("{holder}", holder)) from None
     try:
-        with storage_errors(path):
-            path.write_text(f"{os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        try:
+            with storage_errors(path):
+                path.write_text(f"{os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        except StorageError:
+            path.unlink(missing_ok=True)
+            raise
         yield
     finally:
         lock.release()

@@ -24,7 +24,8 @@ from understudy.registry import sources
 
 CAN_MOUNT = os.geteuid() == 0 and shutil.which("mount") is not None
 PENDULUM, HOPPER = "minari:pendulum/scripted-v0", "hopper-medium-v2"
-ROOMY = 1 << 30
+ROOMY, MANY = 1 << 30, 100_000
+"""Bytes and files of a disk with room."""
 LEFT = (0, 0, 4 << 10, 64 << 10, 256 << 10)
 """Bytes that still fit."""
 
@@ -36,7 +37,7 @@ class FullDisks(Kind):
 
     def __init__(self, root: Path, here: bool = False) -> None:
         root.mkdir(parents=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "none", str(root)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOMY},nr_inodes={MANY}", "none", str(root)], check=True)
         self.root = root
         super().__init__(root / "room", here)
         self._serving = serving(self.published.read_bytes())
@@ -76,8 +77,8 @@ class FullDisks(Kind):
             "generate": ("data", "generate", PENDULUM, "--name", "new", "--episodes", "2", "--workers", "1", *here),
             "import": ("data", "import", "npz", str(self.file), "--name", "new", *own, *here),
             "download": ("data", "download", HOPPER, "--url", self.server.url(), *here),
-            "data export": ("data", "export", DATA, "out", "--format", "npz", *here),
-            "evaluate": ("evaluate", str(self.acts), "eval_episodes=1", "video_episodes=1"),
+            "data export": ("data", "export", DATA, "out", "--format", "lerobot", *here),
+            "evaluate": ("evaluate", str(self.acts), "eval_episodes=1", "video_episodes=1", "--video", "film.mp4"),
             "report": ("report", str(self.sweep), "--out", "page.html"),
             "export": ("models", "export", str(self.acts), "out"),
             "register": ("models", "register", str(self.acts), "--as", "taken", "--tracking_uri", "sqlite:///m.db"),
@@ -87,7 +88,7 @@ class FullDisks(Kind):
     def attack(self, random: Random) -> list[Outcome]:
         """Fill the disk, run a command, make room, run it again."""
         self._size("size", ROOMY)
-        self._size("nr_inodes", 0)
+        self._size("nr_inodes", MANY)
         self.room.renew()
         self.room.home.mkdir(exist_ok=True)
         (self.room.work / "tmp").mkdir(exist_ok=True)
@@ -103,13 +104,16 @@ class FullDisks(Kind):
             self._size("nr_inodes", held.f_files - held.f_ffree + left)
             how = f"{name} with {left} files left"
         found = [self.room.say(*words)]
+        found[0].problems = [
+            it for it in found[0].problems if not it.startswith("OUTSIDE ")
+        ]  # /tmp, for TMPDIR is full
         if found[0].code and found[0].code != 1:
             found[0].problems.append("not exit code 1")
         half = [path for path in sorted(there(self.room.work) - before) if half_written(self.room.work / path)]
         if half:
             found[0].problems.append(f"left {' '.join(half[:3])}")
         self._size("size", ROOMY)
-        self._size("nr_inodes", 0)
+        self._size("nr_inodes", MANY)
         if found[0].code:
             found.append(self.room.say(*words))
             if found[1].code:

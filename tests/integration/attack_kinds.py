@@ -270,7 +270,7 @@ class StoreFiles(Kind):
         uses = [
             ("data", "list", "--data_dir", "data"),
             ("data", "info", DATA, "--data_dir", "data"),
-            ("data", "export", DATA, "out", "--format", "npz", "--data_dir", "data"),
+            ("data", "export", DATA, "out", "--format", "lerobot", "--data_dir", "data"),
             ("train", *SMALL, "tracking_uri=none"),
         ]
         found = [self.room.say("data", "verify", DATA, "--data_dir", "data"), self.room.say(*random.choice(uses))]

@@ -25,7 +25,7 @@ from understudy.cli import main
 MEMORY = 3 << 30
 """Bytes that a command may hold."""
 LIMITS = {"RLIMIT_DATA": 8 << 30, "RLIMIT_FSIZE": 1 << 30}
-LONGEST = 90.0
+LONGEST = 240.0
 """Seconds after which a command is asked to stop, and then again until it counts as one that hangs."""
 CODES = (0, 1, 2)
 

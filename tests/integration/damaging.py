@@ -153,6 +153,6 @@ def damaged_rows(data: bytes, random: Random) -> tuple[str, bytes]:
 
 
 def files_of(folder: Path, largest: int = 8 << 20) -> list[Path]:
-    """Return the files below a folder that can be damaged, sorted; tracking stores are none."""
+    """Return the files below a folder that can be damaged, sorted; tracking stores and what Tune keeps are none."""
     found = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size <= largest]
-    return sorted(path for path in found if "mlartifacts" not in path.parts and path.name != ".lock")
+    return sorted(path for path in found if not {"mlartifacts", ".ray", ".lock"} & set(path.parts))

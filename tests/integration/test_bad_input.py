@@ -282,7 +282,13 @@ def test_a_file_of_a_run_that_was_cut_or_changed_by_hand_is_one_line(say, tmp_pa
     refused(say("resume", "run"), f"run/{name}", "changed by hand")
 
 
-@pytest.mark.parametrize("content", ['{"status": "interrupted", "step": "a\\nb"}', '{"status": 3}', '{"step": true}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *('{"status": "interrupted", "step": "a\\nb"}', '{"status": 3}', '{"step": true}', '{"origin": "here"}'),
+        *('{"earlier_commits": 3}', '{"lost_rows": [[]]}', '{"files": []}', '{"storage": {}}'),
+    ],
+)
 def test_a_value_of_a_runs_state_that_is_of_another_kind_is_one_line(say, tmp_path, content) -> None:
     run = RunDir.at(tmp_path / "run", build_run({}))
     (run.path / "run.json").write_text(content)

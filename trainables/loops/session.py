@@ -141,7 +141,7 @@ def _begin(training: Training, logs: Logs, report: OnEvaluation | None) -> None:
     """Say what the run trains on and where it goes on from; report its earlier evaluations again."""
     training.run.update_state(dataset_hash=training.data.content_hash)
     if training.step:
-        before = training.run.state().get("resumed_at", [])
+        before: list[int] = training.run.state().get("resumed_at") or []
         training.run.update_state(resumed_at=[*before, training.step])
         if report:  # the caller's own memory may be gone
             for step, summary in logs.evaluated(training.step):

@@ -33,7 +33,7 @@ from understudy.envs.sources.lerobot.video import require_vision
 from understudy.envs.store.episode import check_same_columns, prepare_episode
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.errors import DatasetError, UserError, did_you_mean
-from understudy.files import held, storage_errors, user_path
+from understudy.files import held, made_folder, storage_errors, user_path
 from understudy.folders import replaced_folder
 
 IMAGE = "image"
@@ -227,9 +227,8 @@ def _check_folder(root: Path) -> None:
 @contextmanager
 def _claimed(root: Path) -> Iterator[None]:
     """Make the folder and keep others from writing it; what a killed writer left open is removed."""
-    with storage_errors(root):
-        (root / OPEN).mkdir(parents=True, exist_ok=True)
-    with held(root / OPEN / "lock", f"{root}: another process is writing it ({{holder}})"):
+    lock = root / OPEN / "lock"
+    with made_folder(lock.parent), held(lock, f"{root}: another process is writing it ({{holder}})"):
         for left in (*(root / OPEN).glob("*.mp4"), *root.rglob(".*.tmp")):
             left.unlink(missing_ok=True)
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -77,9 +78,16 @@ def exported_program(function: PolicyFunction) -> torch.export.ExportedProgram:
 def _write_exported(function: PolicyFunction, path: Path) -> dict[str, Any]:
     program = exported_program(function)
     cast("Any", program)._example_inputs = None  # the one thing that torch would pickle
-    with storage_errors(path), _quiet():
-        torch.export.save(program, path)
+    written = io.BytesIO()  # torch ends the process where it cannot write a file that it has opened itself
+    with _quiet():
+        torch.export.save(program, written)
+    _put(written, path)
     return {"loader": "torch.export.load(path).module()"}
+
+
+def _put(written: io.BytesIO, path: Path) -> None:
+    with storage_errors(path):
+        path.write_bytes(written.getbuffer())
 
 
 def _read_exported(path: Path, names: Sequence[str]) -> Run:
@@ -93,8 +101,9 @@ def _write_torchscript(function: PolicyFunction, path: Path) -> dict[str, Any]:
     with torch.no_grad(), _quiet():
         traced = cast("Any", torch.jit).trace(function.eval(), samples, check_trace=False)
         frozen = cast("Any", torch.jit).freeze(traced)
-    with storage_errors(path):
-        frozen.save(str(path))
+    written = io.BytesIO()
+    cast("Any", torch.jit).save(frozen, written)
+    _put(written, path)
     return {"loader": "torch.jit.load(path)"}
 
 

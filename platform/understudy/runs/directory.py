@@ -25,7 +25,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from understudy.errors import SpecError, UnderstudyError, UserError
 from understudy.files import (
@@ -46,9 +46,14 @@ TAIL = 1 << 16
 
 
 _changing = threading.Lock()
+_TEXTS = ("status", "run_id", "parent_run_id", "name", "error", "dataset_hash", "storage", "tracking_error")
+_OBJECTS = ("metrics", "best_parameters", "lineage", "files", "origin", "encoder_weights", "outcome", "counts")
+_LISTS = ("earlier_datasets", "earlier_commits", "lost_rows")
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("status", "run_id", "parent_run_id", "name", "error", "dataset_hash"), str),
-    **{"step": int, "pid": int, "metrics": dict, "best_parameters": dict, "lineage": dict, "files": dict},
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(_OBJECTS, dict),
+    **dict.fromkeys((*_LISTS, "resumed_at"), list),
+    **{"step": int, "pid": int, "driven_seconds": float},
 }
 """What run.json's values are, where they are not null."""
 TRACKING_ERROR = "tracking_error"
@@ -149,6 +154,11 @@ def read_last_row(path: Path) -> dict[str, float]:
     return {key: float(value) for key, value in cells if value}
 
 
+def _are_texts(value: Any) -> bool:
+    """Return whether a list holds texts alone; what is no list is said to be none elsewhere."""
+    return not isinstance(value, list) or all(isinstance(item, str) for item in cast("list[Any]", value))
+
+
 class RunDir:
     """Paths and small state of one run directory."""
 
@@ -214,8 +224,10 @@ class RunDir:
         path = self.path / "run.json"
         found = read_object(path) if path.is_file() else {}
         for key, kind in _KINDS.items():
-            if not isinstance(found.get(key), kind | None) or isinstance(found.get(key), bool):
-                wrong = f"{key}: {found[key]!r:.60} is no {kind.__name__}"
+            value: Any = found.get(key)
+            texts = key not in _LISTS or _are_texts(value)
+            if not isinstance(value, kind | None) or isinstance(value, bool) or not texts:
+                wrong = f"{key}: {value!r:.60} is no {kind.__name__}{'' if texts else ' of texts'}"
                 raise UserError(f"{path}: {wrong}: it was changed by hand; put its copy back")
         return found
 
@@ -230,7 +242,7 @@ class RunDir:
         Hashes of data that it may leave, by `understudy resume RUN --accept-new-data`, are in run.json's
         `earlier_datasets`; an empty hash is of no data.
         """
-        if trained_on in ("", given) or trained_on in self.state().get("earlier_datasets", []):
+        if trained_on in ("", given) or trained_on in (self.state().get("earlier_datasets") or []):
             return
         raise UserError(
             f"{self.path}: it trained on another dataset (hash {trained_on[:12]}) than is there now ({given[:12]}): put"

@@ -60,8 +60,8 @@ def accept(run: RunDir, new_data: bool, lost_rows: bool) -> None:
     """Have the next start go on with other data, or without rows that are gone; run.json keeps that it did."""
     state = run.state()
     if new_data and state.get("dataset_hash"):
-        earlier = {*state.get("earlier_datasets", []), state["dataset_hash"]}
-        run.update_state(dataset_hash=None, earlier_datasets=sorted(earlier))
+        held: list[str] = state.get("earlier_datasets") or []
+        run.update_state(dataset_hash=None, earlier_datasets=sorted({*held, state["dataset_hash"]}))
     if lost_rows:
         run.update_state(**{ACCEPT: True})
 

@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from understudy import errors
 from understudy.errors import UserError
+from understudy.files import check_room
 from understudy.runs import ray_processes
 from understudy.runs.ray_token import ensure_token
 from understudy.runs.stop import kept_handlers, noted_at_start, stopped_at_start
@@ -37,6 +39,8 @@ log monitor, the dashboard's server without a dashboard. They are 0.3 GB and thr
 SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 """What Ray adds to its folder for a socket's path."""
 START_TRIES = 3
+RAY_BYTES = 16 << 20
+"""What Ray's own files need at least: with less it waits for half a minute for one that it cannot write."""
 
 
 class _Ray(Protocol):
@@ -87,6 +91,7 @@ def start_ray(cpus: int | None = None) -> None:
         _init(f"no Ray answers at RAY_ADDRESS={address}", alone, **quiet)
         return
     folder = temp_folder()
+    check_room(Path(folder), RAY_BYTES, "Ray's files (RAY_TMPDIR moves them)")
     ensure_token()
     # "local": without an address Ray would join whatever cluster was last started on this machine, or wait for it.
     _init(

@@ -16,7 +16,7 @@ from typing import Any
 from understudy.errors import UnderstudyError
 from understudy.files import home, write_atomic
 from understudy.tracking.addresses import sqlite_address
-from understudy.tracking.client import client, untyped
+from understudy.tracking.client import client, tracking_errors, untyped
 
 log = logging.getLogger("understudy")
 
@@ -80,7 +80,8 @@ def _new_store() -> bytes:
 
         event.listen(Engine, "connect", unsynced)
         try:
-            untyped(client(sqlite_address(made))).search_experiments(max_results=1)
+            with tracking_errors(sqlite_address(made)):
+                untyped(client(sqlite_address(made))).search_experiments(max_results=1)
         finally:
             event.remove(Engine, "connect", unsynced)
         with closing(sqlite3.connect(made)) as store:

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from understudy.errors import TrackingError
+from understudy.errors import TrackingError, UnderstudyError
+from understudy.files import check_room, storage_errors
 from understudy.tracking.addresses import OFF, absolute_address, check_reachable, sqlite_address, sqlite_path
 from understudy.tracking.client import IMPATIENT, client, environment, tracking_errors, untyped
 from understudy.tracking.fresh import fill, revision
 
 log = logging.getLogger("understudy")
+STORE_BYTES = 1 << 20
+"""What a new store needs."""
 
 
 def prepare(tracking_uri: str) -> None:
@@ -26,16 +29,30 @@ def prepare(tracking_uri: str) -> None:
     if tracking_uri == OFF:
         return
     tracking_uri = absolute_address(tracking_uri)
-    check_reachable(tracking_uri)
     path = sqlite_path(tracking_uri)
     if path is None:
+        check_reachable(tracking_uri)
         with tracking_errors(tracking_uri):
             store = untyped(client(tracking_uri))  # sets our defaults: within the block they would end with it
             with environment(**IMPATIENT):
                 store.search_experiments(max_results=1)
         return
-    with _migrated(path), tracking_errors(tracking_uri):
-        untyped(client(tracking_uri)).search_experiments(max_results=1)
+    with _begun(path):
+        check_reachable(tracking_uri)
+        with _migrated(path), tracking_errors(tracking_uri):
+            untyped(client(tracking_uri)).search_experiments(max_results=1)
+
+
+@contextmanager
+def _begun(path: Path) -> Generator[None]:
+    """Leave no empty store where the block fails; StorageError where it does because the disk is full."""
+    try:
+        yield
+    except UnderstudyError:
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
+        check_room(path.parent, STORE_BYTES, f"the tracking store {path.name}")
+        raise
 
 
 @contextmanager
@@ -45,13 +62,23 @@ def _migrated(path: Path) -> Generator[None]:
     MLflow creates missing tables by itself, but two processes that do it at once break each other, and it refuses
     an older schema. The old file is kept beside as `mlflow.db.before-<revision>`.
     """
-    with FileLock(path.with_name(path.name + ".lock")):
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    with storage_errors(path):
+        lock.acquire()
+    try:
         held, newest = revision(path), _newest_revision()
         if held is None:
             fill(path, newest)
         elif held != newest:
             _upgrade(path, held)
-        yield
+        try:
+            yield
+        except UnderstudyError:
+            if held is None and revision(path) != newest:  # half of its tables are worse than none
+                path.unlink(missing_ok=True)
+            raise
+    finally:
+        lock.release()
 
 
 def _newest_revision() -> str:
