@@ -323,7 +323,7 @@ def test_a_disk_that_fills_up_during_an_import_leaves_no_dataset(file, tmp_path)
     words = ("data", "import", "d4rl", "file.hdf5", "--name", "hopper-medium-v2", "--data_dir", "data")
     code, err = run_limited(*words, cwd=tmp_path, size=20_000)
     refused(Said(code, "", err), "no space left while writing", "free some", code=1)
-    assert list((tmp_path / "data").iterdir()) == []
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_disk_that_fills_up_during_training_ends_it_in_one_line_and_resume_goes_on(
