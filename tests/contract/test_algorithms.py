@@ -18,6 +18,7 @@ from understudy.randomness import numpy_generator, torch_generator
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks
 from understudy.trainables.loops.agent import Agent
+from understudy.trainables.loops.contract import MadeUp
 from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, HORIZON = 5, 3, 4
@@ -45,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "ipmd": {"hidden_dims": (32, 32), "reward_hidden_dims": (32,)},
     "bc_rnn": {**WINDOW, "rnn_hidden_dim": 16},
     "bc_transformer": {**WINDOW, **SMALL_BLOCKS, "lr": 1e-3},
+    "vq_bet": {**WINDOW, **SMALL_BLOCKS, "lr": 1e-3, "codes": 4, "action_chunking": False},
 }
 OTHER_SIZES: dict[str, dict[str, Any]] = {
     "act": {"dim_model": 32},
@@ -53,6 +55,7 @@ OTHER_SIZES: dict[str, dict[str, Any]] = {
     "flow_transformer": {"dim_model": 8},
     "bc_rnn": {"rnn_hidden_dim": 8},
     "bc_transformer": {"dim_model": 8},
+    "vq_bet": {"dim_model": 8},
 }
 # Settings that let an algorithm memorise within a second; those not named here do it with their defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -62,6 +65,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "diffusion_policy": {"ema_rate": 0.02, "dropout": 0.0},
     "reward_classifier": {"dropout": 0.0},
     "bc_rnn": {"rnn_hidden_dim": 32, "lr": 1e-2},
+    "vq_bet": {"dropout": 0.0},
     "bc_transformer": {"dropout": 0.0, "dim_model": 32, "lr": 1e-2, "modes": 2},
 }
 ROUNDING = ("act", "diffusion_policy")
@@ -95,7 +99,10 @@ EACH_SETTING = pytest.mark.parametrize(
 def make(name: str, **settings: Any) -> Algorithm:
     """Return a small instance of a registered algorithm."""
     kind = algorithms.get(name)
-    return kind((OBSERVATION,), ACTION, config(name, **settings))
+    algorithm = kind((OBSERVATION,), ACTION, config(name, **settings))
+    if algorithm.fits:
+        algorithm.constants = dict(algorithm.fit(MadeUp(algorithm)))
+    return algorithm
 
 
 def config(name: str, **settings: Any) -> Any:

@@ -18,6 +18,7 @@ from understudy.algorithm import EXPERT
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator
 from understudy.registry import algorithms
+from understudy.trainables.networks.residual_codes import fit_codebooks
 from understudy.trainables.packs.pack import Pack
 
 FILE = Path(__file__).with_name("losses.json")
@@ -77,6 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bc_rnn mse": ("bc_rnn", {**RNN, "policy": "mse"}),
     "bc_transformer": ("bc_transformer", {**STEPS_OF_A_WINDOW, **TOKENS}),
     "bc_transformer newest": ("bc_transformer", {**STEPS_OF_A_WINDOW, **TOKENS, "supervise_all_steps": False}),
+    "vq_bet": ("vq_bet", {"obs_horizon": 4, "horizon_length": 1, "codes": 4, **TOKENS}),
     "ddpm_bc vp": ("ddpm_bc", {**CHUNK, "beta_schedule": "vp"}),
 }
 
@@ -95,6 +97,8 @@ def losses(name: str, settings: dict[str, Any]) -> list[float]:
     if window > 1:  # other samples' observations stand for earlier ones, and what is valid ends with the newest
         observations = np.concatenate([np.roll(observations, k, axis=1) for k in range(window)], axis=-1)
         valid = valid[:, :, ::-1]
+    if algorithm.fits:
+        algorithm.constants = {"codebooks": fit_codebooks(torch.from_numpy(actions[0, :, 0]), 2, 4)}
     pack = Pack(algorithm, [0], normaliser=Normaliser.fit(observations[0], "zscore"))
     chunk = algorithm.config.sampling.horizon
     rows = []

@@ -27,6 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "flow_transformer": {"dim_model": 16, "n_heads": 2, "n_layers": 1},
     "bc_rnn": {"obs_horizon": 5, "rnn_hidden_dim": 16},
     "bc_transformer": {"obs_horizon": 5, "dim_model": 16, "n_heads": 2, "n_layers": 1},
+    "vq_bet": {"obs_horizon": 5, "dim_model": 16, "n_heads": 2, "n_layers": 1, "codes": 4},
 }
 """Small sizes of algorithms that are not sized by hidden_dims."""
 OVER_THE_BATCH = {"td3_bc"}
