@@ -44,7 +44,7 @@ const Plots = (() => {
 
   function rounds(a, b, count = 4) {
     const raw = (b - a) / count, size = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 2.5, 5, 10].map((n) => n * size).find((n) => n >= raw) || 10 * size;
+    const step = [1, 2, 2.5, 5, 10].map((n) => n * size).find((n) => n >= .75 * raw) || 10 * size;
     const found = [];
     for (let value = Math.ceil(a / step - 1e-9) * step; value <= b + step * 1e-6; value += step) found.push(Number(value.toPrecision(12)));
     return found;
@@ -164,7 +164,7 @@ const Plots = (() => {
   }
 
   function pareto(holder, data, { go }) {
-    const width = Math.max(320, holder.clientWidth), height = 330, left = 60, right = width - 15, top = 12, bottom = 280, found = data.pareto;
+    const width = Math.max(320, holder.clientWidth), height = 340, left = 60, right = width - 15, top = 28, bottom = 290, found = data.pareto;
     const every = [...found.points, ...found.front].filter((point) => point.x !== null && point.y !== null);
     const svg = frame(width, height, `${found.y} against ${found.x}`);
     const x = scale(...extent(every.map((point) => point.x), .05), left + 8, right - 8);
@@ -172,7 +172,8 @@ const Plots = (() => {
     yAxis(svg, y, left, right, false);
     svg.append(make("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
     xAxis(svg, x, bottom, height);
-    svg.append(make("text", { class: "name", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, found.x));
+    svg.append(make("text", { class: "name", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, found.x.replaceAll("_", " ")));
+    svg.append(make("text", { class: "name", x: 8, y: 14 }, found.y.replaceAll("_", " ")));
     const ends = found.front.filter((point) => point.x !== null && point.y !== null).sort((a, b) => a.x - b.x);
     svg.append(make("polyline", { class: "front", points: ends.map((point) => `${x(point.x)},${y(point.y)}`).join(" ") }));
     for (const [points, kind] of [[found.points, "dot"], [ends, "dot best"]])

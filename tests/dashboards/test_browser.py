@@ -60,6 +60,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (half / "eval.csv").write_bytes((half / "eval.csv").read_bytes()[:50])
     (half / "episodes.arrow").write_bytes((half / "episodes.arrow").read_bytes()[:700])
     make_comparison(root / "matrix_1")
+    two = make_sweep(root / "sweep_4", trials=4)
+    record = json.loads((two / "sweep.json").read_text())
+    record["options"] |= {"objective": ["success", "length"], "direction": ["auto"]}
+    write_json(two / "sweep.json", record)
+    ends = [{"trial": number, "success": number / 4, "length": 20.0 + number} for number in (1, 3)]
+    write_json(two / "report.json", {"pareto_front": ends})
     return root
 
 
@@ -138,6 +144,7 @@ PAGES = {
     "/": ".list",
     "/sweep/sweep_1": "[data-plot] canvas",
     "/sweep/sweep_3": "pre.log",
+    "/sweep/sweep_4": '[data-plot="pareto"] polyline.front',
     "/run/one": "[data-plot] canvas",
     "/run/sweep_3/trials/0001": "pre.log",
     "/episodes/two": ".strip[data-drawn] canvas",
@@ -292,7 +299,7 @@ def test_everything_can_be_reached_by_keyboard_alone(page: Any, server: str) -> 
     page.goto(server)
     drawn(page)
     seen: list[str] = []
-    for _ in range(60):
+    for _ in range(70):
         page.keyboard.press("Tab")
         seen.append(
             page.evaluate("(document.activeElement.name || '') + '|' + document.activeElement.textContent.trim()")

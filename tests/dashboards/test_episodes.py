@@ -207,3 +207,13 @@ def test_rollouts_are_beside_each_other_from_the_same_start_state(tmp_path: Path
     other = opened(tmp_path).get("/compare", params={"of": ["one", "two"], "state": "1000005"}).text
     assert other.count("<video") == 1
     assert "1000003 (2 of 2)" in other
+
+
+def test_a_page_of_episodes_begins_with_the_newest_evaluation_that_was_filmed(tmp_path: Path, opened: Open) -> None:
+    run = make_run(tmp_path / "run_1")
+    pages = opened(tmp_path)
+    assert "step 400;" in pages.get("/episodes/run_1").text
+    make_clip(run, 0, 3, step=200)
+    page = pages.get("/episodes/run_1").text
+    assert "step 200;" in page
+    assert "Seed 0, episode 3" in page

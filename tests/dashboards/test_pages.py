@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -95,6 +96,19 @@ def test_a_trial_shows_its_difference_from_the_chosen_one_and_its_seeds(shown: T
     assert "What differs from" in page
     assert "trial 7" in page
     assert set(data_in(page)["seeds"]["eval/success"]) == {"0", "1", "2"}
+
+
+def test_a_sweep_with_two_objectives_shows_their_front_by_name(tmp_path: Path, opened: Open) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1", trials=3)
+    record = json.loads((sweep / "sweep.json").read_text())
+    record["options"] |= {"objective": ["success", "length"], "direction": ["auto"]}
+    write_json(sweep / "sweep.json", record)
+    front = [{"trial": 2, "success": 0.8, "length": 30.0, "parameters": {}, "metrics": {}}]
+    write_json(sweep / "report.json", {"pareto_front": front})
+    found = data_in(opened(tmp_path).get("/sweep/sweep_1").text)["pareto"]
+    assert (found["y"], found["x"]) == ("success", "length")
+    assert found["front"] == [{"n": 2, "x": 30.0, "y": 0.8}]
+    assert [point["n"] for point in found["points"]] == [0, 1, 2]
 
 
 def test_a_running_run_that_wrote_nothing_for_minutes_is_said_to_be_quiet(tmp_path: Path, opened: Open) -> None:
