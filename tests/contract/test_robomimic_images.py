@@ -486,6 +486,7 @@ def states_file(path: Path, rendering: Any, steps: int = 3) -> tuple[list[np.nda
     return states, xml
 
 
+@pytest.mark.slow
 def test_a_file_of_states_gets_its_pictures_when_it_is_imported_as_pictures(theirs_importable, tmp_path) -> None:
     if not can_render():
         return

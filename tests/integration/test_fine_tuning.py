@@ -36,6 +36,7 @@ def same(one: Path, other: Path) -> None:
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actor", ["one_step", "best_of_n"])
 def test_a_run_killed_in_either_phase_or_between_them_ends_as_one_that_was_not(
     hopper_data, done, tmp_path, actor

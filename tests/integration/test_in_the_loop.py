@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.integration.commands import kill_when, start
 from tests.integration.test_online import only_run, same, step_of
 
@@ -17,6 +18,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_corrected_resumes_to_the_same_rows_and_weights(done, tmp_path: Path) -> None:
     done("data", "generate", CUBES, "--episodes", "3", "--workers", "1", "--overwrite")
     done("train", *SMALL, "seeds=[0,1]", "eval_episodes=1", "eval_max_steps=20", "save_dir=whole")
