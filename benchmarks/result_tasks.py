@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 FIVE_SEEDS, THREE_SEEDS = "seeds=[0,1,2,3,4]", "seeds=[0,1,2]"
 BOTH = "eval_temperature=0,1"
-"""Of what draws its actions: the last evaluation is made without noise and with N(0, I)."""
+"""For methods that draw their actions: the last evaluation is made without noise and with N(0, I)."""
 DENSE = "hidden_dims=[256,256]"
 METHODS = {
     "bc": f"algo=bc {DENSE} {{chunks}}",

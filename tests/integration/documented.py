@@ -35,6 +35,7 @@ from understudy.envs.commands.record import EXAMPLES as OF_RECORD
 from understudy.envs.recording.settings import read_words as read_words_of_recording
 from understudy.matrix.cells import cells_of, is_matrix
 from understudy.matrix.pipeline import is_pipeline, read_words
+from understudy.matrix.published import cells_of_study, study_of
 from understudy.registry import algorithms, sources
 from understudy.spec.compose import flat_values, parse
 from understudy.spec.evaluation import EvaluationSpec
@@ -296,6 +297,14 @@ def _compare(context: click.Context) -> None:
             read_run(list(cell.words))
 
 
+def _reproduce(context: click.Context) -> None:
+    given = context.params
+    if given["study"]:
+        names = [name for name in given["tasks"].split(",") if name]
+        for cell in cells_of_study(study_of(given["study"]), names, context.args):
+            read_run(list(cell.words))
+
+
 def _expert(context: click.Context) -> None:
     if not context.params["run"]:
         read_expert(context.args)
@@ -340,6 +349,7 @@ _KEYS = {
     "train": _train,
     "sweep": _sweep,
     "compare": _compare,
+    "reproduce": _reproduce,
     "expert": _expert,
     "submit": _submit,
     "evaluate": _evaluate,

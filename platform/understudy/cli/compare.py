@@ -38,6 +38,7 @@ demonstrations, trains ipmd and bc on them, and compares all; given again, it go
 
 
 TAKES = "compare takes one value a key, but for algo and env_name"
+CONFIG_DIR = typer.Option(None, "--config-dir", help="folder with your own Hydra groups")
 LATEX, PICTURE = "comparison.tex", "comparison.png"
 INTERVALS = "Intervals: 95 %, over seeds and start states."
 ALONE: dict[Kind, str] = {"sweep": "sweep", "compare": "train"}
@@ -54,7 +55,7 @@ def add_to(app: typer.Typer) -> None:
 def compare(
     context: typer.Context,
     cfg: bool = typer.Option(False, "--cfg", help="check every cell, print them as commands, and stop"),
-    config_dir: str | None = typer.Option(None, "--config-dir", help="folder with your own Hydra groups"),
+    config_dir: str | None = CONFIG_DIR,
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
     """Train several methods on several tasks and compare them."""
@@ -73,20 +74,32 @@ def compare(
 def start_matrix(
     words: Sequence[str], kind: Kind, config_dir: str | None = None, *, cfg: bool = False
 ) -> MatrixDir | None:
-    """Check every cell, then make the matrix's folder, do all of them and return it.
+    """Check every cell that the words describe, then make the matrix's folder, do all of them and return it.
 
     With `cfg` print the cells, stop and return None.
     """
+    from understudy.matrix.cells import cells_of, check_cells
+
+    cells = cells_of(words, kind, config_dir)
+    check_cells(cells)
+    return run_matrix(cells, kind, config_dir, cfg=cfg)
+
+
+def run_matrix(
+    cells: Sequence[Cell], kind: Kind, config_dir: str | None = None, *, cfg: bool = False, published: str = ""
+) -> MatrixDir | None:
+    """Check these cells, then make the matrix's folder, do all of them and return it; with `cfg` print them alone.
+
+    `published` names the results that ours are shown beside.
+    """
     from understudy.cli.sweep import read_sweep
-    from understudy.matrix.cells import MatrixDir, cells_of, check_cells
+    from understudy.matrix.cells import MatrixDir
     from understudy.runs.directory import RunDir, new_folder
     from understudy.runs.loop import make_loop
     from understudy.runs.on_ray import check_launcher
     from understudy.sweeping.directory import SweepDir
     from understudy.sweeping.run import check_sweep
 
-    cells = cells_of(words, kind, config_dir)
-    check_cells(cells)
     sweeps = [read_sweep(list(cell.words), config_dir) for cell in cells] if kind == "sweep" else []
     runs = [read_run(list(cell.words), config_dir, TAKES) for cell in cells] if kind == "compare" else []
     if cfg:
@@ -100,7 +113,7 @@ def start_matrix(
         check_launcher(run)
     first = (sweeps[0].base if sweeps else runs[0]).folder
     with new_folder(first.parent, "matrix") as folder:
-        matrix = MatrixDir.create(folder, kind, cells)
+        matrix = MatrixDir.create(folder, kind, cells, published)
         for cell, sweep in zip(cells, sweeps, strict=False):
             SweepDir.at(matrix.folder(cell), sweep)
         for cell, run in zip(cells, runs, strict=False):
@@ -125,6 +138,10 @@ def drive_matrix(matrix: MatrixDir) -> None:
             _do(matrix, cell, parent)
         notice.check()
         show_comparison(matrix, parent, notice)
+    if matrix.published:
+        from understudy.cli.published import show_published
+
+        show_published(matrix, matrix.published)
 
 
 def _specs(matrix: MatrixDir, cells: Sequence[Cell]) -> list[RunSpec | SweepSpec]:

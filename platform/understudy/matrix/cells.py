@@ -175,9 +175,10 @@ class MatrixDir:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, kind: Kind, cells: Sequence[Cell]) -> MatrixDir:
+    def create(cls, path: Path, kind: Kind, cells: Sequence[Cell], published: str = "") -> MatrixDir:
         """Write matrix.json in a new folder."""
-        write_json(path / MARKER, {"kind": kind, "cells": [asdict(cell) for cell in cells]})
+        named = {"published": published} if published else {}
+        write_json(path / MARKER, {"kind": kind, **named, "cells": [asdict(cell) for cell in cells]})
         return cls(path)
 
     def read(self) -> dict[str, Any]:
@@ -188,6 +189,11 @@ class MatrixDir:
     def kind(self) -> Kind:
         """Whether its cells are sweeps or runs."""
         return self.read()["kind"]
+
+    @property
+    def published(self) -> str:
+        """The name of the published results that its own are shown beside; "" for none."""
+        return str(self.read().get("published", ""))
 
     def cells(self) -> list[Cell]:
         """Return its cells."""
