@@ -38,6 +38,14 @@ def test_memory_prints_what_processes_share_and_that_a_small_heap_is_enough(repo
 
 
 @pytest.mark.slow
+def test_two_ways_prints_a_row_for_each_method_and_temperature(repo_root, tmp_path) -> None:
+    words = ("--methods", "bc_mse", "vq_bet", "--updates", "3", "--episodes", "2", "--demonstrations", "8")
+    said = output(repo_root, "two_ways.py", str(tmp_path), *words)
+    rows = [line for line in said.splitlines() if line.startswith(("| bc_mse", "| vq_bet"))]
+    assert [row.split(" | ")[1] for row in rows] == ["0", "1", "0", "1"]
+
+
+@pytest.mark.slow
 def test_checkpoints_prints_the_share_of_the_time_that_training_waits(repo_root) -> None:
     said = output(repo_root, "checkpoints.py", "--steps", "20", "--repeats", "1", "--seconds", "0.5")
     assert said.count("% of the run") == 2
