@@ -27,6 +27,7 @@ from understudy.cluster.job_server import SAVE_SECONDS, JobServer
 from understudy.cluster.jobs import Cluster
 from understudy.cluster.monitoring import Monitor, prepare
 from understudy.cluster.monitoring import environment as pages_of
+from understudy.cluster.processes import children_of, noted_process, send_signal, started_at
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import environment, find_token, make_token, own_path
 from understudy.cluster.tools import RAY, check_secrets
@@ -124,7 +125,7 @@ class LocalCluster(JobServer, Cluster):
 
     def up(self) -> list[str]:
         """Start the head and the nodes, and wait until the job server answers."""
-        if any(not item.get("monitor") and _process(item) for item in self._noted().get("processes", [])):
+        if any(not item.get("monitor") and noted_process(item) for item in self._noted().get("processes", [])):
             return [f"{self.profile.name} is up already: {self.address}"]
         check_secrets(self.profile.secrets)
         if self.notes.is_file():
@@ -168,7 +169,7 @@ class LocalCluster(JobServer, Cluster):
         name = monitor.name.lower()
         self._start(monitor.command, env, name, notes, monitor=monitor.address)
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and _process(notes["processes"][-1]):
+        while time.monotonic() < deadline and noted_process(notes["processes"][-1]):
             if _answers(monitor.address + monitor.ready):
                 return f"{monitor.name}: {monitor.address}"
             time.sleep(0.2)
@@ -189,7 +190,7 @@ class LocalCluster(JobServer, Cluster):
                 start_new_session=True,
                 cwd="/",
             )
-        started = psutil.Process(process.pid).create_time()
+        started = started_at(psutil.Process(process.pid))
         notes["processes"].append({"name": name, "pid": process.pid, "started": started, "monitor": monitor})
         write_json(self.notes, notes)
 
@@ -198,7 +199,7 @@ class LocalCluster(JobServer, Cluster):
         self.token, self._held = find_token(self.profile), None
         deadline = time.monotonic() + START_SECONDS
         while self._count() < nodes:
-            ended = [item["name"] for item in notes["processes"] if _process(item) is None]
+            ended = [item["name"] for item in notes["processes"] if noted_process(item) is None]
             if ended or time.monotonic() > deadline:
                 name = ended[0] if ended else notes["processes"][-1]["name"]
                 what = "ended" if ended else f"did not get ready in {START_SECONDS:g} s"
@@ -221,7 +222,7 @@ class LocalCluster(JobServer, Cluster):
             return []
 
     def _alive(self) -> list[psutil.Process]:
-        return [process for item in self._noted().get("processes", []) if (process := _process(item))]
+        return [process for item in self._noted().get("processes", []) if (process := noted_process(item))]
 
     def status(self) -> list[str]:
         """Return the address, and each node's state."""
@@ -230,7 +231,7 @@ class LocalCluster(JobServer, Cluster):
             return [f"{self.profile.name} is down: `understudy cluster up {self.profile.name}` starts it"]
         lines = []
         for item in noted["processes"]:
-            process = _process(item)
+            process = noted_process(item)
             lines.append(f"{item['name']:10} {f'process {process.pid}' if process else 'DEAD'}")
         return [f"{self.profile.name}: {self.address}, {self._count()} nodes alive", *lines]
 
@@ -242,13 +243,13 @@ class LocalCluster(JobServer, Cluster):
         family: dict[int, psutil.Process] = {}
         leaders = self._alive()
         for process in leaders:
-            family |= {item.pid: item for item in [process, *_children(process)]}
+            family |= {item.pid: item for item in [process, *children_of(process)]}
         for process in reversed(leaders):
-            _signal(process.terminate)
+            send_signal(process.terminate)
         psutil.wait_procs(leaders, timeout=STOP_SECONDS)
         _, left = psutil.wait_procs(list(family.values()), timeout=3.0)
         for process in left:
-            _signal(process.kill)
+            send_signal(process.kill)
         psutil.wait_procs(left, timeout=STOP_SECONDS)
         shutil.rmtree(noted["temp"], ignore_errors=True)
         self.notes.unlink(missing_ok=True)
@@ -266,30 +267,6 @@ def _answers(address: str) -> bool:
 def _resources(nodes: Nodes) -> list[str]:
     words = [f"--num-cpus={nodes.cpus}"] if nodes.cpus else []
     return [*words, *([f"--num-gpus={nodes.gpus}"] if nodes.gpus else [])]
-
-
-def _process(noted: dict[str, Any]) -> psutil.Process | None:
-    """Return a noted process if it lives and is still the same one."""
-    try:
-        process = psutil.Process(noted["pid"])
-        same = abs(process.create_time() - noted["started"]) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _signal(send: Any) -> None:
-    try:
-        send()
-    except psutil.NoSuchProcess:
-        return
 
 
 def _port(wanted: int) -> int:
