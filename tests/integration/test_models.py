@@ -43,7 +43,10 @@ def make_policy(seeds: tuple[int, ...] = (3, 4), algo: str = "flow_bc", chunking
     chunk = {"horizon_length": 3, "action_chunking": chunking} if issubclass(kind.Config, Chunks) else {}
     algorithm = kind((5,), 2, kind.Config(**sizes, **chunk))
     weights = [
-        {name: value.detach() for name, value in algorithm.network(torch_generator(seed, "weights")).named_parameters()}
+        {
+            name: value.detach()
+            for name, value in algorithm.network(torch_generator(seed, "weights")).state_dict().items()
+        }
         for seed in seeds
     ]
     normaliser = Normaliser.fit(np.random.default_rng(0).normal(3, 2, (50, 5)).astype(np.float32), "zscore")
