@@ -157,8 +157,13 @@ def evaluation_curve(
     Of more than `most` evaluations those where the mean is lowest and highest in its stretch.
     """
     table = files.csv(run.path / "eval.csv")
-    name = name or objective_name(dict.fromkeys(table.names, 0.0))
-    steps, mean = table.get("step"), table.get(name or "")
+    name = name or objective_name(dict.fromkeys(table.names, 0.0)) or ""
+    state = table.inode, table.offset, len(table.rows)
+    return files.kept(run.path / "eval.csv" / name / str(most), state, lambda: _curve_in(table, name, most))
+
+
+def _curve_in(table: Columns, name: str, most: int) -> dict[str, list[float | None]]:
+    steps, mean = table.get("step"), table.get(name)
     if steps is None or mean is None:
         return {"step": [], "mean": [], "low": [], "high": []}
     low, high = table.get(f"{name}_low"), table.get(f"{name}_high")
