@@ -40,6 +40,7 @@ class FullDisks(Kind):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOMY},nr_inodes={MANY}", "none", str(root)], check=True)
         self.root = root
         super().__init__(root / "room", here)
+        self.room.limits = {}
         self._serving = serving(self.published.read_bytes())
         self.server: FileServer = self._serving.__enter__()
 
@@ -136,4 +137,6 @@ def half_written(path: Path) -> bool:
     """Return whether something is what a command had begun to write: a temporary name, or nothing in it."""
     if path.is_dir():
         return not any(path.iterdir())
-    return path.name.endswith((".tmp", ".part", "-journal")) or (path.stat().st_size == 0 and path.name != ".lock")
+    return path.name.endswith((".tmp", ".part", "-journal")) or (
+        path.stat().st_size == 0 and not path.name.endswith((".lock", ".turn"))
+    )

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import ClassVar
@@ -135,6 +136,7 @@ class SweepKills(Kind):
 
     def __init__(self, root: Path, here: bool = False) -> None:
         super().__init__(root, here)
+        self.room.limits = {}
         began = time.monotonic()
         assert self.room.say(*self.sweep).code == 0
         self.seconds = time.monotonic() - began
@@ -219,7 +221,9 @@ class LearnerKills(Kind):
         """Kill the learner before one of its changes, or the actor at any moment, and go on."""
         self.room.renew()
         words = (*LEARNED, "data_dir=data", "save_dir=runs", f"actor_address={free_address()}", "training_steps=120")
-        actors = [start("actor", *words, cwd=self.room.work, UNDERSTUDY_HOME=str(self.room.home))]
+        home = str(self.room.home)
+        act = partial(start, "actor", *words, "--wait", "600", cwd=self.room.work, UNDERSTUDY_HOME=home)
+        actors = [act()]
         at, when = random.randrange(1, self.last), random.random() * 12
         if random.random() < 0.7:
             how = f"learner killed before change {at}"
@@ -230,12 +234,16 @@ class LearnerKills(Kind):
             def replace(process: Process) -> None:
                 time.sleep(when)
                 actors[0].kill()
-                actors.append(start("actor", *words, cwd=self.room.work, UNDERSTUDY_HOME=str(self.room.home)))
+                actors.append(
+                    start("actor", *words, "--wait", "600", cwd=self.room.work, UNDERSTUDY_HOME=str(self.room.home))
+                )
 
             found = [self.room.say("learner", *words, meanwhile=replace)]
         runs = list((self.room.work / "runs").rglob("flags.json"))
         if found[0].code:
             found.append(self.room.say("resume", str(runs[0].parent)) if runs else self.room.say("learner", *words))
+        if found[-1].code:
+            found[-1].problems.append("did not go on")
         try:
             found.append(outcome_of(actors[-1]))
         finally:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def attacked(
     home: Path,
     dies_at: int = 0,
     meanwhile: Callable[[Process], None] | None = None,
+    limits: Mapping[str, int] = LIMITS,
 ) -> Outcome:
     """Run `understudy WORDS` and look at it: `problems` is empty where it behaved.
 
@@ -68,7 +69,7 @@ def attacked(
     kept = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     own = {"HOME": str(home), "TMPDIR": str(inside / "tmp"), "UNDERSTUDY_HOME": str(home), "MPLCONFIGDIR": str(home)}
     process = template().start(
-        *words, cwd=cwd, environment={**kept, **own}, limits=LIMITS, inside=(inside, home), dies_at=dies_at
+        *words, cwd=cwd, environment={**kept, **own}, limits=dict(limits), inside=(inside, home), dies_at=dies_at
     )
     if meanwhile is not None:
         meanwhile(process)
@@ -144,6 +145,8 @@ class Room:
         self.work, self._kept, self.home = root / "work", root / "kept", root / "home"
         self.here = False
         """Whether commands run in this process."""
+        self.limits: Mapping[str, int] = LIMITS
+        """None for what starts Ray: its store of objects is one large file in memory."""
         self.work.mkdir(parents=True)
         make(self.work)
         shutil.copytree(self.work, self._kept, symlinks=True)
@@ -158,4 +161,4 @@ class Room:
         if self.here and not (dies_at or meanwhile):
             return spoken(*words, cwd=self.work)
         places = {"cwd": self.work, "inside": self.work, "home": self.home}
-        return attacked(*words, **places, dies_at=dies_at, meanwhile=meanwhile)
+        return attacked(*words, **places, dies_at=dies_at, meanwhile=meanwhile, limits=self.limits)
