@@ -21,7 +21,7 @@ from understudy.envs.sources.lerobot.columns import AUTOMATIC, TRUNCATED, Featur
 from understudy.envs.sources.lerobot.meta import open_parquet, place
 from understudy.envs.sources.lerobot.video import join_videos
 from understudy.errors import DatasetError
-from understudy.files import sync_folder, write_atomic
+from understudy.files import made_folder, sync_folder, write_atomic
 
 Place = tuple[int, int, int]
 """Chunk, file, and what is in that file before: frames, rows or episodes."""
@@ -58,14 +58,14 @@ class Series:
         for at, kept, items in self._groups(sizes, counts):
             places += [(at.chunk, at.file, kept + sum(counts[items[0] : item])) for item in items]
             target = at.path
-            target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.tmp")
-            try:
-                write(temporary, target if kept else None, kept, items)
-                sync_folder(temporary)
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with made_folder(target.parent):
+                try:
+                    write(temporary, target if kept else None, kept, items)
+                    sync_folder(temporary)
+                    os.replace(temporary, target)
+                finally:
+                    temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
             last = at
         return places, last
