@@ -63,11 +63,11 @@ class SweepTable:
         shown = self._shown(trials)
         for trial in shown:
             table.add_row(*self._row(trial, self._progress(trial)), style="bold green" if trial is best else "")
-        done, total = self._steps(trials)
+        done, total = steps = self._steps(trials)
         bar = Table.grid()
         bar.add_row(ProgressBar(total=total, completed=done, width=60))
         rest = [Text(f"and {len(trials) - len(shown)} more that have ended")] if len(shown) < len(trials) else []
-        return Group(table, *rest, bar, Text(self.line()))
+        return Group(table, *rest, bar, Text(self._line(trials, best, steps)))
 
     def _shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Return the trials to draw, by number."""
@@ -124,7 +124,10 @@ class SweepTable:
         The time that is left is that of the steps done since this process began, and not there before the first.
         """
         trials = self.study.trials()
-        done, total = self._steps(trials)
+        return self._line(trials, best_trial(trials, self.goal), self._steps(trials))
+
+    def _line(self, trials: list[FrozenTrial], best: FrozenTrial | None, steps: tuple[int, int]) -> str:
+        done, total = steps
         if self.done_before is None:
             self.done_before = done
         elapsed = time.monotonic() - self.started
@@ -137,7 +140,6 @@ class SweepTable:
             f"{ended}/{self.spec.options.num_trials} trials x {seeds} seed{'s'[: seeds - 1]} x {played},"
             f" {clock(elapsed)} gone{left}"
         )
-        best = best_trial(trials, self.goal)
         if best is not None:
             metrics = best.user_attrs["metrics"]
             text += f"\nbest so far: trial {best.number}, {objective_text(metrics, self.goal.first.named(metrics))}"
