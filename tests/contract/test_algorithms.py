@@ -98,8 +98,11 @@ EACH_SETTING = pytest.mark.parametrize(
 
 def make(name: str, **settings: Any) -> Algorithm:
     """Return a small instance of a registered algorithm."""
-    kind = algorithms.get(name)
-    algorithm = kind((OBSERVATION,), ACTION, config(name, **settings))
+    return fitted(algorithms.get(name)((OBSERVATION,), ACTION, config(name, **settings)))
+
+
+def fitted(algorithm: Algorithm) -> Algorithm:
+    """Return it with the constants that it computes from all data first, if there are any."""
     if algorithm.fits:
         algorithm.constants = dict(algorithm.fit(MadeUp(algorithm)))
     return algorithm
@@ -324,8 +327,7 @@ def test_batch_update_equals_a_sequence_of_updates(name: str) -> None:
 
 @EACH_SETTING
 def test_an_agent_acts_saves_and_loads(name: str, settings: dict[str, Any], tmp_path: Any) -> None:
-    kind = algorithms.get(name)
-    agent = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config(name, **settings))
+    agent = Agent(make(name, **settings))
     agent.update({key: value[0].numpy() for key, value in batch(agent.algorithm, 0).items()})
     chunk = (HORIZON, ACTION) if agent.algorithm.config.chunks.action_chunking else (width(agent.algorithm),)
     one, many = np.zeros(OBSERVATION), np.zeros((6, OBSERVATION))
@@ -334,7 +336,7 @@ def test_an_agent_acts_saves_and_loads(name: str, settings: dict[str, Any], tmp_
     assert np.array_equal(agent.sample_actions(one, temperature=0.0), agent.sample_actions(one, temperature=0.0))
 
     agent.save(tmp_path / "agent.pt")
-    other = kind.create(observation_shape=(OBSERVATION,), action_dim=ACTION, config=config(name, **settings), seed=99)
+    other = Agent(make(name, **settings), seed=99)
     other.load(tmp_path / "agent.pt")
     assert np.array_equal(agent.sample_actions(many, temperature=1.0), other.sample_actions(many, temperature=1.0))
     more = {key: value[0].numpy() for key, value in batch(agent.algorithm, 1).items()}
@@ -360,7 +362,7 @@ def test_pixels_train_and_act_through_an_encoder(name: str) -> None:
     settings = kind.Config(**small, encoder="impala_small")
     window = settings.sampling.before + 1
     shape = (window, 16, 16, 3) if window > 1 else (16, 16, 3)
-    agent = kind.create(observation_shape=shape, action_dim=ACTION, config=settings)
+    agent = Agent(fitted(kind(shape, ACTION, settings)))
     random = numpy_generator(0, "pixels")
     pixels = random.integers(0, 256, size=(4, *shape), dtype=np.uint8)
     actions = random.uniform(-1, 1, size=(4, window, ACTION))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from understudy.errors import UserError
+from understudy.registry import algorithms
 from understudy.trainables.algorithms.flow_bc import FlowBC, FlowBCConfig
 from understudy.trainables.loops.agent import Agent
 
@@ -83,3 +84,10 @@ def test_a_missing_part_is_named() -> None:
         agent().update(data)
     with pytest.raises(UserError, match="needs 'goal/state'"):
         agent().sample_actions(data["observations"])
+
+
+def test_a_method_that_computes_constants_from_all_data_is_not_trained_without_them() -> None:
+    kind = algorithms.get("vq_bet")
+    agent = kind.create((3 * kind.Config().obs_horizon,), 2, kind.Config())
+    with pytest.raises(UserError, match="vq_bet is trained with what it computes from all data first: `understudy tr"):
+        agent.update({"observations": np.zeros((4, 3 * kind.Config().obs_horizon)), "actions": np.zeros((4, 2))})

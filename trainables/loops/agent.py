@@ -60,10 +60,20 @@ class Agent:
         self.pack = Pack(algorithm, [seed], normaliser=normaliser, device=device)
         self.seed = int(seed)
         self.step = 0
+        self._fitted = not algorithm.fits or bool(algorithm.constants)
         self._decisions = 0
 
     def update(self, batch: Arrays) -> dict[str, float]:
-        """Take one optimiser step and return the metrics; UserError names an array of the wrong shape."""
+        """Take one optimiser step and return the metrics; UserError names an array of the wrong shape.
+
+        A method that computes constants from all data needs them before: UserError where the agent was made without.
+        """
+        if not self._fitted:
+            name = self.algorithm.name
+            raise UserError(
+                f"{name} is trained with what it computes from all data first: `understudy train algo={name}` does"
+                " that, an agent does where algorithm.constants = algorithm.fit(data) was set before it was made"
+            )
         metrics = self.pack.update(self._batch(batch), self.step + 1)
         self.step += 1
         return {name: float(value[0]) for name, value in metrics.items()}
@@ -125,6 +135,7 @@ class Agent:
             self.algorithm, [saved["seed"]], normaliser=Normaliser.from_dict(saved["normaliser"]), device=device
         )
         self.pack.load_member_state(0, saved["member"])
+        self._fitted = True
         self.seed, self.step, self._decisions = saved["seed"], saved["step"], saved["decisions"]
 
     @property
