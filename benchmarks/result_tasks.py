@@ -21,6 +21,9 @@ METHODS = {
     "iql": f"algo=iql {DENSE}",
     "td3_bc": f"algo=td3_bc {DENSE}",
     "ddpm_bc": f"algo=ddpm_bc target_update_rate=0.01 {DENSE} {{chunks}} {BOTH}",
+    "bc_rnn": f"algo=bc_rnn rnn_hidden_dim=128 {BOTH}",
+    "bc_transformer": f"algo=bc_transformer dim_model=64 n_heads=4 n_layers=2 {BOTH}",
+    "vq_bet": f"algo=vq_bet dim_model=64 n_heads=4 n_layers=2 {BOTH}",
     "flow_transformer": f"algo=flow_transformer dim_model=64 n_layers=2 horizon_length=8 n_action_steps=5 {BOTH}",
     "act": "algo=act chunk_size=10 n_action_steps=5 normalize_actions=zscore dim_model=64 n_heads=4"
     " dim_feedforward=128 n_encoder_layers=2 n_vae_encoder_layers=2",
@@ -28,7 +31,8 @@ METHODS = {
     f" n_action_steps=5 normalize=bounds normalize_actions=bounds sampler=ddim sampling_steps=10 {BOTH}",
 }
 """The words of each method that learns from states; small networks, for one core."""
-LIGHT = tuple(name for name in METHODS if name not in ("flow_transformer", "act", "diffusion_policy"))
+LIGHT = tuple(METHODS)[: tuple(METHODS).index("ddpm_bc") + 1]
+"""Those of dense layers alone; the others cost several times as much on one core."""
 CHUNKS = "action_chunking=true horizon_length=5"
 EXPERT = "python benchmarks/linear_expert.py"
 CUBE = "cube-single-scripted-singletask-task1-v0"
