@@ -110,19 +110,29 @@ def _act(actor: Actor, learner: _Learner, poll: Callable[[], None]) -> int:
 
 
 def _join(spec: RunSpec, address: str, patience: float, poll: Callable[[], None]) -> tuple[Connection, dict[str, Any]]:
-    """Return a connection to the learner and its welcome."""
+    """Return a connection to the learner and its welcome; one that dies as it is greeted is waited for, too."""
     place, deadline = host_and_port(address), time.monotonic() + patience
     while True:
         poll()
         try:
             key = actor_key(make=False)
             joined = socket.create_connection(place, timeout=10.0)
-            break
         except (OSError, UserError) as error:
             if time.monotonic() > deadline:
                 said = error if isinstance(error, UserError) else f"no learner answers at {address} ({error})"
                 raise UserError(f"{said}; `understudy learner` with the same words is one") from None
-            time.sleep(RETRY_SECONDS)
+        else:
+            try:
+                return _greet(joined, key, spec, address)
+            except (ConnectionError, EOFError) as error:
+                if time.monotonic() > deadline:
+                    why = str(error) or type(error).__name__
+                    raise UnderstudyError(f"what is at {address} is no learner ({why})") from None
+        time.sleep(RETRY_SECONDS)
+
+
+def _greet(joined: socket.socket, key: bytes, spec: RunSpec, address: str) -> tuple[Connection, dict[str, Any]]:
+    """Return the connection and the learner's welcome; ConnectionError or EOFError where the other side is gone."""
     joined.settimeout(None)
     joined.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection = Connection(joined.detach())
@@ -131,6 +141,9 @@ def _join(spec: RunSpec, address: str, patience: float, poll: Callable[[], None]
         deliver_challenge(connection, key)
         connection.send_bytes(to_bytes("hello", {"fingerprint": common(spec)}, {}))
         kind, facts, _ = from_bytes(connection.recv_bytes())
+    except (ConnectionError, EOFError):
+        connection.close()
+        raise
     except BROKEN as error:
         raise UnderstudyError(f"what is at {address} is no learner ({error or type(error).__name__})") from None
     except Exception as error:  # noqa: BLE001  (AuthenticationError of multiprocessing)
