@@ -223,7 +223,8 @@ CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.
 """Audit events of calls that change the file system and name one or two paths first."""
 
 
-SYSTEM = ("/dev/null", "/dev/tty", "/dev/shm", "/proc/self")
+SYSTEM = ("/dev/null", "/dev/tty", "/dev/shm", "/proc/self", "/tmp/ray")
+"""Ray keeps its sessions in the last one where the temporary folder's path is too long for its sockets."""
 
 
 def watch_changes(inside: tuple[str, ...], dies_at: int) -> None:

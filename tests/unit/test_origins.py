@@ -171,7 +171,7 @@ def test_files_that_change_while_they_are_imported_are_refused(tmp_path: Path, m
     with pytest.raises(DatasetError) as error:
         import_file(task_of(CUBES.env_name), file, tmp_path / "stores")
     one_line(error, str(file), "was written to while it was imported")
-    assert list((tmp_path / "stores").iterdir()) == []
+    assert list((tmp_path / "stores").glob("*")) == []
 
 
 def test_what_is_imported_again_is_imported_as_before(

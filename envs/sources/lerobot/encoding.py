@@ -19,6 +19,8 @@ from understudy.envs.sources.lerobot.video import exact_rate, writing
 from understudy.errors import UserError, did_you_mean
 
 PIXELS = "yuv420p"
+PASSES = 20
+"""Times that the threads of an encoder are looked through for real-time ones, until there are none."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,13 @@ def priorities_kept() -> Generator[None]:
         return
     policy, parameter, before = os.sched_getscheduler(0), os.sched_getparam(0), _policies()
     yield
-    for thread, now in _policies().items():
-        if now != before.get(thread, policy):
+    for _ in range(PASSES):  # one that is real-time may be starting another
+        changed = [thread for thread, now in _policies().items() if now != before.get(thread, policy)]
+        for thread in changed:
             with suppress(ProcessLookupError):  # it has ended
                 os.sched_setscheduler(thread, policy, parameter)
+        if not changed:
+            break
 
 
 def _policies() -> dict[int, int]:
