@@ -232,7 +232,11 @@ class LearnerKills(Kind):
             how = f"actor killed after {when:.1f} s"
 
             def replace(process: Process) -> None:
-                time.sleep(when)
+                deadline = time.monotonic() + when
+                while time.monotonic() < deadline and process.poll() is None:
+                    time.sleep(0.01)
+                if process.poll() is not None:
+                    return  # it has ended: another actor would wait for one that never comes
                 actors[0].kill()
                 actors.append(
                     start("actor", *words, "--wait", "600", cwd=self.room.work, UNDERSTUDY_HOME=str(self.room.home))
