@@ -258,7 +258,7 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path, change, said) -> None:
         import_file(task_of(LIFT), path, tmp_path / "stores")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-    assert list((tmp_path / "stores").iterdir()) == []
+    assert list((tmp_path / "stores").glob("*")) == []
 
 
 def test_one_wrong_byte_in_a_picture_is_noticed(tmp_path) -> None:
