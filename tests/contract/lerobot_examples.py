@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from tests.contract.source_examples import same_episodes
 
+from understudy.envs.sources.lerobot.encoding import priorities_kept
 from understudy.envs.sources.lerobot.writer import LeRobotWriter
 from understudy.registry import sources
 
@@ -95,6 +96,8 @@ def video(file: Path, frames: np.ndarray, codec: str = "libx264", **options: str
     with av.open(str(file), "w") as output:
         stream: Any = output.add_stream(codec, rate=Fraction(FPS), options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        with priorities_kept():
+            stream.codec_context.open()
         for frame in frames:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         output.mux(stream.encode())
