@@ -236,6 +236,8 @@ def test_a_wrong_token_a_missing_one_and_a_name_that_is_taken_are_one_line(head:
     wrong = head.command("jobs", "list", "-p", address, code=2, RAY_AUTH_TOKEN_PATH=str(tmp_path / "wrong"), HOME=home)
     assert wrong.splitlines() == [f"understudy: the head at {address} refuses the token from {tmp_path / 'wrong'}"]
     right = str(own_path(load_profile("three")))
+    if "first" not in head.command("jobs", "list", "-p", "three"):  # this process did not run the first test
+        submit(head, "first", "training_steps=300", "eval_interval=100")
     assert "first" in head.command("jobs", "list", "-p", address, RAY_AUTH_TOKEN_PATH=right, HOME=home)
     words = ("submit", "sweep", "-p", "three", "--plugin", PLUGIN, "--name", "first", *SWEEP)
     assert "has a job first already: give another --name" in head.command(*words, code=2)
