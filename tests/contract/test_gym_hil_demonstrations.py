@@ -109,7 +109,7 @@ def test_a_killed_generation_renders_only_what_is_missing(store, tmp_path, monke
     words = ["data", "generate", "gym_hil/PandaPickCube-v0", "--episodes", "2", "--workers", "1"]
     words += ["--data_dir", str(tmp_path), *(f"--rendering={name}={value}" for name, value in SMALL.items())]
     attempts = tmp_path / ".generating" / "gym_hil__PandaPickCube-scripted-v0"
-    process = start(*words, cwd=tmp_path)
+    process = start(*words, cwd=tmp_path, fresh=True)  # which chooses a renderer for itself
     kill_when(process, attempt_file(attempts, 1).exists)
     assert pictures_file(attempts, 0).exists()  # the first one's are rendered at once, to be written on trial
     assert not pictures_file(attempts, 1).exists()
