@@ -42,3 +42,15 @@ def test_unknown_studies_and_tasks_are_named_with_what_there_is() -> None:
         study_of("qq")
     with pytest.raises(UserError, match=r"--tasks lifd: qc has no such tasks .did you mean 'lift'"):
         cells_of_study(study_of("qc"), ["lifd"], ())
+
+
+@pytest.mark.parametrize("word", ["env_name=can-mh-low_dim", "--env_name=can-mh-low_dim", "dataset=can-mh-low_dim"])
+def test_a_word_that_names_a_task_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match="the tasks are those of qc; --tasks chooses among them"):
+        cells_of_study(study_of("qc"), ["lift"], [word])
+
+
+def test_words_with_dashes_go_before_a_studys_too() -> None:
+    cells = cells_of_study(study_of("qc"), ["puzzle-3x3"], ["--sparse=false", "--seed=2"])
+    spec = read_run(list(cells[0].words))
+    assert (spec.data.sparse, spec.all_seeds) == (False, (2,))

@@ -17,9 +17,10 @@ import yaml
 
 from understudy.comparisons import stratified_bootstrap
 from understudy.errors import UserError, did_you_mean
-from understudy.matrix.cells import Cell, MatrixDir, cells_of
+from understudy.matrix.cells import Cell, MatrixDir, axis_of, cells_of
 from understudy.runs.directory import RunDir
 from understudy.runs.episodes import FILE, interval_of, read_episodes, rows_where, scores
+from understudy.spec.compose import to_overrides
 from understudy.spec.run import RunSpec
 
 FOLDER = Path(__file__).parents[1] / "conf" / "published"
@@ -90,8 +91,14 @@ def chosen_groups(study: Study, names: Sequence[str]) -> list[Group]:
 def cells_of_study(
     study: Study, names: Sequence[str], words: Sequence[str], config_dir: str | None = None
 ) -> list[Cell]:
-    """Return a cell for each task of the chosen groups; the user's words go before the study's."""
-    cells: list[Cell] = []
+    """Return a cell for each task of the chosen groups; the user's words go before the study's.
+
+    UserError for words that name tasks: those are the study's.
+    """
+    words, cells = to_overrides(words), list[Cell]()
+    for word in words:
+        if axis_of(word.partition("=")[0]) == "env_name":
+            raise UserError(f"{word}: the tasks are those of {study.name}; --tasks chooses among them")
     for group in chosen_groups(study, names):
         own = [*study.words, *group.words, SEEDS, *words]
         cells += cells_of([*_last_of_each(own), f"env_name={','.join(group.tasks)}"], "compare", config_dir)
