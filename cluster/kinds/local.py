@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from understudy.cluster.job_server import SAVE_SECONDS, JobServer
 from understudy.cluster.jobs import Cluster
 from understudy.cluster.monitoring import Monitor, prepare
 from understudy.cluster.monitoring import environment as pages_of
+from understudy.cluster.ports import free_port, one_at_a_time
 from understudy.cluster.processes import children_of, noted_process, send_signal, started_at
 from understudy.cluster.profile import Nodes, Profile
 from understudy.cluster.tokens import environment, find_token, make_token, own_path
@@ -38,6 +38,8 @@ from understudy.runs.stop import STOP_WAIT
 
 HOST = "127.0.0.1"
 JOB_SERVER, GCS = 8265, 6379
+USUAL = {"gcs": GCS, "dashboard": JOB_SERVER, "agent": 52365, "client": 10001}
+"""The ports of a head that is alone on a machine."""
 MONITORS = (9090, 3000)
 """The usual ports of Prometheus and of Grafana."""
 START_SECONDS = 90.0
@@ -94,9 +96,8 @@ class LocalCluster(JobServer, Cluster):
                 '[ -s "$token" ] || (umask 077; mkdir -p "$(dirname "$token")";'
                 " head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' >\"$token\")"
             )
-        ports = {"gcs": GCS, "dashboard": JOB_SERVER, "agent": 52365, "client": 10001}
         lines += [f"export {name}={value}" for name, value in self._alone().items()]
-        lines.append(f"{shlex.join(['ray', *self._head(ports)])} &")
+        lines.append(f"{shlex.join(['ray', *self._head(USUAL)])} &")
         for index, (_, group) in enumerate(self._nodes()):
             lines.append(f"{shlex.join(['ray', *self._node(index, group, f'{HOST}:{GCS}')])} &")
         return {"start.sh": "\n".join([*lines, "wait"]) + "\n"}
@@ -125,6 +126,10 @@ class LocalCluster(JobServer, Cluster):
 
     def up(self) -> list[str]:
         """Start the head and the nodes, and wait until the job server answers."""
+        with one_at_a_time():
+            return self._up()
+
+    def _up(self) -> list[str]:
         if any(not item.get("monitor") and noted_process(item) for item in self._noted().get("processes", [])):
             return [f"{self.profile.name} is up already: {self.address}"]
         check_secrets(self.profile.secrets)
@@ -136,12 +141,12 @@ class LocalCluster(JobServer, Cluster):
             env |= environment(own_path(self.profile))
         env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1", **self._alone()}
         temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
-        ports = {"gcs": _port(GCS), "dashboard": _port(JOB_SERVER), "agent": _port(52365), "client": _port(10001)}
+        ports = {name: free_port(port) for name, port in USUAL.items()}
         self.address = f"http://{HOST}:{ports['dashboard']}"
         notes: dict[str, Any] = {"address": self.address, "gcs_port": ports["gcs"], "temp": temp, "processes": []}
         monitors: list[Monitor] = []
         if self.profile.metrics:
-            monitors = prepare(self.profile.state, Path(temp, "h"), (_port(MONITORS[0]), _port(MONITORS[1])))
+            monitors = prepare(self.profile.state, Path(temp, "h"), (free_port(MONITORS[0]), free_port(MONITORS[1])))
             env |= pages_of(monitors)
         try:
             self._start([*RAY, *self._head(ports, f"{temp}/h")], env, "head", notes)
@@ -267,18 +272,6 @@ def _answers(address: str) -> bool:
 def _resources(nodes: Nodes) -> list[str]:
     words = [f"--num-cpus={nodes.cpus}"] if nodes.cpus else []
     return [*words, *([f"--num-gpus={nodes.gpus}"] if nodes.gpus else [])]
-
-
-def _port(wanted: int) -> int:
-    """Return the wanted port of this machine, or a free one where it is taken."""
-    for port in (wanted, 0):
-        with socket.socket() as server:
-            try:
-                server.bind(("", port))
-                return server.getsockname()[1]
-            except OSError:
-                continue
-    raise UnderstudyError("this machine has no free port")
 
 
 def _short_temp() -> str | None:

@@ -10,9 +10,11 @@ import base64
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from understudy.cluster.code import check_code, code_hash, find_plugin, stage
 from understudy.cluster.job import FILE, Job, More, default_words, remember
 from understudy.cluster.jobs import open_cluster
 from understudy.cluster.kinds.slurm import NUMBER
+from understudy.cluster.ports import free_port, one_at_a_time
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.cluster.resuming import still_to_add
 from understudy.cluster.storage import fetch_dataset
@@ -702,3 +705,29 @@ def test_a_job_whose_file_is_missing_or_none_is_one_line_and_hides_no_other(run,
     (folder / FILE).write_bytes(b"{")
     assert slurm.jobs() == []
     assert [record.message.split(":")[0] for record in caplog.records].count("left out") == 2
+
+
+def test_clusters_that_come_up_at_once_choose_their_ports_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    came_up: list[str] = []
+
+    def come_up() -> None:
+        with one_at_a_time():
+            came_up.append("second")
+
+    second = threading.Thread(target=come_up)
+    with one_at_a_time():
+        second.start()
+        second.join(0.5)
+        came_up.append("first")
+    second.join()
+    assert came_up == ["first", "second"]
+
+
+def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
+    with socket.socket() as server:
+        server.bind(("", 0))
+        taken = server.getsockname()[1]
+        assert free_port(taken) not in (0, taken)
