@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from tests.integration.commands import kill_when, start
+from tests.integration.commands import kill_when, run, start
 
 from understudy.runs.directory import read_csv
 
@@ -152,3 +153,40 @@ def test_an_online_method_is_swept_over_seeds(done, tmp_path) -> None:
     logs = [path for path in tmp_path.rglob("online_agent.csv") if "mlartifacts" not in path.parts]
     assert len(logs) == 8
     assert max(read_csv(log)[-1]["step"] for log in logs) == 300
+
+
+KEEP_STILL = """
+import gymnasium, numpy as np
+
+class KeepStill(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), -float(abs(action[0])), False, False, {}
+
+gymnasium.register("KeepStill-v0", entry_point="keep_still:KeepStill", max_episode_steps=20)
+"""
+"""An environment whose reward is minus the size of the action."""
+
+
+@pytest.mark.slow
+def test_asha_stops_an_online_trial_that_does_worse_than_the_others(tmp_path) -> None:
+    (tmp_path / "keep_still.py").write_text(KEEP_STILL)
+    plugin = {"UNDERSTUDY_PLUGINS": "keep_still", "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    small = ("algo=sac", "env_name=KeepStill-v0", "hidden_dims=[16,16]", "batch_size=16", "start_training=20")
+    length = ("training_steps=200", "eval_interval=40", "eval_episodes=2", "save_interval=-1", "scheduler=asha")
+    rates = ("sampler=grid", "lr=1e-8,2e-8,3e-8,4e-8,0.5", "with_default=false", "confirm_rivals=0", "register_as=none")
+    run("sweep", *small, *length, *rates, "grace_steps=40", "reduction_factor=2", "max_concurrent=1", "seeds=[0]",
+        cwd=tmp_path, **plugin)  # fmt: skip
+    steps = {
+        json.loads((log.parent / "flags.json").read_text())["lr"]: read_csv(log)[-1]["step"]
+        for log in tmp_path.rglob("eval.csv")
+        if "mlartifacts" not in log.parts
+    }
+    assert steps.pop(0.5) < 200
+    assert list(steps.values()) == [200] * 4
