@@ -81,9 +81,9 @@ def act_for_learner(
         learner.first_weights()
         actor = Actor(spec, welcome["actor"], secrets.token_hex(4), welcome["facts"])
         say(f"actor {welcome['actor']} acts for the learner at {address}")
-        if actor.player.overseer is not None and actor.player.overseer.control.help():
-            say(actor.player.overseer.control.help())
-        with actor.oversight():
+        with actor.oversight():  # a terminal forgets what was typed before
+            if actor.player.overseer is not None and actor.player.overseer.control.help():
+                say(actor.player.overseer.control.help())
             steps += _act(actor, learner, poll)
         actor.close()
         connection.close()
