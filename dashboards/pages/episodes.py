@@ -75,8 +75,8 @@ def _evaluation(site: Site, folder: Path, found: list[Evaluation], key: str | No
     asked = next((item for item in found if item.key == key), None)
     if asked or not found:
         return asked
-    chosen = [item for item in found if best is not None and item.trial == best] or found
-    return first_filmed(folder, chosen) or chosen[0]
+    of_best = [item for item in found if best is not None and item.trial == best] or found
+    return first_filmed(folder, of_best) or of_best[0]
 
 
 def _listed(site: Site, folder: Path, evaluation: Evaluation, query: QueryParams) -> dict[str, Any]:

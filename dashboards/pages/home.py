@@ -69,10 +69,10 @@ def _described(site: Site, entry: Entry) -> dict[str, Any]:
     state = files.json(folder / "run.json").data
     status = str(state.get("status", "waiting")).replace("finished", "complete")
     row |= {"status": status, "quiet": 0.0, "problem": ""}
-    return row | (_sweep(files, folder, site) if entry.kind == "sweep" else _comparison(files, folder))
+    return row | (_sweep(files, folder) if entry.kind == "sweep" else _comparison(files, folder))
 
 
-def _sweep(files: Files, folder: Any, site: Site) -> dict[str, Any]:
+def _sweep(files: Files, folder: Any) -> dict[str, Any]:
     record, best = files.json(folder / "sweep.json"), files.json(folder / "best.json").data
     keys, options = mapping(record.data.get("run")), mapping(record.data.get("options"))
     seeds, asked = keys.get("seeds"), whole(options.get("num_trials"))

@@ -21,21 +21,26 @@ ORDER = ("actions", "rewards", "observations", "terminals")
 
 def clips_of(folder: Path, evaluation: Evaluation) -> dict[tuple[int, int], Clip]:
     """Return the clips of an evaluation's episodes by seed and start state; a sweep's lie with its trials too."""
-    places = [folder, *packs(folder, evaluation.trial)] if (folder / "trials").is_dir() else [folder]
-    found = [clip for place in places for clip in read_clips(place)]
-    own = [clip for clip in found if (clip.step, clip.setting) == (evaluation.step, evaluation.setting)]
+    own = [
+        clip
+        for clip in _clips_of_trial(folder, evaluation.trial)
+        if (clip.step, clip.setting) == (evaluation.step, evaluation.setting)
+    ]
     return {(clip.seed, clip.reset_seed): clip for clip in own}
 
 
 def first_filmed(folder: Path, evaluations: Sequence[Evaluation]) -> Evaluation | None:
     """Return the first of evaluations that has a filmed episode."""
-    inside = (folder / "trials").is_dir()
-    clips = {
-        trial: {(clip.step, clip.setting) for place in [folder, *(packs(folder, trial) if inside else [])]
-                for clip in read_clips(place)}
-        for trial in {item.trial for item in evaluations}
-    }  # fmt: skip
-    return next((item for item in evaluations if (item.step, item.setting) in clips[item.trial]), None)
+    filmed: dict[int | None, set[tuple[int, str]]] = {}
+    for trial in {item.trial for item in evaluations}:
+        filmed[trial] = {(clip.step, clip.setting) for clip in _clips_of_trial(folder, trial)}
+    return next((item for item in evaluations if (item.step, item.setting) in filmed[item.trial]), None)
+
+
+def _clips_of_trial(folder: Path, trial: int | None) -> list[Clip]:
+    """Return a run's clips; of a sweep, its own and those of a trial's packs of seeds."""
+    places = [folder, *(packs(folder, trial) if (folder / "trials").is_dir() else [])]
+    return [clip for place in places for clip in read_clips(place)]
 
 
 def packs(sweep: Path, trial: int | None) -> list[Path]:

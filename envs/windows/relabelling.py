@@ -84,8 +84,3 @@ def goal_offsets(
             raise SpecError(f"reached_proportion {reached_proportion}: needs a number in [0, 1) for each sample")
         offsets = np.where(reached_places < reached_proportion, np.int64(1), offsets)
     return offsets
-
-
-def goal_rewards(offsets: np.ndarray) -> np.ndarray:
-    """Return float32 rewards: 0 where the next state is the goal, -1 elsewhere."""
-    return np.where(offsets == 1, np.float32(0.0), np.float32(-1.0))

@@ -131,11 +131,6 @@ def task_iqm(scores_KT: ArrayLike) -> float:
     return float(pooled[cut : pooled.size - cut].mean())
 
 
-def optimality_gap(scores_KT: ArrayLike, target: float = 1.0) -> float:
-    """Return target - mean(min(score, target)): how far the runs are from solving the tasks (rliable)."""
-    return target - float(np.minimum(np.asarray(scores_KT, float), target).mean())
-
-
 def probability_of_improvement(first_KT: ArrayLike, second_JT: ArrayLike) -> float:
     """Return P(a run of the first scores higher than one of the second), the mean over tasks; ties count one half.
 

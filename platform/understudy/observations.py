@@ -92,12 +92,6 @@ def describe(shape: ObservationShape) -> str:
     return ", ".join(f"{name} {part}" for name, part in shape.items()) if isinstance(shape, dict) else str(shape)
 
 
-def check_alike(found: ObservationShape, wanted: ObservationShape, what: str) -> None:
-    """Raise UserError unless the shapes are equal, part by part and whatever their order."""
-    if found != wanted:
-        raise UserError(f"{what}: observations are {describe(found)}, {describe(wanted)} are expected")
-
-
 def batch_size(observations: Any) -> int:
     """Return the leading length of a batch, which all of its parts have."""
     parts = named_parts(observations)

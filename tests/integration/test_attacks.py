@@ -35,7 +35,7 @@ from understudy.registry import algorithms
 from understudy.spec.keys import run_fields
 
 MANY, FEW = 20, 6
-"""The command `python -m tests.integration.attack_kinds --inputs N` tries as many as are asked for."""
+"""The command `python -m tests.integration.attack --inputs N` tries as many as are asked for."""
 INPUTS = settings(
     phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )

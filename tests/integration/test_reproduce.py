@@ -49,3 +49,10 @@ def test_ours_stands_beside_the_published_numbers_and_resume_prints_them_again(d
     assert "training_steps=6" in said.replace("\n", "")
     again = done("resume", str(table.parent))
     assert "97 [95, 99]" in again
+
+
+def test_options_without_published_results_are_refused(say) -> None:
+    assert "Q-chunking" in say("reproduce").out
+    for words in (("--tasks", "lift"), ("--cfg",)):
+        said = say("reproduce", *words)
+        assert (said.code, said.err) == (2, "understudy: which published results? There is: qc\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from understudy.errors import DatasetError, UserError
 from understudy.runs.directory import CsvLog, read_csv
 from understudy.trainables.loops.actors_remote import host_and_port
 from understudy.trainables.loops.correcting import MARKS
-from understudy.trainables.loops.fragments import Fragment, FragmentBuffer, Header, from_bytes, header_facts, to_bytes
+from understudy.trainables.loops.fragments import Fragment, FragmentBuffer, Header, from_bytes, to_bytes
 from understudy.trainables.loops.inbox import Inbox
 
 SHAPE = (1,)
@@ -106,7 +107,7 @@ def test_a_fragment_of_another_shape_is_named(tmp_path: Path) -> None:
 
 def test_messages_keep_every_number_and_garbage_is_none() -> None:
     (fragment,) = _fragments([2])
-    kind, facts, arrays = from_bytes(to_bytes("fragment", header_facts(fragment.header), fragment.arrays))
+    kind, facts, arrays = from_bytes(to_bytes("fragment", asdict(fragment.header), fragment.arrays))
     assert (kind, Header(**facts)) == ("fragment", fragment.header)
     assert all(np.array_equal(arrays[name], value) for name, value in fragment.arrays.items())
     assert json.dumps(facts)

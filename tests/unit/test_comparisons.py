@@ -12,7 +12,6 @@ from tests.unit.test_statistics import simulated
 
 from understudy.comparisons import (
     holm,
-    optimality_gap,
     paired_difference,
     performance_profile,
     probability_of_improvement,
@@ -29,7 +28,6 @@ X, Y = np.array(RLIABLE["x"]), np.array(RLIABLE["y"])
 
 def test_pooled_measures_equal_rliables() -> None:
     assert [task_iqm(X), task_iqm(Y)] == pytest.approx(RLIABLE["iqm"], rel=1e-12)
-    assert [optimality_gap(X), optimality_gap(Y)] == pytest.approx(RLIABLE["optimality_gap"], rel=1e-12)
     assert probability_of_improvement(X, Y) == pytest.approx(RLIABLE["probability_of_improvement"], rel=1e-12)
     assert performance_profile(X, RLIABLE["taus"]) == pytest.approx(RLIABLE["profile"], rel=1e-12)
 

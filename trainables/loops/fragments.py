@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -145,8 +145,3 @@ def from_bytes(message: bytes) -> tuple[str, dict[str, Any], dict[str, np.ndarra
         return str(facts.pop("kind")), facts, arrays
     except Exception as error:  # noqa: BLE001  (safetensors raises its own, and more)
         raise DatasetError(f"no message of an actor or a learner: {str(error)[:100]}") from None
-
-
-def header_facts(header: Header) -> dict[str, Any]:
-    """Return a header as JSON."""
-    return asdict(header)

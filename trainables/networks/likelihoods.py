@@ -56,10 +56,11 @@ class Mixture(NamedTuple):
         stds = functional.softplus(scales).unflatten(1, shape) + min_std
         return cls(logits_BM.log_softmax(-1), means.tanh().unflatten(1, shape), stds)
 
-    def mode(self, chosen_B: torch.Tensor, of_BMHA: torch.Tensor) -> torch.Tensor:
-        """Return [B, H, A] of the chosen modes."""
-        index = chosen_B[:, None, None, None].expand(-1, 1, *of_BMHA.shape[2:])
-        return of_BMHA.gather(1, index).squeeze(1)
+
+def of_modes(chosen_B: torch.Tensor, values_BMHA: torch.Tensor) -> torch.Tensor:
+    """Return the values [B, H, A] of the chosen modes."""
+    index = chosen_B[:, None, None, None].expand(-1, 1, *values_BMHA.shape[2:])
+    return values_BMHA.gather(1, index).squeeze(1)
 
 
 def squared_error(
@@ -87,7 +88,7 @@ def mixture_loss(mixture: Mixture, actions_BHA: torch.Tensor, valid_BH: torch.Te
     log_weights_BM, means_BMHA, stds_BMHA = mixture
     log_prob_BMH = log_probability(actions_BHA.unsqueeze(1), means_BMHA, stds_BMHA.log()) * valid_BH.unsqueeze(1)
     log_prob_B = (log_weights_BM + log_prob_BMH.sum(-1)).logsumexp(-1)
-    best_BHA = mixture.mode(log_weights_BM.argmax(-1), means_BMHA)
+    best_BHA = of_modes(log_weights_BM.argmax(-1), means_BMHA)
     mse = ((best_BHA - actions_BHA).square().sum(-1) * valid_BH).mean()
     return likelihood(log_prob_B.mean() / actions_BHA.shape[1], mse, stds_BMHA)
 
@@ -110,5 +111,5 @@ def act_by_mode(mixture: Mixture, noise: torch.Tensor, eval_std: float | None) -
     chosen_B = drawn(log_weights_BM, for_mode_BM)
     if eval_std is not None:
         stds_BMHA = torch.full_like(stds_BMHA, eval_std)
-    mean_BHA, std_BHA = mixture.mode(chosen_B, means_BMHA), mixture.mode(chosen_B, stds_BMHA)
+    mean_BHA, std_BHA = of_modes(chosen_B, means_BMHA), of_modes(chosen_B, stds_BMHA)
     return mean_BHA + std_BHA * rest.unflatten(-1, mean_BHA.shape[1:])

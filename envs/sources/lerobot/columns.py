@@ -22,7 +22,7 @@ from understudy.errors import DatasetError
 STATE, ACTION, REWARD = "observation.state", "action", "next.reward"
 DONE, TRUNCATED, SUCCESS = "next.done", "next.truncated", "next.success"
 INTERVENTION = "complementary_info.is_intervention"
-CAMERA, ONE_CAMERA = "observation.images.", "observation.image"
+CAMERA = "observation.images."
 PIXELS = CAMERA + "pixels"
 AUTOMATIC = {
     "timestamp": "float32",

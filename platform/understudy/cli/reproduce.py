@@ -6,6 +6,7 @@ import typer
 
 from understudy.cli.compare import CONFIG_DIR, run_matrix
 from understudy.cli.output import OVERRIDES, show_table
+from understudy.errors import UserError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,6 +32,8 @@ def reproduce(
     from understudy.matrix.published import cells_of_study, studies, study_of
 
     if not study:
+        if tasks or cfg or config_dir:
+            raise UserError(f"which published results? There is: {', '.join(studies())}")
         rows = [(name, item.about["what"], ", ".join(g.name for g in item.groups)) for name, item in studies().items()]
         show_table(("name", "what", "--tasks"), rows)
         return

@@ -154,9 +154,13 @@ def read_last_row(path: Path) -> dict[str, float]:
     return {key: float(value) for key, value in cells if value}
 
 
-def _are_texts(value: Any) -> bool:
-    """Return whether a list holds texts alone; what is no list is said to be none elsewhere."""
-    return not isinstance(value, list) or all(isinstance(item, str) for item in cast("list[Any]", value))
+def _is_of_kind(key: str, value: Any) -> bool:
+    """Return whether a value of run.json is null or of the kind that is written there under its key."""
+    if value is None:
+        return True
+    if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+        return False
+    return key not in _LISTS or all(isinstance(item, str) for item in cast("list[Any]", value))
 
 
 class RunDir:
@@ -224,11 +228,9 @@ class RunDir:
         path = self.path / "run.json"
         found = read_object(path) if path.is_file() else {}
         for key, kind in _KINDS.items():
-            value: Any = found.get(key)
-            texts = key not in _LISTS or _are_texts(value)
-            if not isinstance(value, kind | None) or isinstance(value, bool) or not texts:
-                wrong = f"{key}: {value!r:.60} is no {kind.__name__}{'' if texts else ' of texts'}"
-                raise UserError(f"{path}: {wrong}: it was changed by hand; put its copy back")
+            if not _is_of_kind(key, found.get(key)):
+                wrong = f"{found[key]!r:.60} is no {kind.__name__}{' of texts' if key in _LISTS else ''}"
+                raise UserError(f"{path}: {key}: {wrong}: it was changed by hand; put its copy back")
         return found
 
     def update_state(self, **changes: Any) -> None:

@@ -39,7 +39,7 @@ def note_finished(run: RunDir, tracked: Tracked) -> None:
     step = int(state.get("step", 0))
     intervals = [] if len(spec.all_seeds) > 1 else intervals_of(run, spec)
     tracked.log_points(intervals)
-    note_checkpoints(run, tracked, spec, step)
+    note_checkpoints(tracked, spec, step)
     if spec.placement.log_model:
         note_model(run, tracked, [point for point in intervals if point.step == step])
     tracked.set_tags({NOTE_TAG: description(spec, step, state.get("metrics") or {})})
@@ -52,7 +52,7 @@ def note_dataset(run: RunDir, tracked: Tracked) -> None:
         tracked.log_dataset(spec.env_name, str(content_hash), str(spec.placement.datasets))
 
 
-def note_checkpoints(run: RunDir, tracked: Tracked, spec: RunSpec, step: int) -> None:
+def note_checkpoints(tracked: Tracked, spec: RunSpec, step: int) -> None:
     """Tell MLflow of the checkpoints that the run keeps, each at its step with what was measured there.
 
     The last one is a model of its own, where it is logged as one.

@@ -97,7 +97,7 @@ def evaluate_best(
     runs = [pack for pack in packs_of(sweep.path, winner.number) if finished(pack, steps)]
     base = trial_spec(spec, winner.parameters)
     policy = load_policies(runs, base.placement.device, winner.chosen)
-    best = best_seed(_seed_rows(sweep.path, spec, winner, confirmed[0], policy), tuple(policy.seeds))
+    best = best_seed(_seed_rows(sweep.path, winner, confirmed[0], policy), tuple(policy.seeds))
     chosen, folder = policy.member(best), sweep.path / "best"
     chosen.save(folder)
     seed_metrics, played = _registered(sweep.path, spec, winner, chosen, notice)
@@ -127,9 +127,7 @@ def evaluate_best(
     return result
 
 
-def _seed_rows(
-    sweep: Path, spec: SweepSpec, winner: TrialOutcome, confirmed: Confirmed, policy: Policy
-) -> list[dict[str, float]]:
+def _seed_rows(sweep: Path, winner: TrialOutcome, confirmed: Confirmed, policy: Policy) -> list[dict[str, float]]:
     """Return each seed's metrics, from the confirmation or else the ranking: one seed is chosen by them."""
     own = rows_where(read_episodes(sweep / FILE), stage="confirmation", trial=winner.number)
     if confirmed.seeds != sorted(policy.seeds) or not own.num_rows:
