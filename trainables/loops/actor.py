@@ -42,7 +42,7 @@ class Actor:
         self.number, self.life, self._config = number, life, config
         surroundings = Surroundings(environment_of(spec, facts["environment"]), spec.evaluation.eval_seed)
         algorithm = algorithms.get(spec.algo)(surroundings.shape, surroundings.action_dim, config)
-        seed = spec.all_seeds[0]
+        seed = spec.all_seeds[number % len(spec.all_seeds)]  # that of its member, as in `inbox.py`
         scaling = Normaliser.from_dict(facts["normaliser"])
         self._pack = Pack(algorithm, [seed], normaliser=scaling)
         self._seed = stream_key(seed, f"actor {life}", number)

@@ -13,20 +13,23 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
 from typing import Any
 
 from understudy.errors import DatasetError, UserError
 from understudy.runs.actor_key import actor_key
+from understudy.spec.in_the_loop import InTheLoop
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.fragments import Fragment, Header, from_bytes, to_bytes
 from understudy.trainables.loops.learner import Published
 
 logger = logging.getLogger("understudy")
-WAITING = 64
-"""Fragments that may wait for the learner; an actor that sends more waits itself."""
+WAITING = 16
+"""Fragments of an actor that may wait for the learner; one that sends more waits itself."""
 RETRY_SECONDS = 0.5
 BROKEN = (OSError, EOFError, ValueError)
 
@@ -48,20 +51,23 @@ def common(spec: RunSpec) -> str:
 class RemoteActors:
     """The learner's side: who has come, what they sent, and the newest weights for them."""
 
-    def __init__(self, spec: RunSpec, address: str, count: int, facts: Mapping[str, Any]) -> None:
-        self._spec, self._count, self._facts = spec, count, dict(facts)
+    def __init__(self, spec: RunSpec, facts: Mapping[str, Any], folder: Path) -> None:
+        assert isinstance(spec.config, InTheLoop)
+        self._spec, self._facts = spec, dict(facts)
+        self._count, address = spec.config.actors * len(spec.all_seeds), spec.config.actor_address
         host, port = host_and_port(address)
         try:
             self._server = socket.create_server((host, port))
         except OSError as error:
             raise UserError(f"actor_address={address}: cannot listen there ({error.strerror or error})") from None
         self._key = actor_key(make=True)
-        self._fragments: queue.Queue[Fragment] = queue.Queue(WAITING)
+        self._fragments = [queue.Queue[Fragment](WAITING) for _ in range(self._count)]
+        self._came = threading.Event()
         self._changed = threading.Condition()
-        self._weights: Published | None = None
+        self._weights: list[Published] = []
         self._present: dict[int, Connection] = {}
         self._closing = False
-        self.lives = 0
+        self.lives = Counter[int]()
 
     @property
     def address(self) -> str:
@@ -69,26 +75,30 @@ class RemoteActors:
         host, port = self._server.getsockname()[:2]
         return f"{host}:{port}"
 
-    def start(self, weights: Published) -> None:
+    def start(self, weights: Sequence[Published]) -> None:
         """Let actors come."""
-        self._weights = weights
+        self._weights = list(weights)
         threading.Thread(target=self._accept, name="understudy-actors", daemon=True).start()
         logger.info("waiting for actors at %s: `understudy actor` with the same words", self.address)
 
-    def publish(self, weights: Published) -> None:
-        """Send the weights to everyone who is there."""
+    def publish(self, weights: Sequence[Published]) -> None:
+        """Send each its weights, to everyone who is there."""
         with self._changed:
-            self._weights = weights
+            self._weights = list(weights)
             self._changed.notify_all()
 
-    def poll(self, seconds: float) -> list[Fragment]:
-        """Return what has come; wait at most so long for the first."""
-        found: list[Fragment] = []
-        with contextlib.suppress(queue.Empty):
-            found.append(self._fragments.get(timeout=seconds) if seconds else self._fragments.get_nowait())
-            while True:
-                found.append(self._fragments.get_nowait())
-        return found
+    def poll(self, numbers: Collection[int], seconds: float) -> list[Fragment]:
+        """Return what has come of these actors; wait at most so long for the first."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._came.clear()
+            found: list[Fragment] = []
+            for number in numbers:
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        found.append(self._fragments[number].get_nowait())
+            if found or not self._came.wait(max(0.0, deadline - time.monotonic())):
+                return found
 
     def close(self) -> None:
         """Tell everyone that training is over."""
@@ -100,7 +110,7 @@ class RemoteActors:
         self._server.close()
         deadline = time.monotonic() + 5.0
         while self._present and time.monotonic() < deadline:
-            self.poll(0.0)  # a reader may wait for room
+            self.poll(range(self._count), 0.0)  # a reader may wait for room
             time.sleep(0.02)
         for connection in list(self._present.values()):
             connection.close()
@@ -147,9 +157,11 @@ class RemoteActors:
         with self._changed:
             free = [number for number in range(self._count) if number not in self._present]
             if not free:
-                return None, f"{self._count} actors are here already; the learner's num_actors says how many may come"
+                return None, (
+                    f"{self._count} actors are here already; the learner's num_actors says how many may come for a seed"
+                )
             self._present[free[0]] = connection
-            self.lives += 1
+            self.lives[free[0]] += 1
             return free[0], ""
 
     def _read(self, connection: Connection, number: int) -> None:
@@ -159,7 +171,8 @@ class RemoteActors:
             fragment = Fragment(Header(**header), arrays)
             while not self._closing:
                 with contextlib.suppress(queue.Full):
-                    self._fragments.put(fragment, timeout=0.5)
+                    self._fragments[number].put(fragment, timeout=0.5)
+                    self._came.set()
                     break
 
     def _write(self, connection: Connection, number: int) -> None:
@@ -180,12 +193,12 @@ class RemoteActors:
         """Wait for weights of another version than `sent`; None at the end, and when the actor is gone."""
 
         def due() -> bool:
-            return self._closing or self._present.get(number) is not connection or self._newest() != sent
+            return self._closing or self._present.get(number) is not connection or self._newest(number).version != sent
 
         with self._changed:
             self._changed.wait_for(due)
             gone = self._closing or self._present.get(number) is not connection
-            return None if gone else self._weights
+            return None if gone else self._newest(number)
 
-    def _newest(self) -> int:
-        return -1 if self._weights is None else self._weights.version
+    def _newest(self, number: int) -> Published:
+        return self._weights[number % len(self._weights)]

@@ -144,6 +144,13 @@ class Stop:
             self.told = self._notice.error(self._training.step)
             raise self.told
 
+    def between(self, error: Stopped) -> Stopped:
+        """Write a checkpoint where an update was waited for and the wait was ended; return what to raise."""
+        if self._checkpoint is not None and self._training.step:
+            self._checkpoint.write()
+            self._writer.flush()
+        return self._notice.error(self._training.step) if self._notice.pending else error
+
     def __call__(self, metrics: dict[str, torch.Tensor] | None = None) -> None:
         """Raise Stopped where any worker is told to stop."""
         training, last, world = self._training, self._training.last, self._training.worker.world
@@ -299,5 +306,12 @@ def follow(training: Training, updates: Iterable[dict[str, torch.Tensor]], hooks
 
     if training.evaluating:
         after(hooks[1:], {})
-    for metrics in updates:
+    taken = iter(updates)
+    while True:
+        try:
+            metrics = next(taken)
+        except StopIteration:
+            return
+        except Stopped as error:
+            raise stop.between(error) from None
         after(hooks, metrics)

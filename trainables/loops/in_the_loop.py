@@ -44,15 +44,6 @@ class InTheLoopLoop(OnlineLoop):
         super().__init__(spec)
         self.judge = judge_of(spec)
 
-    @classmethod
-    def check(cls, spec: RunSpec) -> None:
-        """Raise what is wrong with a new run's numbers and names."""
-        super().check(spec)
-        config = spec.config
-        assert isinstance(config, InTheLoop)
-        if config.has_actors and len(spec.all_seeds) > 1:
-            raise SpecError(f"seeds={list(spec.all_seeds)}: actors of their own act for one seed; start a run for each")
-
     def _feed(self, training: Training) -> Feed:
         """Return where updates come from."""
         config = self.spec.config
@@ -82,16 +73,18 @@ class InTheLoopLoop(OnlineLoop):
             training = Training(spec, RunDir(folder), loop.experience, loop.algorithm, loop.device)
             sees = Sees(loop.surroundings.shape, loop.surroundings.action_dim)
             count = replay_ledger(training, run.resume / REPLAY, saved, sees, loop.experience.data)
-        mine, theirs = training.pack.member_state(0)["weights"], saved["members"][0]["weights"]
-        return count, max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
+        off = 0.0
+        for member, state in enumerate(saved["members"]):
+            mine, theirs = training.pack.member_state(member)["weights"], state["weights"]
+            off = max(off, *(float((mine[name] - theirs[name]).abs().max()) for name in theirs))
+        return count, off
 
     def _actors(self, training: Training, config: InTheLoop) -> Actors:
         """Return those who act for this learner."""
         environment = describe_environment(self.surroundings.factory)
         facts = {"normaliser": training.pack.normaliser.to_dict(), "environment": environment}
-        if config.actor_address:
-            return RemoteActors(self.spec, config.actor_address, max(1, config.num_actors), facts)
-        return RayActors(self.spec, config.num_actors, training.run.path.name, facts)
+        kind = RemoteActors if config.actor_address else RayActors
+        return kind(self.spec, facts, training.run.path)
 
 
 class CorrectedFeed(FromEnvironments):

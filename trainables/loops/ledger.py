@@ -3,7 +3,7 @@ notes these, and all updates can be done again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from understudy.algorithm import Batch
 from understudy.envs.replay.pool import Pool
 from understudy.envs.windows.augmentation import augment_batch
-from understudy.observations import each
+from understudy.observations import together
 from understudy.spec.in_the_loop import InTheLoop
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.correcting import corrected_batch
 from understudy.trainables.loops.data import Data
-from understudy.trainables.loops.inbox import STATE_OF_ACTORS, Inbox, Sees, buffers_of
+from understudy.trainables.loops.inbox import STATE_OF_ACTORS, Inbox, Sees, buffers_of, numbers_of
 from understudy.trainables.loops.steps import Training
 
 LEDGER = "ledger.bin"
@@ -26,12 +26,19 @@ LEDGER = "ledger.bin"
 
 
 def do_update(
-    training: Training, pool: Pool, data: Data | None, update: int, shown: int, counts: list[int]
+    training: Training, pools: Sequence[Pool], data: Data | None, update: int, shown: int, counts: list[int]
 ) -> dict[str, torch.Tensor]:
-    """Take update number `update` on what the buffers had when they held `counts` rows; return its metrics [1]."""
-    spec, pack = training.spec, training.pack
-    batch = corrected_batch(pool, data, spec.all_seeds[0], update, spec.config.batch_size, shown, counts)
-    whole: Batch = {name: each(lambda part: part[None], value) for name, value in batch.items()}
+    """Take update number `update` of every member, each on what its buffers had; return its metrics [K].
+
+    `counts` are the rows that the buffers of all actors held, by the actors' numbers.
+    """
+    spec, pack, members = training.spec, training.pack, len(pools)
+    size = spec.config.batch_size
+    drawn = [
+        corrected_batch(pool, data, seed, update, size, shown, counts[member::members])
+        for member, (pool, seed) in enumerate(zip(pools, training.seeds, strict=True))
+    ]
+    whole: Batch = {name: together(torch.stack, [one[name] for one in drawn]) for name in drawn[0]}
     whole = augment_batch(whole, spec.augment, training.seeds, update, device=pack.device)
     config = spec.config
     assert isinstance(config, InTheLoop)
@@ -77,15 +84,16 @@ def replay_ledger(training: Training, folder: Path, saved: Mapping[str, Any], se
     """
     config = training.spec.config
     assert isinstance(config, InTheLoop)
-    count = max(1, config.num_actors)
-    buffers = buffers_of(folder, sees, config, count)
+    members = len(training.seeds)
+    buffers = buffers_of(folder, sees, config, members)
     for buffer, state in zip(buffers, saved[STATE_OF_ACTORS], strict=True):
         Inbox(buffer, sees.shape).restore(state)
-    pool = Pool(buffers, training.spec.data.discount, from_start=True)
+    own = [[buffers[number] for number in numbers_of(k, members, config.actors)] for k in range(members)]
+    pools = [Pool(held, training.spec.data.discount, from_start=True) for held in own]
     shown = round(config.batch_size * config.offline_ratio)
-    noted = Ledger.read(folder, count)
+    noted = Ledger.read(folder, len(buffers))
     for update, *counts in noted.tolist():
-        do_update(training, pool, data, update, shown, counts)
+        do_update(training, pools, data, update, shown, counts)
     return len(noted)
 
 

@@ -34,7 +34,7 @@ END_SECONDS = 5.0
 
 _own: dict[str, psutil.Process] = {}
 _waiting: list[threading.Thread] = []
-"""The threads whose work on Ray was not waited for to its end."""
+"""The threads whose work on Ray did not come to its end, or was not waited for."""
 _joined: list[_Head] = []
 
 
@@ -99,16 +99,25 @@ def do_watched(work: Callable[[], Any], folder: Path) -> None:
     thread.start()
     while thread.is_alive() and lost(folder) is None:
         thread.join(LOOK_SECONDS)
-    died = lost(folder)
-    if died and (thread.is_alive() or raised):
-        deadline = time.monotonic() + NOTICE_SECONDS
-        while time.monotonic() < deadline:
-            Notice(folder).check()
-            time.sleep(LOOK_SECONDS)
-        raise RayLost(f"Ray's {died} died; `understudy resume {folder}` goes on") from None
+    if thread.is_alive() or raised:
+        check(folder)
     _waiting.remove(thread)
     if raised:
         raise raised[0]
+
+
+def check(folder: Path) -> None:
+    """Raise RayLost where part of Ray is gone, Stopped where it died of a signal that was sent to us too."""
+    died = lost(folder)
+    if died is None:
+        return
+    if threading.current_thread() not in _waiting:
+        _waiting.append(threading.current_thread())
+    deadline = time.monotonic() + NOTICE_SECONDS
+    while time.monotonic() < deadline:
+        Notice(folder).check()
+        time.sleep(LOOK_SECONDS)
+    raise RayLost(f"Ray's {died} died; `understudy resume {folder}` goes on") from None
 
 
 def leave(code: int) -> None:

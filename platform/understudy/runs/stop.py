@@ -40,6 +40,11 @@ class Notice:
         if now < self._next:
             return False
         self._next = now + LOOK_SECONDS
+        return self.pending
+
+    @property
+    def pending(self) -> bool:
+        """Whether the notice is there, whenever it was last looked for."""
         return any(file.exists() for file in self._files)
 
     def error(self, step: int | None = None) -> Stopped:
@@ -54,7 +59,7 @@ class Notice:
 
     def check(self) -> None:
         """Raise Stopped where the notice is given, whenever it was last looked for: between two stages."""
-        if any(file.exists() for file in self._files):
+        if self.pending:
             raise self.error()
 
 

@@ -54,7 +54,8 @@ class InTheLoop(Interaction):
         default=0,
         ge=0,
         le=256,
-        description="processes that act (Ray's) beside the one that learns, or that may come to actor_address; 0: none",
+        description="processes that act for each seed (Ray's) beside the one that learns, or that may come to"
+        " actor_address; 0: none",
     )
     actor_address: str = Field(
         default="", description="HOST:PORT at which `understudy actor` finds the learner; '': no such actors"
@@ -79,3 +80,8 @@ class InTheLoop(Interaction):
     def has_actors(self) -> bool:
         """Whether others act and this process learns."""
         return bool(self.num_actors or self.actor_address)
+
+    @property
+    def actors(self) -> int:
+        """How many others act for each seed, or may come to do so."""
+        return max(1, self.num_actors)
