@@ -20,7 +20,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
-from understudy.spec.part import LOG, Needs, Part
+from understudy.spec.part import LOG, Needs, Part, PerMember
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import Input, ObservationEncoder
 from understudy.trainables.networks.transformer import (
@@ -65,7 +65,9 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
     dim_feedforward: int = Field(default=3200, ge=1, le=65_536, description="width of its feed-forward parts")
     n_encoder_layers: int = Field(default=4, ge=1, le=256, description="layers over the observation's tokens")
     n_decoder_layers: int = Field(default=1, ge=1, le=256, description="layers from those to the actions")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in attention and feed-forward parts")
+    dropout: Annotated[float, PerMember()] = Field(
+        default=0.1, ge=0, lt=1, description="dropout in attention and feed-forward parts"
+    )
     use_vae: bool = Field(default=True, description="condition on a latent that the chunk is encoded into in training")
     latent_dim: Annotated[int, Needs("use_vae=true")] = Field(
         default=32, ge=1, le=16_384, description="size of that latent"
@@ -73,7 +75,7 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
     n_vae_encoder_layers: Annotated[int, Needs("use_vae=true")] = Field(
         default=4, ge=1, le=256, description="layers of the encoder that makes it"
     )
-    kl_weight: Annotated[float, Needs("use_vae=true")] = Field(
+    kl_weight: Annotated[float, PerMember(), Needs("use_vae=true")] = Field(
         default=10.0, ge=0, json_schema_extra=LOG, description="weight of the latent's divergence"
     )
 

@@ -19,7 +19,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
-from understudy.spec.part import ActsOnly, Needs, OnlyWith
+from understudy.spec.part import ActsOnly, Needs, OnlyWith, PerMember
 from understudy.trainables.networks.likelihoods import (
     Mixture,
     act_by_mode,
@@ -60,7 +60,7 @@ class BCConfig(Chunks, Dense, Vision, Saliency):
         description="deviation of the mixture's Gaussians when acting; none: what was learnt (robomimic acts with 1e-4,"
         " its low_noise_eval, and eval_temperature=1)",
     )
-    dropout: Annotated[float, Needs("hidden_dims")] = Field(
+    dropout: Annotated[float, PerMember(), Needs("hidden_dims")] = Field(
         default=0.0, ge=0, lt=1, description="dropout before each activation"
     )
     activation: Annotated[Literal["gelu", "swish"], Needs("hidden_dims")] = Field(

@@ -11,6 +11,8 @@ there, but are not learned from. Actions are in [-1, 1]: data whose actions reac
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field, model_validator
 from torch import nn
@@ -18,7 +20,7 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.part import LOG
+from understudy.spec.part import LOG, PerMember
 from understudy.trainables.networks.gpt import GPT, draw_gpt_masks
 from understudy.trainables.networks.steps import StepPolicy, StepPolicyConfig
 from understudy.trainables.networks.transformer import Dropout
@@ -34,7 +36,9 @@ class BCTransformerConfig(StepPolicyConfig):
     dim_model: int = Field(default=512, ge=4, le=16_384, multiple_of=4, description="width of the tokens")
     n_heads: int = Field(default=8, ge=1, le=1024, description="heads of the attention")
     n_layers: int = Field(default=6, ge=1, le=256, description="blocks")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of tokens, attention and blocks' outputs")
+    dropout: Annotated[float, PerMember()] = Field(
+        default=0.1, ge=0, lt=1, description="dropout of tokens, attention and blocks' outputs"
+    )
     supervise_all_steps: bool = Field(default=True, description="learn the action of each step, not the newest alone")
 
     @model_validator(mode="after")

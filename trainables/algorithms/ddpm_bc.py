@@ -20,7 +20,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Dense, Vision
-from understudy.spec.part import ActsOnly, OnlyWith, Width
+from understudy.spec.part import ActsOnly, OnlyWith, PerMember, Width
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.reverse import Reverse, Variance, deviation, leading_times
@@ -42,7 +42,9 @@ class DDPMBCConfig(Chunks, Dense, Vision, Saliency):
         default="cosine", description="variances of the forward process"
     )
     diffusion_steps: int = Field(default=20, ge=2, le=1000, description="steps of the forward process")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in the residual blocks")
+    dropout: Annotated[float, PerMember()] = Field(
+        default=0.1, ge=0, lt=1, description="dropout in the residual blocks"
+    )
     ema_rate: float | None = Field(
         default=0.002,
         gt=0,

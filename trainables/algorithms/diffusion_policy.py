@@ -23,7 +23,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
-from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, Width
+from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, PerMember, Width
 from understudy.trainables.algorithms.ddpm_bc import betas
 from understudy.trainables.networks.blocks import Block, Sines, causal, dense, learned, masks_of_blocks
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -78,7 +78,7 @@ class DiffusionPolicyConfig(Chunks, Vision, AlgorithmConfig):
     n_layers: Annotated[int, OnlyWith("denoiser", "transformer")] = Field(
         default=8, ge=1, le=256, description="its blocks"
     )
-    dropout: Annotated[float, OnlyWith("denoiser", "transformer")] = Field(
+    dropout: Annotated[float, PerMember(), OnlyWith("denoiser", "transformer")] = Field(
         default=0.3, ge=0, lt=1, description="dropout in its attention and feed-forward parts"
     )
     beta_schedule: Literal["cosine", "linear", "vp"] = Field(

@@ -22,7 +22,7 @@ from understudy.algorithm import RETURNS, Algorithm, Batch, Draws, LossAndMetric
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, FineTuning, Sampling, Vision
-from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, Width
+from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, PerMember, Width
 from understudy.trainables.networks.chunk_critic import Aggregate, ChunkCritic, aggregated
 from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.mlp import MLP, VectorField
@@ -50,7 +50,7 @@ class FlowBCConfig(FineTuning, Chunks, Dense, Vision, AlgorithmConfig):
         " with use_critic), or the flow's sample that a critic values most (best-of-n): one of the demonstrations'"
         " returns, or that of use_critic",
     )
-    alpha: Annotated[float, Needs("actor=one_step")] = Field(
+    alpha: Annotated[float, PerMember(), Needs("actor=one_step")] = Field(
         default=100.0, gt=0, description="weight of the distillation (actor=one_step)"
     )
     num_samples: Annotated[int, ActsOnly(), OnlyWith("actor", "best_of_n")] = Field(

@@ -9,6 +9,8 @@ features.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -17,7 +19,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase,
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Dense, Sampling, Vision
-from understudy.spec.part import LOG, Width
+from understudy.spec.part import LOG, PerMember, Width
 from understudy.trainables.networks.actor_critic import QEnsemble, relu_layers
 from understudy.trainables.networks.likelihoods import log_probability
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -31,10 +33,10 @@ class IQLConfig(Dense, Vision, AlgorithmConfig):
     """Settings of iql."""
 
     hidden_dims: tuple[Width, ...] = Field(default=(256, 256), min_length=1, description="widths of every network")
-    expectile: float = Field(
+    expectile: Annotated[float, PerMember()] = Field(
         default=0.7, gt=0, lt=1, description="expectile of the critics' values that the value is: 0.5 is their mean"
     )
-    beta: float = Field(
+    beta: Annotated[float, PerMember()] = Field(
         default=3.0, ge=0, json_schema_extra=LOG, description="how much advantages count in the policy; 0 clones all"
     )
     tau: float = Field(

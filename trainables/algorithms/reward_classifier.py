@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from understudy.observations import Arrays, Observations, ObservationShape, part
 from understudy.policy import Policy
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Sampling, Vision
-from understudy.spec.part import LOG, Part
+from understudy.spec.part import LOG, Part, PerMember
 from understudy.trainables.networks.mlp import draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS
@@ -52,7 +52,7 @@ class RewardClassifierConfig(Vision, AlgorithmConfig):
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
     latent_dim: int = Field(default=256, ge=1, le=16_384, description="features of each camera")
     hidden_dim: int = Field(default=256, ge=1, description="width of the layer over all cameras")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in that layer")
+    dropout: Annotated[float, PerMember()] = Field(default=0.1, ge=0, lt=1, description="dropout in that layer")
     reward_threshold: float = Field(
         default=0.0, description="recorded rewards above this mean success; -0.5 where they are -1 and 0"
     )

@@ -11,6 +11,8 @@ Shape suffixes: B samples, E critics, A action dims, F features.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -19,7 +21,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase,
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Dense, Sampling, Vision
-from understudy.spec.part import LOG, Width
+from understudy.spec.part import LOG, PerMember, Width
 from understudy.trainables.networks.actor_critic import QEnsemble, relu_layers
 from understudy.trainables.networks.observation import ObservationEncoder
 
@@ -28,7 +30,7 @@ class TD3BCConfig(Dense, Vision, AlgorithmConfig):
     """Settings of td3_bc."""
 
     hidden_dims: tuple[Width, ...] = Field(default=(256, 256), min_length=1, description="widths of every network")
-    alpha: float = Field(
+    alpha: Annotated[float, PerMember()] = Field(
         default=2.5, ge=0, json_schema_extra=LOG, description="how much the critic counts beside the data's actions"
     )
     tau: float = Field(

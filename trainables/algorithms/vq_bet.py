@@ -24,7 +24,7 @@ from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Target
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Sampling
-from understudy.spec.part import LOG, Redefines
+from understudy.spec.part import LOG, PerMember, Redefines
 from understudy.trainables.networks.gpt import GPT, draw_gpt_masks
 from understudy.trainables.networks.likelihoods import drawn
 from understudy.trainables.networks.mlp import MLP
@@ -50,12 +50,18 @@ class VQBeTConfig(Chunks, Window):
     dim_model: int = Field(default=512, ge=4, le=16_384, multiple_of=4, description="width of the tokens")
     n_heads: int = Field(default=8, ge=1, le=1024, description="heads of the attention")
     n_layers: int = Field(default=6, ge=1, le=256, description="blocks")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of tokens, attention and blocks' outputs")
+    dropout: Annotated[float, PerMember()] = Field(
+        default=0.1, ge=0, lt=1, description="dropout of tokens, attention and blocks' outputs"
+    )
     codes: int = Field(default=16, ge=2, le=4096, description="codes of each of the two rounds")
     focal_gamma: float = Field(default=2.0, ge=0, description="how little codes count that are likely already; 0: all")
-    primary_weight: float = Field(default=5.0, ge=0, description="weight of the first code's loss")
-    secondary_weight: float = Field(default=0.5, ge=0, description="weight of the second code's loss")
-    offset_weight: float = Field(default=100.0, ge=0, description="weight of the offsets' loss")
+    primary_weight: Annotated[float, PerMember()] = Field(
+        default=5.0, ge=0, description="weight of the first code's loss"
+    )
+    secondary_weight: Annotated[float, PerMember()] = Field(
+        default=0.5, ge=0, description="weight of the second code's loss"
+    )
+    offset_weight: Annotated[float, PerMember()] = Field(default=100.0, ge=0, description="weight of the offsets' loss")
 
     @model_validator(mode="after")
     def _consistent(self) -> VQBeTConfig:

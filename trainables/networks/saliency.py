@@ -18,7 +18,7 @@ from torch.nn import functional
 from understudy.algorithm import Batch
 from understudy.envs.store.store import SALIENCY
 from understudy.spec.learning import AlgorithmConfig, Sampling
-from understudy.spec.part import Needs
+from understudy.spec.part import Needs, PerMember
 
 TINY = 1e-8
 """Added to what a mask is divided by."""
@@ -29,7 +29,9 @@ class Saliency(AlgorithmConfig):
 
     title: ClassVar[str] = "saliency maps"
 
-    saliency_weight: float = Field(default=0.0, ge=0, description="weight of the saliency regularisation; 0: none")
+    saliency_weight: Annotated[float, PerMember()] = Field(
+        default=0.0, ge=0, description="weight of the saliency regularisation; 0: none"
+    )
     saliency_mask: Annotated[Literal["minmax", "softmax"], Needs("saliency_weight")] = Field(
         default="minmax", description="how a map becomes a mask: mean magnitude by its range, or a spatial softmax"
     )

@@ -6,25 +6,24 @@ what costs a small network as much as the step itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 
 
 class Adam:
-    """AdamW over groups of parameters: `params`, `lr` and `weight_decay` of each may be changed between steps."""
+    """AdamW over groups of parameters, each with `params`, `lr`, `weight_decay`, `betas` and `eps` of its own."""
 
-    def __init__(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> None:
-        self.param_groups = groups
+    def __init__(self) -> None:
         self.state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
         """By parameter: `step` [], `exp_avg` and `exp_avg_sq` like it; none before its first step."""
-        self._betas, self._eps = betas, eps
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Take a step with the gradients as they are."""
-        beta1, beta2 = self._betas
-        for group in self.param_groups:
+    def step(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Take a step of these groups with the gradients as they are."""
+        for group in groups:
+            beta1, beta2 = group["betas"]
             parameters: list[torch.Tensor] = group["params"]
             states = [self.state.get(one) or self._begun(one) for one in parameters]
             steps = [state["step"] for state in states]
@@ -40,7 +39,7 @@ class Adam:
                 beta1=beta1,
                 beta2=beta2,
                 weight_decay=group["weight_decay"],
-                eps=self._eps,
+                eps=group["eps"],
                 amsgrad=False,
                 maximize=False,
             )

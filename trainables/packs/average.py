@@ -29,13 +29,13 @@ class WeightAverage:
             move_into(member, layout.views(self.values[index]), None)
             member.to(parameters.device)
 
-    def follow(self, step: int) -> None:
-        """Move the average after update `step`, from 1: average += rate (weights - average)."""
-        if len(set(self.rates)) == 1:
+    def follow(self, step: int, members: Sequence[int]) -> None:
+        """Move the averages of `members` after update `step`, from 1: average += rate (weights - average)."""
+        if len(set(self.rates)) == 1 and len(members) == len(self.rates):
             self.values.lerp_(self._parameters, warm_rate(self.rates[0], self._power, step))
             return
-        for average, weights, rate in zip(self.values, self._parameters, self.rates, strict=True):
-            average.lerp_(weights, warm_rate(rate, self._power, step))
+        for k in members:
+            self.values[k].lerp_(self._parameters[k], warm_rate(self.rates[k], self._power, step))
 
 
 def warm_rate(rate: float, power: float | None, step: int) -> float:

@@ -24,9 +24,17 @@ from understudy.trainables.packs.transfer import LoadedEncoder, load_encoder
 class Networks:
     """K members' networks."""
 
-    def __init__(self, algorithm: Algorithm, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        seeds: Sequence[int],
+        device: torch.device,
+        of_members: Sequence[Algorithm] | None = None,
+    ) -> None:
+        """Build them; `of_members` are the members' algorithms where settings of theirs differ."""
         # Weights are drawn on the CPU, so that a seed means the same network on every device.
-        self.members = [algorithm.build(seed) for seed in seeds]
+        builders = [algorithm] * len(seeds) if of_members is None else of_members
+        self.members = [one.build(seed) for one, seed in zip(builders, seeds, strict=True)]
         self.drops = drops(self.members[0])
         """Whether torch's own dropout layers are among them."""
         self.layout = FlatLayout(self.members[0])
@@ -52,10 +60,11 @@ class Networks:
         """Let nothing be dropped out, as in acting and in held-out losses."""
         return without_dropout(_distinct(*self.members, *self.acting) if self.drops else [])
 
-    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> LoadedEncoder:
-        """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
-        reports = [load_encoder(network, weights, origin) for network in _distinct(*self.members, *self.acting)]
-        self.targets.restart()
+    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str, members: Sequence[int]) -> LoadedEncoder:
+        """Put another network's encoder weights into members; return what was loaded. SpecError if nothing was."""
+        networks = _distinct(*(self.members[k] for k in members), *(self.acting[k] for k in members))
+        reports = [load_encoder(network, weights, origin) for network in networks]
+        self.targets.restart(members)
         return reports[0]
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:

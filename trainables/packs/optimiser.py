@@ -9,7 +9,6 @@ take theirs. Shape suffixes: K members, P padded parameters of one.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,8 +74,8 @@ class Optimiser:
     ) -> None:
         layout, parameters, gradients = networks.layout, networks.parameters, networks.gradients
         config, count = algorithm.config, len(parameters)
-        self._config, self._layout = config, layout
-        self._schedule = Schedule.of(config, training_steps)
+        self._layout, self._training_steps = layout, training_steps
+        self._schedules = [Schedule.of(config, training_steps)] * count
         self._moved = moved_by(phase, layout)
         self._groups = groups(algorithm.learning_rates, layout, self._moved)
         # Of all members' rows, in stretches without a gap: padding is zero and moves nothing.
@@ -84,35 +83,32 @@ class Optimiser:
         self._rows = [[gradients[k, place] for place in places] for k in range(count)]
         self._rates = torch.full((count,), config.lr, dtype=torch.float64, device=parameters.device)
         self._differ = False
-        self._members = [self._groups_of(parameters[k], gradients[k]) for k in range(count)]
+        self._clips = [config.grad_clip] * count
+        self._members = [self._groups_of(config, parameters[k], gradients[k]) for k in range(count)]
         fp16 = config.precision == "fp16"
         self._scalers = [GradScaler(parameters.device.type) for _ in range(count)] if fp16 else []
-        betas, eps = (config.adam_beta1, config.adam_beta2), config.adam_eps
         # Whoever may skip a step alone, as scalers have torch's own class do, needs an AdamW alone.
-        self._alone = [torch.optim.AdamW(own, betas=betas, eps=eps, fused=True) for own in self._members if fp16]
-        self._together = Adam([group for own in self._members for group in own], betas=betas, eps=eps)
+        self._alone = [torch.optim.AdamW(own, fused=True) for own in self._members if fp16]
+        self._together = Adam()
         self._one = torch.ones((), device=parameters.device)
 
-    def _groups_of(self, row: torch.Tensor, gradient: torch.Tensor) -> list[dict[str, Any]]:
+    def _groups_of(self, config: AlgorithmConfig, row: torch.Tensor, gradient: torch.Tensor) -> list[dict[str, Any]]:
         """Return a member's parameter groups: one, or one for each stretch of a learning rate of its own."""
-        rate, decay = self._config.lr, self._config.weight_decay
         found: list[dict[str, Any]] = []
         for group in self._groups:
             part = row[group.place].detach().requires_grad_()
             part.grad = gradient[group.place]
-            own = rate if group.rate is None else group.rate
-            found.append({"params": [part], "lr": own, "initial_lr": own, "weight_decay": decay})
+            found.append({"params": [part], **_settings(config, group.rate)})
         return found
 
-    def change(self, k: int, own: Own) -> None:
-        """Have member k learn with its own `lr` and `weight_decay`, where they are in `own`; parts' own rates stay."""
-        rate, decay = own.get("lr", self._config.lr), own.get("weight_decay", self._config.weight_decay)
-        self._rates[k] = rate
+    def change(self, k: int, algorithm: Algorithm, own: Own) -> None:
+        """Have member k learn as `algorithm`, the pack's with its `own` settings, says from the next step on."""
+        config = algorithm.config
+        self._rates[k], self._clips[k] = config.lr, config.grad_clip
+        self._schedules[k] = Schedule.of(config, self._training_steps)
         self._differ = self._differ or "lr" in own
         for place, group in zip(self._groups, self._members[k], strict=True):
-            if place.rate is None:
-                group["lr"] = group["initial_lr"] = rate
-            group["weight_decay"] = decay
+            group.update(_settings(config, place.rate))
 
     def clear(self) -> None:
         """Make the phase's gradients zero, for a batch that comes in parts."""
@@ -123,41 +119,48 @@ class Optimiser:
         """Return the factors [K] that losses are multiplied by before they are differentiated; None: by none."""
         return torch.stack([scaler.scale(self._one) for scaler in self._scalers]) if self._scalers else None
 
-    def step(self, step: int) -> dict[str, torch.Tensor]:
-        """Take update number `step` with the gradients as they are; return metrics, each [K].
+    def step(self, step: int, members: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Take update number `step` of `members` with the gradients as they are; return metrics, each [K].
 
         They are `grad_norm` (before clipping), `lr` where it varies or members differ in it and `loss_scale` (the next
-        one) with fp16.
+        one) with fp16. What is not known of a member, or not of it at this step, is no number.
         """
         metrics: dict[str, torch.Tensor] = {}
-        for scaler, adam in zip(self._scalers, self._alone, strict=True):
-            scaler.unscale_(adam)
-        if self._config.grad_clip is not None:
-            metrics["grad_norm"] = self._clip(self._config.grad_clip)
-        if self._schedule.varies:
-            factor = self._schedule.factor(step)
-            metrics["lr"] = self._rates * factor
-            for group in itertools.chain(*self._members):
-                group["lr"] = group["initial_lr"] * factor
+        for k in members if self._scalers else ():
+            self._scalers[k].unscale_(self._alone[k])
+        if any(clip is not None for clip in self._clips):
+            metrics["grad_norm"] = self._clip(members)
+        if any(schedule.varies for schedule in self._schedules):
+            factors = [schedule.factor(step) for schedule in self._schedules]
+            each: Any = factors[0] if len(set(factors)) == 1 else self._rates.new_tensor(factors)
+            metrics["lr"] = self._rates * each
+            for k in members:
+                for group in self._members[k]:
+                    group["lr"] = group["initial_lr"] * factors[k]
         elif self._differ:
             metrics["lr"] = self._rates.clone()
-        for scaler, adam in zip(self._scalers, self._alone, strict=True):
-            scaler.step(adam)
-            scaler.update()
+        for k in members if self._scalers else ():
+            self._scalers[k].step(self._alone[k])
+            self._scalers[k].update()
         if self._scalers:
             metrics["loss_scale"] = torch.stack([scaler.scale(self._one) for scaler in self._scalers])
         else:
-            self._together.step()
+            self._together.step(group for k in members for group in self._members[k])
         return metrics
 
-    def _clip(self, largest: float) -> torch.Tensor:
-        """Scale each member's gradient down to the norm `largest`; return the norms before, [K]."""
+    def _clip(self, members: Sequence[int]) -> torch.Tensor:
+        """Scale gradients of `members` down to their largest norms; return the norms before, [K]."""
         # Member by member: a reduction over [K, P] may add in another order than one over [1, P].
-        norms = torch.stack([_norm(rows) for rows in self._rows])
-        for rows, scale in zip(self._rows, (largest / (norms + 1e-6)).clamp(max=1.0), strict=True):
-            for row in rows:
+        norms = [torch.full((), torch.nan, device=self._rates.device) for _ in self._rows]
+        for k in members:
+            largest = self._clips[k]
+            if largest is None:
+                continue
+            norms[k] = _norm(self._rows[k])
+            scale = (largest / (norms[k] + 1e-6)).clamp(max=1.0)
+            for row in self._rows[k]:
                 row.mul_(scale)
-        return norms
+        return torch.stack(norms)
 
     # ---- state ----
 
@@ -195,6 +198,13 @@ class Optimiser:
 
     def _state_of(self, k: int) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
         return self._alone[k].state if self._scalers else self._together.state
+
+
+def _settings(config: AlgorithmConfig, rate: float | None) -> dict[str, Any]:
+    """Return what AdamW is told of one group, whose learning rate is `rate` or, where that is None, the member's."""
+    own = config.lr if rate is None else rate
+    betas = (config.adam_beta1, config.adam_beta2)
+    return {"lr": own, "initial_lr": own, "weight_decay": config.weight_decay, "betas": betas, "eps": config.adam_eps}
 
 
 def _norm(rows: Sequence[torch.Tensor]) -> torch.Tensor:

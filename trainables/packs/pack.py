@@ -36,13 +36,22 @@ from understudy.observations import Arrays, Observations
 from understudy.randomness import global_generator, torch_generator
 from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.inputs import Inputs
-from understudy.trainables.packs.members import Own, check_own
+from understudy.trainables.packs.members import Own, Settings
 from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phase_metrics import PhaseMetrics
 from understudy.trainables.packs.phases import phases_of
 from understudy.trainables.packs.precision import check_precision
-from understudy.trainables.packs.runners import Looped, Mode, Runner, Stacked, micro_batches, named_loss, part_of
+from understudy.trainables.packs.runners import (
+    Looped,
+    Mode,
+    Runner,
+    Stacked,
+    Unstackable,
+    micro_batches,
+    named_loss,
+    part_of,
+)
 from understudy.trainables.packs.transfer import LoadedEncoder
 from understudy.trainables.packs.workers import Worker
 
@@ -63,8 +72,12 @@ class Pack:
         worker: Worker = Worker(),
         mode: Mode | None = None,
         training_steps: int | None = None,
+        freezes: bool = False,
     ) -> None:
-        """Build the members; `own` holds each one's own values of settings that OWN names, in place of the config's."""
+        """Build the members; `own` holds each one's own values of settings that may differ, in place of the config's.
+
+        With `freezes` a member whose loss is no number stays as it was, and the others go on; else all end.
+        """
         self.algorithm = algorithm
         self.seeds = [int(seed) for seed in seeds]
         self.device = torch.device(device)
@@ -74,28 +87,32 @@ class Pack:
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
         self._inputs = Inputs(self.normaliser, self.device, algorithm.config.chunks.action_clip)
 
-        self._networks = Networks(algorithm, self.seeds, self.device)
+        self._settings = Settings(algorithm, len(self.seeds), own)
+        self._networks = Networks(algorithm, self.seeds, self.device, self._settings.learners)
         self.members, self.layout = self._networks.members, self._networks.layout
         self.parameters = self._networks.parameters
         self._step = 0
         self.phases = phases_of(algorithm, self.layout)
         self._metrics = PhaseMetrics(len(self.seeds), self.device)
-        self._divergence = Divergence(self.seeds, self.device)
+        self._divergence = Divergence(self.seeds, self.device, freezes=freezes)
         self._runner: Runner = self._looped_or_stacked()
         self._optimisers = {
             phase.name: Optimiser(algorithm, phase, self._networks, training_steps=training_steps)
             for phase in self.phases
         }
-        self._own: list[Own] = [{} for _ in self.seeds]
-        for index, settings in enumerate(own or ()):
-            self.change(index, settings)
+        for index, settings in enumerate(self._settings.own):
+            self._apply(index, settings)
 
     def _looped_or_stacked(self) -> Runner:
         if self._networks.drops and self.mode == "vmap":  # stacked layers would share their draws, or refuse to draw
             self.mode = "loop"
-        if self.mode == "loop":
-            return Looped(self.algorithm, self._networks, self._seeded)
-        return Stacked(self.algorithm, self._networks)
+        if self.mode == "vmap":
+            try:
+                own = self._settings.of_losses if self._settings.losses_differ else ()
+                return Stacked(self.algorithm, self._networks, own)
+            except Unstackable:
+                self.mode = "loop"
+        return Looped(self.algorithm, self._networks, self._seeded, self._settings.of_loss)
 
     def _seeded(self, index: int) -> AbstractContextManager[None]:
         """Seed torch's global generator for a member's loss at this step, where a plug-in's code may draw from it."""
@@ -106,7 +123,9 @@ class Pack:
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def update(self, batch: Batch, step: int, only: Collection[str] | None = None) -> dict[str, torch.Tensor]:
+    def update(
+        self, batch: Batch, step: int, only: Collection[str] | None = None, members: Sequence[int] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Take update number `step`, from 1, for every member; return metrics, each [K], detached, not synchronised.
 
         `batch` holds observations [K, b, *O] (raw), actions [K, b, H, A] and valid [K, b, H], b being this
@@ -114,42 +133,61 @@ class Pack:
         worker's share and of each phase's last step; `<phase>_loss` is the phase's loss; SpecError where two phases
         name one alike. On the CPU a loss that is not finite raises TrainingDiverged before the phase touches any
         parameter; on an accelerator `check_finite` finds it later.
+
+        With `members`, indices, these alone are updated, and batch and metrics are of them, [M, ...]: all else of the
+        others stays as it is, bit for bit, and these become what they would have with the others.
         """
         self._step = step
-        draws = self._draw(batch["actions"].shape[1], step)
+        taking = list(range(len(self)) if members is None else members)
+        draws = self._draw(batch["actions"].shape[1], step, taking)
         whole = self.algorithm.config.grad_accumulation == 1
         batch = self._inputs.prepare(batch) if whole else batch  # else part by part
+        asked = taking
         for phase in self.phases:
             if (step - 1) % phase.every == 0 and (only is None or phase.name in only):
-                self._metrics.note(phase.name, self._take(phase, batch, draws, step))
+                metrics, sound = self._take(phase, batch, draws, step, taking)
+                self._metrics.note(phase.name, metrics, taking)
+                if len(sound) < len(taking):
+                    rows = [taking.index(k) for k in sound]
+                    batch, draws, taking = part_of(batch, rows), [draws[row] for row in rows], sound
+                if not taking:
+                    break
         if self._networks.average is not None:
-            self._networks.average.follow(step)
-        return self._metrics.all()
+            self._networks.average.follow(step, taking)
+        return self._metrics.all(asked)
 
-    def _take(self, phase: Phase, batch: Batch, draws: list[Tensors], step: int) -> Tensors:
-        """Take one optimiser step of a phase, and let the targets of what it moved follow."""
+    def _take(
+        self, phase: Phase, batch: Batch, draws: list[Tensors], step: int, members: list[int]
+    ) -> tuple[Tensors, list[int]]:
+        """Take one optimiser step of a phase of `members`, and let the targets of what it moved follow.
+
+        Return their metrics [M], and those whose loss was a number, which took the step.
+        """
         optimiser = self._optimisers[phase.name]
         if self.algorithm.config.grad_accumulation > 1:
             optimiser.clear()
             self._networks.losses.zero_()
-        metrics = self._backward(phase, batch, draws)
+        metrics = self._backward(phase, batch, draws, members)
         self.worker.average(self._networks.gradients)
-        scaled = self.algorithm.config.precision == "fp16"
+        scaled, sound = self.algorithm.config.precision == "fp16", members
         if not scaled:
-            self._divergence.note(self._networks.losses, step)
+            sound = self._divergence.note(self._networks.losses, step, members)
         if phase.targets_first:
-            self._networks.targets.follow(phase)
-        taken = optimiser.step(step)
+            self._networks.targets.follow(phase, sound)
+        taken = optimiser.step(step, sound)
         if scaled:  # an overflow is what the scale is for; one that never ends is not
-            self._divergence.note(torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0), step)
+            endless = torch.where(taken["loss_scale"] < SMALLEST_SCALE, torch.nan, 0.0)
+            sound = self._divergence.note(endless, step, members)
         if not phase.targets_first:
-            self._networks.targets.follow(phase)
+            self._networks.targets.follow(phase, sound)
         prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
-        return {**metrics, **{prefix + name: value for name, value in taken.items()}}
+        if len(members) < len(self):
+            taken = {name: value[members] for name, value in taken.items()}
+        return {**metrics, **{prefix + name: value for name, value in taken.items()}}, sound
 
     @torch.no_grad()
-    def losses(self, batch: Batch, number: int) -> dict[str, torch.Tensor]:
-        """Return every member's metrics, each [K], on a batch that is not learnt from.
+    def losses(self, batch: Batch, number: int, members: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+        """Return every member's metrics, each [K], on a batch that is not learnt from; or those of M `members`.
 
         All members get the same random draws, those of batch `number`, so that their losses compare. Nothing is
         dropped out.
@@ -160,58 +198,71 @@ class Pack:
         )
         draws = {name: value for name, value in draws.items() if not name.startswith("keep")}
         collected: list[Tensors] = []
-        for index, member in enumerate(self.members):
-            part = part_of(batch, index)
+        for row, index in enumerate(range(len(self)) if members is None else members):
+            part, target = part_of(batch, row), self._networks.targets.members[index]
             of_member: dict[str, Any] = {}
             with self._networks.without_dropout(), self._seeded(index):
-                for phase in self.phases:
-                    of_member |= named_loss(
-                        phase, *phase.loss(member, self._networks.targets.members[index], part, draws)
-                    )
+                for phase in self._settings.learners[index].phases:
+                    of_member |= named_loss(phase, *phase.loss(self.members[index], target, part, draws))
             collected.append({name: torch.as_tensor(value, device=self.device) for name, value in of_member.items()})
         return {name: torch.stack([metrics[name] for metrics in collected]) for name in collected[0]}
 
-    def load_encoder(self, weights: Mapping[str, torch.Tensor], origin: str) -> LoadedEncoder:
-        """Put another network's encoder weights into every member; return what was loaded. SpecError if nothing was."""
-        report = self._networks.load_encoder(weights, origin)
+    def load_encoder(
+        self, weights: Mapping[str, torch.Tensor], origin: str, members: Sequence[int] | None = None
+    ) -> LoadedEncoder:
+        """Put another network's encoder weights into members; return what was loaded. SpecError if nothing was."""
+        report = self._networks.load_encoder(weights, origin, range(len(self)) if members is None else members)
         self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
         return report
 
-    def check_finite(self) -> None:
-        """Raise TrainingDiverged, naming step and seed, if any loss so far was not finite. Synchronises."""
-        self._divergence.check()
+    def check_finite(self, members: Sequence[int] | None = None) -> None:
+        """Raise TrainingDiverged, naming step and seed, if a loss (of `members`) was not finite. Synchronises."""
+        self._divergence.check(members)
 
-    def _draw(self, share: int, step: int) -> list[dict[str, torch.Tensor]]:
+    def _draw(self, share: int, step: int, members: Sequence[int] | None = None) -> list[dict[str, torch.Tensor]]:
         """Draw each member's random numbers for the global batch and keep this worker's rows."""
         draws: list[Tensors] = []
-        for seed in self.seeds:
-            generator = torch_generator(seed, "draw", step, device=self.device)
-            draws.append(self.worker.share(self.algorithm.draw(share * self.worker.world, generator), share))
+        for k in range(len(self)) if members is None else members:
+            generator = torch_generator(self.seeds[k], "draw", step, device=self.device)
+            draws.append(
+                self.worker.share(self._settings.learners[k].draw(share * self.worker.world, generator), share)
+            )
         return draws
 
-    def _backward(self, phase: Phase, batch: Batch, draws: list[Tensors]) -> Tensors:
+    def _backward(self, phase: Phase, batch: Batch, draws: list[Tensors], members: Sequence[int]) -> Tensors:
         """Fill a phase's gradients, part by part of the batch; return metrics [K]. Parts are prepared in their turn."""
         scales = self._optimisers[phase.name].loss_scales()
         total: Tensors = {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
             part = self._inputs.prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
-            for name, value in self._run_backward(phase, part, drawn, share, scales).items():
+            for name, value in self._run_backward(phase, part, drawn, members, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total
 
     def _run_backward(
-        self, phase: Phase, part: Batch, drawn: list[Tensors], share: float, scales: torch.Tensor | None
+        self,
+        phase: Phase,
+        part: Batch,
+        drawn: list[Tensors],
+        members: Sequence[int],
+        share: float,
+        scales: torch.Tensor | None,
     ) -> Tensors:
-        """Ask the runner; a stacked one whose loss draws from the global generator gives way to members in turn."""
+        """Ask the runner; a stacked one gives way to members in turn where it cannot do what these members need.
+
+        That are losses which draw from the global generator, and those that branch by a setting members differ in.
+        """
         try:
-            return self._runner.backward(phase, part, drawn, share, scales)
-        except RuntimeError as error:
-            if self.mode != "vmap" or not self.algorithm.draws_globally or "random" not in str(error):
+            return self._runner.backward(phase, part, drawn, members, share, scales)
+        except (RuntimeError, Unstackable) as error:
+            draws = self.algorithm.draws_globally and "random" in str(error)
+            branches = self._settings.losses_differ and "data-dependent" in str(error)
+            if self.mode != "vmap" or not (draws or branches or isinstance(error, Unstackable)):
                 raise
             self.mode = "loop"
             self._runner = self._looped_or_stacked()
-            return self._runner.backward(phase, part, drawn, share, scales)
+            return self._runner.backward(phase, part, drawn, members, share, scales)
 
     # ---- acting ----
 
@@ -240,17 +291,23 @@ class Pack:
 
     def own(self, k: int) -> Own:
         """Return the settings that member k has in place of the config's."""
-        return self._own[k]
+        return self._settings.own[k]
 
     def change(self, k: int, settings: Own) -> None:
         """Give member k its own values of some settings from the next update on; SpecError for one it cannot have.
 
         The others go on as they would have: a member is what it would be alone with these settings.
         """
-        check_own(settings, self.algorithm)
-        self._own[k] = {**self._own[k], **settings}
+        losses = self._settings.of_losses
+        self._settings.change(k, settings)
+        self._apply(k, settings)
+        if self._settings.of_losses != losses:
+            self._runner = self._looped_or_stacked()
+
+    def _apply(self, k: int, settings: Own) -> None:
+        """Tell member k's optimisers and its average of its own settings."""
         for optimiser in self._optimisers.values():
-            optimiser.change(k, self._own[k])
+            optimiser.change(k, self._settings.learners[k], self._settings.own[k])
         if self._networks.average is not None and "ema_rate" in settings:
             self._networks.average.rates[k] = settings["ema_rate"]
 
@@ -274,8 +331,8 @@ class Pack:
         else:  # metrics of phases that are not taken at every update are logged after a resume too
             state["optimisers"] = optimisers
             state["metrics"] = self._metrics.member_state(k)
-        if self._own[k]:
-            state["own"] = dict(self._own[k])
+        if own := self._settings.own[k]:
+            state["own"] = dict(own)
         return state
 
     def load_member_state(self, k: int, state: dict[str, Any]) -> None:

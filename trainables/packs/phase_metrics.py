@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -18,15 +18,28 @@ class PhaseMetrics:
         self._members, self._device = members, device
         self._newest: dict[str, Tensors] = {}
 
-    def note(self, phase: str, metrics: Tensors) -> None:
-        """Take the metrics of a phase's newest step; SpecError for one that another phase names alike."""
+    def note(self, phase: str, metrics: Tensors, members: Sequence[int]) -> None:
+        """Take `members`' metrics [M] of a phase's newest step; SpecError for one that another phase names alike."""
         if phase not in self._newest:
             check_names(self._newest, phase, metrics)
-        self._newest[phase] = metrics
+        if len(members) == self._members:
+            self._newest[phase] = metrics
+            return
+        before, rows = self._newest.get(phase, {}), torch.tensor(members, device=self._device)
+        self._newest[phase] = {
+            name: (before[name] if name in before else self._none(value)).index_copy(0, rows, value)
+            for name, value in metrics.items()
+        }
 
-    def all(self) -> Tensors:
-        """Return the metrics of all phases."""
-        return {name: value for metrics in self._newest.values() for name, value in metrics.items()}
+    def _none(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.full((self._members,), torch.nan, dtype=like.dtype, device=self._device)
+
+    def all(self, members: Sequence[int]) -> Tensors:
+        """Return the metrics of all phases, each [M] of `members`."""
+        found = {name: value for metrics in self._newest.values() for name, value in metrics.items()}
+        if len(members) == self._members:
+            return found
+        return {name: value[list(members)] for name, value in found.items()}
 
     def member_state(self, k: int) -> dict[str, dict[str, float]]:
         """Return member k's, as numbers."""

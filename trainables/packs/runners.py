@@ -7,6 +7,7 @@ Knows nothing of optimisers, workers or data. Shape suffixes: K members, M chose
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from understudy.algorithm import Algorithm, Batch, LossAndMetrics, Phase
 from understudy.observations import Observations, each
 from understudy.trainables.packs.flat import FunctionCaller
+from understudy.trainables.packs.members import Own
 from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.phases import moved_by
 from understudy.trainables.packs.precision import autocast, compile_errors, compiled
@@ -27,13 +29,23 @@ Mode = Literal["loop", "vmap"]
 Tensors = dict[str, torch.Tensor]
 
 
+class Unstackable(Exception):
+    """Members that differ in what one stacked model cannot: they are run one after the other."""
+
+
 class Runner(Protocol):
     """What both modes do."""
 
     def backward(
-        self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
+        self,
+        phase: Phase,
+        batch: Batch,
+        draws: list[Tensors],
+        members: Sequence[int],
+        share: float,
+        scales: torch.Tensor | None,
     ) -> Tensors:
-        """Write a phase's loss and gradient of a batch [K, b, ...] to the buffer; return metrics [K].
+        """Write a phase's loss and gradient of `members` to the buffer, of their batch [M, b, ...]; return metrics [M].
 
         Those of a `share` below 1, a part of a batch, are added to what is there. `scales` [K] multiply the gradient
         alone, as fp16 needs it.
@@ -55,13 +67,19 @@ class Looped:
         algorithm: Algorithm,
         networks: Networks,
         seeded: Callable[[int], AbstractContextManager[None]] = lambda index: nullcontext(),
+        of_members: Sequence[Algorithm] | None = None,
     ) -> None:
-        """`seeded(k)` is entered for member k's loss: it seeds the global generator, which the loss may draw from."""
+        """`seeded(k)` is entered for member k's loss: it seeds the global generator, which the loss may draw from.
+
+        `of_members` are the members' algorithms where losses of theirs differ.
+        """
         self._seeded = seeded
+        learners = [algorithm] * len(networks.members) if of_members is None else of_members
+        compiled_once = {id(one): {phase.name: _compiled(phase.loss, one) for phase in one.phases} for one in learners}
+        self._loss = [compiled_once[id(one)] for one in learners]
         members, layout = networks.members, networks.layout
         self._algorithm, self._members, self._targets = algorithm, members, networks.targets.members
         self._acting, self._losses = networks.acting, networks.losses
-        self._loss = {phase.name: _compiled(phase.loss, algorithm) for phase in algorithm.phases}
         moved = {phase.name: moved_by(phase, layout) for phase in algorithm.phases}
         self._leaves = {
             phase: [[member.get_parameter(name) for name in names] for member in members]
@@ -77,16 +95,23 @@ class Looped:
         }
 
     def backward(
-        self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
+        self,
+        phase: Phase,
+        batch: Batch,
+        draws: list[Tensors],
+        members: Sequence[int],
+        share: float,
+        scales: torch.Tensor | None,
     ) -> Tensors:
         """Differentiate each member's loss by itself."""
         config = self._algorithm.config
         collected: list[Tensors] = []
-        for index, member in enumerate(self._members):
+        for row, index in enumerate(members):
+            member = self._members[index]
             with compile_errors(config.compile), _held(self._constants[phase.name][index]), self._seeded(index):
                 with autocast(config.precision, self._losses.device):
-                    part = part_of(batch, index)
-                    loss, metrics = self._loss[phase.name](member, self._targets[index], part, draws[index])
+                    part = part_of(batch, row)
+                    loss, metrics = self._loss[index][phase.name](member, self._targets[index], part, draws[row])
                 weighted = loss if share == 1.0 else loss * share
                 scaled = weighted if scales is None else weighted * scales[index]
                 gradients = torch.autograd.grad(
@@ -108,9 +133,17 @@ class Looped:
 class Stacked:
     """All members as one model through torch.func: [K, ...] views of the flat storage in place of one's parameters."""
 
-    def __init__(self, algorithm: Algorithm, networks: Networks) -> None:
+    def __init__(self, algorithm: Algorithm, networks: Networks, own: Sequence[Own] = ()) -> None:
+        """`own` are settings of the members' losses, each member's of one form: numbers that take part as tensors."""
         members, targets, layout = networks.members, networks.targets.members, networks.layout
         self._algorithm = algorithm
+        names = list(dict.fromkeys(name for settings in own for name in settings))
+        values = {name: [settings.get(name, getattr(algorithm.config, name)) for settings in own] for name in names}
+        for name, of_all in values.items():
+            if any(not isinstance(value, float | int) for value in of_all):
+                raise Unstackable(f"{name} is no number of every member")
+        device = networks.parameters.device
+        self._own = {name: torch.tensor(of_all, dtype=torch.float32, device=device) for name, of_all in values.items()}
         self._caller = FunctionCaller(members[0], targets[0])
         # The members' constant buffers, and those of their targets, as `FunctionCaller` names them.
         named = {f"network.{name}": value for name, value in stack_module_state([*members])[1].items()}
@@ -139,38 +172,58 @@ class Stacked:
         """Return the members' parameters as `FunctionCaller` names them, and the constants."""
         return {**{f"network.{name}": value.detach() for name, value in parameters.items()}, **self._constants}
 
-    def _losses_of_all(self, phase: Phase) -> Callable[[Tensors, Batch, Tensors], Any]:
-        """Return the function of (state, batch, draws), all [K, ...], that gives every member's loss and metrics."""
+    def _losses_of_all(self, phase: Phase) -> Callable[[Tensors, Batch, Tensors, Tensors], Any]:
+        """Return the function of (state, batch, draws, own), all [M, ...], that gives members' losses and metrics."""
 
-        def loss(network: nn.Module, batch: Batch, draws: Tensors) -> LossAndMetrics:
-            value, metrics = phase.loss(network, dict(self._caller.targets.items()), batch, draws)
+        def loss(network: nn.Module, batch: Batch, draws: Tensors, own: Tensors) -> LossAndMetrics:
+            learns = phase if not own else _phase_of(self._algorithm, phase.name, own)
+            value, metrics = learns.loss(network, dict(self._caller.targets.items()), batch, draws)
             return value, {name: torch.as_tensor(metric, device=value.device) for name, metric in metrics.items()}
 
-        def one(state: Tensors, batch: Batch, draws: Tensors) -> Any:
-            return functional_call(self._caller, state, (loss, batch, draws))
+        def one(state: Tensors, batch: Batch, draws: Tensors, own: Tensors) -> Any:
+            return functional_call(self._caller, state, (loss, batch, draws, own))
 
-        def of_all(state: Tensors, batch: Batch, draws: Tensors) -> Any:
-            return vmap(one)(state, batch, draws)
+        def of_all(state: Tensors, batch: Batch, draws: Tensors, own: Tensors) -> Any:
+            return vmap(one)(state, batch, draws, own) if own else vmap(one, (0, 0, 0, None))(state, batch, draws, own)
 
         return of_all
 
     def backward(
-        self, phase: Phase, batch: Batch, draws: list[Tensors], share: float, scales: torch.Tensor | None
+        self,
+        phase: Phase,
+        batch: Batch,
+        draws: list[Tensors],
+        members: Sequence[int],
+        share: float,
+        scales: torch.Tensor | None,
     ) -> Tensors:
         """Differentiate the sum of the members' losses: none depends on another's parameters."""
         config = self._algorithm.config
+        if any(drawn.keys() != draws[0].keys() for drawn in draws):
+            raise Unstackable("members draw other kinds of random numbers")  # some drop out, others do not
         stacked_draws = {name: torch.stack([drawn[name] for drawn in draws]) for name in draws[0]}
         moved = self._moved[phase.name]
+        state, own = self._states[phase.name], self._own
+        chosen = None if len(members) == len(self._losses) else list(members)
+        if chosen is not None:  # rows of the block are no views of it
+            state = {name: value[chosen].detach() for name, value in state.items()}
+            for name in moved:
+                state[f"network.{name}"].requires_grad_()
+            own = {name: value[chosen] for name, value in own.items()}
+            scales = None if scales is None else scales[chosen]
         with compile_errors(config.compile):
             with autocast(config.precision, self._losses.device):
-                losses, metrics = self._compute[phase.name](self._states[phase.name], batch, stacked_draws)
+                losses, metrics = self._compute[phase.name](state, batch, stacked_draws, own)
             weighted = losses if share == 1.0 else losses * share
             total = (weighted if scales is None else weighted * scales).sum()
             # Not by backward(): autograd would warn of leaves that are strided over the rows.
-            leaves = [self._state[f"network.{name}"] for name in moved]
+            leaves = [state[f"network.{name}"] for name in moved]
             gradients = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-        _write([self._gradients[name] for name in moved], gradients, add=share < 1.0)
-        _write([self._losses], [weighted.detach()], add=share < 1.0)
+        into, found = [*(self._gradients[name] for name in moved), self._losses], [*gradients, weighted.detach()]
+        if chosen is not None:
+            into = [block[k] for block in into for k in chosen]
+            found = [value[row] for value in found for row in range(len(chosen))]
+        _write(into, found, add=share < 1.0)
         return _plain(phase, losses, metrics)
 
     def act(
@@ -207,7 +260,7 @@ def _write(into: list[torch.Tensor], values: Sequence[torch.Tensor], *, add: boo
         torch._foreach_copy_(into, list(values))  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
 
-def part_of(batch: Batch, index: int | tuple[slice | None, ...]) -> Batch:
+def part_of(batch: Batch, index: int | list[int] | tuple[slice | None, ...]) -> Batch:
     """Return a batch with every array, in observations of several parts too, indexed alike."""
     return {name: each(lambda value: value[index], value) for name, value in batch.items()}
 
@@ -222,6 +275,13 @@ def micro_batches(batch: Batch, draws: list[Tensors], count: int) -> Iterator[tu
     for low, high in itertools.pairwise(samples * index // count for index in range(count + 1)):
         drawn = [{name: value[low:high] for name, value in member.items()} for member in draws]
         yield (high - low) / samples, part_of(batch, (slice(None), slice(low, high))), drawn
+
+
+def _phase_of(algorithm: Algorithm, name: str, own: Tensors) -> Phase:
+    """Return a phase of an algorithm with some settings replaced by one member's, which are tensors []."""
+    member = copy.copy(algorithm)
+    member.config = algorithm.config.model_copy(update=own)
+    return next(phase for phase in member.phases if phase.name == name)
 
 
 def _compiled(function: Callable[..., Any], algorithm: Algorithm) -> Callable[..., Any]:

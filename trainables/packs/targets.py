@@ -56,16 +56,22 @@ class TargetNetworks:
         views = {part: target.layout.views(target.values) for part, target in self._targets.items()}
         return {f"{part}.{name}": value for part, named in views.items() for name, value in named.items()}
 
-    def follow(self, phase: Phase) -> None:
-        """Move the copies of the parts that `phase` has moved: target += rate (part - target)."""
+    def follow(self, phase: Phase, members: Sequence[int]) -> None:
+        """Move the copies of the parts that `phase` has moved of `members`: target += rate (part - target)."""
         for part, target in self._targets.items():
-            if not phase.parts or part in phase.parts:
+            if phase.parts and part not in phase.parts:
+                continue
+            if len(members) == len(self.members):
                 target.values.lerp_(self._parameters[:, target.place], target.rate)
+                continue
+            for k in members:
+                target.values[k].lerp_(self._parameters[k, target.place], target.rate)
 
-    def restart(self) -> None:
-        """Make the copies equal to their parts."""
+    def restart(self, members: Sequence[int]) -> None:
+        """Make the copies of `members` equal to their parts."""
         for target in self._targets.values():
-            target.values.copy_(self._parameters[:, target.place])
+            for k in members:
+                target.values[k].copy_(self._parameters[k, target.place])
 
     def load_buffers(self, k: int, buffers: Mapping[str, torch.Tensor]) -> None:
         """Give member k's copies the constants of a network, by their whole names."""

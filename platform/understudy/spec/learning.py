@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from understudy.registry import encoders
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part, Role, Width
+from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part, PerMember, Role, Width
 
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
 
@@ -58,21 +58,35 @@ class Optimisation(Part):
 
     title: ClassVar[str] = "optimisation"
 
-    lr: float = Field(default=3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam")
-    weight_decay: float = Field(default=0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam")
+    lr: Annotated[float, PerMember()] = Field(
+        default=3e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of Adam"
+    )
+    weight_decay: Annotated[float, PerMember()] = Field(
+        default=0.0, ge=0, json_schema_extra=LOG, description="AdamW's decay; 0 is plain Adam"
+    )
     batch_size: int = Field(default=256, ge=1, le=2**20, description="samples an update, over all workers")
-    grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm of one member")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient")
-    adam_eps: float = Field(default=1e-8, gt=0, json_schema_extra=LOG, description="Adam's epsilon")
-    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rate grows linearly to lr")
-    lr_schedule: Literal["constant", "cosine"] = Field(
+    grad_clip: Annotated[float | None, PerMember()] = Field(
+        default=None, gt=0, description="largest gradient norm of one member"
+    )
+    adam_beta1: Annotated[float, PerMember()] = Field(
+        default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient"
+    )
+    adam_beta2: Annotated[float, PerMember()] = Field(
+        default=0.999, ge=0, lt=1, description="Adam's decay of the mean squared gradient"
+    )
+    adam_eps: Annotated[float, PerMember()] = Field(
+        default=1e-8, gt=0, json_schema_extra=LOG, description="Adam's epsilon"
+    )
+    warmup_steps: Annotated[int, PerMember()] = Field(
+        default=0, ge=0, description="steps in which the learning rate grows linearly to lr"
+    )
+    lr_schedule: Annotated[Literal["constant", "cosine"], PerMember()] = Field(
         default="constant", description="after the warm-up: lr, or half a cosine down to 0"
     )
-    decay_steps: int | None = Field(
+    decay_steps: Annotated[int | None, PerMember()] = Field(
         default=None, ge=1, description="step at which the cosine reaches 0; none: training_steps"
     )
-    ema_rate: float | None = Field(
+    ema_rate: Annotated[float | None, PerMember()] = Field(
         default=None,
         gt=0,
         le=1,

@@ -116,6 +116,11 @@ class ActsOnly:
 
 
 @dataclass(frozen=True)
+class PerMember:
+    """Mark a setting of training that members of one pack may each have a value of their own of."""
+
+
+@dataclass(frozen=True)
 class Redefines:
     """Mark a setting of an algorithm that is also a key of another part: the algorithm's default and bounds hold."""
 
