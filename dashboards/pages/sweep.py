@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -16,6 +17,8 @@ from understudy.dashboards.reading.runs import log_lines, shown_keys
 from understudy.dashboards.reading.sweeps import SweepView, TrialView, read_sweep, version_of
 from understudy.dashboards.rendering import render
 from understudy.dashboards.site import Site
+from understudy.secrecy import without_secrets
+from understudy.tracking.addresses import OFF, sqlite_address
 
 LIVE_SECONDS, LONGEST_SECONDS = 3.0, 60.0
 """How often a page asks whether anything has changed, at most and at least."""
@@ -76,7 +79,7 @@ def values_of(
         "why": _why(sweep),
         "logs": _logs(sweep),
         "keys": shown_keys(sweep.keys),
-        "tracking": tracking_command(sweep),
+        "commands": commands_of(sweep),
         "href": lambda trial: _href(trial, root),
     }
 
@@ -129,7 +132,13 @@ def _logs(sweep: SweepView) -> dict[int, list[str]]:
     return {trial.number: log_lines(trial.run, LOG_LINES) for trial in ended[:LOGS]}
 
 
-def tracking_command(sweep: SweepView) -> str:
-    """Return what opens MLflow's pages of this sweep."""
-    folder = sweep.keys.get("save_dir")
-    return f"understudy ui --save_dir {folder}" if folder else "understudy ui"
+def commands_of(sweep: SweepView) -> dict[str, str]:
+    """Return the commands that show this sweep in MLflow and in Optuna, by these names, where it is there."""
+    found: dict[str, str] = {}
+    tracked, folder = (str(sweep.keys.get(key) or "") for key in ("tracking_uri", "save_dir"))
+    if tracked != OFF:
+        place = ["--tracking_uri", without_secrets(tracked)] if tracked else ["--save_dir", folder] if folder else []
+        found["MLflow"] = shlex.join(["understudy", "ui", *place])
+    if (study := sweep.path / "study.db").is_file():
+        found["Optuna"] = shlex.join(["optuna-dashboard", sqlite_address(study)])
+    return found

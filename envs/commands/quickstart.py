@@ -9,6 +9,7 @@ import typer
 from understudy.cli.output import console
 from understudy.envs.commands.generate import make_dataset
 from understudy.envs.commands.options import data_folder
+from understudy.files import typed
 from understudy.registry import commands
 
 QUICKSTART_ENV = "cube-single-scripted-singletask-task1-v0"
@@ -59,8 +60,8 @@ def quickstart(
         console.print(f"  {what:17} {where}", soft_wrap=True)
     console.print("\nnext:")
     for what, command in (
-        ("browse it", f"understudy ui --save_dir {save_dir}"),
-        ("resume it", f"understudy resume {result.folder}"),
+        ("browse it", f"understudy ui --save_dir {typed(save_dir)}"),
+        ("resume it", f"understudy resume {typed(result.folder)}"),
         (
             "scale it",
             "ray start --head, then RAY_ADDRESS=auto understudy sweep space=flow_bc ... cpus=4 max_concurrent=64",

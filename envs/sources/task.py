@@ -7,7 +7,6 @@ inside methods, so that reading a store needs none of them.
 from __future__ import annotations
 
 import abc
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from understudy.envs.files.downloads import OnBytes, Remote, Unreachable, fetch, place_of
 from understudy.envs.store.column_kinds import Declared
 from understudy.errors import UserError
+from understudy.files import typed
 
 if TYPE_CHECKING:
     import gymnasium
@@ -169,7 +169,7 @@ class Task(abc.ABC):
     def import_commands(self) -> list[str]:
         """Return the commands that import a file of one's own as this dataset."""
         what = "FILE" if self.source.suffix else "FOLDER"
-        return [f"understudy data import {self.source.name} {what} --name {shlex.quote(self.env_name)}"]
+        return [f"understudy data import {self.source.name} {what} --name {typed(self.env_name)}"]
 
     def download(self, folder: Path, progress: OnBytes | None = None) -> Path:
         """Fetch the published dataset into `folder` and return what `read` takes; DownloadError in one line.
@@ -190,13 +190,13 @@ class Task(abc.ABC):
         remote = remote or self.remote
         if remote is None:
             model = "" if self.expert() else " --policy MODEL"
-            how = f"make it with `understudy data generate {self.env_name}{model}`, or give its --url"
+            how = f"make it with `understudy data generate {typed(self.env_name)}{model}`, or give its --url"
             raise UserError(f"{self.env_name}: no address of it is known; {how}")
         target = place_of(remote, folder)
         try:
             return fetch(remote, target, progress, overwrite=overwrite)
         except Unreachable as error:
-            command = f"understudy data import {self.source.name} {target} --name {self.env_name}"
+            command = f"understudy data import {self.source.name} {typed(target)} --name {typed(self.env_name)}"
             how = f"fetch it where there is internet, copy it to {target}, run `{command}`"
             raise Unreachable(f"{error}; {how}") from error
 

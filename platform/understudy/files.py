@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,11 @@ def user_path(path: str | Path) -> Path:
     if max(map(len, map(os.fsencode, found.parts)), default=0) > LONGEST_NAME:
         raise UserError(f"{str(path)[:60]}...: a name of over {LONGEST_NAME} bytes, which no file can have")
     return found
+
+
+def typed(path: str | Path) -> str:
+    """Return a path as it is typed in a shell, for commands in messages."""
+    return shlex.quote(str(path))
 
 
 def tools_path(path: str | Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from understudy.errors import UnknownName, UserError, did_you_mean
-from understudy.files import user_path
+from understudy.files import typed, user_path
 from understudy.policy import Policy
 from understudy.policy_document import POLICY_FILE
 from understudy.tracking.addresses import absolute_address, check_reachable, sqlite_path
@@ -77,7 +77,7 @@ def _best_of_sweep(sweep: Path, device: torch.device | str) -> Policy:
     done = [trial for trial in sorted(sweep.glob("trials/*")) if any(trial.rglob(FINAL_MODEL))]
     hint = f"; a trial that has finished: {done[0]}" if done else ""
     raise UserError(
-        f"{sweep} is a sweep that has no best policy yet: `understudy resume {sweep}` goes on with it{hint}"
+        f"{sweep} is a sweep that has no best policy yet: `understudy resume {typed(sweep)}` goes on with it{hint}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -63,6 +64,31 @@ def test_a_sweeps_page_has_the_verdict_and_the_numbers_of_every_trial(shown: Tes
     assert {axis["key"] for axis in data["axes"]} == {"lr", "horizon_length"}
     assert data["candidates"][1]["difference"] == [0.05, -0.02, 0.12]
     assert {item["key"] for item in data["importance"]} == {"lr", "horizon_length"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "study", "said"),
+    [
+        ({"save_dir": "/my runs"}, False, "In MLflow: <code>understudy ui --save_dir &#39;/my runs&#39;</code>."),
+        (
+            {"tracking_uri": "http://me:secret@host:5000"},
+            False,
+            "In MLflow: <code>understudy ui --tracking_uri http://host:5000</code>.",
+        ),
+        ({"tracking_uri": "none"}, True, "In Optuna: <code>optuna-dashboard sqlite:///{path}/study.db</code>."),
+    ],
+)
+def test_a_sweeps_page_has_the_commands_that_show_it_elsewhere_and_no_others(
+    tmp_path: Path, opened: Open, keys: dict[str, str], study: bool, said: str
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep_1", trials=2)
+    record = json.loads((sweep / "sweep.json").read_text())
+    write_json(sweep / "sweep.json", {**record, "run": {**record["run"], **keys}})
+    if study:
+        (sweep / "study.db").touch()
+    page = opened(tmp_path).get("/sweep/sweep_1").text
+    (commands,) = re.findall(r'<p class="commands">(.*?) *</p>', page)
+    assert commands == said.replace("{path}", str(sweep))
 
 
 def test_a_sweep_that_goes_on_is_asked_for_again_and_answers_only_what_is_new(tmp_path: Path, opened: Open) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 
@@ -27,6 +28,15 @@ def test_a_signal_becomes_a_notice_that_says_which_one_it_was(tmp_path, number, 
     assert error.exit_code == code
     assert str(error) == f"{said} at step 7; `understudy resume {tmp_path}` goes on"
     assert not stopped(tmp_path)
+
+
+def test_the_command_that_goes_on_can_be_typed_whatever_the_folder_is_called(tmp_path) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    with on_signals(folder):
+        os.kill(os.getpid(), signal.SIGTERM)
+        said = str(Notice(folder).error(7))
+    assert shlex.split(said.split("`")[1]) == ["understudy", "resume", str(folder)]
 
 
 def test_the_trials_of_a_sweep_see_the_sweeps_notice(tmp_path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from understudy.errors import UnderstudyError, UserError, did_you_mean
+from understudy.files import typed
 
 if TYPE_CHECKING:
     import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
@@ -278,7 +279,9 @@ def _quoted(text: str) -> str:
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        raise UserError(f"{file.parent} has no {file.name} yet: `understudy resume {file.parent}` goes on with it")
+        raise UserError(
+            f"{file.parent} has no {file.name} yet: `understudy resume {typed(file.parent)}` goes on with it"
+        )
     return file
 
 

@@ -20,6 +20,7 @@ def under_way(matrix: MatrixDir, first: RunSpec, kind: str) -> Generator[tuple[T
     `first` is the spec of one cell: all are tracked in the same store and have the same seeds.
     """
     from understudy.errors import Stopped
+    from understudy.files import typed
     from understudy.runs.stop import Notice, on_signals
 
     with matrix.held(), on_signals(matrix.path):
@@ -29,7 +30,9 @@ def under_way(matrix: MatrixDir, first: RunSpec, kind: str) -> Generator[tuple[T
         except Stopped as error:
             parent.close("KILLED")
             if str(matrix.path / "cells") in str(error):  # it names the cell alone
-                raise type(error)(f"{error}, `understudy resume {matrix.path}` with what comes after it too") from None
+                raise type(error)(
+                    f"{error}, `understudy resume {typed(matrix.path)}` with what comes after it too"
+                ) from None
             raise
 
 

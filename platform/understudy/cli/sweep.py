@@ -13,6 +13,7 @@ import typer
 from understudy.cli.models import show_alias
 from understudy.cli.output import console, show_mapping
 from understudy.cli.train import show_notes, show_run
+from understudy.files import typed
 
 if TYPE_CHECKING:
     from understudy.sweeping.directory import SweepDir
@@ -90,12 +91,14 @@ def drive(sweep: SweepDir) -> SweepResult:
     show_best(result)
     if result.crashed:
         console.print(
-            f"trials {result.crashed} crashed; `understudy resume {sweep.path.name}` keeps the others", soft_wrap=True
+            f"trials {', '.join(map(str, result.crashed))} crashed;"
+            f" `understudy resume {typed(sweep.path)} --retry-failed` tries them once more",
+            soft_wrap=True,
         )
         raise typer.Exit(1)
     if result.untracked:
         raise NotTracked(
-            f"done, but {result.untracked}; once that is mended, `understudy sync {sweep.path}` sends the rest"
+            f"done, but {result.untracked}; once that is mended, `understudy sync {typed(sweep.path)}` sends the rest"
         )
     return result
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from understudy.cli.output import console, progress_bar, show_mapping, show_table
 from understudy.cli.time_left import TimeLeft
+from understudy.files import typed
 from understudy.registry import algorithms
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ def run_training(spec: RunSpec, run: RunDir, loop: Trains | None = None, parent_
         console.print(f"MLflow run {state['run_id']} in {without_secrets(spec.placement.tracking())}", soft_wrap=True)
     if state.get(TRACKING_ERROR):
         raise NotTracked(
-            f"trained, but not all of it is tracked: {state[TRACKING_ERROR]}; `understudy sync {run.path}` sends the"
-            " rest once that is mended"
+            f"trained, but not all of it is tracked: {state[TRACKING_ERROR]};"
+            f" `understudy sync {typed(run.path)}` sends the rest once that is mended"
         )
 
 

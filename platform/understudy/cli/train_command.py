@@ -13,7 +13,7 @@ from understudy.cli.evaluate import folder_of
 from understudy.cli.output import OVERRIDES
 from understudy.cli.train import read_run, run_training, run_values, show_keys, show_notes, show_run, start_training
 from understudy.errors import UserError
-from understudy.files import user_path
+from understudy.files import typed, user_path
 
 if TYPE_CHECKING:
     from understudy.runs.loop import Trains
@@ -88,7 +88,10 @@ def best_run(folder: Path) -> tuple[Path, dict[str, Any]]:
         return folder, {}
     best = read_best(folder)
     if best is None:
-        raise UserError(f"{folder} is a sweep that has no best configuration yet: `understudy resume {folder}`")
+        raise UserError(
+            f"{folder} is a sweep that has no best configuration yet:"
+            f" `understudy resume {typed(folder)}` goes on with it"
+        )
     return folder / "trials" / f"{best.trial:04d}", best.parameters
 
 

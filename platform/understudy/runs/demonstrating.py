@@ -16,6 +16,7 @@ import torch
 
 from understudy.devices import resolve_device
 from understudy.errors import UserError
+from understudy.files import typed
 from understudy.policy import Policy
 from understudy.randomness import stream_key
 from understudy.registry import algorithms, loops, sources
@@ -74,7 +75,9 @@ def policies_of(run: RunDir) -> tuple[RunSpec, Policy]:
     spec, state = run.spec(), run.state()
     if state.get("status") != "finished":
         how = state.get("status", "not begun")
-        raise UserError(f"{run.path} has not finished (it is {how}): `understudy resume {run.path}` goes on with it")
+        raise UserError(
+            f"{run.path} has not finished (it is {how}): `understudy resume {typed(run.path)}` goes on with it"
+        )
     files = [run.member(seed, spec.all_seeds) / "final_model.pt" for seed in spec.all_seeds]
     policy = Policy.from_checkpoint(*files, device=resolve_device(spec.placement.device))
     return spec, policy.with_config(**state.get("best_parameters", {}))

@@ -34,6 +34,7 @@ from understudy.files import (
     read_object,
     remove_half_written,
     storage_errors,
+    typed,
     user_path,
     write_atomic,
     write_json,
@@ -248,7 +249,7 @@ class RunDir:
             return
         raise UserError(
             f"{self.path}: it trained on another dataset (hash {trained_on[:12]}) than is there now ({given[:12]}): put"
-            f" that one back, or `understudy resume {self.path} --accept-new-data` goes on with what is there"
+            f" that one back, or `understudy resume {typed(self.path)} --accept-new-data` goes on with what is there"
         )
 
     @contextmanager

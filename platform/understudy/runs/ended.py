@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UserError
-from understudy.files import blake2b
+from understudy.files import blake2b, typed
 from understudy.runs.directory import RunDir
 from understudy.runs.rows import ACCEPT, lost_rows
 
@@ -87,5 +87,5 @@ def check_ended(run: RunDir) -> None:
     text += " their copies back" if many else " its copy back"
     if "flags.json" not in names:  # without its settings nothing can be done with a run
         how = "them as they are" if many else "it as it is"
-        text += f", or `understudy resume {run.path} --accept-lost-rows` takes {how}"
+        text += f", or `understudy resume {typed(run.path)} --accept-lost-rows` takes {how}"
     raise UserError(text)

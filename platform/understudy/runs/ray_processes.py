@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from understudy.errors import RayLost
+from understudy.files import typed
 from understudy.runs.stop import Notice, stopped
 
 NAMES = ("gcs_server", "raylet")
@@ -117,7 +118,7 @@ def check(folder: Path) -> None:
     while time.monotonic() < deadline:
         Notice(folder).check()
         time.sleep(LOOK_SECONDS)
-    raise RayLost(f"Ray's {died} died; `understudy resume {folder}` goes on") from None
+    raise RayLost(f"Ray's {died} died; `understudy resume {typed(folder)}` goes on") from None
 
 
 def leave(code: int) -> None:

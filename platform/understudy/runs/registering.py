@@ -12,6 +12,7 @@ from typing import Any
 from understudy import models, tracking
 from understudy.devices import resolve_device
 from understudy.errors import StoreAway, UserError
+from understudy.files import typed
 from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
@@ -125,7 +126,9 @@ def register_run(
     state = run.state()
     if state.get("status") != "finished":
         how = state.get("status", "not begun")
-        raise UserError(f"{run.path} has not finished (it is {how}): `understudy resume {run.path}` goes on with it")
+        raise UserError(
+            f"{run.path} has not finished (it is {how}): `understudy resume {typed(run.path)}` goes on with it"
+        )
     if seed is not None and seed not in spec.all_seeds:
         raise UserError(f"--seed {seed}: the run has the seeds {', '.join(map(str, spec.all_seeds))}")
     spec = store_of(spec, tracking_uri, run.path)

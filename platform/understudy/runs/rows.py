@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.errors import UserError
+from understudy.files import typed
 from understudy.runs.directory import RunDir
 
 KEY = "files"
@@ -52,7 +53,7 @@ def check_rows(run: RunDir, noted: Mapping[str, Any]) -> None:
     if lost and not accepted:
         raise UserError(
             f"{run.path}: {', '.join(sorted(lost))} no longer begin with the rows of the last checkpoint:"
-            f" put their copies back, or `understudy resume {run.path} --accept-lost-rows` goes on without"
+            f" put their copies back, or `understudy resume {typed(run.path)} --accept-lost-rows` goes on without"
         )
     if accepted:
         run.update_state(**{ACCEPT: False, **lost_rows(run, lost)})

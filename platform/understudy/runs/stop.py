@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from understudy.errors import Interrupted, Preempted, Stopped
+from understudy.files import typed
 
 STOP = ".stop"
 LOOK_SECONDS = 0.2
@@ -65,7 +66,7 @@ class Notice:
 
 def stopped_by(name: str, folder: Path, where: str = "") -> Stopped:
     """Return the error that the signal `name` ends the run or sweep in `folder` with; its exit code is the signal's."""
-    return _stopped(name, f"{where}; `understudy resume {folder}` goes on")
+    return _stopped(name, f"{where}; `understudy resume {typed(folder)}` goes on")
 
 
 def stopped_at_start(name: str) -> Stopped:
@@ -141,7 +142,7 @@ def on_signals(folder: Path, ended: Callable[[], bool] | None = None) -> Generat
     try:
         yield
     except KeyboardInterrupt:
-        ending = f"ended at once; `understudy resume {folder}` goes on from the last checkpoint"
+        ending = f"ended at once; `understudy resume {typed(folder)}` goes on from the last checkpoint"
         raise Interrupted(ending) from None
     except BaseException:
         if told and ended:  # compiled code, such as Ray's, makes another error of what a signal handler raises

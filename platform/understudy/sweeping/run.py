@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from understudy import tracking
 from understudy.errors import Stopped, StoreAway, UnderstudyError, UserError
+from understudy.files import typed
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.find import find
 from understudy.runs.launch import sent_state
@@ -180,7 +181,7 @@ def _do(
     try:
         policy = register_best(sweep.path, spec, policy, tracked, poll=notice.poll)
     except StoreAway as error:
-        log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, sweep.path)
+        log.warning("%s; `understudy sync %s` registers the best policy once it is back", error, typed(sweep.path))
     except UserError as error:  # the work is done: it must not look as if it were not
         fault = f"its best policy is not registered: {error}"
     return _Done(trials, policy, report, fault)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from understudy import tracking
 from understudy.errors import StoreAway, UserError
+from understudy.files import typed
 from understudy.runs.directory import RunDir
 from understudy.runs.launch import sent_state
 from understudy.runs.registering import store_of
@@ -68,7 +69,7 @@ def register_sweep(
     check_model_name(name, "--as")
     best = read_best(sweep.path)
     if best is None or state.get("status") != "finished":
-        raise UserError(f"{sweep.path} has not finished: `understudy resume {sweep.path}` goes on with it")
+        raise UserError(f"{sweep.path} has not finished: `understudy resume {typed(sweep.path)}` goes on with it")
     base = store_of(spec.base, tracking_uri, sweep.path)
     tracking.prepare(base.placement.tracking())
     spec = spec.model_copy(update={"run": {**spec.run, "tracking_uri": base.placement.tracking_uri}})

@@ -11,6 +11,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from understudy.errors import UserError
+from understudy.files import typed
 from understudy.runs.directory import RunDir
 from understudy.runs.ended import KEY, changed_since, check_ended, note_of
 from understudy.sweeping.best import RECORD, read_best
@@ -47,7 +48,7 @@ def _check_ended_as(trial: FrozenTrial, run: RunDir, steps: int) -> None:
         state = run.state()
         raise UserError(
             f"{run.path}: its run.json says {state.get('status')} at step {state.get('step')}, and the study that it"
-            f" finished: put its copy back, or `understudy resume {run.path}` finishes it"
+            f" finished: put its copy back, or `understudy resume {typed(run.path)}` finishes it"
         )
 
 
