@@ -14,7 +14,8 @@ from understudy.errors import UnknownName, UserError, did_you_mean
 from understudy.files import typed, user_path
 from understudy.policy import Policy
 from understudy.policy_document import POLICY_FILE
-from understudy.tracking.addresses import absolute_address, check_reachable, sqlite_path
+from understudy.tracking.addresses import absolute_address, sqlite_path
+from understudy.tracking.preparing import ready
 
 FINAL_MODEL = "final_model.pt"
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
@@ -116,7 +117,7 @@ def _reachable(uri: str, tracking_uri: str) -> str:
     path = sqlite_path(tracking_uri)
     if path is not None and not path.is_file():  # asking mlflow would make an empty one
         raise UserError(f"{uri}: there is no tracking store {path}; give the tracking_uri it was registered in")
-    check_reachable(tracking_uri)
+    ready(tracking_uri)
     return tracking_uri
 
 

@@ -27,6 +27,7 @@ from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute_address, check_reachable
 from understudy.tracking.checkpoints import STEP_TAG, link_points
 from understudy.tracking.client import client, tracking_errors, untyped
+from understudy.tracking.preparing import ready
 from understudy.tracking.shipping import Point
 from understudy.tracking.turns import our_turn
 
@@ -246,7 +247,7 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
     The alias `latest`, the newest, is MLflow's own: nobody sets it.
     """
     tracking_uri = absolute_address(tracking_uri)
-    check_reachable(tracking_uri)
+    ready(tracking_uri)
     with tracking_errors(tracking_uri):
         rows: list[dict[str, Any]] = []
         store = untyped(client(tracking_uri))

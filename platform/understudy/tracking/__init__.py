@@ -1,9 +1,9 @@
 """Track runs in MLflow: what a run's files hold is sent in the background; a store that is away stops nothing.
 
 `addresses`, `facts` and `tailing` know no mlflow; `client` reaches a store, `preparing` makes one ready (`fresh` has
-the tables of a new one), `recording` has one function for each call that writes to a run, `artifacts` those for its
-files; `shipping` sends csv rows once, `tracked` is what a run or a sweep holds, `listing` is what `understudy runs`
-shows.
+the tables of a new one, `upgrading` brings an older one to them), `recording` has one function for each call that
+writes to a run, `artifacts` those for its files; `shipping` sends csv rows once, `tracked` is what a run or a sweep
+holds, `listing` is what `understudy runs` shows.
 """
 
 from understudy.tracking.addresses import (

@@ -8,6 +8,7 @@ from understudy.errors import UnknownName, did_you_mean
 from understudy.tracking.addresses import absolute_address, check_reachable, run_url, sqlite_path
 from understudy.tracking.artifacts import artifact_names
 from understudy.tracking.client import client, tracking_errors, untyped
+from understudy.tracking.preparing import ready
 from understudy.tracking.reading import read_runs
 
 SHORTEST_ID = 6
@@ -26,6 +27,7 @@ def list_runs(tracking_uri: str, experiment: str | None = None, limit: int = 50)
     read = read_runs(path, experiment, limit) if path is not None else None
     if read is not None:
         return [{**row, "url": run_url(tracking_uri, row.pop("experiment_id"), row["run_id"])} for row in read]
+    ready(tracking_uri)
     with tracking_errors(tracking_uri):
         names = _experiments(tracking_uri)
         runs: list[Any] = []

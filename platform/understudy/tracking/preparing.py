@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
-from understudy.errors import TrackingError, UnderstudyError
+from understudy.errors import UnderstudyError
 from understudy.files import check_room, storage_errors
-from understudy.tracking.addresses import OFF, absolute_address, check_reachable, sqlite_address, sqlite_path
+from understudy.tracking.addresses import OFF, absolute_address, check_reachable, sqlite_path
 from understudy.tracking.client import IMPATIENT, client, environment, tracking_errors, untyped
 from understudy.tracking.fresh import fill, revision
+from understudy.tracking.upgrading import migrations, tables, upgrade
 
-log = logging.getLogger("understudy")
 STORE_BYTES = 1 << 20
 """What a new store needs."""
 
@@ -43,6 +38,11 @@ def prepare(tracking_uri: str) -> None:
             untyped(client(tracking_uri)).search_experiments(max_results=1)
 
 
+def ready(tracking_uri: str) -> None:
+    """Raise TrackingError where a store cannot be asked; a SQLite one gets the installed MLflow's schema first."""
+    (check_reachable if sqlite_path(tracking_uri) is None else prepare)(tracking_uri)
+
+
 @contextmanager
 def _begun(path: Path) -> Generator[None]:
     """Leave no empty store where the block fails; StorageError where it does because the disk is full."""
@@ -60,49 +60,23 @@ def _migrated(path: Path) -> Generator[None]:
     """Hold the store's lock file while the block opens it, after making its tables or upgrading an older MLflow's.
 
     MLflow creates missing tables by itself, but two processes that do it at once break each other, and it refuses
-    an older schema. The old file is kept beside as `mlflow.db.before-<revision>`.
+    an older schema.
     """
     lock = FileLock(path.with_name(path.name + ".lock"))
     with storage_errors(path):
         lock.acquire()
     try:
-        held, newest = revision(path), _newest_revision()
-        if held is None:
+        held, newest = revision(path), str(migrations().get_current_head())
+        new = held is None and not tables(path)
+        if new:
             fill(path, newest)
         elif held != newest:
-            _upgrade(path, held)
+            upgrade(path, held, newest)
         try:
             yield
         except UnderstudyError:
-            if held is None and revision(path) != newest:  # half of its tables are worse than none
+            if new and revision(path) != newest:  # half of its tables are worse than none
                 path.unlink(missing_ok=True)
             raise
     finally:
         lock.release()
-
-
-def _newest_revision() -> str:
-    """Return the revision of the installed MLflow, read from its migration files."""
-    import importlib.util
-
-    from alembic.script import ScriptDirectory
-
-    spec = importlib.util.find_spec("mlflow")
-    if spec is None or not spec.submodule_search_locations:
-        raise TrackingError("mlflow is not installed: install understudy's dependencies, or use tracking_uri=none")
-    folder = Path(spec.submodule_search_locations[0]) / "store" / "db_migrations"
-    return str(ScriptDirectory(str(folder)).get_current_head())
-
-
-def _upgrade(path: Path, held: str) -> None:
-    kept = path.with_name(f"{path.name}.before-{held}")
-    shutil.copy2(path, kept)
-    log.warning("upgrading %s to the installed MLflow's schema; the old file is kept as %s", path, kept.name)
-    # In a process of its own: alembic configures logging for the whole process.
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", sqlite_address(path)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        shutil.copy2(kept, path)
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
-        raise TrackingError(f"{path} has schema {held}, which this MLflow cannot upgrade ({reason.strip()[:200]})")
