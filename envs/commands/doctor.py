@@ -94,9 +94,9 @@ def _disk() -> tuple[str, bool]:
 
 
 def _listening() -> tuple[str, bool]:
-    from understudy.listening import listening, said
+    from understudy.listening import described, listening
 
-    return said(listening()), True
+    return described(listening()), True
 
 
 CHECKS: dict[str, Callable[[], tuple[str, bool]]] = {

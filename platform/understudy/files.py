@@ -119,7 +119,10 @@ def check_writable(folder: Path) -> None:
 
 
 def check_room(folder: Path, least: int, what: str) -> None:
-    """Raise StorageError where the file system of a folder, which may not be there yet, has fewer bytes or no files."""
+    """Raise StorageError where a folder's file system has less than `least` bytes free, or no room for more files.
+
+    The folder need not exist yet.
+    """
     there = next(place for place in (folder, *folder.parents) if place.exists())
     held = os.statvfs(there)
     files = held.f_favail if held.f_files else FEW_FILES  # some file systems do not count them
@@ -145,7 +148,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 @contextmanager
 def made_folder(folder: Path) -> Generator[None]:
-    """Make a folder with its parents; where the block fails, those of them that were not there go if they are empty."""
+    """Make a folder with its parents; where the block fails, those that it made are removed if they are empty."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         with storage_errors(folder):

@@ -1,6 +1,6 @@
-"""What can be reached here by the network: ports of Ray, Prometheus, Grafana, MLflow and of understudy's own servers.
+"""Ports on which Ray, Prometheus, Grafana, MLflow and understudy's own servers listen on this machine.
 
-Only processes of this user can be seen into; those of others are not named.
+Only this user's processes can be inspected; those of other users are not listed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ PROGRAMS = {
     "raylet": "Ray",
     "gcs_server": "Ray",
 }
-"""Programs, scripts and modules, and what they belong to."""
+"""Names of programs, scripts and modules, and the product that each belongs to."""
 RAYS_OWN = ("ray::", "ray-dashboard")
-"""What processes begin with that Ray has named."""
+"""How the names begin that Ray gives to its processes."""
 SHOWN = 6
-"""Ports that are listed; of more the number is said."""
+"""Most ports that are listed one by one; more are counted."""
 EVERYWHERE = ("0.0.0.0", "::")
 
 
 def program_of(command: Sequence[str]) -> str:
-    """Return what a command line belongs to; "" for none of PROGRAMS."""
+    """Return the product that a command line belongs to; "" where it is none of PROGRAMS."""
     words = [*command[:2], *(after for word, after in pairwise(command) if word == "-m")]
     for word in words:
         if Path(word).name in PROGRAMS:
@@ -56,8 +56,8 @@ def listening() -> dict[tuple[str, str], set[int]]:
     return dict(found)
 
 
-def said(found: Mapping[tuple[str, str], set[int]]) -> str:
-    """Return in words what listens, what others can reach first."""
+def described(found: Mapping[tuple[str, str], set[int]]) -> str:
+    """Return the listening ports in words, those on every interface first."""
     parts: list[str] = []
     for (name, host), ports in sorted(found.items(), key=lambda item: (item[0][1] != "", item[0])):
         listed = ", ".join(map(str, sorted(ports))) if len(ports) <= SHOWN else f"{len(ports)} ports"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.listening import listening, program_of, said
+from understudy.listening import described, listening, program_of
 
 LISTEN = """
 import socket, sys
@@ -54,5 +54,7 @@ def test_what_listens_is_found_with_who_can_reach_it(host: str, shown: str, tmp_
 
 def test_what_everyone_can_reach_is_said_first_and_many_ports_are_counted() -> None:
     found = {("MLflow", "127.0.0.1"): {5000}, ("Ray", "127.0.0.1"): set(range(7)), ("Ray", ""): {8080, 44217}}
-    assert said(found) == "Ray on EVERY interface: 8080, 44217; MLflow on 127.0.0.1: 5000; Ray on 127.0.0.1: 7 ports"
-    assert said({}).startswith("nothing of ")
+    assert (
+        described(found) == "Ray on EVERY interface: 8080, 44217; MLflow on 127.0.0.1: 5000; Ray on 127.0.0.1: 7 ports"
+    )
+    assert described({}).startswith("nothing of ")

@@ -7,7 +7,7 @@ protocol. Two things differ. The network starts from zeros at the oldest observa
 carries the LSTM's state along and sets it to zeros every 10 steps, so that there the first decision after that sees
 one observation and the last one ten. And windows lie before each step: before an episode's start its first observation
 is repeated and nothing is learned; robomimic's windows begin at each step and repeat the last action past the end.
-Actions are in [-1, 1]: data whose actions reach further need `normalize_actions=bounds`. A goal is not taken.
+Actions are in [-1, 1]: data whose actions reach further need `normalize_actions=bounds`. Goals are not supported.
 """
 
 from __future__ import annotations

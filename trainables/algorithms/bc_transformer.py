@@ -3,10 +3,10 @@
 As in robomimic 0.3 (Mandlekar et al. 2021, arXiv 2108.03298, and its transformer): a token for each of 10 observations
 (`obs_horizon`), learned positions, GPT blocks with the norms before their parts, and at each step a mixture of
 Gaussians (`policy=gmm`) or an action (`policy=mse`), squashed by tanh. With the same weights the network gives what
-robomimic's gives, to 1e-6; the biases of queries and values, which begin at zero here, are none there.
+robomimic's gives, to 1e-6; queries and values have biases here, zero at first, and none there.
 `preset=robomimic` sets the protocol of its template. Steps before an episode's start repeat its first observation, as
 there, but are not learned from. Actions are in [-1, 1]: data whose actions reach further need
-`normalize_actions=bounds`. A goal is not taken. Shape suffixes: B samples, T steps, F features, W width.
+`normalize_actions=bounds`. Goals are not supported. Shape suffixes: B samples, T steps, F features, W width.
 """
 
 from __future__ import annotations

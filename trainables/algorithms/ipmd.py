@@ -3,11 +3,11 @@
 Each update takes a step of soft actor-critic on the reward that is learned, and a step on the reward, which rates what
 demonstrations do above what the policy does. The environment's own reward is not read, unless policy_reward=environment
 asks for it to compare with. (Some scripts call the method "Inverse Preference-based Model Distillation".) Observations
-are as the environment gives them, as in sac: where demonstrations lie says nothing of where a learner goes.
+are as the environment gives them, as in sac: statistics of the demonstrations do not describe what a learner sees.
 
 An episode that terminates goes on in an absorbing state, whose reward is learned too (`absorbing_states`, Kostrikov et
-al. 2019, arXiv 1809.02925). Worth nothing, it would be the best there is where learned rewards are negative, and the
-policy would end its episodes at once. Where nothing terminates this changes nothing; time limits are no terminations.
+al. 2019, arXiv 1809.02925). If that reward were zero, a policy whose learned rewards are negative would do best to end
+its episodes at once. Where nothing terminates this changes nothing; time limits are no terminations.
 Shape suffixes: B samples, D demonstrated samples, F features, A action dims.
 """
 

@@ -1,14 +1,14 @@
-"""VQ-BeT: a transformer over the last observations that says which of the data's chunks comes next, and how it differs.
+"""VQ-BeT: a transformer over a window of observations that predicts codes of action chunks, and offsets to them.
 
-After Lee et al. 2024 (arXiv 2403.03181): chunks of actions have two codes, the second of what the first leaves; a GPT
-over a window of observations gives each code's probability at each step (focal loss) and an offset for each code (L1),
-and acts by codes and offsets. Three things differ from the paper. The codes are those of residual k-means on the
-chunks, computed once from all training data, where the paper trains a residual VQ-VAE: the rest of its coding, two
-rounds of 16 codes of coarse and fine, is the same. Offsets are learned at the codes of the data, as BeT's (arXiv
-2206.11251), where the paper's are at codes that the policy draws. And noise: without any the likeliest codes act, at
-`eval_temperature=1` codes are drawn by their probabilities. Actions before an episode's start are not learned. A goal
-is not taken. Shape suffixes: B samples, T steps of the window, N = B * T, H steps of a chunk, A action dims, D = H * A,
-Q rounds of codes, C codes of a round, F features, W width.
+After Lee et al. 2024 (arXiv 2403.03181): a chunk of actions has two codes, the second of the first one's residual. At
+each step of the window a GPT gives each code's probability (focal loss) and an offset for each code (L1); the policy
+acts by code and offset. Three things differ from the paper. The codes are those of residual k-means on the chunks,
+computed once from all training data; the paper trains a residual VQ-VAE, also with two rounds of 16 codes. Offsets are
+learned at the codes of the data, as in BeT (arXiv 2206.11251); the paper's are learned at codes that the policy draws.
+And the noise: without it the likeliest codes act, with `eval_temperature=1` codes are drawn by their probabilities.
+Actions before an episode's start are not learned. Goals are not supported. Shape suffixes: B samples, T steps of the
+window, N = B * T, H steps of a chunk, A action dims, D = H * A, Q rounds of codes, C codes of a round, F features, W
+width.
 """
 
 from __future__ import annotations

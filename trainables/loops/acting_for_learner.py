@@ -110,7 +110,7 @@ def _act(actor: Actor, learner: _Learner, poll: Callable[[], None]) -> int:
 
 
 def _join(spec: RunSpec, address: str, patience: float, poll: Callable[[], None]) -> tuple[Connection, dict[str, Any]]:
-    """Return a connection to the learner and its welcome; one that dies as it is greeted is waited for, too."""
+    """Return a connection to the learner and its welcome; one that dies during the greeting is waited for, too."""
     place, deadline = host_and_port(address), time.monotonic() + patience
     while True:
         poll()

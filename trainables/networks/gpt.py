@@ -1,4 +1,4 @@
-"""A GPT over the steps of a window: a token for each, which attends to itself and to those before it.
+"""A GPT over the steps of a window: one token a step, with causal attention.
 
 Shape suffixes: B samples, T steps, F features, W width.
 """
@@ -15,7 +15,7 @@ from understudy.trainables.networks.transformer import NO_DROPOUT, Dropout, draw
 
 
 class GPT(Body):
-    """Tokens of features with learned positions, normed, through causal blocks, normed again (robomimic's form)."""
+    """Embedding with learned positions, LayerNorm, causal blocks, LayerNorm (robomimic's form)."""
 
     allowed: torch.Tensor
 
@@ -41,7 +41,7 @@ class GPT(Body):
 def draw_gpt_masks(
     batch_size: int, prefix: str, count: int, sizes: tuple[int, int, int], rate: float, generator: torch.Generator
 ) -> Draws:
-    """Draw a GPT's masks of dropout: of its tokens, attention and the outputs of its blocks' parts, as robomimic has.
+    """Draw a GPT's dropout masks as robomimic has them: for tokens, attention and the outputs of each block's parts.
 
     `sizes` are width, heads and layers.
     """

@@ -66,7 +66,7 @@ def of_modes(chosen_B: torch.Tensor, values_BMHA: torch.Tensor) -> torch.Tensor:
 def squared_error(
     predicted_BHA: torch.Tensor, actions_BHA: torch.Tensor, valid_BH: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the squared error's mean over all entries, and the mean over steps of its sum over action dims.
+    """Return the mean squared error over all entries, and the mean over steps of its sum over action dims.
 
     Steps that are not valid count zero, and the means still divide by them.
     """

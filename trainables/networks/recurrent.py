@@ -1,4 +1,4 @@
-"""A long short-term memory with torch's own weights, of plain products: `nn.LSTM` cannot be stacked over members.
+"""A long short-term memory of plain matrix products with torch's parameters: `nn.LSTM` cannot be stacked over members.
 
 Shape suffixes: B samples, T steps, F features, W width.
 """

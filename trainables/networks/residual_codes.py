@@ -1,4 +1,4 @@
-"""Residual codes of vectors: the nearest centre, then the nearest centre of what that leaves, and so on.
+"""Residual codes of vectors: the index of the nearest centre, then that of the residual's nearest centre, and so on.
 
 Shape suffixes: N vectors, D dims, Q rounds, C codes of a round.
 """
@@ -18,7 +18,7 @@ def nearest(vectors_ND: torch.Tensor, centres_CD: torch.Tensor) -> torch.Tensor:
 
 
 def codes_of(vectors_ND: torch.Tensor, codebooks_QCD: torch.Tensor) -> torch.Tensor:
-    """Return codes [N, Q]."""
+    """Return the codes [N, Q] of vectors in all rounds."""
     left_ND, found = vectors_ND, []
     for centres_CD in codebooks_QCD.unbind(0):
         found.append(nearest(left_ND, centres_CD))
@@ -27,7 +27,7 @@ def codes_of(vectors_ND: torch.Tensor, codebooks_QCD: torch.Tensor) -> torch.Ten
 
 
 def fit_codebooks(vectors_ND: torch.Tensor, rounds: int, codes: int) -> torch.Tensor:
-    """Return codebooks [Q, C, D] by k-means of the vectors, then of what is left of them: a function of the data."""
+    """Return codebooks [Q, C, D] by k-means of the vectors, then of their residuals; the data alone decide them."""
     step = -(-len(vectors_ND) // MOST_VECTORS)
     left_ND = vectors_ND[::step].double()
     generator, books = torch.Generator().manual_seed(0), list[torch.Tensor]()

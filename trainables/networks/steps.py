@@ -1,4 +1,4 @@
-"""Policies of a window of steps: each observation is encoded alone, a body sees those up to it, and each has an action.
+"""Policies over a window of steps: each observation is encoded alone, then a causal body gives each step's action.
 
 Shape suffixes: B samples, T steps of the window, F features of a step, W the body's width, M modes, A action dims.
 """
@@ -24,7 +24,7 @@ from understudy.trainables.networks.transformer import NO_DROPOUT, Dropout
 
 
 class Window(Vision, AlgorithmConfig):
-    """Settings of methods that are shown a window of observations, each a step of its own."""
+    """Settings of methods that see a window of observations as a sequence of steps."""
 
     title: ClassVar[str] = "the window"
 
@@ -44,7 +44,7 @@ class Window(Vision, AlgorithmConfig):
 
 
 class StepPolicyConfig(Window):
-    """What such a policy says of each step's action."""
+    """Settings of how the action of each step is predicted."""
 
     title: ClassVar[str] = "the actions"
 
@@ -76,7 +76,7 @@ class StepPolicyConfig(Window):
 
 
 def step_shape(shape: ObservationShape, count: int) -> ObservationShape:
-    """Return the shape of one step of observations that are `count` steps long; SpecError where they are not that."""
+    """Return the shape of one step of a window of `count` observations; SpecError where it is no such window."""
     found: dict[str, tuple[int, ...]] = {}
     for name, part in parts_of(shape).items():
         if name.startswith(GOAL):
@@ -92,7 +92,7 @@ def step_shape(shape: ObservationShape, count: int) -> ObservationShape:
 
 
 def by_step(observations: Observations, count: int) -> Observations:
-    """Return observations [B, ...] of `count` steps each as single ones, [B * T, ...]."""
+    """Return windows of `count` observations, [B, ...], as single observations, [B * T, ...]."""
 
     def split(part: torch.Tensor) -> torch.Tensor:
         steps = part if part.ndim == 5 else part.unflatten(-1, (count, -1)).movedim(-2, 1)
@@ -102,13 +102,13 @@ def by_step(observations: Observations, count: int) -> Observations:
 
 
 class Body(nn.Module):
-    """What turns the features of steps [B, T, F] into [B, T, width], each from those up to it alone."""
+    """A causal network from the features of steps [B, T, F] to [B, T, width]."""
 
     width: int
 
 
 class StepPolicy(nn.Module):
-    """Encoder of a step, body over the window, and each step's action or mixture of Gaussians."""
+    """Encoder of a step, causal body over the window, and a head for each step's action or mixture of Gaussians."""
 
     def __init__(
         self,

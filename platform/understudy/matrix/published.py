@@ -33,7 +33,7 @@ HEADINGS = ("tasks", "after", "published %", "here %", "seeds x episodes")
 
 @dataclass(frozen=True)
 class Group:
-    """The tasks that one published number is the mean of."""
+    """Tasks over which one published number is the mean."""
 
     name: str
     tasks: tuple[str, ...]
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """One file."""
+    """A published protocol and its results: one file of `conf/published/`."""
 
     name: str
     about: Mapping[str, str]
@@ -91,7 +91,7 @@ def chosen_groups(study: Study, names: Sequence[str]) -> list[Group]:
 def cells_of_study(
     study: Study, names: Sequence[str], words: Sequence[str], config_dir: str | None = None
 ) -> list[Cell]:
-    """Return a cell for each task of the chosen groups; the user's words go before the study's.
+    """Return a cell for each task of the chosen groups; the user's words replace the study's.
 
     UserError for words that name tasks: those are the study's.
     """
@@ -106,7 +106,7 @@ def cells_of_study(
 
 
 def _last_of_each(words: Sequence[str]) -> list[str]:
-    """Return the words, of those with one key the last alone."""
+    """Return the words, the last one where several have the same key."""
     return list({("seeds" if (key := word.partition("=")[0]) == "seed" else key): word for word in words}.values())
 
 
@@ -123,13 +123,13 @@ def rows_of(study: Study, matrix: MatrixDir) -> list[tuple[str, ...]]:
 
 
 def _after(spec: RunSpec, phase: str) -> str:
-    """Return the step that a phase ends with in a run."""
+    """Return the updates, and environment steps, after which a phase of a run ends."""
     updates = f"{spec.training_steps:,} updates"
     return updates if phase == "offline" else f"{updates}, {spec.total_steps - spec.training_steps:,} steps"
 
 
 def _ours(runs: Sequence[RunDir], phase: str) -> tuple[str, str]:
-    """Return our mean with its interval, in percent, and of how many seeds and episodes it is."""
+    """Return our mean success with its interval, in percent, and the number of seeds x episodes."""
     found: list[np.ndarray] = []
     for run in runs:
         spec = run.spec()
@@ -157,7 +157,7 @@ def _percent(numbers: Sequence[float]) -> str:
 
 
 def notes_of(study: Study, matrix: MatrixDir) -> list[str]:
-    """Return what a reader of the table must know: where published numbers are from, and what is not as there."""
+    """Return the lines below the table: where the published numbers are from, and what differs here."""
     lines = [f"published: {study.about['source']}", f"what counts: {study.about['counts']}"]
     lines.append(f"what differs: {study.about['differs']}")
     wanted = {cell.task: cell for cell in cells_of_study(study, (), ())}

@@ -261,7 +261,7 @@ class RunDir:
 
 @contextmanager
 def new_folder(parent: Path, name: str) -> Generator[Path]:
-    """Make `<parent>/<name>_<time>`, numbered where that is taken; all of it goes where the block cannot fill it."""
+    """Make `<parent>/<name>_<time>`, numbered where that is taken; it is removed again where the block fails."""
     stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
     with storage_errors(parent), made_folder(parent):
         for attempt in range(1000):

@@ -1,7 +1,7 @@
-"""What a run's files were when it ended: whoever passes over it later sees whether they still are.
+"""Checksums of an ended run's files, so that later damage to them is noticed.
 
-run.json keeps, of each csv file, table of episodes and file of settings, how long it was and its hash, and a hash of
-its own results. So a row that is gone, changed or there twice is noticed where nothing would be computed from it again.
+run.json keeps the length and hash of each csv file, table of episodes and file of settings, and a hash of its own
+results. So a row that is gone, changed or there twice is noticed even where nothing is computed from it again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from understudy.runs.rows import ACCEPT, lost_rows
 KEY, RESULT = "files", "result_hash"
 """Keys of run.json: {file below the run directory: [bytes, hash]}, and the hash of that and of the results."""
 PATTERNS = ("*.csv", "sd*/*.csv", "*.arrow", "flags.json", "latency.json")
-"""What is noted; run.json itself is by RESULT."""
+"""Files whose checksums are kept; RESULT is that of run.json's own results."""
 ENDED = ("finished", "stopped", "failed")
-"""Statuses of a run that nothing is written for any more."""
+"""Statuses of a run whose files no longer change."""
 RESULTS = ("step", "metrics", "best_parameters", KEY)
 
 
@@ -42,13 +42,13 @@ def _is_as_noted(path: Path, held: Any) -> bool:
 
 
 def as_ended(run: RunDir, **results: Any) -> dict[str, Any]:
-    """Return what run.json gets when a run ends: its results, and what its files are then."""
+    """Return what run.json gets when a run ends: its results and the checksums of its files."""
     state = {**run.state(), **results, KEY: note_of(run.path)}
     return {**results, KEY: state[KEY], RESULT: _hash_of_results(state)}
 
 
 def note_ended(run: RunDir) -> None:
-    """Note a run's files anew: they are what it ended with."""
+    """Take the checksums of an ended run's files anew."""
     run.update_state(**as_ended(run))
 
 
@@ -62,7 +62,7 @@ def _hash_of_results(state: Mapping[str, Any]) -> str:
 
 
 def damaged(run: RunDir) -> list[str]:
-    """Return the names of an ended run's files that are not what it ended with; of earlier versions' none."""
+    """Return the names of an ended run's files that have changed since; [] for a run without checksums."""
     state = run.state()
     if state.get("status") not in ENDED or not state.get(RESULT):
         return []

@@ -60,7 +60,7 @@ def check_rows(run: RunDir, noted: Mapping[str, Any]) -> None:
 
 
 def lost_rows(run: RunDir, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return what run.json says once it is accepted that rows of these files are gone."""
+    """Return run.json's entry for files whose lost rows have been accepted."""
     held: list[str] = run.state().get("lost_rows") or []
     found = sorted({*held, *names})
     return {"lost_rows": found} if found else {}

@@ -1,7 +1,7 @@
-"""What a resumed sweep passes over is what it was: files of trials that have ended, and of its best policy.
+"""Check that the files of a sweep's ended trials, and of its best policy, have not changed.
 
-Nothing is computed from most of these again, so a damage would stay without a word. What is read is little: no
-checkpoint is opened, and each file once.
+A resumed sweep computes little of these anew, so damage would stay unnoticed. Each file is read once, and no
+checkpoint is opened.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.trial import trial_folder
 
 OWN = ("sweep.json",)
-"""Files of the sweep that are noted when it has finished."""
+"""Files of the sweep whose checksums are kept when it has finished."""
 
 
 def check_unchanged(sweep: SweepDir, spec: SweepSpec, study: Study) -> None:
-    """Raise UserError, in a line that says what to do, where files of what is done are not what they were."""
+    """Raise UserError, which says what to do, where files of a finished sweep or of ended trials have changed."""
     state = sweep.state()
     names = changed_since(sweep.path, state.get(KEY) or {}) if state.get("status") == "finished" else []
     if names:
@@ -38,7 +38,7 @@ def check_unchanged(sweep: SweepDir, spec: SweepSpec, study: Study) -> None:
 
 
 def _check_ended_as(trial: FrozenTrial, run: RunDir, steps: int) -> None:
-    """Raise UserError where a trial's folder does not say that it ended as the study does."""
+    """Raise UserError where a trial's folder and the study disagree on whether, and at which step, it ended."""
     if not run.path.is_dir():
         return  # it was deleted as a whole: the study has its result
     gone = [name for name in ("flags.json", "run.json") if not (run.path / name).is_file()]
@@ -53,7 +53,7 @@ def _check_ended_as(trial: FrozenTrial, run: RunDir, steps: int) -> None:
 
 
 def check_kept(folder: Path) -> None:
-    """Raise UserError where a file of an ended trial's, or of the best policy's results, is not what it was."""
+    """Raise UserError where a file of an ended trial, or of the best policy's results, has changed."""
     for flags in sorted((folder / "trials").glob("*/flags.json")):
         check_ended(RunDir(flags.parent))
     best = read_best(folder)
@@ -66,5 +66,5 @@ def check_kept(folder: Path) -> None:
 
 
 def note_own(sweep: SweepDir) -> dict[str, object]:
-    """Return what a finished sweep's run.json says of its own files."""
+    """Return the checksums of the sweep's own files, for its run.json."""
     return {KEY: note_of(sweep.path, OWN)}

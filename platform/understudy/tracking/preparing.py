@@ -45,7 +45,7 @@ def ready(tracking_uri: str) -> None:
 
 @contextmanager
 def _begun(path: Path) -> Generator[None]:
-    """Leave no empty store where the block fails; StorageError where it does because the disk is full."""
+    """Remove an empty store where the block fails; StorageError where it failed because the disk is full."""
     try:
         yield
     except UnderstudyError:
