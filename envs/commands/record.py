@@ -159,7 +159,7 @@ def _home() -> Path:
 
 
 def _show_keys() -> None:
-    from understudy.cli.train import key_rows
+    from understudy.cli.showing import key_rows
     from understudy.envs.recording.settings import RecordSettings
 
     console.print(f"{EXAMPLES}\n", markup=False, soft_wrap=True)

@@ -40,7 +40,8 @@ def learner(
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
     """Learn from what actors do."""
-    from understudy.cli.train import show_keys, start_training
+    from understudy.cli.showing import show_keys
+    from understudy.cli.train import start_training
 
     if help_:
         return show_keys(EXAMPLES, ["algo=hilserl", *context.args])
@@ -69,7 +70,7 @@ def actor(
     help_: bool = typer.Option(False, "--help", help="show every key"),
 ) -> None:
     """Act for a learner until it has finished."""
-    from understudy.cli.train import show_keys
+    from understudy.cli.showing import show_keys
     from understudy.registry import algorithms, loops
     from understudy.runs.stop import noted_signals
 

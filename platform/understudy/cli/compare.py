@@ -10,8 +10,9 @@ import typer
 from understudy.cli.completion import KeyCommand
 from understudy.cli.output import OVERRIDES, console, show_table
 from understudy.cli.pipeline import start_pipeline
+from understudy.cli.showing import show_keys
 from understudy.cli.stages import under_way
-from understudy.cli.train import read_run, run_training, show_keys
+from understudy.cli.train import read_run, run_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ import typer
 
 from understudy.cli.completion import KeyCommand
 from understudy.cli.output import OVERRIDES, console, examples, progress_bar, show_table
-from understudy.cli.train import show_notes, show_result
+from understudy.cli.showing import show_notes, show_result
 from understudy.errors import UserError
 
 if TYPE_CHECKING:

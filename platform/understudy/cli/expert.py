@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from understudy.cli.output import OVERRIDES, console
-from understudy.cli.train import read_run, run_training, show_keys, show_run
+from understudy.cli.showing import show_keys, show_run
+from understudy.cli.train import read_run, run_training
 
 if TYPE_CHECKING:
     from understudy.runs.demonstrating import Expert, Wanted
@@ -154,7 +155,7 @@ def show_demonstrations(folder: Path, facts: Mapping[str, Any]) -> None:
 def _register(expert: Expert) -> None:
     """Register the expert's model in MLflow and print what it reaches on episodes that nothing was chosen by."""
     from understudy import tracking
-    from understudy.cli.train import show_result
+    from understudy.cli.showing import show_result
     from understudy.registry import loops
     from understudy.runs.registering import FINAL_EPISODES, final_evaluation, register_run
 

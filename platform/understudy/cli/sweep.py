@@ -12,7 +12,7 @@ import typer
 
 from understudy.cli.models import show_alias
 from understudy.cli.output import console, show_mapping
-from understudy.cli.train import show_notes, show_run
+from understudy.cli.showing import show_notes, show_run
 from understudy.files import typed
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import typer
 from understudy.cli.compare import start_matrix
 from understudy.cli.completion import KeyCommand
 from understudy.cli.output import OVERRIDES, console
+from understudy.cli.showing import show_keys
 from understudy.cli.sweep import read_sweep, show_sweep, start_sweep
-from understudy.cli.train import show_keys
 
 EXAMPLES = """\
 Search over configurations, each trained across all seeds.

@@ -11,7 +11,8 @@ from understudy.cli.compare import start_matrix
 from understudy.cli.completion import KeyCommand
 from understudy.cli.evaluate import folder_of
 from understudy.cli.output import OVERRIDES
-from understudy.cli.train import read_run, run_training, run_values, show_keys, show_notes, show_run, start_training
+from understudy.cli.showing import show_keys, show_notes, show_run
+from understudy.cli.train import read_run, run_training, run_values, start_training
 from understudy.errors import UserError
 from understudy.files import typed, user_path
 
