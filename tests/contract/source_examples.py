@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.source import Source
 from understudy.envs.store.episode import prepare_episode
 from understudy.errors import UnderstudyError
@@ -221,3 +222,18 @@ def forbid(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
         return original(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "open", refusing)
+
+
+def assert_same_episodes(first: Iterable[dict[str, Any]], second: Iterable[dict[str, Any]]) -> None:
+    """Assert that both have the same episodes with the same columns and numbers."""
+    for one, other in zip(first, second, strict=True):
+        assert set(one) == set(other)
+        for key, value in one.items():
+            np.testing.assert_array_equal(value, other[key], err_msg=key)
+
+
+def can_render() -> bool:
+    """Return whether pictures can be drawn here."""
+    reason = rendering_available()
+    assert reason is None or "no videos" in reason
+    return reason is None

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.contract.pick_cube import NAME, STATE, actions_of, can_render, digest, seen_in
-from tests.contract.source_examples import one_line
+from tests.contract.pick_cube import NAME, STATE, actions_of, digest, seen_in
+from tests.contract.source_examples import can_render, one_line
 
 from understudy.envs.experts.attempts import AttemptSpec, play
 from understudy.envs.experts.demonstrations import supported_names

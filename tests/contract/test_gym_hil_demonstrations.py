@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tests.contract.pick_cube import NAME, SMALL, STATE, can_render, seen_in
-from tests.contract.source_examples import one_line, same_episodes
+from tests.contract.pick_cube import NAME, SMALL, STATE, seen_in
+from tests.contract.source_examples import can_render, one_line, same_episodes
 from tests.integration.commands import kill_when, start
 from tests.unit.command_line import understudy
 

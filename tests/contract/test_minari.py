@@ -16,6 +16,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contract.source_examples import assert_same_episodes
 
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.registered import registered_spec
@@ -133,7 +134,7 @@ def test_arrays_of_any_task_become_a_dataset(tmp_path, name) -> None:
     dataset = minari.MinariDataset(tmp_path / "out" / "data")
     assert dataset.observation_space.shape == (3,)
     assert (dataset.env_spec is not None) == ("pendulum" in name)
-    assert_same(episodes, SOURCE.task("minari:x/y-v0").read(tmp_path / "out"))
+    assert_same_episodes(episodes, SOURCE.task("minari:x/y-v0").read(tmp_path / "out"))
 
 
 def make_episode(steps: int, dims: int, actions: int, seed: int = 0, scale: float = 1.0) -> dict[str, np.ndarray]:
@@ -148,13 +149,6 @@ def make_episode(steps: int, dims: int, actions: int, seed: int = 0, scale: floa
     }
 
 
-def assert_same(first, second) -> None:
-    for one, other in zip(first, second, strict=True):
-        assert set(one) == set(other)
-        for key, value in one.items():
-            np.testing.assert_array_equal(value, other[key], err_msg=key)
-
-
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
@@ -165,7 +159,7 @@ def test_round_trips_are_exact(tmp_path_factory, lengths, dims, scale) -> None:
     folder = tmp_path_factory.mktemp("round") / "données é"
     episodes = [make_episode(length, dims, 2, number, scale) for number, length in enumerate(lengths)]
     SOURCE.write(folder, episodes, "minari:x/y-v0", {})
-    assert_same(episodes, SOURCE.task("minari:x/y-v0").read(folder))
+    assert_same_episodes(episodes, SOURCE.task("minari:x/y-v0").read(folder))
 
 
 def test_rows_are_flattened_as_gymnasium_does_and_back() -> None:
@@ -333,7 +327,7 @@ def test_a_failed_write_leaves_nothing_and_a_second_one_replaces_the_first(tmp_p
     assert list(tmp_path.iterdir()) == []
     for seed in (1, 2):
         SOURCE.write(tmp_path / "x", [make_episode(3, 2, 1, seed)], "minari:x/y-v0", {})
-    assert_same([make_episode(3, 2, 1, 2)], SOURCE.task("minari:x/y-v0").read(tmp_path / "x"))
+    assert_same_episodes([make_episode(3, 2, 1, 2)], SOURCE.task("minari:x/y-v0").read(tmp_path / "x"))
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 

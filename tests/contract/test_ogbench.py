@@ -10,6 +10,7 @@ import ogbench.utils
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.contract.source_examples import assert_same_episodes
 
 from understudy.envs.files.downloads import Remote
 from understudy.envs.sources.source import task_of
@@ -57,13 +58,6 @@ def load_with_ogbench(name: str, file: Path, compact: bool = False) -> dict[str,
     load = ogbench.utils.make_env_and_datasets
     made: Any = load(name, dataset_path=str(file), compact_dataset=compact, dataset_only=True, cur_env=env)
     return made[0]
-
-
-def assert_same(first, second) -> None:
-    for one, other in zip(first, second, strict=True):
-        assert set(one) == set(other)
-        for key, value in one.items():
-            np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
 def test_the_three_variants_share_an_environment_family_and_a_file() -> None:
@@ -163,7 +157,7 @@ def test_round_trips_are_exact(tmp_path_factory, lengths, scale, states) -> None
             if name == SINGLE and not states:
                 episode["rewards"] = np.full(len(episode["rewards"]), number - scale, np.float32)
                 episode["terminals"] = np.arange(len(episode["rewards"])) % 2 == 0
-        assert_same(episodes, SOURCE.task(name).read(write(file, episodes, name, made_by="ünï")))
+        assert_same_episodes(episodes, SOURCE.task(name).read(write(file, episodes, name, made_by="ünï")))
         assert SOURCE.task(name).provenance(file)["made_by"] == "ünï"
 
 

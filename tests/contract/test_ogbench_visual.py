@@ -16,11 +16,11 @@ import gymnasium
 import numpy as np
 import ogbench.utils
 import pytest
+from tests.contract.source_examples import can_render
 
 from understudy.envs.experts.attempts import AttemptSpec, play
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.rendering import FAST, PUBLISHED
-from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.transfer import export_store, import_file
 from understudy.errors import DatasetError, UserError
@@ -59,12 +59,6 @@ def refused(path: Path, stores: Path, env_name: str = CUBE) -> str:
     assert "\n" not in str(error.value)
     assert not stores.exists() or list(stores.iterdir()) == []
     return str(error.value)
-
-
-def can_render() -> bool:
-    reason = rendering_available()
-    assert reason is None or "no videos" in reason
-    return reason is None
 
 
 # names and options

@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 import pytest
 from tests.contract.robomimic_interop import make_importable
+from tests.contract.source_examples import can_render
 
 from understudy.envs.experts.attempts import AttemptSpec, play, render
 from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.rendering import FAST, PUBLISHED
-from understudy.envs.simulators.video import rendering_available
 from understudy.envs.sources.robomimic.cameras import Cameras
 from understudy.envs.sources.robomimic.robosuite import RobosuiteEnv, published_settings
 from understudy.envs.sources.source import task_of
@@ -65,12 +65,6 @@ def assert_same(found: Sequence[Episode], expected: Sequence[Episode]) -> None:
         for name, values in other.items():
             assert one[name].dtype == values.dtype or name in ("states", "rewards", "terminals"), name
             np.testing.assert_array_equal(one[name], values, err_msg=name)
-
-
-def can_render() -> bool:
-    reason = rendering_available()
-    assert reason is None or "no videos" in reason
-    return reason is None
 
 
 @pytest.fixture(scope="module")

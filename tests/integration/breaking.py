@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.integration.commands import SMALL, Process, run
+from tests.integration.commands import SMALL, Process, free_port, run
 
 from understudy import tracking
 from understudy.errors import UserError
@@ -45,6 +44,11 @@ def only(root: Path, marker: str = "flags.json") -> Path:
     """Return the one run (or, with sweep.json, sweep) below a folder."""
     (found,) = [path.parent for path in root.rglob(marker) if not {"mlartifacts", "best"} & set(path.parts)]
     return found
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    """Return the weights in a model's file or a checkpoint."""
+    return torch.load(file, weights_only=True)["weights"]
 
 
 @pytest.fixture(scope="session")
@@ -163,9 +167,7 @@ class Server:
         self.store = folder / "mlflow.db"
         self._uri = tracking.default_tracking_uri(folder)
         tracking.prepare(self._uri)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.address = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

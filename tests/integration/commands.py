@@ -56,12 +56,17 @@ def run(*words: str, cwd: Path, code: int = 0, **environment: str) -> str:
     return out + err
 
 
-def workers(*words: str, cwd: Path) -> list[tuple[int, str, str]]:
-    """Run `understudy WORDS` as torchrun's two workers would, without torchrun; return exit codes, stdout, stderr."""
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+        return server.getsockname()[1]
+
+
+def workers(*words: str, cwd: Path) -> list[tuple[int, str, str]]:
+    """Run `understudy WORDS` as torchrun's two workers would, without torchrun; return exit codes, stdout, stderr."""
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group = {"WORLD_SIZE": "2", **rendezvous, "CUDA_VISIBLE_DEVICES": ""}
     both = [start(*words, cwd=cwd, **group, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
     said = [process.communicate(timeout=600) for process in both]
     return [(int(process.returncode or 0), *texts) for process, texts in zip(both, said, strict=True)]

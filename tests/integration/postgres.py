@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.integration.commands import free_port
 
 PASSWORD = "pa55-of-the-test"
 
@@ -31,9 +32,7 @@ def postgres(*databases: str) -> Iterator[str]:
     word = root / "password"
     word.write_text(PASSWORD)
     word.chmod(0o644)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     data, control = str(root / "data"), program("pg_ctl")
 
     def call(*words: str) -> None:

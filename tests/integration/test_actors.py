@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.integration.commands import kill_when, run, start
-from tests.integration.test_online import only_run, step_of
+from tests.integration.breaking import named, only
+from tests.integration.commands import free_port, kill_when, run, start
+from tests.integration.test_online import step_of
 
 from understudy.runs.directory import read_csv
 
@@ -33,9 +33,7 @@ def cubes(done) -> None:
 
 
 def free_address() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{server.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def _rows(folder: Path) -> list[dict[str, float]]:
@@ -50,7 +48,7 @@ def test_a_killed_learner_goes_on_and_its_actor_waits_for_it(done, tmp_path: Pat
     actor = start("actor", *words, "training_steps=400", cwd=tmp_path)
     learner = start("learner", *words, "training_steps=400", cwd=tmp_path)
     kill_when(learner, lambda: step_of(tmp_path) > 100)
-    broken = only_run(tmp_path)
+    broken = only(tmp_path)
     reached = step_of(broken)
     said = run("resume", str(broken), cwd=tmp_path)
     assert "waiting for actors at" in said
@@ -85,7 +83,7 @@ def test_seeds_have_actors_of_their_own_from_other_terminals(done, tmp_path: Pat
     learner = start("learner", *words, cwd=tmp_path)
     actors = [start("actor", *words, cwd=tmp_path) for _ in range(2)]
     assert [process.wait(300) for process in (learner, *actors)] == [0, 0, 0]
-    finished = only_run(tmp_path)
+    finished = only(tmp_path)
     assert {frozenset(row["actor"] for row in _rows(finished / name)) for name in ("sd000", "sd005")} == {
         frozenset([0.0]),
         frozenset([1.0]),
@@ -98,7 +96,7 @@ def test_an_actor_of_ray_that_is_killed_is_started_again(done, tmp_path: Path) -
     learner = start("train", *SMALL, "num_actors=1", "seeds=[0,1]", "training_steps=400", cwd=tmp_path)
     killed = False
     while learner.poll() is None:
-        acting = [p for p in psutil.Process(learner.pid).children(recursive=True) if "ActorProcess" in _title(p)]
+        acting = [p for p in psutil.Process(learner.pid).children(recursive=True) if "ActorProcess" in named(p)]
         if not killed and step_of(tmp_path) > 100 and acting:
             os.kill(acting[0].pid, signal.SIGKILL)
             killed = True
@@ -107,18 +105,11 @@ def test_an_actor_of_ray_that_is_killed_is_started_again(done, tmp_path: Path) -
     assert learner.returncode == 0, err
     assert killed
     assert err.count("died and is started again") == 1
-    finished = only_run(tmp_path)
+    finished = only(tmp_path)
     lives = [read_csv(finished / name / "online_agent.csv")[-1]["actor_lives"] for name in ("sd000", "sd001")]
     assert sorted(lives) == [1, 2]
     assert [{row["actor"] for row in _rows(finished / name)} for name in ("sd000", "sd001")] == [{0.0}, {1.0}]
     assert "the same weights" in done("learner", "--replay", str(finished))
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 @pytest.mark.slow
@@ -170,6 +161,6 @@ def test_a_person_takes_over_at_the_keyboard_of_an_actor(tmp_path: Path) -> None
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen
     assert learner.wait(300) == 0
-    rows = _rows(only_run(tmp_path))
+    rows = _rows(only(tmp_path))
     assert (max(row["interventions"] for row in rows), rows[-1]["interventions"]) == (1, 0)
     assert max(row["intervention_rate"] for row in rows) > 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.integration.breaking import only
 from tests.integration.test_bad_input import refused
-from tests.integration.test_run_directory import only_run
 
 from understudy.envs.store.finding import list_stores
 from understudy.runs.directory import RunDir
@@ -39,7 +39,7 @@ def test_a_line_of_the_published_training_trains_and_its_run_is_evaluated(numpy_
     said = done("train", *words, *SMALL, data)
     assert "[Step 2/2]" in said
     assert "validation/mse" in said
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     assert RunDir(run).spec().placement.run_group == "my_bc_run"
     assert "action_mse_6" in done("evaluate", "--save_dir", str(run), data)
     deep = ("algo=gc_ddpm_bc", "bridgedata=pull_pot_100", f"data_path={numpy_root}", "ddp.enabled=true")
@@ -63,4 +63,4 @@ def test_a_root_of_several_tasks_becomes_several_datasets(numpy_root, done, tmp_
 def test_files_have_the_published_names_where_they_are_asked_for(numpy_root, done, tmp_path) -> None:
     words = ("algo=bc", "bridgedata=lift_carrot_100", f"data_path={numpy_root}", f"data_dir={tmp_path}", "layout=qc")
     done("train", *words, *SMALL, "save_dir=runs")
-    assert (only_run(tmp_path / "runs") / "offline_agent.csv").is_file()
+    assert (only(tmp_path / "runs") / "offline_agent.csv").is_file()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
 from tests.integration.commands import run as command
-from tests.integration.test_run_directory import only_run
 
 import understudy
 from understudy.runs import stop
@@ -41,7 +41,7 @@ def stopped(hopper_data: Path, say: Callable, tmp_path: Path, monkeypatch: pytes
             patch.setattr(Log, "__call__", terminated)
             said = say("train", *TRAINED, *words)
         assert said.code == 143, said.err
-        return only_run(tmp_path / "runs")
+        return only(tmp_path / "runs")
 
     return train
 
@@ -200,7 +200,7 @@ def test_a_forked_file_does_not_say_where_the_fork_runs(
     assert said.code == 0, said.err
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "storage").exists()
-    made = only_run(tmp_path)
+    made = only(tmp_path)
     assert made.is_relative_to(Path.cwd() / "runs")
 
 
@@ -215,7 +215,7 @@ def test_a_copy_from_a_storage_comes_below_the_callers_save_dir_only(
     said = say("resume", copy.as_uri(), "--save_dir", "mine")
     assert said.code == 0, said.err
     assert not (tmp_path / "theirs").exists()
-    assert steps(only_run(tmp_path / "mine")) == [10, 20, 30, 40]
+    assert steps(only(tmp_path / "mine")) == [10, 20, 30, 40]
 
     shutil.rmtree(tmp_path / "mine")
     state = json.loads((copy / "run.json").read_text())

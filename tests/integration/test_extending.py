@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 from tests.integration.breaking import assert_each_metric_once, only
 from tests.integration.commands import SMALL, run
 from tests.integration.test_bad_input import refused
-from tests.integration.test_run_directory import only_run
 
 from understudy.loading import load_policy
 from understudy.runs.directory import RunDir, read_csv
@@ -38,11 +37,11 @@ def test_a_finished_run_with_steps_added_equals_one_that_had_them_from_the_start
     words = (*SMALL, "algo=ddpm_bc", f"seeds={seeds}" if "[" in seeds else f"seed={seeds}", "log_interval=10")
     assert say("train", *words, *OFF, "training_steps=60", "save_dir=long").code == 0
     assert say("train", *words, "training_steps=40", "save_dir=short").code == 0
-    short = only_run(tmp_path / "short")
+    short = only(tmp_path / "short")
     run_id = RunDir(short).state()["run_id"]
     said = say("resume", str(short), "--add-steps", "20")
     assert said.code == 0, said
-    assert equal(short, only_run(tmp_path / "long"))
+    assert equal(short, only(tmp_path / "long"))
     folder = short if "[" not in seeds else short / "sd001"
     assert [row["step"] for row in read_csv(folder / "train.csv")] == [10, 20, 30, 40, 50, 60]
     assert [row["step"] for row in read_csv(folder / "eval.csv")] == [40, 60]
@@ -52,16 +51,16 @@ def test_a_finished_run_with_steps_added_equals_one_that_had_them_from_the_start
 
 def test_a_fork_goes_on_with_other_settings_and_tells_where_it_came_from(hopper_data, say, tmp_path) -> None:
     assert say("train", *SMALL, "training_steps=40", "save_interval=20", "save_dir=runs", "lr=1e-3").code == 0
-    parent = only_run(tmp_path / "runs")
+    parent = only(tmp_path / "runs")
     said = say("train", "--fork", str(parent), "training_steps=60", "save_dir=forks")
     assert said.code == 0, said
-    same = only_run(tmp_path / "forks")
+    same = only(tmp_path / "forks")
     assert say("train", *SMALL, "training_steps=60", "save_dir=whole", "lr=1e-3", *OFF).code == 0
-    assert equal(same, only_run(tmp_path / "whole"))  # nothing but the end was changed
+    assert equal(same, only(tmp_path / "whole"))  # nothing but the end was changed
 
     said = say("train", "--fork", str(parent / "checkpoint_20.pt"), "lr=1e-5", "training_steps=30", "save_dir=slow")
     assert said.code == 0, said
-    slow = only_run(tmp_path / "slow")
+    slow = only(tmp_path / "slow")
     state = RunDir(slow).state()
     assert state["lineage"]["forked_at_step"] == 20
     assert state["lineage"]["forked_from_run"] == RunDir(parent).state()["run_id"]
@@ -84,7 +83,7 @@ def test_a_fork_goes_on_with_other_settings_and_tells_where_it_came_from(hopper_
 def test_a_fork_that_cannot_be_is_refused_in_one_line(hopper_data, say, tmp_path, words, said) -> None:
     assert say("train", *SMALL, *OFF, "training_steps=40", "save_dir=runs").code == 0
     code = 1 if "network" in said else 2
-    refused(say("train", "--fork", str(only_run(tmp_path / "runs")), *words, "save_dir=forks"), said, code=code)
+    refused(say("train", "--fork", str(only(tmp_path / "runs")), *words, "save_dir=forks"), said, code=code)
 
 
 SWEEP = ("sweep", *SMALL, *OFF, "training_steps=40", "eval_interval=20", "register_as=none", "final_episodes=2")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.breaking import only, weights
 from tests.integration.commands import kill_when, start
-from tests.integration.test_online import only_run, step_of, weights
+from tests.integration.test_online import step_of
 
 from understudy.loading import load_policy
 from understudy.runs.directory import RunDir, read_csv
@@ -47,8 +48,8 @@ def test_a_run_killed_in_either_phase_or_between_them_ends_as_one_that_was_not(
     for moment in (10, 59, 75, 120):  # on the data, at their end, before the first online update, after it
         kill_when(process, lambda moment=moment: step_of(tmp_path / "broken") > moment)
         if moment != 120:
-            process = start("resume", str(only_run(tmp_path / "broken")), cwd=tmp_path)
-    broken, whole = only_run(tmp_path / "broken"), only_run(tmp_path / "whole")
+            process = start("resume", str(only(tmp_path / "broken")), cwd=tmp_path)
+    broken, whole = only(tmp_path / "broken"), only(tmp_path / "whole")
     assert step_of(broken) > 120
     done("resume", str(broken))
     same(broken, whole)
@@ -59,14 +60,14 @@ def test_a_run_killed_in_either_phase_or_between_them_ends_as_one_that_was_not(
     assert (broken / "resume" / "replay").is_dir()  # with it, a finished run can be given more online steps
     done("train", *words, "online_steps=470", "save_dir=longer")
     done("resume", str(broken), "--add-steps", "30")
-    mine, theirs = weights(broken / "final_model.pt"), weights(only_run(tmp_path / "longer") / "final_model.pt")
+    mine, theirs = weights(broken / "final_model.pt"), weights(only(tmp_path / "longer") / "final_model.pt")
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
 def test_a_member_of_a_pack_equals_its_seed_alone(hopper_data, done, tmp_path) -> None:
     done("train", *TUNED, "seeds=[0,1]", "save_dir=pack")
     done("train", *TUNED, "seeds=[1]", "save_dir=alone")
-    pack, alone = only_run(tmp_path / "pack"), only_run(tmp_path / "alone")
+    pack, alone = only(tmp_path / "pack"), only(tmp_path / "alone")
     for name in FILES:
         assert (pack / "sd001" / name).read_text() == (alone / name).read_text()
     mine, theirs = weights(pack / "sd001" / "final_model.pt"), weights(alone / "final_model.pt")
@@ -75,10 +76,10 @@ def test_a_member_of_a_pack_equals_its_seed_alone(hopper_data, done, tmp_path) -
 
 def test_a_cloned_policy_goes_on_by_rewards_with_its_flow_and_is_evaluated(hopper_data, done, tmp_path) -> None:
     done("train", *SMALL, "offline_steps=40", "seeds=[0,1]", "save_dir=cloned")
-    parent = only_run(tmp_path / "cloned")
+    parent = only(tmp_path / "cloned")
     tuned = ("use_critic=true", "online_steps=30", "start_training=30", "num_samples=3", "lr=1e-9", "save_dir=tuned")
     done("train", "--fork", str(parent), *tuned)
-    run = only_run(tmp_path / "tuned")
+    run = only(tmp_path / "tuned")
     flags = json.loads(RunDir(run).flags.read_text())
     assert (flags["actor"], flags["training_steps"], flags["online_steps"]) == ("best_of_n", 40, 30)
     for seed in range(2):
@@ -97,7 +98,7 @@ def test_a_cloned_policy_goes_on_by_rewards_with_its_flow_and_is_evaluated(hoppe
 
 def test_a_critic_learns_from_the_data_alone_without_online_steps(hopper_data, done, tmp_path) -> None:
     done("train", *SMALL, "use_critic=true", "offline_steps=40", "action_chunking=false", "validation_fraction=0.2")
-    run = only_run(tmp_path)
+    run = only(tmp_path)
     [first, last] = read_csv(run / "offline_agent.csv")
     assert {"critic_loss", "q_mean", "actor_loss", "bc_flow_loss", "distill_loss"} <= first.keys()
     assert (first["step"], last["step"]) == (20, 40)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
-from tests.integration.test_run_directory import only_run
 
 import understudy
 from understudy.loading import load_policy
@@ -21,7 +21,7 @@ LOSS = "validation/actor_loss"
 def test_a_run_reports_the_loss_on_held_out_episodes_at_each_evaluation(hopper_data, say, tmp_path) -> None:
     words = ("algo=bc", "validation_fraction=0.3", "seeds=[0,1]", "training_steps=300", "eval_interval=100")
     assert say("train", *SMALL, *words, "save_dir=runs", "tracking_uri=none").code == 0
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     for folder in ("sd000", "sd001", "."):
         rows = read_csv(run / folder / "eval.csv")
         assert [row["step"] for row in rows] == [100, 200, 300]
@@ -34,7 +34,7 @@ def test_a_run_reports_the_loss_on_held_out_episodes_at_each_evaluation(hopper_d
 def test_held_out_episodes_are_reported_without_an_environment_too(hopper_data, say, tmp_path) -> None:
     words = ("algo=bc", "validation_fraction=0.3", "training_steps=200", "eval_interval=100", "eval_episodes=0")
     assert say("train", *SMALL, *words, "save_dir=runs", "tracking_uri=none").code == 0
-    rows = read_csv(only_run(tmp_path / "runs") / "eval.csv")
+    rows = read_csv(only(tmp_path / "runs") / "eval.csv")
     assert [row["step"] for row in rows] == [100, 200]
     assert all(LOSS in row and "return" not in row for row in rows)
 
@@ -43,7 +43,7 @@ def test_a_policy_that_sees_a_history_is_evaluated_again_where_its_data_are_not(
     words = ("algo=bc", "obs_horizon=3", "training_steps=40", "eval_episodes=3")
     said = say("train", *SMALL, *words, "save_dir=runs", "tracking_uri=none")
     assert said.code == 0
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     policy = load_policy(run)
     assert policy.algorithm.observation_shape == (33,)
     assert policy.environment == {"env_name": "hopper-medium-v2", "environment": None}
@@ -78,7 +78,7 @@ def test_validation_changes_nothing_in_the_training(hopper_data, say, tmp_path) 
     for folder, every in (("often", 20), ("once", 40)):
         words = ("validation_fraction=0.3", "training_steps=40", f"eval_interval={every}", "eval_episodes=0")
         assert say("train", *SMALL, *words, f"save_dir={folder}", "tracking_uri=none").code == 0
-    one, two = (load_policy(only_run(tmp_path / folder)).weights() for folder in ("often", "once"))
+    one, two = (load_policy(only(tmp_path / folder)).weights() for folder in ("often", "once"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -110,7 +110,7 @@ def test_a_policy_without_a_simulator_is_measured_on_held_out_episodes(recording
     words = (*OWN, recordings, "validation_fraction=0.4", "seeds=[0,1]", "save_dir=runs")
     said = done("train", *words)
     assert "validation/mse" in said
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     last = read_csv(run / "eval.csv")[-1]
     again = done("evaluate", str(run), recordings)
     table = {line.split()[0]: line.split()[1:] for line in again.splitlines() if len(line.split()) > 3}
@@ -126,7 +126,7 @@ def test_a_policy_without_a_simulator_is_measured_on_held_out_episodes(recording
 def test_a_policy_without_held_out_episodes_is_measured_on_other_data(recordings, done, say, tmp_path) -> None:
     said = done("train", *OWN, recordings, "save_dir=runs", "tracking_uri=none")
     assert "note: mine: its data name no environment" in said
-    run = str(only_run(tmp_path / "runs"))
+    run = str(only(tmp_path / "runs"))
     refused(say("evaluate", run, recordings), "trained on every episode")
     assert "action_mse" in done("evaluate", run, recordings, "env_name=others")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.integration.breaking import only
 from tests.integration.commands import kill_when, start
-from tests.integration.test_online import only_run, same, step_of
+from tests.integration.test_online import same, step_of
 
 from understudy.runs.directory import read_csv
 
@@ -25,7 +26,7 @@ def test_a_killed_run_that_is_corrected_resumes_to_the_same_rows_and_weights(don
     words = (*SMALL, "seeds=[0,1]", "eval_episodes=1", "eval_max_steps=20", "save_dir=broken")
     process = start("train", *words, cwd=tmp_path)
     kill_when(process, lambda: step_of(tmp_path / "broken") > 50)
-    broken, whole = only_run(tmp_path / "broken"), only_run(tmp_path / "whole")
+    broken, whole = only(tmp_path / "broken"), only(tmp_path / "whole")
     assert 0 < step_of(broken) < 160
     done("resume", str(broken))
     same(broken, whole)
@@ -39,5 +40,5 @@ def test_a_killed_run_that_is_corrected_resumes_to_the_same_rows_and_weights(don
 def test_the_grippers_critic_and_the_penalty_are_logged(done, tmp_path: Path) -> None:
     done("data", "generate", CUBES, "--episodes", "3", "--workers", "1", "--overwrite")
     done("train", *SMALL, "training_steps=60", "gripper=discrete", "takeover_until=40")
-    run = only_run(tmp_path)
+    run = only(tmp_path)
     assert {"grasp_loss", "grasp_q_mean"} < set(read_csv(run / "online_agent.csv")[-1])

@@ -12,7 +12,6 @@ import pytest
 from optuna.trial import TrialState
 from tests.integration.breaking import only
 from tests.integration.commands import SMALL, run
-from tests.integration.test_run_directory import only_run
 from tests.unit.test_sweeping import sweep
 
 from understudy import tracking
@@ -46,7 +45,7 @@ def test_a_run_is_one_model_with_its_step_and_scores_and_says_how_it_came_out(
     hopper_data, done, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done("train", *FEW, "training_steps=20", "eval_interval=10", "save_dir=runs", "seed=3")
-    folder = only_run(tmp_path / "runs")
+    folder = only(tmp_path / "runs")
     store, found = pages(folder)
     assert found.info.run_name == f"bc {folder.name}"
     assert found.data.tags["state"] == "finished"
@@ -92,18 +91,18 @@ def test_a_run_is_one_model_with_its_step_and_scores_and_says_how_it_came_out(
 
 def test_seeds_are_members_of_one_model_and_no_model_is_made_where_none_is_wanted(hopper_data, done, tmp_path) -> None:
     done("train", *FEW, "training_steps=10", "seeds=[0,1]", "save_dir=runs")
-    _, found = pages(only_run(tmp_path / "runs"))
+    _, found = pages(only(tmp_path / "runs"))
     uri = tracking.default_tracking_uri(tmp_path / "runs")
     assert load_policy(f"runs:/{found.info.run_id}/model", tracking_uri=uri).seeds == [0, 1]
     done("train", *FEW, "training_steps=10", "log_model=false", "save_dir=none")
-    (model,) = models_of(*pages(only_run(tmp_path / "none")))
+    (model,) = models_of(*pages(only(tmp_path / "none")))
     assert (model.name, model.tags["mlflow.model.isExternal"]) == ("step_10", "true"), "a link to final_model.pt"
 
 
 def test_a_run_that_failed_is_none_of_those_that_finished(hopper_data, done, say, tmp_path) -> None:
     words = ("lr=9.9", "weight_decay=0.3", "normalize=none", "training_steps=500", "log_interval=1", "save_dir=runs")
     assert say("train", *FEW[:-2], *words, "eval_interval=0").code == 1
-    _, found = pages(only_run(tmp_path / "runs"))
+    _, found = pages(only(tmp_path / "runs"))
     assert (found.info.status, found.data.tags["state"]) == ("FAILED", "failed")
     assert "failed" in done("runs", "list", "--save_dir", "runs")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
-from tests.integration.test_run_directory import only_run
 from tests.unit.pack_worker import SIZES
 
 from understudy import checkpoints, models, tracking
@@ -383,7 +383,7 @@ def test_a_run_is_registered_by_its_folder_and_a_signal_meanwhile_leaves_nothing
     hopper_data: Path, say, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done("train", *SMALL, "algo=bc", "training_steps=4", "eval_interval=0", "save_dir=runs")
-    folder = only_run(tmp_path / "runs")
+    folder = only(tmp_path / "runs")
     uri = RunDir(folder).spec().placement.tracking()
     words = ("models", "register", str(folder), "--as", "hop", "--episodes", "2")
     log_model = models.log_model

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
-from tests.integration.test_run_directory import only_run
 
 from understudy.cli.time_left import TimeLeft, hours_left
 from understudy.runs.directory import RunDir
@@ -13,10 +13,10 @@ from understudy.runs.directory import RunDir
 
 def test_a_run_is_trained_again_on_more_seeds(hopper_data, done, say, tmp_path) -> None:
     done("train", *SMALL, "algo=bc", "lr=0.002", "training_steps=4", "seeds=2", "save_dir=runs", "run_group=first")
-    first = only_run(tmp_path / "runs")
+    first = only(tmp_path / "runs")
     assert RunDir(first).spec().all_seeds == (0, 1)
     done("train", "--from", str(first), "seeds=[3..5]", "save_dir=more")
-    spec = RunDir(only_run(tmp_path / "more")).spec()
+    spec = RunDir(only(tmp_path / "more")).spec()
     assert spec.all_seeds == (3, 4, 5)
     assert (spec.config.lr, spec.training_steps) == (0.002, 4)
     listed = done("runs", "list", "--save_dir", "runs")

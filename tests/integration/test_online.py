@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.breaking import only, weights
 from tests.integration.commands import kill_when, run, start
 
 from understudy.runs.directory import read_csv
@@ -17,16 +18,6 @@ SMALL = (
     *("training_steps=300", "log_interval=20", "eval_interval=120", "eval_episodes=2", "save_interval=120"),
     "launcher=inline",
 )
-
-
-def only_run(root: Path) -> Path:
-    found = [path.parent for path in root.rglob("flags.json") if "mlartifacts" not in path.parts]
-    assert len(found) == 1
-    return found[0]
-
-
-def weights(file: Path) -> dict[str, torch.Tensor]:
-    return torch.load(file, weights_only=True)["weights"]
 
 
 def same(one: Path, other: Path) -> None:
@@ -53,17 +44,17 @@ def test_a_run_killed_while_it_acts_resumes_to_the_same_rows_and_weights(done, t
     for moment in moments:
         kill_when(process, lambda moment=moment: step_of(tmp_path / "broken") > moment)
         if moment != moments[-1]:
-            process = start("resume", str(only_run(tmp_path / "broken")), cwd=tmp_path)
-    broken = only_run(tmp_path / "broken")
+            process = start("resume", str(only(tmp_path / "broken")), cwd=tmp_path)
+    broken = only(tmp_path / "broken")
     assert 0 < step_of(broken) < 300
     done("resume", str(broken))
-    same(broken, only_run(tmp_path / "whole"))
+    same(broken, only(tmp_path / "whole"))
 
 
 def test_a_member_of_an_online_pack_equals_its_seed_alone(done, tmp_path) -> None:
     done("train", *SMALL, "seeds=[0,1]", "save_dir=pack")
     done("train", *SMALL, "seeds=[1]", "save_dir=alone")
-    pack, alone = only_run(tmp_path / "pack"), only_run(tmp_path / "alone")
+    pack, alone = only(tmp_path / "pack"), only(tmp_path / "alone")
     for name in ("online_agent.csv", "env.csv", "eval.csv"):
         assert (pack / "sd001" / name).read_text() == (alone / name).read_text()
     mine, theirs = weights(pack / "sd001" / "final_model.pt"), weights(alone / "final_model.pt")
@@ -74,13 +65,13 @@ def test_a_finished_run_that_gets_more_steps_equals_one_that_had_them_from_the_s
     whole = [word for word in SMALL if not word.startswith("training_steps")]
     done("train", *whole, "training_steps=260", "seeds=[0,1]", "save_dir=whole")
     done("train", *whole, "training_steps=160", "seeds=[0,1]", "save_dir=longer")
-    longer = only_run(tmp_path / "longer")
+    longer = only(tmp_path / "longer")
     done("resume", str(longer), "--add-steps", "100")
     for name in ("online_agent.csv", "env.csv"):  # eval.csv has one more row, of the first end
-        mine, theirs = (read_csv(run / "sd001" / name) for run in (longer, only_run(tmp_path / "whole")))
+        mine, theirs = (read_csv(run / "sd001" / name) for run in (longer, only(tmp_path / "whole")))
         assert mine == theirs
     for seed in ("sd000", "sd001"):
-        mine, theirs = (weights(run / seed / "final_model.pt") for run in (longer, only_run(tmp_path / "whole")))
+        mine, theirs = (weights(run / seed / "final_model.pt") for run in (longer, only(tmp_path / "whole")))
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
@@ -88,14 +79,14 @@ def test_a_trained_policy_is_evaluated_where_it_was_trained_and_does_not_go_on_w
     done, tmp_path
 ) -> None:
     done("train", *SMALL, "seed=0", "keep_buffer=false")
-    run = only_run(tmp_path)
+    run = only(tmp_path)
     assert not (run / "resume").exists()
     assert "return" in done("evaluate", str(run), "eval_episodes=2")
     for words in (("resume", str(run), "--add-steps", "100"), ("train", "--fork", str(run), "training_steps=500")):
         said = done(*words, code=2)
         assert "learns from a replay buffer, which is not in a model" in said
         assert len(said.strip().splitlines()) == 1
-    assert only_run(tmp_path) == run
+    assert only(tmp_path) == run
 
 
 @pytest.mark.parametrize(
@@ -126,7 +117,7 @@ def test_what_an_online_run_cannot_do_is_one_line_and_nothing_is_written(done, t
 def test_demonstrations_are_drawn_beside_what_was_done(hopper_data, done, tmp_path, words, column) -> None:
     small = [word for word in SMALL if not word.startswith(("algo", "env_name", "training_steps"))]
     done("train", *small, "env_name=hopper-medium-v2", "training_steps=130", *words)
-    rows = read_csv(only_run(tmp_path) / "online_agent.csv")
+    rows = read_csv(only(tmp_path) / "online_agent.csv")
     assert [row["step"] for row in rows] == [80, 100, 120, 130]
     assert all(column in row for row in rows)
 
@@ -136,7 +127,7 @@ def test_ipmd_on_the_environments_reward_plays_the_episodes_that_sac_plays(hoppe
     words = (*small, "env_name=hopper-medium-v2", "training_steps=130", "seed=0")
     done("train", *words, "algo=sac", "save_dir=sac")
     done("train", *words, "algo=ipmd", "reward_hidden_dims=[16]", "policy_reward=environment", "save_dir=ipmd")
-    sac, ipmd = only_run(tmp_path / "sac"), only_run(tmp_path / "ipmd")
+    sac, ipmd = only(tmp_path / "sac"), only(tmp_path / "ipmd")
     for name in ("env.csv", "eval.csv"):
         assert (sac / name).read_text() == (ipmd / name).read_text()
     mine, theirs = (read_csv(run / "online_agent.csv") for run in (ipmd, sac))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.breaking import only, weights
 from tests.integration.commands import SMALL, kill_when, run, start
-from tests.integration.test_resume_run import metrics, only_run, weights
+from tests.integration.test_resume_run import metrics
 
 from understudy.runs.directory import RunDir, read_csv
 from understudy.runs.population import lineage
@@ -25,7 +26,7 @@ def test_a_killed_population_goes_on_to_the_same_exchanges_weights_and_rows(hopp
     assert "best of the population: seed" in said
     process = start(*POPULATION, "save_dir=broken", cwd=tmp_path)
     kill_when(process, lambda: any((tmp_path / "broken").rglob("resume/step_*1*.pt")))
-    broken, whole = only_run(tmp_path / "broken"), only_run(tmp_path / "whole")
+    broken, whole = only(tmp_path / "broken"), only(tmp_path / "whole")
     run("resume", str(broken), cwd=tmp_path)
     names = [path.relative_to(whole) for path in whole.rglob("*.csv") if path.name != "timing.csv"]
     assert len([name for name in names if name.name == "pbt.csv"]) == 5

@@ -12,7 +12,6 @@ import pytest
 import torch
 from tests.integration.breaking import only
 from tests.integration.commands import SMALL, Process, run, start
-from tests.integration.test_run_directory import only_run
 
 from understudy import checkpoints
 from understudy.loading import load_policy
@@ -60,7 +59,7 @@ def whole(hopper_data, tmp_path_factory) -> Path:
     """Train one run that nothing happens to; return its folder."""
     root = tmp_path_factory.mktemp("whole")
     run("train", *SMALL, *WORDS, "save_dir=runs", cwd=root)
-    return only_run(root)
+    return only(root)
 
 
 def assert_stopped(folder: Path, said: str, how: str) -> None:
@@ -76,7 +75,7 @@ def assert_stopped(folder: Path, said: str, how: str) -> None:
 def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(whole, tmp_path) -> None:
     process = start("train", *SMALL, *WORDS, "save_dir=stopped", cwd=tmp_path)
     said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
-    folder = only_run(tmp_path / "stopped")
+    folder = only(tmp_path / "stopped")
     assert_stopped(folder, said, "stopped by SIGTERM")
     run("resume", str(folder), cwd=tmp_path)
     one, two = (load_policy(path).weights() for path in (whole, folder))
@@ -88,7 +87,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(whole, tmp
 def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(whole, tmp_path) -> None:
     process = start("train", *SMALL, *WORDS, "loader_workers=1", "save_dir=stopped", cwd=tmp_path)
     said = press_ctrl_c_when(process, lambda: steps(tmp_path / "stopped") >= 100)
-    folder = only_run(tmp_path / "stopped")
+    folder = only(tmp_path / "stopped")
     assert_stopped(folder, said, "interrupted")
     run("resume", str(folder), cwd=tmp_path)
     for file in ("train.csv", "eval.csv"):
@@ -99,7 +98,7 @@ def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(whole, tm
 def test_ray_workers_are_told_to_stop_and_resumed_and_interrupted_and_resumed_to_the_same_end(whole, tmp_path) -> None:
     process = start("train", *SMALL, *WORDS, "save_dir=stopped", "launcher=ray", "num_workers=2", cwd=tmp_path)
     said = terminate_when(process, lambda: steps(tmp_path / "stopped") >= 100)
-    folder = only_run(tmp_path / "stopped")
+    folder = only(tmp_path / "stopped")
     assert_stopped(folder, said, "stopped by SIGTERM")
     before = RunDir(folder).state()["step"]
     process = start("resume", str(folder), cwd=tmp_path)
@@ -158,7 +157,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_and_keeps_what_is_written(tmp_path) 
              "hidden_dims=[8]", "batch_size=4", "tracking_uri=none")  # fmt: skip
     process = start("train", *words, cwd=tmp_path, **plugin)
     wait_until((tmp_path / "hanging").exists, process)
-    folder = only_run(tmp_path)
+    folder = only(tmp_path)
     press_ctrl_c(process)
     wait_until((folder / ".stop").exists, process)  # two that come within an instant are one
     press_ctrl_c(process)
@@ -217,13 +216,13 @@ def test_an_evaluation_is_stopped_between_its_steps_and_made_again_with_the_same
     (tmp_path / "hanging").unlink()
     process = start("train", *words, "save_dir=stopped", cwd=tmp_path, **plugin, SLOWLY="1")
     said = terminate_when(process, (tmp_path / "hanging").exists)  # its environments wait for the notice
-    folder = only_run(tmp_path / "stopped")
+    folder = only(tmp_path / "stopped")
     assert "stopped by SIGTERM at step 10" in said
     assert RunDir(folder).state()["step"] == 10
     assert not (folder / "eval.csv").exists() or not read_csv(folder / "eval.csv")
     run("resume", str(folder), cwd=tmp_path, **plugin)
     for file in ("train.csv", "eval.csv"):
-        assert (only_run(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
+        assert (only(tmp_path / "undisturbed") / file).read_bytes() == (folder / file).read_bytes()
     assert [row["step"] for row in read_csv(folder / "eval.csv")] == [10, 20]
 
 
@@ -241,4 +240,4 @@ def test_an_environment_without_a_limit_is_refused_before_training_and_a_limit_b
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
     run("train", *words, "eval_max_steps=7", cwd=tmp_path, **plugin)
-    assert [row["length"] for row in read_csv(only_run(tmp_path / "runs") / "eval.csv")] == [7]
+    assert [row["length"] for row in read_csv(only(tmp_path / "runs") / "eval.csv")] == [7]

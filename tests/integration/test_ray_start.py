@@ -13,21 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.commands import SMALL, start
+from tests.integration.commands import SMALL, free_port, start
 
 from understudy.errors import UserError
 from understudy.runs import ray_start
 
 SWEEP = ("sweep", "algo=bc", *SMALL, "training_steps=6", "seeds=[0]", "lr=1e-4,1e-3", "num_trials=2")
 SWEEP = (*SWEEP, "tracking_uri=none", "register_as=none", "save_dir=runs")
-
-
-@pytest.fixture
-def closed_port() -> int:
-    """A port of this machine where nothing listens."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
@@ -58,9 +50,10 @@ def test_ray_client_is_refused_with_what_works(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch, closed_port, host) -> None:
-    said = refusal(monkeypatch, RAY_ADDRESS=f"{host}:{closed_port}")
-    assert said.startswith(f"no Ray answers at RAY_ADDRESS={host}:{closed_port} (Connection refused)")
+def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch, host) -> None:
+    port = free_port()
+    said = refusal(monkeypatch, RAY_ADDRESS=f"{host}:{port}")
+    assert said.startswith(f"no Ray answers at RAY_ADDRESS={host}:{port} (Connection refused)")
     assert "unset RAY_ADDRESS" in said
 
 
@@ -136,8 +129,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_refused_before_it_has_a_folder(hopper_data, tmp_path, closed_port) -> None:
-    process = start(*SWEEP, cwd=tmp_path, RAY_ADDRESS=f"127.0.0.1:{closed_port}")
+def test_a_sweep_is_refused_before_it_has_a_folder(hopper_data, tmp_path) -> None:
+    process = start(*SWEEP, cwd=tmp_path, RAY_ADDRESS=f"127.0.0.1:{free_port()}")
     out, err = process.communicate(timeout=600)
     assert (process.returncode, out, len(err.splitlines())) == (2, "", 1), err
     assert "unset RAY_ADDRESS" in err

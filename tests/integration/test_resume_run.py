@@ -9,21 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.integration.breaking import only, weights
 from tests.integration.commands import SMALL, kill_when, run, start
 
 from understudy import load_episodes
 
 STEPS = ("training_steps=600", "log_interval=20", "eval_interval=300", "save_interval=200", "checkpoint_seconds=0.05")
-
-
-def only_run(root: Path) -> Path:
-    found = [path.parent for path in root.rglob("flags.json") if "mlartifacts" not in path.parts]
-    assert len(found) == 1
-    return found[0]
-
-
-def weights(file: Path) -> dict[str, torch.Tensor]:
-    return torch.load(file, weights_only=True)["weights"]
 
 
 def metrics(store: Path) -> list[tuple]:
@@ -37,12 +28,12 @@ def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_dat
     done(*words, "save_dir=whole")
     process = start(*words, "save_dir=broken", cwd=tmp_path)
     kill_when(process, lambda: any((tmp_path / "broken").rglob("resume/step_*.pt")))
-    broken = only_run(tmp_path / "broken")
+    broken = only(tmp_path / "broken")
     killed_at = json.loads((broken / "run.json").read_text()).get("step", 0)
     assert killed_at < 600
     done("resume", str(broken))
 
-    whole = only_run(tmp_path / "whole")
+    whole = only(tmp_path / "whole")
     names = [path.relative_to(whole) for path in whole.rglob("*.csv") if path.name != "timing.csv"]
     assert len(names) >= 2
     for name in names:
@@ -67,7 +58,7 @@ def test_a_killed_run_resumes_to_the_same_weights_rows_and_mlflow_run(hopper_dat
 
 def test_a_finished_run_is_not_trained_again(hopper_data, done, tmp_path) -> None:
     done("train", *SMALL, "training_steps=20", "log_interval=10")
-    folder = only_run(tmp_path)
+    folder = only(tmp_path)
     before = (folder / "final_model.pt").stat().st_mtime_ns
     assert "finished already" in done("resume", folder.name)
     assert (folder / "final_model.pt").stat().st_mtime_ns == before
@@ -78,11 +69,11 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(ho
     done(*words, "save_dir=whole")
     process = start(*words, "save_dir=broken", cwd=tmp_path)
     kill_when(process, lambda: len(list((tmp_path / "broken").rglob("resume/step_*.pt"))) >= 2)
-    broken = only_run(tmp_path / "broken")
+    broken = only(tmp_path / "broken")
     newest = max((broken / "resume").glob("step_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
     newest.write_bytes(newest.read_bytes()[:-100])
     assert "falling back" in run("resume", str(broken), cwd=tmp_path)
-    mine, other = weights(broken / "final_model.pt"), weights(only_run(tmp_path / "whole") / "final_model.pt")
+    mine, other = weights(broken / "final_model.pt"), weights(only(tmp_path / "whole") / "final_model.pt")
     assert all(torch.equal(mine[key], other[key]) for key in other)
 
 
@@ -94,7 +85,7 @@ def test_a_second_resume_of_a_running_run_is_refused_naming_the_first(hopper_dat
         while not any(tmp_path.rglob("resume/step_*.pt")):
             assert process.poll() is None
             time.sleep(0.05)
-        said = done("resume", str(only_run(tmp_path)), code=2)
+        said = done("resume", str(only(tmp_path)), code=2)
         assert f"process {process.pid}" in said
         assert len(said.strip().splitlines()) == 1
     finally:

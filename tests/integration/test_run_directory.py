@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
 
@@ -23,18 +23,12 @@ DIVERGING = (
 """Adam's step of 9.9 with a decay of 0.3 nearly triples the weights each time."""
 
 
-def only_run(root: Path) -> Path:
-    found = [path.parent for path in root.rglob("flags.json") if "mlartifacts" not in path.parts]
-    assert len(found) == 1
-    return found[0]
-
-
 def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all_files_are_artifacts(
     hopper_data, say, tmp_path
 ) -> None:
     words = ("training_steps=40", "log_interval=10", "eval_interval=20", "save_interval=-1")
     assert say("train", *SMALL, *words, "save_dir=runs").code == 0
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     assert [path.name for path in run.rglob("*.pt")] == ["final_model.pt"]
     files = {"flags.json", "train.csv", "eval.csv", "episodes.arrow", "final_model.pt", "tracking_url.txt"}
     assert files <= {path.name for path in run.iterdir()}
@@ -67,7 +61,7 @@ def test_save_interval_of_minus_1_leaves_the_final_model_as_the_only_one_and_all
 def test_what_an_evaluation_prints_is_computed_from_the_table_of_its_episodes(hopper_data, say, tmp_path) -> None:
     words = ("training_steps=40", "eval_interval=20", "seeds=[0,1]", "eval_episodes=3", "tracking_uri=none")
     assert say("train", *SMALL, *words, "save_dir=runs").code == 0
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     table = load_episodes(run)
     assert table.num_rows == 2 * 2 * 3
     for row in read_csv(run / "eval.csv"):
@@ -90,7 +84,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_stay
     refused(said, "the loss of seed 0 stopped being finite at step ", "lower lr", code=1)
     step = int(said.err.split("at step ")[1].split(":")[0])
     assert step > 6
-    run = only_run(tmp_path / "runs")
+    run = only(tmp_path / "runs")
     state = json.loads((run / "run.json").read_text())
     assert state["status"] == "failed"
     assert f"at step {step}" in state["error"]

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -23,7 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.integration.commands import SMALL, kill_when, run, start
+from tests.integration.commands import SMALL, free_port, kill_when, run, start
 
 import understudy
 from understudy import tracking
@@ -79,12 +78,6 @@ class Head:
 def write_profile(home: Path, name: str, text: str) -> None:
     (home / "clusters").mkdir(parents=True, exist_ok=True)
     (home / "clusters" / f"{name}.yaml").write_text(text)
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

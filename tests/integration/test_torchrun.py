@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import torch
 from tests.contract.bridge_tree import make_tree
 from tests.integration.breaking import wait_for
-from tests.integration.commands import SMALL, workers
+from tests.integration.commands import SMALL, free_port, workers
 
 from understudy.runs.directory import RunDir, read_csv
 
@@ -23,10 +22,7 @@ RUN = ("train", "algo=bc", *SMALL, "training_steps=60", "log_interval=20", "trac
 
 def torchrun(*words: str, cwd: Path) -> subprocess.Popen[str]:
     """Start `torchrun --nproc_per_node=2 -m understudy WORDS`."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     return subprocess.Popen(
         [*command, "-m", "understudy", *words],
         cwd=cwd,

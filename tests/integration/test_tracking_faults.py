@@ -6,9 +6,9 @@ import errno
 from pathlib import Path
 
 import pytest
+from tests.integration.breaking import only
 from tests.integration.commands import SMALL
 from tests.integration.test_bad_input import refused
-from tests.integration.test_run_directory import only_run
 
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.tracking import list_runs, recording
@@ -25,7 +25,7 @@ def test_a_run_that_could_not_be_tracked_ends_with_its_models_and_exit_code_one(
 ) -> None:
     monkeypatch.setattr(recording, "_send_batch", deny)
     said = say(*WORDS)
-    run = RunDir(only_run(tmp_path / "runs"))
+    run = RunDir(only(tmp_path / "runs"))
     assert said.code == 1
     assert "PermissionError: [Errno 13] Permission denied" in said.err.splitlines()[-1]
     assert f"`understudy sync {run.path}` sends the rest once that is mended" in said.err.splitlines()[-1]

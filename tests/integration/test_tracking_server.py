@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.integration.commands import free_port
 
 import understudy
 from understudy import models, tracking
@@ -257,9 +257,7 @@ def server(uri: str, port: int) -> Iterator[str]:
 def test_a_server_that_goes_and_comes_back_ends_with_every_row_once(tmp_path: Path) -> None:
     uri = tracking.default_tracking_uri(tmp_path)
     tracking.prepare(uri)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tmp_path / "run"
     with server(uri, port) as address:
         tracking.prepare(address)
@@ -294,9 +292,7 @@ def test_a_server_that_goes_and_comes_back_ends_with_every_row_once(tmp_path: Pa
 def test_a_run_that_starts_and_ends_while_the_server_is_away_is_tracked_when_it_is_resumed(tmp_path: Path) -> None:
     uri = tracking.default_tracking_uri(tmp_path)
     tracking.prepare(uri)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = tmp_path / "run"
     address = f"http://127.0.0.1:{port}"
     tracked = follow(address, folder)

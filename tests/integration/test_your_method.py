@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.integration.breaking import only
 from tests.integration.test_bad_input import refused
-from tests.integration.test_run_directory import only_run
 
 import understudy
 from understudy.loading import load_policy
@@ -117,14 +117,14 @@ def test_the_same_seed_gives_the_same_weights_with_torchs_own_layers(methods, do
     for folder, seeds in (("one", "[3]"), ("two", "[2,3]")):
         torch.manual_seed(len(seeds))
         done("train", "algo=huber_bc", *SMALL, data, f"seeds={seeds}", f"save_dir={folder}")
-        policy = load_policy(only_run(methods / folder))
+        policy = load_policy(only(methods / folder))
         weights.append(policy.weights(len(policy) - 1))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_constants_of_the_whole_data_are_saved_with_the_weights(methods, done, data) -> None:
     done("train", "algo=centres_bc", *SMALL, data, "normalize_actions=zscore")
-    policy = load_policy(only_run(methods / "runs"))
+    policy = load_policy(only(methods / "runs"))
     store = understudy.load_dataset("mine", data.partition("=")[2])
     actions = store.column("actions")
     expected = (actions - actions.mean(axis=0)) / actions.std(axis=0)
@@ -135,7 +135,7 @@ def test_a_policy_says_which_module_its_method_is_of_where_that_is_not_loaded(
     methods, done, say, data, monkeypatch
 ) -> None:
     done("train", "algo=huber_bc", *SMALL, data)
-    run = only_run(methods / "runs")
+    run = only(methods / "runs")
     monkeypatch.setenv("UNDERSTUDY_PLUGINS", "")
     algorithms._items.pop("huber_bc")
     refused(say("evaluate", str(run), data), "is of my_method, which is not loaded here")
