@@ -31,10 +31,6 @@ class DatasetError(UserError):
     """A dataset is missing, damaged, of the wrong shape, or unfit for what was asked."""
 
 
-class CheckpointError(UnderstudyError):
-    """No checkpoint could be read back whole."""
-
-
 class TrainingDiverged(UnderstudyError):
     """The loss or a gradient became NaN or infinite; the step is in the message."""
 
@@ -43,8 +39,18 @@ class OutOfMemory(UnderstudyError):
     """The accelerator's memory does not hold the run; the message says what makes it smaller."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint, a policy or a buffer is missing, damaged, or another network's."""
+
+
 class TrackingError(UserError):
     """The tracking store cannot be reached, refuses the request or cannot be written."""
+
+
+class StoreFull(TrackingError):
+    """The disk that a tracking store lies on is full."""
+
+    exit_code = 1
 
 
 class StoreAway(TrackingError):

@@ -123,11 +123,16 @@ def check_room(folder: Path, least: int, what: str) -> None:
 
     The folder need not exist yet.
     """
+    if not has_room(folder, least):
+        raise StorageError(f"no space left for {what} in {folder}: free some")
+
+
+def has_room(folder: Path, least: int) -> bool:
+    """Return whether a folder that need not exist yet has `least` bytes free on its disk, and room for more files."""
     there = next(place for place in (folder, *folder.parents) if place.exists())
     held = os.statvfs(there)
     files = held.f_favail if held.f_files else FEW_FILES  # some file systems do not count them
-    if held.f_bavail * held.f_frsize < least or files < FEW_FILES:
-        raise StorageError(f"no space left for {what} in {folder}: free some")
+    return held.f_bavail * held.f_frsize >= least and files >= FEW_FILES
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

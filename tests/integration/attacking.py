@@ -152,9 +152,16 @@ class Room:
         shutil.copytree(self.work, self._kept, symlinks=True)
 
     def renew(self) -> None:
-        """Put everything back."""
+        """Put everything back; stores that this process has open stay the same files."""
+        stores = [path.relative_to(self._kept) for path in self._kept.rglob("*.db")] if self.here else []
+        aside = {store: self.work.with_name(f"{number}.aside") for number, store in enumerate(stores)}
+        for store, path in aside.items():
+            (self.work / store).rename(path)
         shutil.rmtree(self.work)
         shutil.copytree(self._kept, self.work, symlinks=True)
+        for store, path in aside.items():
+            path.write_bytes((self._kept / store).read_bytes())
+            path.rename(self.work / store)
 
     def say(self, *words: str, dies_at: int = 0, meanwhile: Callable[[Process], None] | None = None) -> Outcome:
         """Run a command in the folder, to be killed before its `dies_at`th change there or by what is `meanwhile`."""

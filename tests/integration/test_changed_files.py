@@ -50,6 +50,24 @@ def steps(run: Path) -> list[int]:
     return [int(row["step"]) for row in read_csv(run / "train.csv")]
 
 
+@pytest.mark.parametrize("name", ["flags.json", "run.json", "train.csv", "timing.csv", "final_model.pt"])
+def test_no_damaged_run_is_registered_whichever_of_its_files_it_is(
+    hopper_data: Path, say: Callable, tmp_path: Path, name: str
+) -> None:
+    assert say("train", *TRAINED).code == 0
+    run = only(tmp_path / "runs")
+    held = (run / name).read_bytes()
+    for content in (held[: len(held) // 2], held.replace(b"1", b"7"), None):
+        (run / name).write_bytes(content or b"")
+        if content is None:
+            (run / name).unlink()
+        said = say("models", "register", str(run), "--tracking_uri", "sqlite:///models.db")
+        assert said.code == 2, said.err
+        assert str(run) in said.err
+        assert len(said.err.splitlines()) == 1
+        assert not (tmp_path / "models.db").exists()
+
+
 @pytest.mark.parametrize("change", ["gone", "cut", "other"])
 def test_a_run_whose_rows_were_changed_is_refused_and_goes_on_only_where_that_is_accepted(
     stopped: Callable[..., Path], say: Callable, change: str

@@ -16,6 +16,7 @@ from understudy.files import typed
 from understudy.policy import Policy
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
+from understudy.runs.ended import check_ended
 from understudy.runs.results import rank_key
 from understudy.runs.scores import Score, judge
 from understudy.runs.sync import check_sent, sync
@@ -118,7 +119,8 @@ def register_run(
 ) -> tuple[Registered, int]:
     """Register a finished run's policy; return it and its seed: the one that does best on fresh episodes, unless given.
 
-    Raises UserError, before anything is registered, for a run that has not finished and for a name that cannot be.
+    Raises UserError, before anything is registered, for a run that has not finished or is damaged and for a name that
+    cannot be.
     """
     spec = run.spec()
     name = name or default_model_name(spec.algo, spec.env_name)
@@ -129,15 +131,16 @@ def register_run(
         raise UserError(
             f"{run.path} has not finished (it is {how}): `understudy resume {typed(run.path)}` goes on with it"
         )
+    check_ended(run)
     if seed is not None and seed not in spec.all_seeds:
         raise UserError(f"--seed {seed}: the run has the seeds {', '.join(map(str, spec.all_seeds))}")
     spec = store_of(spec, tracking_uri, run.path)
-    tracking.prepare(spec.placement.tracking())
-    run_id = tracked_run(run, spec)
-    final = final_evaluation(spec, episodes)
     files = [run.member(one, spec.all_seeds) / "final_model.pt" for one in spec.all_seeds]
     policy = Policy.from_checkpoint(*files, device=resolve_device(spec.placement.device))
     policy = policy.with_config(**state.get("best_parameters", {}))
+    tracking.prepare(spec.placement.tracking())
+    run_id = tracked_run(run, spec)
+    final = final_evaluation(spec, episodes)
     place = spec.all_seeds.index(seed) if seed is not None else 0
     if seed is None and len(files) > 1:
         place = best_seed(loops.get(policy.algorithm.loop).evaluate(policy, final, poll=poll).rows, spec.all_seeds)

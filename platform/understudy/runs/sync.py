@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy import tracking
-from understudy.errors import StoreAway, TrackingError
+from understudy.errors import NotTracked, StoreAway
 from understudy.runs.directory import TRACKING_ERROR, RunDir
 from understudy.runs.ended import check_ended
 from understudy.runs.noting import note_finished
@@ -30,7 +30,8 @@ class Shipped:
 def sync(run: RunDir, parent_run_id: str | None = None) -> Shipped | None:
     """Send what MLflow has not got of a run that is not being trained; None when it has all of it.
 
-    Raises UserError when a process holds the run (it ships its own), TrackingError when MLflow does not take it.
+    Raises UserError when a process holds the run (it ships its own), NotTracked or TrackingError when MLflow does not
+    take it.
     """
     with run.locked():
         state, spec = run.state(), run.spec()
@@ -60,8 +61,8 @@ def all_sent(state: Mapping[str, Any], spec: RunSpec) -> bool:
 
 
 def check_sent(folder: Path, tracked: tracking.Tracked, sent: bool) -> None:
-    """Raise StoreAway or TrackingError unless all of a folder was sent."""
+    """Raise StoreAway or NotTracked unless all of a folder was sent."""
     if tracked.fault:
-        raise TrackingError(f"not all of {folder} was sent: {tracked.fault}")
+        raise NotTracked(f"not all of {folder} was sent: {tracked.fault}")
     if not sent:
         raise StoreAway(f"MLflow went away while {folder} was sent: `understudy sync` again sends the rest")

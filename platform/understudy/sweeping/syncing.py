@@ -18,12 +18,14 @@ from understudy.sweeping.best import BestPolicy, read_best, register_best
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.noting import send_best, track_sweep
 from understudy.sweeping.run import registered
+from understudy.sweeping.unchanged import check_best
 
 
 def sync_sweep(sweep: SweepDir) -> Iterator[tuple[Path, Shipped]]:
     """Send the trials and then the sweep itself, and yield what was sent of each that had something left.
 
-    Raises UserError when a driver is at work (it ships its own), TrackingError when MLflow does not take it.
+    Raises UserError when a driver is at work (it ships its own), NotTracked or TrackingError when MLflow does not
+    take it.
     """
     with sweep.held():
         spec, state = sweep.spec(), sweep.state()
@@ -62,7 +64,8 @@ def register_sweep(
 ) -> BestPolicy:
     """Register the best policy of a finished sweep, under the sweep's own name for it unless another is given.
 
-    Raises UserError, before anything is registered, for a sweep that has not finished and for a name that cannot be.
+    Raises UserError, before anything is registered, for a sweep that has not finished or is damaged and for a name that
+    cannot be.
     """
     spec, state = sweep.spec(), sweep.state()
     name = name or spec.model_name or default_model_name(spec.base.algo, spec.base.env_name)
@@ -70,6 +73,7 @@ def register_sweep(
     best = read_best(sweep.path)
     if best is None or state.get("status") != "finished":
         raise UserError(f"{sweep.path} has not finished: `understudy resume {typed(sweep.path)}` goes on with it")
+    check_best(sweep.path)
     base = store_of(spec.base, tracking_uri, sweep.path)
     tracking.prepare(base.placement.tracking())
     spec = spec.model_copy(update={"run": {**spec.run, "tracking_uri": base.placement.tracking_uri}})

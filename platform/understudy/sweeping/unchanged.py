@@ -56,6 +56,11 @@ def check_kept(folder: Path) -> None:
     """Raise UserError where a file of an ended trial, or of the best policy's results, has changed."""
     for flags in sorted((folder / "trials").glob("*/flags.json")):
         check_ended(RunDir(flags.parent))
+    check_best(folder)
+
+
+def check_best(folder: Path) -> None:
+    """Raise UserError where a file of the best policy's results is not what it was."""
     best = read_best(folder)
     names = changed_since(folder, best.files) if best is not None else []
     if names:

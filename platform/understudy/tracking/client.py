@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from understudy.errors import StoreAway, TrackingError, UnderstudyError
+from understudy.errors import StoreAway, StoreFull, TrackingError, UnderstudyError
+from understudy.files import has_room
 from understudy.secrecy import without_secrets
-from understudy.tracking.addresses import artifact_root
+from understudy.tracking.addresses import artifact_root, sqlite_path
 from understudy.tracking.outages import is_away
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _DEFAULTS = {
 }
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 """Has mlflow's http client try once, for a few seconds."""
+STORE_BYTES = 1 << 20
+"""What a new SQLite store needs; with less room there is none for what is sent to one either."""
 _QUIET = {
     "mlflow": logging.WARNING,
     "mlflow.store.db.utils": logging.CRITICAL,
@@ -76,8 +79,16 @@ def tracking_errors(tracking_uri: str) -> Generator[None]:
             reason = f"{reason} {next(lines, '').strip()}"
         if not _is_mlflows(error):
             reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
-        kind = StoreAway if is_away(error, served=tracking_uri.startswith("http")) else TrackingError
+        kind = _kind_of(error, tracking_uri)
         raise kind(f"MLflow at {without_secrets(tracking_uri)}: {without_secrets(reason[:300])}") from error
+
+
+def _kind_of(error: Exception, tracking_uri: str) -> type[TrackingError]:
+    """Return what an error is: a store that is away, one whose disk is full, or a fault that nothing else mends."""
+    if is_away(error, served=tracking_uri.startswith("http")):
+        return StoreAway
+    path = sqlite_path(tracking_uri)
+    return StoreFull if path is not None and not has_room(path.parent, STORE_BYTES) else TrackingError
 
 
 def _is_mlflows(error: Exception) -> bool:

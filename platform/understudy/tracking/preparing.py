@@ -11,12 +11,9 @@ from filelock import FileLock
 from understudy.errors import UnderstudyError
 from understudy.files import check_room, storage_errors
 from understudy.tracking.addresses import OFF, absolute_address, check_reachable, sqlite_path
-from understudy.tracking.client import IMPATIENT, client, environment, tracking_errors, untyped
+from understudy.tracking.client import IMPATIENT, STORE_BYTES, client, environment, tracking_errors, untyped
 from understudy.tracking.fresh import fill, revision
 from understudy.tracking.upgrading import migrations, tables, upgrade
-
-STORE_BYTES = 1 << 20
-"""What a new store needs."""
 
 
 def prepare(tracking_uri: str) -> None:
