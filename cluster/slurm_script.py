@@ -121,11 +121,25 @@ def _symmetric(nodes: Nodes, driver: str) -> list[str]:
 BY_HAND = [
     "",
     "# Only what this job started ends with it: `ray stop` would end other jobs' Rays on shared nodes.",
-    "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT",
+    "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT",
     "wait_for() { # WHAT COMMAND...: ten minutes at most",
-    '    for _ in $(seq 300); do "${@:2}" && return; sleep 2; done',
+    "    for _ in $(seq 300); do",
+    '        "${@:2}" && return',
+    '        kill -0 "$!" 2>/dev/null || { echo "Ray did not start: see $PWD/ray.log" >&2; exit 1; }',
+    "        sleep 2",
+    "    done",
     '    echo "gave up waiting for $1" >&2',
     "    exit 1",
+    "}",
+    "start() { # COMMAND...: a node that Ray gives up (it gives 30 seconds) is tried again, until the driver starts",
+    "    trap 'kill \"$nodes\" 2>/dev/null; wait; exit' TERM",
+    "    for _ in 1 2 3; do",
+    '        "$@" >>ray.log 2>&1 &',
+    "        nodes=$!",
+    '        wait "$nodes" && return',
+    "        [ ! -e driver.pid ] || return 1",
+    "    done",
+    "    return 1",
     "}",
     'answers() { ray health-check --address "$address:$port" 2>/dev/null; }',
     "complete() {",
@@ -141,9 +155,9 @@ def _head_worker(groups: list[tuple[str, Nodes]], driver: str) -> list[str]:
     ports = '--port="$port" --dashboard-port=$((port + 10000)) --ray-client-server-port=$((port + 20000))'
     lines = [
         *BY_HAND,
-        f'{steps[0]} --nodes=1 --ntasks=1 --nodelist="$head" \\',
+        f'start {steps[0]} --nodes=1 --ntasks=1 --nodelist="$head" \\',
         f'    ray start --head --block --node-ip-address="$address" {ports} \\',
-        f"    --dashboard-host=127.0.0.1 {_start(groups[0][1])} {ANY_PORT} >>ray.log 2>&1 &",
+        f"    --dashboard-host=127.0.0.1 {_start(groups[0][1])} {ANY_PORT} &",
         'wait_for "the head" answers',
     ]
     for index, (_, nodes) in enumerate(groups):
@@ -151,8 +165,8 @@ def _head_worker(groups: list[tuple[str, Nodes]], driver: str) -> list[str]:
         if workers:
             elsewhere = ' --exclude="$head"' if index == 0 else ""
             lines += [
-                f"{steps[index]} --nodes={workers} --ntasks={workers}{elsewhere} \\",
-                f'    ray start --block --address="$address:$port" {_start(nodes)} {ANY_PORT} >>ray.log 2>&1 &',
+                f"start {steps[index]} --nodes={workers} --ntasks={workers}{elsewhere} \\",
+                f'    ray start --block --address="$address:$port" {_start(nodes)} {ANY_PORT} &',
             ]
     total = sum(nodes.count for _, nodes in groups)
     return [

@@ -43,6 +43,8 @@ USUAL = {"gcs": GCS, "dashboard": JOB_SERVER, "agent": 52365, "client": 10001}
 MONITORS = (9090, 3000)
 """The usual ports of Prometheus and of Grafana."""
 START_SECONDS = 90.0
+ATTEMPTS = 3
+"""Ray gives a node 30 seconds to come up, which a busy machine may not make."""
 STOP_SECONDS = 15.0
 READY_SECONDS = 20.0
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -127,7 +129,13 @@ class LocalCluster(JobServer, Cluster):
     def up(self) -> list[str]:
         """Start the head and the nodes, and wait until the job server answers."""
         with one_at_a_time():
-            return self._up()
+            for left in range(ATTEMPTS - 1, -1, -1):
+                try:
+                    return self._up()
+                except UnderstudyError as error:
+                    if not left or "timed out during startup" not in str(error):
+                        raise
+            raise AssertionError("the last attempt returns or raises")
 
     def _up(self) -> list[str]:
         if any(not item.get("monitor") and noted_process(item) for item in self._noted().get("processes", [])):

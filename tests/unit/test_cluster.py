@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from tests.unit.command_line import Said, understudy
@@ -33,6 +34,7 @@ from understudy.cluster.kinds.slurm import NUMBER
 from understudy.cluster.ports import free_port, one_at_a_time
 from understudy.cluster.profile import list_profiles, load_profile
 from understudy.cluster.resuming import still_to_add
+from understudy.cluster.slurm_script import BY_HAND
 from understudy.cluster.storage import fetch_dataset
 from understudy.cluster.tokens import find_token, make_token
 from understudy.errors import UserError
@@ -731,3 +733,25 @@ def test_a_port_that_is_taken_is_replaced_by_a_free_one() -> None:
         server.bind(("", 0))
         taken = server.getsockname()[1]
         assert free_port(taken) not in (0, taken)
+
+
+def run_by_hand(folder: Path, node: str) -> subprocess.CompletedProcess[str]:
+    """Run the part of a batch script that starts Ray, with `node` as what `ray start` does on its COUNTth attempt."""
+    (folder / "node").write_text(f"count=$(cat count 2>/dev/null || echo 0)\necho $((count + 1)) >count\n{node}\n")
+    script = ["set -euo pipefail", "address=a port=1", *BY_HAND, "start sh node &"]
+    script += ['wait_for "the head" test -e up', "echo it came up"]
+    return subprocess.run(["bash", "-c", "\n".join(script)], cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def test_a_node_of_a_batch_job_that_does_not_come_up_in_time_is_tried_again_and_ended_with_the_job(
+    tmp_path: Path,
+) -> None:
+    done = run_by_hand(tmp_path, '[ "$count" -ge 1 ] || exit 1\necho $$ >pid\ntouch up\nexec sleep 1000')
+    assert (done.returncode, done.stdout) == (0, "it came up\n")
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_batch_job_whose_node_never_comes_up_ends_and_says_where_the_reason_is(tmp_path: Path) -> None:
+    done = run_by_hand(tmp_path, "exit 1")
+    assert (done.returncode, done.stderr) == (1, f"Ray did not start: see {tmp_path}/ray.log\n")
+    assert (tmp_path / "count").read_text() == "3\n"
