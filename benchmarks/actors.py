@@ -2,8 +2,10 @@
 
     PYTHONPATH=benchmarks UNDERSTUDY_PLUGINS=actors python benchmarks/actors.py [--actors 1,2,4] [--steps 800]
 
-Each line is a run of hilserl with so many actors on Ray, with few updates, so that acting is what takes the time. The
-steps a second are those between a quarter of the run and its end: Ray's start is not counted.
+Each line is a run of hilserl with so many actors on Ray and one small update a step, so that acting is what takes the
+time, until the learner is what does. Steps (and updates) a second are those between a quarter of the run and its end:
+Ray's start is not counted. Policy Hz is what one actor does while it acts (50 at most), the age how many versions of
+the weights a fragment is behind when the learner takes it; both are means over the same part of the run.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ def register() -> None:
         gymnasium.register(NAME, entry_point=f"{__name__}:Waiting", max_episode_steps=100)
 
 
-def rate(folder: Path, actors: int, steps: int) -> tuple[float, float]:
-    """Return the steps a second of a run with so many actors, and its newest parameter age."""
+def rates(folder: Path, actors: int, steps: int) -> dict[str, float]:
+    """Return the steps a second of a run with so many actors, its policy Hz and its parameter age."""
     words = [
         *("algo=hilserl", f"env_name={NAME}", "offline_ratio=0", "hidden_dims=[32,32]", "batch_size=32"),
         *("utd_ratio=1", "start_training=50", f"training_steps={steps}", "log_interval=20", "eval_episodes=0"),
@@ -57,11 +59,11 @@ def rate(folder: Path, actors: int, steps: int) -> tuple[float, float]:
     ]
     subprocess.run([sys.executable, "-m", "understudy", "train", *words], check=True, stdout=subprocess.DEVNULL)
     run = next((folder / str(actors)).rglob("flags.json")).parent
-    times = [(row["step"], row["time"]) for row in read_csv(run / "timing.csv")]
-    begun = next(item for item in times if item[0] >= steps / 4)
-    last = times[-1]
-    age = read_csv(run / "online_agent.csv")[-1]["parameter_age"]
-    return (last[0] - begun[0]) / (last[1] - begun[1]), age
+    first, *_, last = [row for row in read_csv(run / "timing.csv") if row["step"] >= steps / 4]
+    seconds = last["time"] - first["time"]
+    logged = [row for row in read_csv(run / "online_agent.csv") if row["step"] >= steps / 4]
+    means = {name: float(np.mean([row[name] for row in logged])) for name in ("policy_hz", "parameter_age")}
+    return {"steps": (last["step"] - first["step"]) / seconds, **means}
 
 
 def main() -> None:
@@ -72,9 +74,11 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for actors in map(int, given.actors.split(",")):
-            steps_per_second, age = rate(Path(folder), actors, given.steps)
+            found = rates(Path(folder), actors, given.steps)
             print(
-                f"{actors} actors: {steps_per_second:.0f} steps/s, newest weights {age:.0f} versions behind", flush=True
+                f"{actors} actors: {found['steps']:.0f} steps and updates/s, policy {found['policy_hz']:.0f} Hz each,"
+                f" weights {found['parameter_age']:.1f} versions behind",
+                flush=True,
             )
 
 

@@ -61,7 +61,7 @@ class Windows:
             _check_aligned(data, self.goals)
         self.episodes = chosen_episodes(store, data, split)
         lengths, starts = store.lengths[self.episodes], store.starts[self.episodes]
-        if ahead > lengths.max():
+        if ahead > lengths.max() and not sampling.longer:
             raise DatasetError(
                 f"horizon {ahead} is longer than every episode of {store.name!r}; the longest has {lengths.max()} steps"
             )
@@ -78,7 +78,7 @@ class Windows:
         self._sides = None if above is None else _sides(self.rewards(), above, store.name, split)
         executed = sampling.executed and EXECUTED in store.manifest.columns
         self._actions = store.column(EXECUTED if executed else "actions")
-        self._chunks = opaque(self._actions, rows=ahead)
+        self._chunks = opaque(self._actions, rows=ahead) if ahead <= lengths.max() else None
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
         self._left = _steps_left(lengths, ahead)
         if data.mask_after_done:
@@ -187,6 +187,9 @@ class Windows:
 
     def _ahead(self, first: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the actions [b, H, A] from rows `first` [b] on, and which are inside their episodes [b, H]."""
+        if self._chunks is None:  # no chunk is whole
+            steps = np.minimum(np.arange(self.horizon), left[:, None])
+            return self._actions[first[:, None] + steps], self._valid[left]
         valid = np.ones((len(first), self.horizon), np.float32)
         short = np.flatnonzero(left < self.horizon - 1)
         whole = np.minimum(first, len(self._chunks) - 1) if len(short) else first

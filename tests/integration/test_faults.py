@@ -32,13 +32,24 @@ from tests.integration.breaking import (
     store_of,
     wait_for,
 )
-from tests.integration.commands import Process, kill_when, start, workers
+from tests.integration.commands import Process, kill_when, run, start, workers
+from tests.integration.test_online import step_of as saved_step
 
 from understudy import tracking
+from understudy.runs.directory import read_csv
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
 """What waits for a server that hangs shall not wait for 20 s each time."""
+
+
+ACTING = (
+    *("train", "algo=hilserl", "env_name=Pendulum-v1", "offline_ratio=0", "hidden_dims=[16,16]", "batch_size=16"),
+    *("utd_ratio=1", "start_training=20", "eval_episodes=0", "num_actors=2", "fragment_steps=10"),
+    *("replay=ledger", "log_interval=10", "checkpoint_seconds=0.2", "launcher=inline", "tracking_uri=none"),
+    *("training_steps=600", "save_dir=runs"),
+)
+"""A learner with two actors on Ray."""
 
 
 # ---- a run ----
@@ -339,3 +350,61 @@ def test_a_sweep_whose_server_went_is_sent_and_its_best_policy_registered_by_syn
         children = "select count(*) from tags where key = 'mlflow.parentRunId'"
         assert connection.execute(children).fetchall() == [(2,)]
         assert connection.execute("select version from model_versions").fetchall() == [(1,)]
+
+
+# ---- a learner and its actors ----
+
+
+def acting(process: Process) -> list[psutil.Process]:
+    """Return the actors of a learner that has a Ray of its own."""
+    return [one for one in family(process)[1:] if "ActorProcess" in named(one)]
+
+
+def test_the_actors_of_a_node_that_is_lost_act_on_at_another(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+        process = start(*ACTING, cwd=tmp_path, RAY_ADDRESS=str(cluster.address))
+        wait_for(process, lambda: saved_step(tmp_path) >= 100)
+        raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
+        actors = {raylet: [one for one in raylet.children() if "ActorProcess" in named(one)] for raylet in raylets}
+        (lost,) = [raylet for raylet in raylets if actors[raylet]]  # one placement group, packed
+        assert len(actors[lost]) == 2
+        for one in [lost, *lost.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may go when its parent does
+                one.kill()
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, out + err
+        assert sorted(line.split(";")[0] for line in err.splitlines()) == [
+            f"actor {number} died and is started again" for number in range(2)
+        ]
+    finally:
+        cluster.shutdown()
+    folder = only(tmp_path)
+    updates = read_csv(folder / "online_agent.csv")
+    assert [row["step"] for row in updates] == list(range(30, 601, 10))
+    assert updates[-1]["actor_lives"] == 4
+    assert "the same weights" in run("learner", "--replay", str(folder), cwd=tmp_path)
+
+
+@pytest.mark.parametrize("whom", ["raylet", "gcs_server"])
+def test_a_learner_whose_actors_ray_is_gone_ends_in_a_line_leaves_no_process_and_goes_on(
+    tmp_path: Path, whom: str
+) -> None:
+    process = start(*ACTING, cwd=tmp_path)
+    wait_for(process, lambda: saved_step(tmp_path) >= 100)
+    all_of_it = family(process)
+    assert len(acting(process)) == 2
+    next(one for one in all_of_it if one.name() == whom).kill()
+    out, err = process.communicate(timeout=600)
+    folder = only(tmp_path)
+    assert process.returncode == 1, out + err
+    assert err.splitlines()[-1] == f"understudy: Ray's {whom} died; `understudy resume {folder}` goes on", out + err
+    assert "Traceback" not in out + err
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+    assert psutil.wait_procs(all_of_it, timeout=60)[1] == []
+    ended(start("resume", str(folder), cwd=tmp_path))
+    assert read_csv(folder / "online_agent.csv")[-1]["step"] == 600
+    assert "the same weights" in run("learner", "--replay", str(folder), cwd=tmp_path)

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.integration.breaking import named
 from tests.integration.commands import SMALL, free_port, kill_when, run, start
 
 import understudy
@@ -31,6 +32,7 @@ from understudy.cluster.code import code_hash
 from understudy.cluster.job import make_job
 from understudy.cluster.profile import load_profile
 from understudy.cluster.tokens import own_path
+from understudy.runs.directory import read_csv
 from understudy.tracking.client import client
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -306,6 +308,30 @@ def assert_went_on(folder: Path, steps: dict[str, int], last: int) -> None:
     states = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("trials/*/run.json")}
     assert {name: states[name]["resumed_at"] for name in steps} == {name: [step] for name, step in steps.items()}
     assert {(state["status"], state["step"]) for state in states.values()} == {("finished", last)}
+
+
+ACTING = (
+    *("algo=hilserl", "env_name=Pendulum-v1", "offline_ratio=0", "hidden_dims=[16,16]", "batch_size=16"),
+    *("utd_ratio=1", "start_training=20", "eval_episodes=0", "fragment_steps=10", "num_actors=2", "replay=ledger"),
+    *("log_interval=10", "checkpoint_seconds=0.5", "training_steps=800"),
+)
+
+
+def test_a_submitted_learner_has_its_actors_on_other_nodes_is_stopped_and_goes_on(head: Head) -> None:
+    said = head.command("submit", "train", "-p", "three", "--name", "learner", *ACTING)
+    folder = Path(next(line.split()[1] for line in said.splitlines() if line.startswith("folder")))
+    wait_until(lambda: (folder / "timing.csv").is_file())
+    nodes = {process.ppid() for process in psutil.process_iter() if "ActorProcess" in named(process)}
+    assert len(nodes) == 1  # of two CPUs: one placement group, packed; the head has one
+    assert "is being stopped" in head.command("jobs", "stop", "learner", "-p", "three")
+    wait_until(lambda: re.search(r"learner +stopped", head.command("jobs", "list", "-p", "three")))
+    state = json.loads((folder / "run.json").read_text())
+    assert (state["status"], 0 < state["step"] < 800) == ("interrupted", True)
+    head.command("jobs", "resume", "learner", "-p", "three", "--follow")
+    assert json.loads((folder / "run.json").read_text())["resumed_at"] == [state["step"]]
+    assert [row["step"] for row in read_csv(folder / "online_agent.csv")] == list(range(30, 801, 10))
+    assert {row["actor"] for row in read_csv(folder / "env.csv")} == {0, 1}
+    assert "the same weights" in head.command("learner", "--replay", str(folder))
 
 
 def test_a_driver_that_is_started_again_goes_on_in_its_jobs_folder(hopper_data: Path, tmp_path: Path) -> None:

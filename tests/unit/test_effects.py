@@ -98,6 +98,7 @@ def test_what_usual_commands_give_all_the_same_is_a_note(words: str, key: str) -
         "algo=act horizon_length=20",
         "ogbench_dataset_dir=x dataset_replace_interval=5",
         "save_total_limit=2 save_interval=100",
+        "algo=hilserl eval_max_steps=9 eval_episodes=0",
         "eval_interval=0 eval_episodes=0",
         "eval_interval=9 eval_episodes=0 validation_fraction=0.1",
         "save_best=true eval_episodes=0 validation_fraction=0.1 algo=reward_classifier encoder=resnet10",

@@ -137,3 +137,29 @@ def test_a_learner_that_is_told_to_stop_while_it_waits_writes_its_checkpoint(
     monkeypatch.undo()
     assert Loop(spec).run(run.path).step == 60
     assert Loop.replay(spec, run.path) == (80, 0.0)
+
+
+def test_a_learner_goes_on_without_an_actor_that_is_slow_and_leaves_out_what_is_of_another_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = _spec(tmp_path, seeds=[9])
+    run = RunDir.create(spec)
+    whole = InThisProcess.poll
+
+    def one_is_slow_and_one_odd_at_first(
+        self: InThisProcess, numbers: Collection[int], seconds: float
+    ) -> list[Fragment]:
+        found = [fragment for fragment in whole(self, numbers, seconds) if fragment.header.actor != 1]
+        if self.polls <= 2:
+            for fragment in found:
+                fragment.arrays["seen/state"] = fragment.arrays["seen/state"][:, :2]
+        return found
+
+    monkeypatch.setattr(InThisProcess, "poll", one_is_slow_and_one_odd_at_first)
+    with caplog.at_level("WARNING", "understudy"):
+        assert Loop(spec).run(run.path).step == 60
+    assert [record.getMessage() for record in caplog.records] == [
+        "actor 0 sees (2,), the policy (3,): its steps are left out"
+    ]
+    assert {row["actor"] for row in read_csv(run.path / "env.csv")} == {0}
+    assert read_csv(run.path / "online_agent.csv")[-1]["lost_fragments"] == 3

@@ -56,18 +56,20 @@ def reference(store: EpisodeStore, windows: Windows, indices: np.ndarray) -> dic
 
 @settings(max_examples=40, deadline=None)
 @given(
-    horizon=st.integers(1, 7),
+    horizon=st.integers(1, 40),
+    longer=st.booleans(),
     proportion=st.sampled_from([0.3, 0.6, 1.0]),
     order=st.sampled_from(["seeded", "first"]),
     seed=st.integers(0, 2**31),
     step=st.integers(0, 10**9),
 )
-def test_a_batch_is_what_its_definition_says(store, horizon, proportion, order, seed, step) -> None:
+def test_a_batch_is_what_its_definition_says(store, horizon, longer, proportion, order, seed, step) -> None:
     try:
         data = DataSpec(dataset_proportion=proportion, proportion_order=order)
-        windows = Windows(store, data, Sampling(horizon=horizon))
+        windows = Windows(store, data, Sampling(horizon=horizon, longer=longer))
     except DatasetError as error:
         assert "longer than every episode" in str(error)
+        assert not longer
         return
     batch = windows.sample([seed], step, 32)
     expected = reference(store, windows, windows.indices(seed, step, 32))

@@ -9,6 +9,7 @@ L latent dims, N tokens of the observation, D their width, S state dims; a map i
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, ClassVar
 
@@ -19,7 +20,7 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Sampling, Vision
 from understudy.spec.part import LOG, Needs, Part, PerMember
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import Input, ObservationEncoder
@@ -57,7 +58,7 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
         ge=1,
         le=10_000,
         validation_alias=AliasChoices("horizon_length", "chunk_size"),
-        description="actions in a chunk (chunk_size is the same key)",
+        description="actions in a chunk (chunk_size is the same key); may be more than an episode has",
     )
     action_chunking: bool = Field(default=True, description="predict horizon_length actions at once")
     dim_model: int = Field(default=512, ge=4, le=16_384, multiple_of=4, description="width of the transformer's tokens")
@@ -96,6 +97,11 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
     def layer_sizes(self) -> LayerSizes:
         """Sizes of every transformer layer."""
         return LayerSizes(self.dim_model, self.n_heads, self.dim_feedforward)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Chunks may be longer than episodes, as the published ones of 100 steps often are."""
+        return replace(super().sampling, longer=True)
 
 
 def kl_from_standard_normal(mean_BL: torch.Tensor, log_variance_BL: torch.Tensor) -> torch.Tensor:

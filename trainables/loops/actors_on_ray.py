@@ -30,6 +30,7 @@ from understudy.trainables.loops.learner import Published
 logger = logging.getLogger("understudy")
 IN_FLIGHT = 2
 PLACE_SECONDS = 120.0
+LOOK_SECONDS = 0.005
 SILENCE_SECONDS = 60.0
 """After which it is said that actors which died were not started again yet."""
 
@@ -115,18 +116,23 @@ class RayActors:
         """Put the weights into Ray's store; the next calls carry them."""
         ray = _ray()
 
+        ray_processes.check(self._folder)
         self._weights = [[of.version, of.steps, ray.put(of)] for of in weights]
 
     def poll(self, numbers: Collection[int], seconds: float) -> list[Fragment]:
         """Return what has come of these actors, and make as many new calls; RayLost where Ray itself is gone."""
         ray = _ray()
 
-        ray_processes.check(self._folder)
         mine = [call for call, number in self._calls.items() if number in numbers]
-        done, _ = ray.wait(mine, num_returns=1, timeout=seconds, fetch_local=True)
-        if done:
-            done, _ = ray.wait(mine, num_returns=len(mine), timeout=0, fetch_local=True)
-        else:
+        deadline = time.monotonic() + seconds
+        # Never wait inside Ray: a driver that asks something of a raylet that is gone is ended by Ray, without a word.
+        while True:
+            ray_processes.check(self._folder)
+            done, _ = ray.wait(mine, num_returns=len(mine), timeout=0, fetch_local=False)
+            if done or time.monotonic() >= deadline:
+                break
+            time.sleep(LOOK_SECONDS)
+        if not done:
             self._tell_of_silence()
         fragments: list[Fragment] = []
         for call in done:

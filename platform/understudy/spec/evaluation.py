@@ -47,8 +47,11 @@ class EvaluationSpec(Part):
     eval_episodes: Annotated[int, Needs("acts", note=True)] = Field(
         default=10, ge=0, le=1_000_000, description="episodes per seed and evaluation; 0: no evaluation"
     )
-    eval_max_steps: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
-        default=0, ge=0, description="steps after which an evaluation's episode ends; 0: the environment's own limit"
+    eval_max_steps: Annotated[int, Needs("eval_episodes>=1", "online", note=True)] = Field(
+        default=0,
+        ge=0,
+        description="steps after which an episode ends, of evaluations and of a method that acts while it learns; 0:"
+        " the environment's own limit",
     )
     eval_seed: Annotated[int, Needs("eval_episodes>=1", note=True)] = Field(
         default=1_000_000, ge=0, lt=2**32 - 2**20, description="seed of the first evaluation episode"

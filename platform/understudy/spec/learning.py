@@ -32,6 +32,8 @@ class Sampling:
     before: int = 0
     """Steps before its newest observation at which a sample's actions begin: with an `obs_horizon` of before + 1 each
     observation has its action. Those of steps before the episode's start have `valid` 0."""
+    longer: bool = False
+    """Whether the horizon may be longer than every episode; what is past an end has `valid` 0, as always."""
     columns: tuple[str, ...] = ()
     """Columns of the store, such as `rewards`, or RETURNS: [B, ...]."""
     transitions: bool = False
