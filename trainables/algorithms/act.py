@@ -30,6 +30,7 @@ from understudy.trainables.networks.transformer import (
     Dropout,
     Encoder,
     LayerSizes,
+    check_heads,
     draw_masks,
     sine_positions,
     sine_positions_2d,
@@ -87,8 +88,7 @@ class ACTConfig(Chunks, Vision, AlgorithmConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> ACTConfig:
-        if self.dim_model % self.n_heads:
-            raise ValueError(f"dim_model={self.dim_model} cannot be shared by n_heads={self.n_heads}")
+        check_heads(self.dim_model, self.n_heads)
         if self.pooling is not None:
             raise ValueError(f"pooling={self.pooling}: act pools no maps, each place is a token")
         return self

@@ -11,41 +11,23 @@ there, but are not learned from. Actions are in [-1, 1]: data whose actions reac
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.part import LOG, PerMember
-from understudy.trainables.networks.gpt import GPT, draw_gpt_masks
+from understudy.spec.part import LOG
+from understudy.trainables.networks.gpt import GPT, GPTConfig, draw_gpt_masks, gpt_dropout
 from understudy.trainables.networks.steps import StepPolicy, StepPolicyConfig
-from understudy.trainables.networks.transformer import Dropout
-
-MASKS = "keep_"
-"""What the names of dropout masks start with."""
 
 
-class BCTransformerConfig(StepPolicyConfig):
+class BCTransformerConfig(StepPolicyConfig, GPTConfig):
     """Settings of bc_transformer."""
 
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of AdamW")
-    dim_model: int = Field(default=512, ge=4, le=16_384, multiple_of=4, description="width of the tokens")
-    n_heads: int = Field(default=8, ge=1, le=1024, description="heads of the attention")
-    n_layers: int = Field(default=6, ge=1, le=256, description="blocks")
-    dropout: Annotated[float, PerMember()] = Field(
-        default=0.1, ge=0, lt=1, description="dropout of tokens, attention and blocks' outputs"
-    )
     supervise_all_steps: bool = Field(default=True, description="learn the action of each step, not the newest alone")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> BCTransformerConfig:
-        if self.dim_model % self.n_heads:
-            raise ValueError(f"dim_model={self.dim_model} cannot be shared by n_heads={self.n_heads}")
-        return self
 
 
 @algorithms.register("bc_transformer")
@@ -69,20 +51,18 @@ class BCTransformer(Algorithm):
         config = self.config
 
         def body(features: int, generator: torch.Generator) -> GPT:
-            return GPT(features, config.obs_horizon, config.dim_model, config.n_heads, config.n_layers, generator)
+            return GPT(features, config, generator)
 
         return StepPolicy(self.observation_shape, self.action_dim, config, generator, body)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw the masks of dropout."""
-        config = self.config
-        sizes = (config.dim_model, config.n_heads, config.n_layers)
-        return draw_gpt_masks(batch_size, MASKS, config.obs_horizon, sizes, config.dropout, generator)
+        return draw_gpt_masks(batch_size, self.config, generator)
 
     def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return the mean over samples and steps of -log p, or of the squared error. Metric: `mse`, by action."""
         assert isinstance(network, StepPolicy)
-        dropout = Dropout(draws, self.config.dropout, MASKS)
+        dropout = gpt_dropout(draws, self.config)
         return network.loss(batch, dropout, newest_alone=not self.config.supervise_all_steps)
 
     def noise_shape(self) -> tuple[int, ...]:

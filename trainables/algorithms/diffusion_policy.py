@@ -28,7 +28,7 @@ from understudy.trainables.algorithms.ddpm_bc import betas
 from understudy.trainables.networks.blocks import Block, Sines, causal, dense, learned, masks_of_blocks
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.reverse import Predicts, Reverse, Sampler, Variance, leading_times
-from understudy.trainables.networks.transformer import NO_DROPOUT, Dropout, draw_masks
+from understudy.trainables.networks.transformer import NO_DROPOUT, Dropout, check_heads, draw_masks
 from understudy.trainables.networks.unet1d import ConditionalUnet1d
 
 MASKS = "keep_"
@@ -105,8 +105,8 @@ class DiffusionPolicyConfig(Chunks, Vision, AlgorithmConfig):
     def _consistent(self) -> DiffusionPolicyConfig:
         if (self.sampling_steps or 1) > self.diffusion_steps:
             raise ValueError(f"sampling_steps {self.sampling_steps} exceeds diffusion_steps {self.diffusion_steps}")
-        if self.denoiser == "transformer" and self.dim_model % self.n_heads:
-            raise ValueError(f"dim_model={self.dim_model} cannot be shared by n_heads={self.n_heads}")
+        if self.denoiser == "transformer":
+            check_heads(self.dim_model, self.n_heads)
         if self.denoiser == "unet" and any(width % self.n_groups for width in self.down_dims):
             raise ValueError(f"down_dims={list(self.down_dims)} must be multiples of n_groups={self.n_groups}")
         if self.kernel_size % 2 == 0:

@@ -24,6 +24,7 @@ from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
 from understudy.spec.part import LOG, ActsOnly
 from understudy.trainables.networks.blocks import ModulatedBlock, Sines, dense, learned, modulated
 from understudy.trainables.networks.observation import ObservationEncoder
+from understudy.trainables.networks.transformer import check_heads
 
 TIME_SCALE = 1000.0
 """The highest frequency of the time's features, in radians over the whole flow."""
@@ -48,8 +49,7 @@ class FlowTransformerConfig(Chunks, Vision, AlgorithmConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> FlowTransformerConfig:
-        if self.dim_model % self.n_heads:
-            raise ValueError(f"dim_model={self.dim_model} cannot be shared by n_heads={self.n_heads}")
+        check_heads(self.dim_model, self.n_heads)
         return self
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets, WholeData
@@ -25,21 +25,19 @@ from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks, Sampling
 from understudy.spec.part import LOG, PerMember, Redefines
-from understudy.trainables.networks.gpt import GPT, draw_gpt_masks
+from understudy.trainables.networks.gpt import GPT, GPTConfig, draw_gpt_masks, gpt_dropout
 from understudy.trainables.networks.likelihoods import drawn
 from understudy.trainables.networks.mlp import MLP
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.residual_codes import codes_of, fit_codebooks
-from understudy.trainables.networks.steps import Window, by_step, step_shape
+from understudy.trainables.networks.steps import by_step, step_shape
 from understudy.trainables.networks.transformer import NO_DROPOUT, Dropout
 
-MASKS = "keep_"
-"""What the names of dropout masks start with."""
 ROUNDS = 2
 """Codes of a chunk."""
 
 
-class VQBeTConfig(Chunks, Window):
+class VQBeTConfig(Chunks, GPTConfig):
     """Settings of vq_bet."""
 
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of AdamW")
@@ -47,12 +45,6 @@ class VQBeTConfig(Chunks, Window):
         default=5, ge=2, le=1000, description="observations the policy sees: the newest and those before it"
     )
     action_chunking: bool = Field(default=True, description="predict horizon_length actions at once")
-    dim_model: int = Field(default=512, ge=4, le=16_384, multiple_of=4, description="width of the tokens")
-    n_heads: int = Field(default=8, ge=1, le=1024, description="heads of the attention")
-    n_layers: int = Field(default=6, ge=1, le=256, description="blocks")
-    dropout: Annotated[float, PerMember()] = Field(
-        default=0.1, ge=0, lt=1, description="dropout of tokens, attention and blocks' outputs"
-    )
     codes: int = Field(default=16, ge=2, le=4096, description="codes of each of the two rounds")
     focal_gamma: float = Field(default=2.0, ge=0, description="how little codes count that are likely already; 0: all")
     primary_weight: Annotated[float, PerMember()] = Field(
@@ -62,12 +54,6 @@ class VQBeTConfig(Chunks, Window):
         default=0.5, ge=0, description="weight of the second code's loss"
     )
     offset_weight: Annotated[float, PerMember()] = Field(default=100.0, ge=0, description="weight of the offsets' loss")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> VQBeTConfig:
-        if self.dim_model % self.n_heads:
-            raise ValueError(f"dim_model={self.dim_model} cannot be shared by n_heads={self.n_heads}")
-        return self
 
     @property
     def sampling(self) -> Sampling:
@@ -88,7 +74,7 @@ class VQBeTNetwork(nn.Module):
         super().__init__()
         self.count, width = config.obs_horizon, config.dim_model
         self.encoder = ObservationEncoder(step_shape(shape, self.count), config, generator)
-        self.body = GPT(self.encoder.features, self.count, width, config.n_heads, config.n_layers, generator)
+        self.body = GPT(self.encoder.features, config, generator)
         self.register_buffer("codebooks", codebooks)
         rounds, codes, size = codebooks.shape
         self.logits = MLP(width, (width, rounds * codes), generator)
@@ -141,9 +127,7 @@ class VQBeT(Algorithm):
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         """Draw the masks of dropout."""
-        config = self.config
-        sizes = (config.dim_model, config.n_heads, config.n_layers)
-        return draw_gpt_masks(batch_size, MASKS, config.obs_horizon, sizes, config.dropout, generator)
+        return draw_gpt_masks(batch_size, self.config, generator)
 
     def loss(self, network: nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return the weighted focal losses of the codes and the offsets' L1; means divide by all, valid or not.
@@ -152,7 +136,7 @@ class VQBeT(Algorithm):
         """
         assert isinstance(network, VQBeTNetwork)
         config = self.config
-        hidden_NW = network.features(batch["observations"], Dropout(draws, config.dropout, MASKS)).flatten(0, 1)
+        hidden_NW = network.features(batch["observations"], gpt_dropout(draws, config)).flatten(0, 1)
         actions_NHA, valid_NH = (self._chunks(batch[name]) for name in ("actions", "valid"))
         wanted_ND, valid_N = actions_NHA.flatten(1), valid_NH[:, 0]
         codes_NQ, log_weights_NQC = codes_of(wanted_ND, network.codebooks), network.log_weights(hidden_NW)

@@ -23,6 +23,12 @@ WAVELENGTH = 10000.0
 """Ratio of the longest sine to the shortest."""
 
 
+def check_heads(dim_model: int, n_heads: int) -> None:
+    """Raise ValueError where tokens cannot be shared among the heads of an attention."""
+    if dim_model % n_heads:
+        raise ValueError(f"dim_model={dim_model} cannot be shared by n_heads={n_heads}")
+
+
 @dataclass(frozen=True)
 class LayerSizes:
     """Sizes of a layer: its width, the heads that share it, the width of its feed-forward part."""
