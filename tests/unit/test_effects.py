@@ -164,6 +164,8 @@ def test_what_is_set_by_a_group_is_not_what_was_typed() -> None:
             "random_hue=0.1,0.2",
             "random_hue changes nothing without random_hue in augmentation= or augment_order=: do not",
         ),
+        ("lr=1e-3,1e-4 algo=hilserl num_actors=2", "num_actors, actor_address: a trial of a sweep acts by itself"),
+        ("algo=hilserl num_actors=0,2", "num_actors, actor_address: a trial of a sweep acts by itself"),
         ("lr=1e-3,1e-4 launcher=ray", "launcher=ray changes nothing in a sweep"),
         ("lr=1e-3,1e-4 scheduler=none grace_steps=5", "grace_steps changes nothing without scheduler=asha"),
         ("lr=1e-3,1e-4 scheduler=none asha_slack=0.3", "asha_slack changes nothing without scheduler=asha"),

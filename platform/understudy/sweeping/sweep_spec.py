@@ -15,6 +15,7 @@ from understudy.registry import algorithms, search_spaces
 from understudy.spec.choices import choices_of
 from understudy.spec.compose import listed
 from understudy.spec.effects import check_effects, check_searched
+from understudy.spec.in_the_loop import InTheLoop
 from understudy.spec.keys import algo_of, build_run, keys_that_train, resolve_key, run_fields, validate, with_changes
 from understudy.spec.model_names import check_model_name, default_model_name
 from understudy.spec.part import Needs, mark
@@ -185,6 +186,10 @@ def _checked(algo: str, values: dict[str, Any], dimensions: dict[str, Dimension]
             )
     if (workers := base.placement.num_workers) > 1:
         raise SpecError(f"num_workers={workers}: a trial of a sweep is one worker; use cpus= or gpus=")
+    if isinstance(base.config, InTheLoop) and (
+        base.config.has_actors or {"num_actors", "actor_address"} & {*dimensions}
+    ):
+        raise SpecError("num_actors, actor_address: a trial of a sweep acts by itself; leave them out")
     most = max(1.0, largest_number(options, training))
     if most < options.num_trials:
         logger.info("the space holds %d configurations: num_trials=%d, not %d", most, most, options.num_trials)
