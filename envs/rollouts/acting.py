@@ -21,7 +21,8 @@ import numpy as np
 
 from understudy.envs.rollouts.ensembling import TemporalEnsemble
 from understudy.errors import DatasetError, UnderstudyError, did_you_mean
-from understudy.observations import GOAL, PIXELS, STATE, Arrays, each, is_picture
+from understudy.language import Told
+from understudy.observations import GOAL, PIXELS, STATE, Arrays, each, is_picture, with_text
 from understudy.randomness import numpy_generator
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Execution:
     """Actions of a chunk that are executed before the policy is asked again."""
     ensemble: float | None = None
     """Coefficient of temporal ensembling, with which the policy is asked at each step; None: the newest chunk alone."""
+    told: Told | None = None
+    """How the policy is told the task's text; None: it is told none."""
 
     @classmethod
     def of(cls, algorithm: Algorithm, temperature: float | None = None) -> Execution:
@@ -91,6 +94,7 @@ class Execution:
             temperature=float(config.acting_temperature if temperature is None else temperature),
             executed=algorithm.executed,
             ensemble=config.chunks.temporal_ensemble_coeff,
+            told=Told.of(config.language),
         )
 
 
@@ -104,14 +108,19 @@ class Acting:
         observation: Any,
         goal: Any = None,
         *,
+        text: str | None = None,
         member: int = 0,
         episode: int = 0,
     ) -> None:
-        """Begin an episode; its first observation fills the history."""
+        """Begin an episode; its first observation fills the history.
+
+        `text` is what the environment tells of its task: UserError where a policy needs one and none is known.
+        """
         self.view, self.execution = view, execution
         self.member, self.episode = member, episode
         self.decisions = 0
         self._goal = goal
+        self._text = None if execution.told is None else execution.told.vector(text)
         self._seen: deque[Any] = deque([view.choose(observation)] * view.obs_horizon, maxlen=view.obs_horizon)
         self._queue: deque[np.ndarray] = deque()
         self._ensemble = None if execution.ensemble is None else TemporalEnsemble(execution.ensemble)
@@ -122,7 +131,8 @@ class Acting:
 
     def shown(self) -> Any:
         """Return what the policy decides on now."""
-        return self.view.join(self._seen, self._goal)
+        seen = self.view.join(self._seen, self._goal)
+        return seen if self._text is None else with_text(seen, self._text)
 
     @property
     def needs_decision(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from understudy.envs.rollouts.acting import Act, Acting, Execution, View, decide
 from understudy.envs.store.store import FINAL, IMAGES
+from understudy.language import text_of
 from understudy.observations import STATE, each
 
 Row = dict[str, np.ndarray]
@@ -103,7 +104,8 @@ def collect(
     for episode in itertools.count(first_episode):
         observation, info = env.reset(seed=seed + episode)
         recording = Recording(observation, stored_reward=stored_reward, episode=episode)
-        acting = Acting(view, execution, each(stored, observation), goal_of(info), episode=episode)
+        told = {"goal": goal_of(info), "text": text_of(info, env)}
+        acting = Acting(view, execution, each(stored, observation), **told, episode=episode)
         ends = False
         while not ends:
             decide(act, [acting], seed)

@@ -235,9 +235,8 @@ class _Rollouts:
         for command, (member, episode), outcome in zip(
             commands, pairs, self._pool.run(commands, self.poll), strict=True
         ):
-            acting = Acting(
-                self._view, self._execution, outcome.observation, outcome.goal, member=member, episode=episode
-            )
+            told = {"goal": outcome.goal, "text": outcome.text}
+            acting = Acting(self._view, self._execution, outcome.observation, **told, member=member, episode=episode)
             self._playing[command.slot] = acting
             self._frames_of(acting).extend(outcome.frames)
             if self.on_episode is not None:

@@ -68,7 +68,8 @@ class _Camera:
         """Play one episode of one member from its own start state."""
         view: View = getattr(self.make_env, "view", View())
         start = self.pool.run([Command(0, seed=self.seed + episode, frame_skip=self.skip)], self.poll)[0]
-        acting = Acting(view, self.execution, start.observation, start.goal, member=member, episode=episode)
+        told = {"goal": start.goal, "text": start.text}
+        acting = Acting(view, self.execution, start.observation, **told, member=member, episode=episode)
         recording = Recording(start.observation, episode=episode)
         frames, returns, success, done = list(start.frames), 0.0, None, False
         while not done:

@@ -20,7 +20,8 @@ import numpy as np
 from understudy.envs.rollouts.acting import Acting, Execution, View, decide
 from understudy.envs.rollouts.collecting import goal_of, stored
 from understudy.errors import UserError
-from understudy.observations import GOAL, STATE, describe, each, has_pictures, is_picture, shape_of
+from understudy.language import text_of
+from understudy.observations import GOAL, STATE, describe, each, has_pictures, is_picture, shape_of, without_text
 from understudy.policy import Policy
 
 
@@ -45,17 +46,19 @@ class Runner:
         self._execution = Execution.of(policy.algorithm, temperature)
         self._acting: Acting | None = None
         self._first = True
+        self._text: str | None = None
         self._given: Any = None
         """Shape of the observation that the episode began with."""
 
     def reset(
         self, observation: Any, info: Mapping[str, Any] | None = None, *, where: str = "this environment"
     ) -> None:
-        """Begin an episode with its first observation; `info` is the reset's, which may tell a goal.
+        """Begin an episode with its first observation; `info` is the reset's, which may tell a goal and a text.
 
         UserError where the policy was trained on observations of another shape; `where` is for the message.
         """
         self.episode += 1
+        self._text = text_of(info or {})
         view, goal, wanted = self._view(observation), goal_of(dict(info or {})), self._shape
         seen = each(stored, observation)
         acting = self._begin(view, seen, goal)
@@ -101,11 +104,11 @@ class Runner:
         return self.policy.algorithm.observation_shape
 
     def _begin(self, view: View, seen: Any, goal: Any) -> Acting:
-        return Acting(view, self._execution, seen, goal, member=self.member, episode=self.episode)
+        return Acting(view, self._execution, seen, goal, text=self._text, member=self.member, episode=self.episode)
 
     def _view(self, observation: Any) -> View:
         """Return what the policy was shown in training, of an environment that may show more."""
-        spec, shape = self.policy.spec, self._shape
+        spec, shape = self.policy.spec, without_text(self._shape)
         length = int(spec.get("obs_horizon", 1))
         if not isinstance(observation, Mapping):
             return View(length)

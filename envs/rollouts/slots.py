@@ -17,6 +17,7 @@ from understudy.envs.rollouts.checks import check_reset, check_step, finite, one
 from understudy.envs.rollouts.collecting import Step, goal_of, stored
 from understudy.envs.rollouts.limits import episode_limit
 from understudy.errors import DatasetError, UnderstudyError
+from understudy.language import text_of
 from understudy.observations import Arrays, each
 
 Poll = Callable[[], None]
@@ -53,6 +54,8 @@ class CommandResult:
     recorded: list[Step] = field(default_factory=list)
     goal: Arrays | None = None
     """The episode's goal, where the environment tells one (in the answer to a reset)."""
+    text: str | None = None
+    """The task's text, where the environment tells one (in the answer to a reset)."""
     action_dim: int = 0
     """Numbers in one action (in the answer to a reset)."""
     limit: int | None = None
@@ -83,7 +86,8 @@ class Slot:
         self._steps, self._seed = 0, command.seed
         frames = [self._call(self.env.render)] if command.frame_skip else []
         size = int(np.prod(self.env.action_space.shape or ()))
-        told = {"goal": goal_of(info), "action_dim": size, "limit": episode_limit(self.env)}
+        told = {"goal": goal_of(info), "text": text_of(info, self.env)}
+        told |= {"action_dim": size, "limit": episode_limit(self.env)}
         told |= {"info": dict(info)} if command.record else {}
         return CommandResult([self._stored(observation)], frames=frames, **told)
 

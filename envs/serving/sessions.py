@@ -15,10 +15,13 @@ import numpy as np
 from understudy.envs.rollouts.acting import Acting
 from understudy.envs.rollouts.runner import Runner
 from understudy.errors import UserError, did_you_mean
-from understudy.observations import PIXELS, as_levels, is_picture, named_parts, parts_of
+from understudy.language import TELLS
+from understudy.observations import PIXELS, as_levels, is_picture, named_parts, parts_of, without_text
 from understudy.policy import Policy
 
-KEYS = ("observation", "observations", "reset", "goal", "episode", "session")
+KEYS = ("observation", "observations", "reset", "goal", TELLS, "episode", "session")
+PROMPTS = (TELLS, "prompt")
+"""Parts of an observation in which clients send their task's text; openpi's is `prompt`."""
 
 
 class Session(Runner):
@@ -44,6 +47,7 @@ class Session(Runner):
             self.episode = number - 1
             goal = request.get("goal")
             told = {} if goal is None else {"goal": self._observation(goal, "goal")}
+            told |= {TELLS: _text(request)}
             self.reset(seen[0], told, where="the request")
         for observation in seen:
             acting = self.see(observation)
@@ -53,13 +57,15 @@ class Session(Runner):
         """Return a request with `observations`; one that has no key of ours is an observation by itself."""
         if not isinstance(message, Mapping):
             raise UserError(f"a request is a map with `observation`, not {type(message).__name__}")
-        parts = parts_of(self.policy.algorithm.observation_shape)
+        shape = without_text(self.policy.algorithm.observation_shape)
+        parts = parts_of(shape)
         if "observation" not in message and "observations" not in message:
             known = {name: part for name, part in message.items() if name in parts}
             if not known:
                 raise UserError(f"the request has no `observation`; it has {', '.join(map(str, message)) or 'nothing'}")
-            single = not isinstance(self.policy.algorithm.observation_shape, dict)
-            return {"observations": [next(iter(known.values())) if single else known]}
+            single = not isinstance(shape, dict)
+            told = next((message[name] for name in PROMPTS if isinstance(message.get(name), str)), None)
+            return {"observations": [next(iter(known.values())) if single else known], TELLS: told}
         for key in message:
             if key not in KEYS:
                 raise UserError(f"{key!r} is no key of a request{did_you_mean(str(key), KEYS)}")
@@ -79,6 +85,13 @@ class Session(Runner):
         return {name: _numbers(part, name, what) for name, part in told.items()}
 
 
+def _text(request: Mapping[str, Any]) -> str | None:
+    """Return the task's text that a request tells, itself or in its first observation."""
+    parts = named_parts(request["observations"][0]) or {}
+    told = [request.get(TELLS), *(parts[name] for name in PROMPTS if isinstance(parts.get(name), str))]
+    return next((text for text in told if text is not None), None)
+
+
 def _numbers(given: Any, name: str, what: str) -> np.ndarray:
     try:
         array = np.asarray(given)
@@ -95,7 +108,8 @@ def described(policy: Policy, member: int, temperature: float | None) -> dict[st
     """Return what a client has to know of a served policy, JSON-able."""
     algorithm = policy.algorithm
     config = algorithm.config
-    shapes = parts_of(algorithm.observation_shape)
+    shapes = parts_of(without_text(algorithm.observation_shape))
+    told = {TELLS: config.language.eval_language or ""} if config.language.language_encoder else {}
     return {
         "algorithm": algorithm.name,
         "env_name": policy.env_name,
@@ -106,6 +120,7 @@ def described(policy: Policy, member: int, temperature: float | None) -> dict[st
         "chunk_length": 1 if config.chunks.temporal_ensemble_coeff is not None else algorithm.chunk_length,
         "executed": algorithm.executed,
         "history": int(policy.spec.get("obs_horizon", 1)),
+        **told,
     }
 
 

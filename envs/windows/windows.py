@@ -19,8 +19,10 @@ from understudy.envs.store.store import EpisodeStore
 from understudy.envs.windows.episodes import Split, chosen_episodes
 from understudy.envs.windows.n_step import n_step
 from understudy.envs.windows.relabelling import goal_offsets
+from understudy.envs.windows.texts import TaskTexts, ToldView
 from understudy.envs.windows.views import StoreView, opaque
 from understudy.errors import DatasetError
+from understudy.language import TextEncoder
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import Arrays, ObservationShape, each
 from understudy.randomness import numpy_generator
@@ -38,7 +40,8 @@ EXECUTED = "executed_actions"
 class Windows:
     """The chunks of a store's selected episodes.
 
-    Goals are drawn by `data.goal_relabelling`; auto, which task and algorithm decide, is none here.
+    Goals are drawn by `data.goal_relabelling`; auto, which task and algorithm decide, is none here. With an encoder
+    of texts each sample's task text is a part of its observation.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Windows:
         sampling: Sampling = Sampling(),
         *,
         split: Split = "train",
+        texts: TextEncoder | None = None,
     ) -> None:
         self.store, self.horizon, self.sparse = store, sampling.horizon, data.sparse
         self.obs_horizon, self.after, self._data = data.obs_horizon, sampling.after, data
@@ -67,7 +71,8 @@ class Windows:
             )
         self.num_episodes, self.num_transitions = len(lengths), int(lengths.sum())
         self._rows = None if len(lengths) == len(store.lengths) else _ranges(starts, lengths)
-        self._view = StoreView(store, data, with_goal=self.goals != "none")
+        view = StoreView(store, data, with_goal=self.goals != "none")
+        self._view = view if texts is None else ToldView(view, TaskTexts(store, texts))
         self._saliency_alpha = sampling.saliency_alpha
         if self._saliency_alpha is not None and not self._view.saliency_columns():
             raise DatasetError(f"{store.name!r} has no saliency maps; import it with --saliency, or saliency_weight=0")

@@ -1,8 +1,9 @@
 """What a policy sees: one array, or several named ones (a state, cameras, a goal). Shapes, rows and checks of both.
 
 A single array is a state vector [O] or a picture [H, W, C]. Several are a dict: `state` [O], one uint8 picture
-[H, W, C] a camera, and `goal/state`, `goal/<camera>` where the policy is told a goal. With a history kept as a
-sequence there is one more leading dim: [n, O], [n, H, W, C].
+[H, W, C] a camera, `goal/state`, `goal/<camera>` where the policy is told a goal, and `language` [D], the vector of the
+task's text, where it is told that. With a history kept as a sequence there is one more leading dim: [n, O],
+[n, H, W, C].
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from understudy.errors import UserError
 if TYPE_CHECKING:  # the command line and the specs read shapes; torch takes seconds to import
     import torch
 
-STATE, PIXELS, GOAL = "state", "pixels", "goal/"
-"""The key of a state, that of the only camera of data without camera names, and the prefix of a goal's parts."""
+STATE, PIXELS, GOAL, LANGUAGE = "state", "pixels", "goal/", "language"
+"""The key of a state, that of the only camera of data without camera names, the prefix of a goal's parts, and the key
+of the vector of a task's text."""
 
 ObservationShape = tuple[int, ...] | dict[str, tuple[int, ...]]
 """Shape of one observation, without batch dims."""
@@ -61,9 +63,34 @@ def parts_of(shape: ObservationShape) -> dict[str, tuple[int, ...]]:
     return {(PIXELS if len(shape) >= 3 else STATE): shape}
 
 
+def told_text(shape: ObservationShape) -> bool:
+    """Return whether a task's text is among what is seen."""
+    return isinstance(shape, dict) and LANGUAGE in shape
+
+
+def without_text(shape: ObservationShape) -> ObservationShape:
+    """Return the shape of what is seen beside a task's text: a part that is alone then is a single array."""
+    if not told_text(shape):
+        return shape
+    rest = {name: part for name, part in parts_of(shape).items() if name != LANGUAGE}
+    return rest if len(rest) > 1 else next(iter(rest.values()))
+
+
+def with_text(observation: Any, vectors: Any) -> dict[str, Any]:
+    """Return an observation, or a batch of them, with the vectors of its texts; a single array gets its name.
+
+    Of arrays that have a batch in front, `vectors` have it too: [D] or [B, D].
+    """
+    parts = named_parts(observation)
+    if parts is None:
+        dims = observation.ndim - vectors.ndim + 1
+        parts = {PIXELS if dims >= 3 else STATE: observation}
+    return {**parts, LANGUAGE: vectors}
+
+
 def is_picture(name: str) -> bool:
     """Return whether a part of this name holds pictures."""
-    return name.removeprefix(GOAL) != STATE
+    return name.removeprefix(GOAL) not in (STATE, LANGUAGE)
 
 
 def has_pictures(shape: ObservationShape) -> bool:

@@ -22,8 +22,21 @@ from understudy.algorithm import Algorithm
 from understudy.errors import CheckpointError, UserError, did_you_mean
 from understudy.files import sha256, write_atomic, write_json
 from understudy.folders import replaced_folder
+from understudy.language import Told
 from understudy.normaliser import Normaliser, NormaliserOn
-from understudy.observations import Arrays, Observations, as_shape, batch_size, batched, each
+from understudy.observations import (
+    LANGUAGE,
+    Arrays,
+    Observations,
+    as_shape,
+    batch_size,
+    batched,
+    each,
+    named_parts,
+    parts_of,
+    told_text,
+    without_text,
+)
 from understudy.policy_document import POLICY_FILE, description, method_of, read_document
 from understudy.randomness import torch_generator
 from understudy.registry import loops
@@ -131,11 +144,13 @@ class Policy:
     ) -> np.ndarray:
         """Return actions [B, H, A] float32 for raw observations [B, *O] (or [*O], then B is 1), or a dict of parts.
 
+        A policy that is told task texts takes them as the part `language`, a text or one for each row (or their
+        vectors, see `embed`); without it, `eval_language` holds.
         The policy's noise is N(0, temperature^2), from `generator`, or from `seed` when there is none; without a
         temperature it is the algorithm's own.
         """
         scale = self.algorithm.config.acting_temperature if temperature is None else temperature
-        observations_BO, _ = batched(observations, self.algorithm.observation_shape, "this policy")
+        observations_BO, _ = self._batched(observations)
         shape = (batch_size(observations_BO), *self.algorithm.noise_shape())
         if scale == 0.0:
             noise = torch.zeros(shape)
@@ -146,10 +161,35 @@ class Policy:
 
     def sample_actions(self, observations: Arrays, temperature: float | None = None, seed: int = 0) -> np.ndarray:
         """Return [A] (or the chunk [H, A]) for one observation, [B, A] (or [B, H, A]) for several."""
-        observations_BO, single = batched(observations, self.algorithm.observation_shape, "this policy")
+        observations_BO, single = self._batched(observations)
         actions = self.act(observations_BO, temperature, seed=seed)
         actions = actions if self.algorithm.config.chunks.action_chunking else actions[:, 0]
         return actions[0] if single else actions
+
+    def embed(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Return the vectors [N, D] of task texts, [D] of one; UserError for a policy that is told none."""
+        told = Told.of(self.algorithm.config.language)
+        if told is None:
+            raise UserError(f"this policy of {self.algorithm.name} was trained without task texts (language_encoder)")
+        return told.embed([texts])[0] if isinstance(texts, str) else told.embed(list(texts))
+
+    def _batched(self, observations: Any) -> tuple[Arrays, bool]:
+        """Return observations [B, *O] with their texts' vectors, and whether a single one was given."""
+        shape = self.algorithm.observation_shape
+        if told_text(shape):
+            rest = without_text(shape)
+            name = None if isinstance(rest, dict) else next(iter(parts_of(rest)))
+            given = dict(named_parts(observations) or {str(name): observations})
+            text = given.get(LANGUAGE, self.algorithm.config.language.eval_language)
+            if text is None:
+                raise UserError("this policy goes by a task's text: give it as the part 'language', or eval_language=")
+            vectors = self.embed(text) if _is_text(text) else np.asarray(text)
+            first = next((part for part in parts_of(shape) if part != LANGUAGE), "")
+            rows = np.ndim(given.get(first, ())) - len(parts_of(shape)[first])
+            if vectors.ndim == 1 and rows == 1:  # one text for all rows
+                vectors = np.repeat(vectors[None], len(given[first]), axis=0)
+            observations = {**given, LANGUAGE: vectors}
+        return batched(observations, shape, "this policy")
 
     def runner(self, member: int = 0, temperature: float | None = None, seed: int = 1_000_000) -> Runner:
         """Return what acts in an environment loop of one's own: `reset(observation, info)`, then `act(observation)`.
@@ -249,6 +289,11 @@ class Policy:
             return cls(algorithm, weights, normaliser, seeds=seeds, device=device, **facts)
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {error}") from None
+
+
+def _is_text(given: Any) -> bool:
+    """Return whether what was given is a text or several."""
+    return isinstance(given, str) or np.asarray(given).dtype.kind in "UO"
 
 
 def _network(algorithm: Algorithm, weights: Weights) -> nn.Module:

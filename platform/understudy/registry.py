@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from understudy.envs.recording.control import Control
     from understudy.envs.sources.source import Source
     from understudy.envs.windows.relabelling import GoalStrategy
+    from understudy.language import TextEncoder
     from understudy.runs.loop import Loop
     from understudy.spec.augmentation import Operation
     from understudy.spec.space import SearchSpace
@@ -168,6 +169,9 @@ algorithms: Registry[type[Algorithm]] = Registry(
     "algorithms", "algorithm", "understudy.trainables.algorithms", base="understudy.algorithm:Algorithm", named=True
 )
 encoders: Registry[EncoderFactory] = Registry("encoders", "encoder", "understudy.trainables.networks.encoders")
+text_encoders: Registry[Callable[[], TextEncoder]] = Registry(
+    "text_encoders", "text encoder", "understudy.envs.text_encoders"
+)
 sources: Registry[Source] = Registry(
     "sources",
     "data source",

@@ -72,14 +72,15 @@ def recording(path: Path, pictures: bool) -> None:
     np.savez(path, **columns)
 
 
-def stored(path: Path, pictures: bool) -> None:
-    """Write a store of four episodes of no source's task."""
+def stored(path: Path, pictures: bool, text: str = "") -> None:
+    """Write a store of four episodes of no source's task, each with a text where one is given."""
     rng = np.random.default_rng(0)
     with StoreWriter(path, name=path.name, source="test", env_id="none") as writer:
         for _ in range(4):
             episode = {"observations": rng.normal(size=(9, 3)), "actions": rng.uniform(-1, 1, (9, 2))}
             frames = {"images/front": rng.integers(0, 256, (9, 16, 16, 3), np.uint8)} if pictures else {}
-            writer.add_episode({**episode, **frames, "rewards": np.zeros(9), "terminals": np.zeros(9)})
+            told = {"language": text} if text else {}
+            writer.add_episode({**episode, **frames, **told, "rewards": np.zeros(9), "terminals": np.zeros(9)})
 
 
 GOOD = {
@@ -95,6 +96,7 @@ GOOD = {
     ],
     "critic": [*TRAIN, *SMALL, "algo=td_bc", "env_name=lab:demo", "seeds=[0,1]", "discount=0.9", "target_rate=0.1"],
     "loop": [*TRAIN, *SMALL, "algo=timed_bc", "env_name=lab:demo", "hidden_dims=[16]", "eval_episodes=1"],
+    "text": [*TRAIN, *SMALL, "algo=bc", "env_name=told", "hidden_dims=[8]", "language_encoder=hashed_words"],
     "space": ["sweep", "space=linear_bc", "env_name=lab:demo", "data_dir=data", "num_trials=2", "--cfg"],
     "control": ["record", "env_name=lab:demo", "root=babbled", "control=babble", "num_episodes=1", "control_time_s=2"],
     "cluster": ["cluster", "render", "desk.yaml", "room=B12"],
@@ -190,6 +192,16 @@ BROKEN = {
         (*PICTURES, "encoder=flat"),
         ("ZeroDivisionError", "line 13"),
     ),
+    "a text encoder of another kind": Broken(
+        f'{HEAD}\ntext_encoders.register("mine")(lambda: 3)\n',
+        ("algo=bc", "env_name=states", "language_encoder=mine"),
+        ("text encoder 'mine'", "gives a int, not a TextEncoder"),
+    ),
+    "a text encoder that raises": Broken(
+        f'{HEAD}\n@text_encoders.register("mine")\ndef mine():\n    return 1 / 0\n',
+        ("algo=bc", "env_name=states", "language_encoder=mine"),
+        ("ZeroDivisionError", "line 13"),
+    ),
     "a strategy that gives no goals": Broken(
         f'{HEAD}\ngoal_strategies.register("now")(lambda steps: steps.index * 0)\n',
         ("algo=bc", "env_name=states", "goal_relabelling=now"),
@@ -243,6 +255,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Said]]:
     recording(folder / "film.npz", pictures=True)
     stored(folder / "data" / "film", pictures=True)
     stored(folder / "data" / "states", pictures=False)
+    stored(folder / "data" / "told", pictures=False, text="lift the cup")
     (folder / "desk.yaml").write_text("kind: office\ndescription: under the desk\n")
     groups: list[Any] = [[plugins(folder / "mine", "my_plugins"), list(GOOD.values())]]
     for number, item in enumerate(BROKEN.values()):
@@ -291,6 +304,7 @@ def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
         "train",
         "critic",
         "loop",
+        "text",
         "space",
         "control",
         "cluster",
@@ -301,6 +315,7 @@ def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
     assert "random_grey" in said["keys"].out
     assert said["episodes"].out == "3\n"
     assert '"random_grey": 0.5' in said["flags"].out
+    assert '"language_encoder": "hashed_words"' in said["flags"].out
     assert said["flags"].code == 1  # run with the loop that writes seconds.txt
     assert "algo: linear_bc" in said["space"].out
     assert "1 episodes in " in said["control"].out

@@ -18,9 +18,9 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import nn
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
-from understudy.observations import GOAL, STATE, Observations, ObservationShape, parts_of
+from understudy.observations import GOAL, LANGUAGE, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Language, Sampling, Vision
 from understudy.spec.part import LOG, Needs, Part, PerMember
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import Input, ObservationEncoder
@@ -46,7 +46,7 @@ class FormerKeys(Part):
     hidden_dims: tuple[()] = ()
 
 
-class ACTConfig(Chunks, Vision, AlgorithmConfig):
+class ACTConfig(Chunks, Vision, Language, AlgorithmConfig):
     """Settings of act."""
 
     former: ClassVar[type[Part]] = FormerKeys
@@ -168,7 +168,7 @@ class ImageTokens(nn.Module):
 
 
 class ACTNetwork(nn.Module):
-    """Tokens of latent, states and pictures; a transformer encoder over them; learned queries that become actions."""
+    """Tokens of latent, states, text and pictures; a transformer encoder over them; learned queries become actions."""
 
     def __init__(
         self, shape: ObservationShape, chunk: tuple[int, int], config: ACTConfig, generator: torch.Generator
@@ -180,7 +180,9 @@ class ACTNetwork(nn.Module):
         self.posterior = Posterior(sizes.get(STATE, 0), chunk, config, generator) if config.use_vae else None
         self.by_latent = linear(config.latent_dim, width, generator)
         self.by_state = nn.ModuleList(linear(size, width, generator) for size in sizes.values())
-        self.positions = _learned(1 + len(sizes), width, generator)
+        text = self.encoder.text
+        self.by_text = None if text is None else linear(text.out_features, width, generator)
+        self.positions = _learned(1 + len(sizes) + (text is not None), width, generator)
         self._tokens_of: dict[str, int] = {}
         self.images = nn.ModuleList()
         for item in self.encoder.inputs:
@@ -198,6 +200,8 @@ class ACTNetwork(nn.Module):
         """Return actions [B, H, A] for named observations (`encoder.parts`) and a latent."""
         states = [parts[name].flatten(1) for name in self.encoder.states]
         first = [self.by_latent(latent_BL), *(by(x) for by, x in zip(self.by_state, states, strict=True))]
+        if self.by_text is not None and self.encoder.text is not None:
+            first.append(self.by_text(self.encoder.text(parts[LANGUAGE])))
         tokens = [torch.stack(first, dim=1)]
         positions: list[torch.Tensor] = [self.positions]
         maps = self.encoder.unpooled(parts)

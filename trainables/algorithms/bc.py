@@ -18,7 +18,7 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks, Dense, Vision
+from understudy.spec.learning import Chunks, Dense, Language, Vision
 from understudy.spec.part import ActsOnly, Needs, OnlyWith, PerMember
 from understudy.trainables.networks.likelihoods import (
     Mixture,
@@ -35,7 +35,7 @@ from understudy.trainables.networks.saliency import Saliency, with_saliency
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-class BCConfig(Chunks, Dense, Vision, Saliency):
+class BCConfig(Chunks, Dense, Vision, Language, Saliency):
     """Settings of bc."""
 
     policy: Literal["gaussian", "mse", "gmm"] = Field(

@@ -19,7 +19,7 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks, Dense, Vision
+from understudy.spec.learning import Chunks, Dense, Language, Vision
 from understudy.spec.part import ActsOnly, OnlyWith, PerMember, Width
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -31,7 +31,7 @@ SAMPLE_RANGE = 2.0
 """Every reverse step is clipped to +- this."""
 
 
-class DDPMBCConfig(Chunks, Dense, Vision, Saliency):
+class DDPMBCConfig(Chunks, Dense, Vision, Language, Saliency):
     """Settings of ddpm_bc."""
 
     hidden_dims: tuple[Width, ...] = Field(

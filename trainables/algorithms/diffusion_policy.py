@@ -22,7 +22,7 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Language, Vision
 from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, PerMember, Width
 from understudy.trainables.algorithms.ddpm_bc import betas
 from understudy.trainables.networks.blocks import Block, Sines, causal, dense, learned, masks_of_blocks
@@ -35,7 +35,7 @@ MASKS = "keep_"
 """What the names of dropout masks start with."""
 
 
-class DiffusionPolicyConfig(Chunks, Vision, AlgorithmConfig):
+class DiffusionPolicyConfig(Chunks, Vision, Language, AlgorithmConfig):
     """Settings of diffusion_policy."""
 
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of AdamW")

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from understudy.algorithm import RETURNS, Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, FineTuning, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, FineTuning, Language, Sampling, Vision
 from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, PerMember, Width
 from understudy.trainables.networks.chunk_critic import Aggregate, ChunkCritic, aggregated
 from understudy.trainables.networks.critic import Critic
@@ -33,7 +33,7 @@ THEIR_ACTORS = {"distill-ddpg": "one_step", "best-of-n": "best_of_n"}
 WithCritic = OnlyWith("use_critic", True)
 
 
-class FlowBCConfig(FineTuning, Chunks, Dense, Vision, AlgorithmConfig):
+class FlowBCConfig(FineTuning, Chunks, Dense, Vision, Language, AlgorithmConfig):
     """Settings of flow_bc."""
 
     flow_steps: Annotated[int, ActsOnly(needs="actor=flow|best_of_n")] = Field(

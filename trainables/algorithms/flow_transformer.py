@@ -20,7 +20,7 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Vision
+from understudy.spec.learning import AlgorithmConfig, Chunks, Language, Vision
 from understudy.spec.part import LOG, ActsOnly
 from understudy.trainables.networks.blocks import ModulatedBlock, Sines, dense, learned, modulated
 from understudy.trainables.networks.observation import ObservationEncoder
@@ -30,7 +30,7 @@ TIME_SCALE = 1000.0
 """The highest frequency of the time's features, in radians over the whole flow."""
 
 
-class FlowTransformerConfig(Chunks, Vision, AlgorithmConfig):
+class FlowTransformerConfig(Chunks, Vision, Language, AlgorithmConfig):
     """Settings of flow_transformer."""
 
     lr: float = Field(default=1e-4, gt=0, lt=10, json_schema_extra=LOG, description="learning rate of AdamW")

@@ -18,7 +18,7 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Dense, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Dense, Language, Sampling, Vision
 from understudy.spec.part import LOG, PerMember, Width
 from understudy.trainables.networks.actor_critic import QEnsemble, relu_layers
 from understudy.trainables.networks.likelihoods import log_probability
@@ -29,7 +29,7 @@ MOST = 100.0
 """The largest weight of a sample in the policy's loss."""
 
 
-class IQLConfig(Dense, Vision, AlgorithmConfig):
+class IQLConfig(Dense, Vision, Language, AlgorithmConfig):
     """Settings of iql."""
 
     hidden_dims: tuple[Width, ...] = Field(default=(256, 256), min_length=1, description="widths of every network")
@@ -82,7 +82,8 @@ class IQL(Algorithm):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The value's step, the policy's, then the critics', which trains the encoder; each sees those before it."""
-        learnt = ("encoder", "critic") if self.config.encoder is not None else ("critic",)
+        encodes = self.config.encoder is not None or self.config.language_encoder is not None
+        learnt = ("encoder", "critic") if encodes else ("critic",)
         return (
             Phase("value", self.value_loss, ("value",)),
             Phase("actor", self.loss, ("actor", "log_std")),

@@ -20,13 +20,13 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Dense, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Dense, Language, Sampling, Vision
 from understudy.spec.part import LOG, PerMember, Width
 from understudy.trainables.networks.actor_critic import QEnsemble, relu_layers
 from understudy.trainables.networks.observation import ObservationEncoder
 
 
-class TD3BCConfig(Dense, Vision, AlgorithmConfig):
+class TD3BCConfig(Dense, Vision, Language, AlgorithmConfig):
     """Settings of td3_bc."""
 
     hidden_dims: tuple[Width, ...] = Field(default=(256, 256), min_length=1, description="widths of every network")
@@ -85,7 +85,8 @@ class TD3BC(Algorithm):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The critics' step, which trains the encoder too, and at every `policy_freq`-th update the policy's."""
-        learnt = ("encoder", "critic") if self.config.encoder is not None else ("critic",)
+        encodes = self.config.encoder is not None or self.config.language_encoder is not None
+        learnt = ("encoder", "critic") if encodes else ("critic",)
         return (
             Phase("critic", self.critic_loss, learnt),
             Phase("actor", self.loss, ("actor",), every=self.config.policy_freq),

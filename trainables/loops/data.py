@@ -19,8 +19,9 @@ from understudy.envs.store.inspection import actions_beyond, has_unit_actions
 from understudy.envs.store.store import IMAGES, MANIFEST, EpisodeStore, Manifest
 from understudy.envs.windows.windows import Split, Windows
 from understudy.errors import DatasetError
+from understudy.language import open_encoder
 from understudy.normaliser import Mode, Normaliser
-from understudy.observations import GOAL, ObservationShape, describe, is_picture, parts_of
+from understudy.observations import GOAL, ObservationShape, describe, is_picture, parts_of, without_text
 from understudy.registry import algorithms
 from understudy.spec.learning import Chunks
 from understudy.spec.run import RunSpec
@@ -74,7 +75,7 @@ def data_here(spec: RunSpec) -> Data | None:
 def facts_of(spec: RunSpec, data: Data) -> dict[str, bool]:
     """Return what the data tell of a run, for understudy.spec.effects."""
     windows = data.windows(1)
-    shown = [name for name in parts_of(windows.observation_shape) if not name.startswith(GOAL)]
+    shown = [name for name in parts_of(without_text(windows.observation_shape)) if not name.startswith(GOAL)]
     cameras = [name for name in shown if is_picture(name)]
     return {
         "pictures_here": bool(cameras) or any(name.startswith(IMAGES) for name in windows.store.manifest.columns),
@@ -141,8 +142,15 @@ def is_playable(spec: RunSpec, recorded: Mapping[str, Any] | None = None) -> boo
 
 
 def algorithm_for(spec: RunSpec, windows: Windows) -> Algorithm:
-    """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped."""
+    """Return the run's algorithm for these observations and actions; wider actions than [-1, 1] are not clipped.
+
+    Of a run that is told task texts, it knows the table of its text encoder.
+    """
     config = spec.config
+    place = config.language.language_encoder
+    if place is not None:
+        digest = open_encoder(place, config.language.language_table).digest
+        config = config.model_copy(update={"language_table": digest})
     bounded = spec.data.normalize_actions == "bounds" or has_unit_actions(environment_of(spec).env_name, windows.store)
     if isinstance(config, Chunks) and (not bounded or spec.data.normalize_actions == "zscore"):
         config = config.model_copy(update={"action_clip": False})
@@ -167,7 +175,10 @@ def all_windows(spec: RunSpec) -> Windows:
 def _windows(spec: RunSpec, store: EpisodeStore, split: Split) -> Windows:
     goals = _goals(spec, str(store.manifest.provenance.get("env_name", spec.env_name)))
     data = spec.data.model_copy(update={"goal_relabelling": goals})
-    return Windows(store, data, spec.config.sampling, split=split)
+    language = spec.config.language
+    place = language.language_encoder
+    texts = None if place is None else open_encoder(place, language.language_table)
+    return Windows(store, data, spec.config.sampling, split=split, texts=texts)
 
 
 def _goals(spec: RunSpec, env_name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from understudy.envs.rollouts.evaluation import (
 from understudy.envs.rollouts.limits import check_limit
 from understudy.envs.rollouts.pools import Command, LocalPool, Poll, Pool, pool_for
 from understudy.errors import DatasetError
+from understudy.language import Told
 from understudy.observations import Arrays, ObservationShape, describe, has_pictures, shape_of
 from understudy.policy import Policy
 from understudy.runs.episodes import TEMPERATURE, Played, Recorder, Setting, setting_text
@@ -78,8 +80,11 @@ class Evaluator:
         """Return an evaluator in a saved policy's own environment, or in the one that `spec` names instead."""
         return cls(spec, policy.environment if spec.env_name == policy.env_name else None)
 
-    def check(self, observation_shape: ObservationShape, action_dim: int) -> None:
-        """Make the environment, take one step in it, compare it with the dataset; DatasetError where it is unfit."""
+    def check(self, observation_shape: ObservationShape, action_dim: int, told: Told | None = None) -> None:
+        """Make the environment, take one step in it, compare it with the dataset; DatasetError where it is unfit.
+
+        Of a policy that is told task texts also that there is one to tell: UserError where there is none.
+        """
         command = Command(0, seed=self.spec.evaluation.eval_seed, check=True)
         if has_pictures(observation_shape) or self.spec.placement.eval_timeout:
             # In the process that will render them: a renderer belongs to the thread that made it.
@@ -88,7 +93,8 @@ class Evaluator:
             with closing(LocalPool(self.factory, render=False)) as pool:
                 first = pool.run([command])[0]
         check_limit(self.spec.env_name, first.limit)
-        shown = Acting(self.factory.view, Execution(), first.observation, first.goal).shown()
+        execution = Execution(told=told)
+        shown = Acting(self.factory.view, execution, first.observation, first.goal, text=first.text).shown()
         shapes = shape_of(shown), first.action_dim
         if shapes != (observation_shape, action_dim):
             raise DatasetError(
@@ -146,7 +152,8 @@ class Evaluator:
             tried.append((one.summary, parameters, one.episodes))
         best_of_all = max(tried, key=lambda item: rank_key(item[0]))
         outcome.best_summary, outcome.best_parameters, outcome.best_episodes = best_of_all
-        best = {f"best/{key}": float(value) for key, value in outcome.best_parameters.items() if value is not None}
+        numbers = {key: value for key, value in outcome.best_parameters.items() if isinstance(value, int | float)}
+        best = {f"best/{key}": float(value) for key, value in numbers.items()}
         outcome.grid_summary |= {f"best/{key}": value for key, value in outcome.best_summary.items()} | best
         return outcome
 
@@ -258,6 +265,12 @@ def episodes_of(result: Evaluation) -> list[Played]:
 
 
 def tag(parameters: Mapping[str, Any]) -> str:
-    """Return the column prefix of one combination of evaluation-time parameters, like `flow_steps_10`."""
+    """Return the column prefix of one combination of evaluation-time parameters, like `flow_steps_10`.
+
+    Of texts, what no metric's name may hold becomes `_`.
+    """
     shown = {key: f"{value:g}" if isinstance(value, float) else value for key, value in parameters.items()}
+    for key, value in parameters.items():
+        if isinstance(value, str):
+            shown[key] = re.sub(r"[^\w\-. ]+", "_", value)
     return ",".join(f"{key}_{value}" for key, value in shown.items())

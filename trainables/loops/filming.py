@@ -18,6 +18,7 @@ from understudy.envs.rollouts.filming import Filmed, film
 from understudy.envs.rollouts.pools import Poll
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.errors import UserError
+from understudy.language import Told
 from understudy.policy import Policy
 from understudy.runs.clips import FOLDER, Clip, fps_of, write_clip
 from understudy.spec.run import RunSpec
@@ -127,6 +128,7 @@ def film_policy(
         raise UserError(reason)
     torch.set_num_threads(spec.placement.cpus)
     evaluator = Evaluator.of(policy, spec)
-    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    algorithm = policy.algorithm
+    evaluator.check(algorithm.observation_shape, algorithm.action_dim, Told.of(algorithm.config.language))
     taken = films(evaluator, policy.act_members, policy.algorithm, chosen, poll)
     yield from clips(taken, folder, policy.algorithm, spec, policy.seeds, step)

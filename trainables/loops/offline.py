@@ -16,6 +16,7 @@ from understudy.algorithm import Algorithm, Batch
 from understudy.devices import resolve_device
 from understudy.envs.rollouts.runner import Runner, play
 from understudy.envs.windows.windows import Windows
+from understudy.language import Told
 from understudy.plugins import plug_in_errors
 from understudy.registry import loops
 from understudy.runs.directory import RunDir
@@ -69,7 +70,8 @@ class OfflineLoop(Loop):
         Schedule.of(spec.config, spec.total_steps)
         self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes and self.algorithm.acts else None
         if self.evaluator:
-            self.evaluator.check(first.observation_shape, first.action_dim)
+            told = Told.of(self.algorithm.config.language)
+            self.evaluator.check(first.observation_shape, first.action_dim, told)
 
     @classmethod
     def check(cls, spec: RunSpec) -> None:

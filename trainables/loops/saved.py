@@ -12,6 +12,7 @@ from understudy.envs.rollouts.acting import Execution
 from understudy.envs.rollouts.collecting import Row
 from understudy.envs.rollouts.evaluation import Episodes, OnStep, Stepping, evaluate
 from understudy.envs.rollouts.pools import Poll
+from understudy.language import Told
 from understudy.observations import Arrays
 from understudy.policy import Policy
 from understudy.runs.episodes import Setting
@@ -32,7 +33,8 @@ def evaluate_policy(
     if not policy.algorithm.acts or not spec.evaluation.eval_episodes:
         return judge(policy, spec, poll)
     evaluator = Evaluator.of(policy, spec)
-    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    algorithm = policy.algorithm
+    evaluator.check(algorithm.observation_shape, algorithm.action_dim, Told.of(algorithm.config.language))
     result = evaluator.rollouts(policy.act_members, len(policy), policy.algorithm, on_step, poll)
     setting = setting_of(policy.algorithm)
     outcome = evaluator.outcome_of(result, setting.temperature)
@@ -48,7 +50,8 @@ def collect_episodes(policy: Policy, spec: RunSpec, *, poll: Poll | None = None)
     """
     torch.set_num_threads(spec.placement.cpus)
     evaluator = Evaluator.of(policy, spec)
-    evaluator.check(policy.algorithm.observation_shape, policy.algorithm.action_dim)
+    algorithm = policy.algorithm
+    evaluator.check(algorithm.observation_shape, algorithm.action_dim, Told.of(algorithm.config.language))
     acting = policy.algorithm.with_config(eval_temperature=spec.config.eval_temperature)
     played: dict[int, Row] = {}
     evaluator.rollouts(

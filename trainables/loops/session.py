@@ -35,7 +35,7 @@ from understudy.trainables.loops.hooks import (
     keep,
 )
 from understudy.trainables.loops.logs import Logs
-from understudy.trainables.loops.steps import Speed, Training
+from understudy.trainables.loops.steps import TEXT_TABLE, Speed, Training
 
 
 class Feed(Protocol):
@@ -139,7 +139,8 @@ def _hooks(
 
 def _begin(training: Training, logs: Logs, report: OnEvaluation | None) -> None:
     """Say what the run trains on and where it goes on from; report its earlier evaluations again."""
-    training.run.update_state(dataset_hash=training.data.content_hash)
+    told = {TEXT_TABLE: training.text_table} if training.text_table else {}
+    training.run.update_state(dataset_hash=training.data.content_hash, **told)
     if training.step:
         before: list[int] = training.run.state().get("resumed_at") or []
         training.run.update_state(resumed_at=[*before, training.step])

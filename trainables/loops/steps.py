@@ -22,7 +22,7 @@ from understudy import checkpoints
 from understudy.algorithm import Algorithm, Batch
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.windows import Windows
-from understudy.errors import CheckpointError
+from understudy.errors import CheckpointError, UserError
 from understudy.normaliser import Mode, Normaliser
 from understudy.runs.directory import RunDir
 from understudy.runs.rows import KEY as FILES
@@ -36,6 +36,8 @@ from understudy.trainables.packs.transfer import read_weights
 from understudy.trainables.packs.workers import Worker
 
 logger = logging.getLogger("understudy")
+TEXT_TABLE = "language_table"
+"""Key of run.json: the digest of the table that task texts are embedded by."""
 
 
 class TrainsOn(Protocol):
@@ -56,6 +58,16 @@ class TrainsOn(Protocol):
         ...
 
 
+def check_texts(run: RunDir, table: str | None) -> None:
+    """Raise UserError where task texts are embedded by another table than when the run began."""
+    held = run.state().get(TEXT_TABLE)
+    if held and table and held != table:
+        raise UserError(
+            f"{run.path}: its task texts were embedded by another table ({held[:12]}) than language_encoder= has now"
+            f" ({table[:12]}): put that one back"
+        )
+
+
 class Training:
     """What a run has reached: its pack, the step, the newest metrics, the best policies so far."""
 
@@ -71,6 +83,7 @@ class Training:
         self.spec, self.run, self.data, self.algorithm, self.worker = spec, run, data, algorithm, worker
         self.seeds = spec.all_seeds
         run.check_data(run.state().get("dataset_hash") or "", data.content_hash)
+        check_texts(run, self.text_table)
         saved = checkpoints.load_newest(run.resume)
         self.begun_from = saved or {}
         """The checkpoint that the run goes on from."""
@@ -99,6 +112,11 @@ class Training:
             self._restore(saved)
         elif spec.config.vision.encoder_weights:
             self._load_encoder(spec.config.vision.encoder_weights)
+
+    @property
+    def text_table(self) -> str | None:
+        """Digest of the table that task texts are embedded by; None where the policy is told none."""
+        return self.algorithm.config.language.language_table
 
     def _normaliser(self, saved: dict[str, Any] | None) -> Normaliser:
         if saved:

@@ -1,8 +1,9 @@
 """From what a policy sees to one flat vector: the encoder that every algorithm starts its network with.
 
-States pass as they are. Each camera's pictures go through a picture encoder, alone or together with the goal's. The
-tensors are named for what they see, `encoder.<camera>.<tensor>` where a network holds this as `encoder`, so that
-weights find their place in the network of another algorithm (see `understudy.trainables.packs.transfer`).
+States pass as they are, the vector of a task's text through a linear layer. Each camera's pictures go through a picture
+encoder, alone or together with the goal's. The tensors are named for what they see, `encoder.<camera>.<tensor>` where
+a network holds this as `encoder`, so that weights find their place in the network of another algorithm (see
+`understudy.trainables.packs.transfer`).
 Shape suffixes: B samples, F features; a picture is [B, H, W, C] uint8, or with frames as a sequence [B, n, H, W, C].
 """
 
@@ -19,6 +20,7 @@ from torch import nn
 from understudy.errors import SpecError, UserError
 from understudy.observations import (
     GOAL,
+    LANGUAGE,
     STATE,
     Observations,
     ObservationShape,
@@ -28,7 +30,8 @@ from understudy.observations import (
     parts_of,
 )
 from understudy.registry import encoders
-from understudy.spec.learning import Vision
+from understudy.spec.learning import Language, Vision
+from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.pictures import PictureEncoder
 
 SHARED = "shared"
@@ -105,7 +108,8 @@ def _repeats(camera: str, parts: Mapping[str, tuple[int, ...]], config: Vision) 
 
 
 class ObservationEncoder(nn.Module):
-    """Turn observations into a flat vector [B, F]: encoded pictures by camera, then goals, then states as they are.
+    """Turn observations into a flat vector [B, F]: encoded pictures by camera, then goals, then states as they are, and
+    last the features of a task's text.
 
     With `pooled` false there is no vector, and nothing is held that would only serve it: see `unpooled`.
     """
@@ -127,6 +131,9 @@ class ObservationEncoder(nn.Module):
         self.inputs = picture_inputs(shape, config) if config.encoder else []
         self.single = None if isinstance(shape, dict) else next(iter(parts))
         self.features = sum(math.prod(parts[name]) for name in self.states)
+        self.text = text_layer(parts[LANGUAGE], config, generator) if LANGUAGE in parts else None
+        """The layer that a text's vector goes through."""
+        self.features += self.text.out_features if self.text is not None else 0
         self.map_shapes: dict[str, tuple[int, int, int]] = {}
         """Shape [c, h, w] of each picture's last convolutional map."""
         self._modules_of: dict[str, str] = {}
@@ -180,6 +187,8 @@ class ObservationEncoder(nn.Module):
             if not item.picture.startswith(GOAL):
                 maps[item.picture] = map_NCHW
         features += [parts[name].flatten(1) for name in self.states]
+        if self.text is not None:
+            features.append(self.text(parts[LANGUAGE]))
         return (torch.cat(features, dim=-1) if len(features) > 1 else features[0]), maps
 
     def parts(self, observations: Observations) -> dict[str, torch.Tensor]:
@@ -193,6 +202,13 @@ class ObservationEncoder(nn.Module):
         """Return the last convolutional map of each input by its picture, [B, n, c, h, w], n frames (1 of a single)."""
         maps = {item.picture: self.encoder_of(item).map(_pixels(item, parts)) for item in self.inputs}
         return {item.picture: maps[item.picture].unflatten(0, (-1, item.frames or 1)) for item in self.inputs}
+
+
+def text_layer(shape: tuple[int, ...], config: Vision, generator: torch.Generator) -> nn.Linear:
+    """Return the layer that makes features of a text's vector; SpecError for a method whose settings have none."""
+    if not isinstance(config, Language):
+        raise SpecError("observations hold a task's text, which only methods with `language_encoder` take")
+    return linear(math.prod(shape), config.language_dim, generator)
 
 
 def with_frames_on_channels(shape: ObservationShape) -> ObservationShape:

@@ -14,8 +14,16 @@ from torch import nn
 
 from understudy.algorithm import Batch, LossAndMetrics
 from understudy.errors import SpecError
-from understudy.observations import GOAL, Observations, ObservationShape, as_shape, each, is_picture, parts_of
-from understudy.spec.learning import AlgorithmConfig, Sampling, Vision
+from understudy.observations import (
+    GOAL,
+    LANGUAGE,
+    Observations,
+    ObservationShape,
+    as_shape,
+    is_picture,
+    parts_of,
+)
+from understudy.spec.learning import AlgorithmConfig, Language, Sampling, Vision
 from understudy.spec.part import ActsOnly, Needs, Redefines
 from understudy.trainables.networks.likelihoods import Mixture, act_by_mode, mixture_loss, squared_error
 from understudy.trainables.networks.mlp import linear
@@ -23,7 +31,7 @@ from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.transformer import NO_DROPOUT, Dropout
 
 
-class Window(Vision, AlgorithmConfig):
+class Window(Vision, Language, AlgorithmConfig):
     """Settings of methods that see a window of observations as a sequence of steps."""
 
     title: ClassVar[str] = "the window"
@@ -82,7 +90,9 @@ def step_shape(shape: ObservationShape, count: int) -> ObservationShape:
         if name.startswith(GOAL):
             raise SpecError(f"observations have {name}: a method that learns a window of steps is told no goal")
         *outer, last = part
-        if is_picture(name):
+        if name == LANGUAGE:  # each step is told it
+            fits, found[name] = True, part
+        elif is_picture(name):
             fits, found[name] = len(part) == 4 and part[0] == count, part[1:]
         else:
             fits, found[name] = last % count == 0, (*outer, last // count)
@@ -92,13 +102,18 @@ def step_shape(shape: ObservationShape, count: int) -> ObservationShape:
 
 
 def by_step(observations: Observations, count: int) -> Observations:
-    """Return windows of `count` observations, [B, ...], as single observations, [B * T, ...]."""
+    """Return windows of `count` observations, [B, ...], as single observations, [B * T, ...], each with their text."""
 
     def split(part: torch.Tensor) -> torch.Tensor:
         steps = part if part.ndim == 5 else part.unflatten(-1, (count, -1)).movedim(-2, 1)
         return steps.flatten(0, 1)
 
-    return each(split, observations)
+    if not isinstance(observations, dict):
+        return split(observations)
+    return {
+        name: part.repeat_interleave(count, dim=0) if name == LANGUAGE else split(part)
+        for name, part in observations.items()
+    }
 
 
 class Body(nn.Module):

@@ -1,9 +1,9 @@
 """How an algorithm learns: the parts that its settings are made of, and what it asks of its batches.
 
 Every algorithm's settings derive from AlgorithmConfig; those that predict chunks of actions also take Chunks, those
-with dense layers take Dense, those that see pictures take Vision:
+with dense layers take Dense, those that see pictures take Vision, those that can be told a task's text Language:
 
-    class MyConfig(Chunks, Dense, Vision, AlgorithmConfig): ...
+    class MyConfig(Chunks, Dense, Vision, Language, AlgorithmConfig): ...
 
 A key that belongs to a part which a method does not take is unknown to it.
 """
@@ -14,12 +14,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from understudy.registry import encoders
+from understudy.errors import UnknownName
+from understudy.language import is_place
+from understudy.registry import encoders, text_encoders
 from understudy.spec.choices import OneOf
-from understudy.spec.part import LOG, ActsOnly, ModelPlace, Needs, OfThisMachine, OnlyWith, Part, PerMember, Role, Width
+from understudy.spec.part import (
+    LOG,
+    ActsOnly,
+    ModelPlace,
+    Needs,
+    OfThisMachine,
+    OnlyWith,
+    Part,
+    PerMember,
+    Role,
+    Width,
+    absolute,
+)
 
+TOLD_TEXTS = OnlyWith("language_encoder", reason="is for policies that are told texts, which need language_encoder=")
 OF_PICTURES = OnlyWith("encoder", reason="is for pictures, which need encoder=")
 
 
@@ -165,6 +180,11 @@ class AlgorithmConfig(Optimisation, Noise):
         return self if isinstance(self, Vision) else Vision()
 
     @property
+    def language(self) -> Language:
+        """How a task's text becomes features: it is told none, unless the method takes Language."""
+        return self if isinstance(self, Language) else Language()
+
+    @property
     def tuning(self) -> FineTuning | None:
         """How the run goes on in an environment after its `training_steps` updates on fixed data, if it does."""
         return self if isinstance(self, FineTuning) and self.use_critic and self.online_steps else None
@@ -292,6 +312,54 @@ class Vision(Part):
         json_schema_extra=LOG,
         description="learning rate of the encoder; none: lr, 0: frozen",
     )
+
+
+def _place_or_none(encoder: str | None) -> str | None:
+    """Return the name of a registered text encoder, or the whole path of a folder."""
+    if encoder is None:
+        return None
+    if is_place(encoder):
+        return absolute(encoder)
+    try:
+        text_encoders.get(encoder)
+    except UnknownName as error:
+        raise ValueError(f"{error}; a folder is given as a path, ./{encoder}") from None
+    return encoder
+
+
+class Prompt(Part):
+    """What a policy that is told texts is told when it acts, which does not change training."""
+
+    eval_language: Annotated[str | None, ActsOnly(), TOLD_TEXTS, Needs("eval_episodes>=1", "acts", note=True)] = Field(
+        default=None, description="text that episodes are played with; none: the one that the environment tells"
+    )
+
+
+class Language(Prompt):
+    """How a task's text becomes a part of what the policy sees."""
+
+    title: ClassVar[str] = "task texts"
+
+    language_encoder: Annotated[str | None, AfterValidator(_place_or_none), OnlyWith("language_encoder")] = Field(
+        default=None,
+        description="tell the policy each episode's task text, as the vector of a frozen encoder: wordllama, or a"
+        " folder with model.safetensors and tokenizer.json; none: it is told no text",
+    )
+    language_dim: Annotated[int, TOLD_TEXTS] = Field(
+        default=64, ge=1, le=16_384, description="features that a learned layer makes of a text's vector"
+    )
+    language_table: Annotated[str | None, TOLD_TEXTS] = Field(
+        default=None,
+        description="digest that the encoder's table must have; none: any, and the policy keeps the one it met",
+    )
+
+    @model_validator(mode="after")
+    def _learns_from_fixed_data(self) -> Language:
+        if self.language_encoder is not None and isinstance(self, AlgorithmConfig) and self.acts_online:
+            raise ValueError(
+                f"language_encoder={self.language_encoder} is for learning from a dataset alone, without online_steps"
+            )
+        return self
 
 
 class Interaction(Part):

@@ -19,7 +19,7 @@ from understudy.errors import did_you_mean
 from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.data import DataSpec
 from understudy.spec.evaluation import EvaluationSpec, HookSpec
-from understudy.spec.learning import AlgorithmConfig, Noise, in_written_order
+from understudy.spec.learning import AlgorithmConfig, Noise, Prompt, in_written_order
 from understudy.spec.part import ADDRESS, ActsOnly, FolderName, GivesWayTo, IsPath, Part, Role, mark
 from understudy.spec.placement import Placement
 from understudy.spec.population import Population
@@ -136,16 +136,21 @@ class RunSpec(Part):
         yield self, self.model_dump(mode="json", exclude=set(PARTS))
         for part in (self.data, self.hooks, self.evaluation, self.placement, self.augment, self.population):
             values = part.model_dump(mode="json")
-            yield part, self._with_temperature(values) if part is self.evaluation else values
+            yield part, self._with_acting(values) if part is self.evaluation else values
         learning = {**self.config.model_dump(mode="json"), **self.former.model_dump(mode="json")}
-        own = {key: value for key, value in learning.items() if key not in Noise.model_fields}
+        acting = {*Noise.model_fields, *Prompt.model_fields}
+        own = {key: value for key, value in learning.items() if key not in acting}
         yield self.config, in_written_order(own)
 
-    def _with_temperature(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return an evaluation's keys with the temperature, which the config holds, where flags.json always had it."""
+    def _with_acting(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return an evaluation's keys with the temperature, which the config holds, where flags.json always had it, and
+        with the text of a policy that is told one.
+        """
         later = ("eval_seed", "eval_grid", "video_episodes", "video_frame_skip")
         first = {key: value for key, value in values.items() if key not in later}
-        return {**first, "eval_temperature": self.config.eval_temperature, **values}
+        language = self.config.language
+        told = {"eval_language": language.eval_language} if language.language_encoder is not None else {}
+        return {**first, "eval_temperature": self.config.eval_temperature, **values, **told}
 
     def flat(self, roles: Collection[Role] = ("what", "when", "where")) -> dict[str, Any]:
         """Return one flat mapping of every key, as flags.json and MLflow hold it, or of those with these roles."""
@@ -163,6 +168,8 @@ class RunSpec(Part):
         if self.population.pbt is not None:  # then evaluations decide what is trained
             what |= self.evaluation.model_dump(mode="json", exclude={"video_episodes", "video_frame_skip", "eval_grid"})
             what["eval_temperature"] = self.config.eval_temperature
+            told = self.config.language.eval_language
+            what |= {"eval_language": told} if told is not None else {}
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
