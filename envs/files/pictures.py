@@ -27,6 +27,11 @@ def decode(data: bytes, colour: int) -> np.ndarray | None:
         raise WrongContent("a picture of more pixels than are read") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         return None
-    if width * height > MOST_PIXELS:
-        raise WrongContent(f"a picture of {width} x {height} pixels; at most {MOST_PIXELS / 1e6:.0f} million are read")
+    check_pixels(width, height, "a picture")
     return cv2.imdecode(np.frombuffer(data, np.uint8), colour)
+
+
+def check_pixels(width: int, height: int, what: str) -> None:
+    """Raise WrongContent where a file says that a picture, or each frame of a video, has more than MOST_PIXELS."""
+    if width * height > MOST_PIXELS:
+        raise WrongContent(f"{what} of {width} x {height} pixels; at most {MOST_PIXELS / 1e6:.0f} million are read")

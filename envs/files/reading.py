@@ -120,10 +120,20 @@ def read_dataset(path: Path, file: Any, name: str) -> np.ndarray:
         present = list(file[parent]) if parent and parent in file else list(file)
         raise DatasetError(f"{path}: no dataset {name!r}{did_you_mean(name.rpartition('/')[2], present)}")
     with damage(path, "HDF5"):
+        _check_memory(file[name])
         array = np.asarray(file[name][()])
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise DatasetError(f"{path}: {name} holds {array.dtype} of shape {array.shape}, not rows of numbers")
     return array
+
+
+def _check_memory(rows: Any) -> None:
+    """Raise WrongContent where a dataset that is read whole has more bytes than the memory that is free."""
+    import psutil
+
+    size, free = int(getattr(rows, "nbytes", 0)), psutil.virtual_memory().available
+    if size > free:
+        raise WrongContent(f"{rows.name} has {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB of memory are free")
 
 
 class WrongContent(ValueError):

@@ -31,6 +31,8 @@ class ColumnFile(abc.ABC):
         self.name, self.file, self.schema = name, file, schema
         self._stream: BinaryIO | None = file.open("wb")
         self._hash = hashlib.blake2b(digest_size=16)
+        self.size = 0
+        """Bytes of the raw file so far."""
 
     @abc.abstractmethod
     def append(self, array: np.ndarray, episode: int) -> None:
@@ -62,7 +64,7 @@ class ColumnFile(abc.ABC):
 
     def _write(self, data: bytes | memoryview) -> None:
         assert self._stream is not None
-        self._stream.write(data)
+        self.size += self._stream.write(data)
         self._hash.update(data)
 
     def _check(self, array: np.ndarray, episode: int) -> None:

@@ -30,7 +30,7 @@ from understudy.envs.store.store import (
     digest,
 )
 from understudy.errors import DatasetError
-from understudy.files import sha256, storage_errors, sync_folder, user_path
+from understudy.files import check_room, sha256, storage_errors, sync_folder, user_path
 from understudy.folders import replaced_folder, restore_folder
 
 
@@ -89,6 +89,7 @@ class StoreWriter:
         if self._columns and set(rows) != set(self._columns):
             odd = sorted(set(rows) ^ set(self._columns))
             raise DatasetError(f"episode {number}: column {odd[0]!r} is not in every episode")
+        self._check_room(rows)
         with storage_errors(self.path):
             for name, array in rows.items():
                 if name not in self._columns:
@@ -96,6 +97,11 @@ class StoreWriter:
                     self._columns[name] = column_file(file, name, array, self._pictures)
                 self._columns[name].append(array, number)
         self._lengths.append(len(rows["actions"]))
+
+    def _check_room(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Raise StorageError before the disk is full: the episode comes beside what is there, which is copied once."""
+        needed = sum(array.nbytes for array in rows.values()) + sum(column.size for column in self._columns.values())
+        check_room(self.path.parent, needed, f"{self.name} from episode {len(self._lengths)} on")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from understudy.files import sha256, storage_errors, write_atomic
 
 FORMAT = 1
 KEEP_ROLLING = 2
+UNPACKED_BYTES, UNPACKED_RATIO = 2**24, 4
+"""What is in a file may be so large whatever the file's size, and so many times its size: torch does not compress."""
 log = logging.getLogger("understudy")
 
 
@@ -56,6 +59,7 @@ def load(path: Path) -> dict[str, Any]:
     sidecar = path.with_name(path.name + ".sha256")
     if sidecar.is_file() and sha256(path).encode() not in sidecar.read_bytes().split():
         raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {sidecar.name}")
+    check_unpacked(path)
     import torch
 
     try:
@@ -68,6 +72,18 @@ def load(path: Path) -> dict[str, Any]:
     if held.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no understudy checkpoint of format {FORMAT}")
     return held
+
+
+def check_unpacked(path: Path) -> None:
+    """Raise CheckpointError for a file whose parts unpack to far more than it holds: torch writes them as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # torch says what is the matter with it
+    size = path.stat().st_size
+    if claimed > UNPACKED_BYTES + UNPACKED_RATIO * size:
+        raise CheckpointError(f"{path} is no file of torch's: {size} bytes that unpack to {claimed / 1e6:.1f} MB")
 
 
 def _why_unreadable(error: Exception) -> str:

@@ -131,6 +131,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
     """Return the mapping that holds the tensors, at the top or one level below."""
     if path.with_name(path.name + ".sha256").is_file():
         return checkpoints.load(path).get("weights", {})
+    checkpoints.check_unpacked(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch raises many types for a damaged or a dangerous file)

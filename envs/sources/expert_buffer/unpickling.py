@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from understudy.checkpoints import check_unpacked
 from understudy.envs.files.reading import check_claim, check_readable, damage, kind_of
-from understudy.errors import DatasetError
+from understudy.errors import CheckpointError, DatasetError
 
 TENSORDICT_CLASSES = ("tensordict._td.TensorDict", "tensordict.tensordict.TensorDict")
 TENSORDICT_MAKER = "tensordict._reductions._make_td"
@@ -35,6 +36,10 @@ def load_tensors(file: Path) -> Any:
     import torch
 
     check_readable(file, "torch.save")
+    try:
+        check_unpacked(file)
+    except CheckpointError as error:
+        raise DatasetError(str(error)) from None
     stand_ins = [(SavedTensorDict, path) for path in TENSORDICT_CLASSES]
     try:
         with torch.serialization.safe_globals([*stand_ins, (make_saved, TENSORDICT_MAKER)]):

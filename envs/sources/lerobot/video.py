@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 
 from understudy.envs.files.hdf5 import unfailing
+from understudy.envs.files.pictures import MOST_PIXELS, check_pixels
 from understudy.envs.files.reading import WrongContent, check_readable, damage
 from understudy.errors import DatasetError, UserError, to_install
 
+BOUNDED = {"max_pixels": str(MOST_PIXELS)}
+"""FFmpeg's own bound, which it keeps where frames become larger in the middle of a file, too."""
 TOLERANCE = 1e-4
 """Seconds that a frame may be from the time it is asked for: LeRobot's own."""
 SEEK_AHEAD = 16
@@ -192,14 +195,17 @@ def _open(file: Path) -> Any:
     """Open an mp4, after a check that the system lets it be read: PyAV's own errors would not tell."""
     import av
 
-    return av.open(str(check_readable(file, "mp4")), format="mp4")
+    return av.open(str(check_readable(file, "mp4")), format="mp4", options=BOUNDED)
 
 
 def _video_in(container: Any) -> Any:
-    """Return the first video stream of an open file."""
+    """Return the first video stream of an open file; WrongContent for one of frames that are too large to be read."""
     if not container.streams.video:
         raise WrongContent("no video in it")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    check_pixels(stream.width, stream.height, "frames")
+    stream.codec_context.options = BOUNDED
+    return stream
 
 
 @contextmanager
