@@ -26,7 +26,7 @@ from understudy.sweeping.options import STORAGE_VARIABLE, SweepOptions
 from understudy.sweeping.proposals import Known, NothingTwice
 from understudy.sweeping.run import begin
 from understudy.sweeping.search import Rungs, StudyAsha, keyed
-from understudy.sweeping.study import Study, check_storage, failed, state_name
+from understudy.sweeping.study import Study, check_storage, crashed, failed, state_name
 from understudy.sweeping.sweep_spec import SweepSpec, build_sweep, check_given
 from understudy.sweeping.table import SweepTable, best_trial
 from understudy.sweeping.trial import trial_folder, trial_spec
@@ -200,6 +200,18 @@ def test_a_report_for_a_stopped_trial_changes_nothing(tmp_path) -> None:
     study.report(number, 20, 0.9)
     (trial,) = study.trials()
     assert trial.intermediate_values == {10: 0.5}
+
+
+def test_a_trial_that_crashed_counts_until_its_configuration_was_tried_once_more(tmp_path) -> None:
+    study = Study(tmp_path, sweep("lr=1e-4,1e-3,1e-2", "num_trials=3", "sampler=grid"))
+    for number in range(3):
+        study.ask()
+        study.finish(number, TrialState.FAIL, None, error="it failed", crashed=number != 1)
+    assert crashed(study.trials()) == [0, 2]
+    study.enqueue(study.trials()[0].params, retry_of=0)
+    study.ask()
+    study.finish(3, TrialState.COMPLETE, 0.5, metrics={"return": 1.0})
+    assert crashed(study.trials()) == [2]
 
 
 def test_trials_that_are_given_more_steps_run_on_in_a_further_study_and_the_first_stays(tmp_path) -> None:

@@ -91,8 +91,8 @@ def drive(sweep: SweepDir) -> SweepResult:
     show_best(result)
     if result.crashed:
         console.print(
-            f"trials {', '.join(map(str, result.crashed))} crashed;"
-            f" `understudy resume {typed(sweep.path)} --retry-failed` tries them once more",
+            f"trial{'s'[: len(result.crashed) - 1]} {', '.join(map(str, result.crashed))} crashed;"
+            f" `understudy resume {typed(sweep.path)} --retry-failed` tries again what failed",
             soft_wrap=True,
         )
         raise typer.Exit(1)

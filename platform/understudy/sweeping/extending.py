@@ -16,7 +16,7 @@ from understudy.runs.ended import KEY
 from understudy.spec.space import Dimension, Interval, checked
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.run import check_sweep
-from understudy.sweeping.study import Study, failed
+from understudy.sweeping.study import Study, failed, retried
 from understudy.sweeping.sweep_spec import SweepSpec, dimension_of, largest_number, value_of
 
 
@@ -60,8 +60,8 @@ def retry_failed(sweep: SweepDir) -> list[int]:
     with sweep.held():
         spec = sweep.spec()
         study = Study(sweep.path, spec)
-        retried = {trial.user_attrs["retry_of"] for trial in study.trials() if "retry_of" in trial.user_attrs}
-        lost = [trial for trial in study.trials() if failed(trial) and trial.number not in retried]
+        again = retried(study.trials())
+        lost = [trial for trial in study.trials() if failed(trial) and trial.number not in again]
         for trial in lost:
             study.enqueue(trial.params, retry_of=trial.number)
         _save(sweep, spec, num_trials=spec.options.num_trials + len(lost))

@@ -36,7 +36,7 @@ from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.noting import attach_reports, close_stopped, note_sweep, send_best, track_sweep
 from understudy.sweeping.race import race, ranking
 from understudy.sweeping.report import write_report
-from understudy.sweeping.study import Study, check_storage, state_name
+from understudy.sweeping.study import Study, check_storage, crashed, state_name
 from understudy.sweeping.summary import write_summary
 from understudy.sweeping.sweep_spec import SweepSpec, check_point, default_point
 from understudy.sweeping.table import SweepTable
@@ -56,6 +56,7 @@ class SweepResult:
     trials: int
     counts: dict[str, int]
     crashed: list[int]
+    """Trials whose process died, and that no other has tried once more."""
     best: BestPolicy
     url: str | None
     untracked: str | None = None
@@ -150,9 +151,10 @@ def run_sweep(sweep: SweepDir, *, show: Callable[[SweepTable], Any] | None = Non
             raise
     names = [state_name(trial) for trial in done.trials]
     counts = {state.name.lower(): names.count(state.name.lower()) for state in TrialState}
-    crashed = [trial.number for trial in done.trials if trial.user_attrs.get("crashed")]
     fault = tracked.fault or done.fault or _fault_of_trials(sweep)
-    return SweepResult(sweep.path, len(names), counts, crashed, done.policy, tracked.url, fault, done.report)
+    return SweepResult(
+        sweep.path, len(names), counts, crashed(done.trials), done.policy, tracked.url, fault, done.report
+    )
 
 
 def _do(

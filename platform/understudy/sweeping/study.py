@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import os
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,6 +267,17 @@ class Study:
 def failed(trial: FrozenTrial) -> bool:
     """Return whether a trial has no result: its process died, or its loss was no number."""
     return trial.state == TrialState.FAIL or bool(trial.user_attrs.get("diverged"))
+
+
+def retried(trials: Iterable[FrozenTrial]) -> set[int]:
+    """Return the numbers of failed trials whose configuration a later trial tries once more."""
+    return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
+
+
+def crashed(trials: Sequence[FrozenTrial]) -> list[int]:
+    """Return the numbers of trials whose process died and whose configuration was not tried once more."""
+    done = retried(trials)
+    return [trial.number for trial in trials if trial.user_attrs.get("crashed") and trial.number not in done]
 
 
 def state_name(trial: FrozenTrial) -> str:
