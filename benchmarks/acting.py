@@ -1,10 +1,11 @@
 """Milliseconds of a decision: the policy as it is, exported by torch, compiled, and in onnxruntime; one thread.
 
-    python benchmarks/acting.py [--repeats 15] [--policies flow ddpm ddim act] [--compile]
+    python benchmarks/acting.py [--repeats 15] [--policies flow ddpm ddim act] [--compile] [--jax PYTHON]
 
 Chunked policies of the published sizes, untrained (what they decide costs the same), for 1 observation and for 50.
 Contenders take turns; a ratio is the median of the ratios of such turns to `eager`, with its quartiles, and above 1 is
-faster. onnxruntime is left out where it is not installed (the extra `deploy`).
+faster. onnxruntime is left out where it is not installed (the extra `deploy`); jitted JAX has the flow alone, and runs
+where an interpreter is named that has it. Milliseconds are of the processes' CPU time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from measuring import machine, ratio, spread, take_turns
+from measuring import Jax, machine, ratio, spread, take_turns
 from understudy.algorithm import Algorithm
 from understudy.exporting.formats import FORMATS
 from understudy.exporting.function import PolicyFunction
@@ -78,9 +79,9 @@ def timed(contender: Contender, inputs: list[torch.Tensor], seconds: float) -> C
     """Return what gives milliseconds of a decision, over calls that take about `seconds`."""
 
     def once() -> float:
-        begins = time.perf_counter()
+        begins = time.process_time()
         contender(inputs)
-        return time.perf_counter() - begins
+        return time.process_time() - begins
 
     with torch.inference_mode():
         once()
@@ -88,10 +89,10 @@ def timed(contender: Contender, inputs: list[torch.Tensor], seconds: float) -> C
 
     def measure() -> float:
         with torch.inference_mode():
-            begins = time.perf_counter()
+            begins = time.process_time()
             for _ in range(calls):
                 contender(inputs)
-            return 1e3 * (time.perf_counter() - begins) / calls
+            return 1e3 * (time.process_time() - begins) / calls
 
     return measure
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 50])
     parser.add_argument("--compile", action="store_true", help="torch.compile too: takes minutes, and a C++ compiler")
+    parser.add_argument("--jax", help="an interpreter that can import jax")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -121,7 +123,12 @@ def main() -> None:
                     measures[contender] = timed(call, inputs, given.seconds)
                 except Exception as error:  # noqa: BLE001
                     print(f"  {contender} does not run: {str(error).splitlines()[0]}")
+            other = Jax(given.jax, "act", "--rows", str(rows)) if given.jax and key == "flow" else None
+            if other:
+                measures["JAX, jitted"] = lambda other=other: 1e3 / other.measure(given.seconds)
             found = take_turns(measures, given.repeats)
+            if other:
+                other.close()
             print(f"  {rows} observation{'s' if rows > 1 else ''}: ms [quartiles]; times as fast as eager")
             for contender, times in found.items():
                 print(f"    {contender:<14} {spread(times):<26} {ratio(found['eager'], times)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -93,3 +94,29 @@ def machine() -> str:
 def median(values: Sequence[float]) -> float:
     """Return the median."""
     return statistics.median(values)
+
+
+class Jax:
+    """Another interpreter that measures when it is told to, and sleeps meanwhile."""
+
+    def __init__(self, python: str, *words: str) -> None:
+        script = str(Path(__file__).with_name("in_jax.py"))
+        self._process = subprocess.Popen(
+            [python, script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"{python} cannot run {script}: see above")
+
+    def measure(self, seconds: float) -> float:
+        """Return what it measures in so many seconds."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        print(seconds, file=stdin, flush=True)
+        return float(stdout.readline())
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()

@@ -114,3 +114,11 @@ def test_every_benchmark_of_the_data_path_explains_itself(repo_root) -> None:
     for script in ("store_open.py", "sampling.py", "memory.py"):
         assert f"python benchmarks/{script}" in (repo_root / "benchmarks" / script).read_text()
     assert "--repeats" in output(repo_root, "sampling.py", "--help")
+
+
+@pytest.mark.slow
+def test_updates_prints_ratios_to_eager_torch_and_what_an_update_consists_of(repo_root) -> None:
+    words = ("--sizes", "2 x 256", "--repeats", "1", "--seconds", "0.05")
+    said = output(repo_root, "updates.py", *words)
+    assert all(f"\n  {name} " in said for name in ("ours", "ours, bf16", "eager", "eager, fused Adam"))
+    assert "us" in output(repo_root, "updates.py", "--profile", "--sizes", "2 x 256")

@@ -15,7 +15,6 @@ from tests.contract.test_algorithms import NAMES, batch, make
 from understudy.algorithm import Algorithm
 from understudy.errors import SpecError, TrainingDiverged
 from understudy.registry import algorithms
-from understudy.trainables.packs.members import may_differ
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import Mode
 
@@ -195,8 +194,8 @@ def test_members_that_differ_go_on_from_their_saved_states_bit_for_bit(name: str
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_that_may_differ_are_settings_of_the_method(name: str) -> None:
     kind = algorithms.get(name).Config
-    assert {"lr", "weight_decay", "ema_rate"} <= may_differ(kind) <= kind.model_fields.keys()
-    assert not may_differ(kind) & {"batch_size", "hidden_dims", "horizon_length", "precision"}
+    assert {"lr", "weight_decay", "ema_rate"} <= kind.may_differ() <= kind.model_fields.keys()
+    assert not kind.may_differ() & {"batch_size", "hidden_dims", "horizon_length", "precision"}
 
 
 @pytest.mark.parametrize(

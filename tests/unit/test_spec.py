@@ -184,7 +184,7 @@ def test_the_fingerprint_stays_when_only_logging_or_the_place_changes() -> None:
         **{"save_dir": "/x", "project": "p", "run_group": "g", "data_dir": "/y", "tracking_uri": "none"},
         "download": True,
         "data_path": "/z",
-        **{"checkpoint_storage": "s3://bucket/runs"},
+        **{"checkpoint_storage": "s3://bucket/runs", "data_on_device": True, "cuda_graphs": True},
     }
     assert set(elsewhere) == set(build_run({}).flat(("when", "where")))
     assert build_run(elsewhere).fingerprint() == build_run({}).fingerprint()

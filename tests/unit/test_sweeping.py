@@ -72,7 +72,9 @@ def test_asha_opened_again_stops_what_it_would_have_stopped(tmp_path) -> None:
         study.finish(number, TrialState.COMPLETE, value)
 
     def decide(value: float, step: int) -> str:
-        scheduler = StudyAsha(Study(tmp_path, spec), max_t=400, grace_steps=100, reduction_factor=2, slack=0.1)
+        scheduler = StudyAsha(
+            Study(tmp_path, spec), tmp_path, max_t=400, grace_steps=100, reduction_factor=2, slack=0.1
+        )
         trial = SimpleNamespace(trial_id="x", config={"number": 4})
         return scheduler.on_trial_result(None, trial, {"step": step, "objective": value})
 
@@ -241,7 +243,7 @@ def test_trials_that_are_given_more_steps_run_on_in_a_further_study_and_the_firs
     assert longer.trials()[4].user_attrs == {"retry_of": 2}
 
     # What was let go on by ASHA is not stopped by those that came later; at new rungs it is compared like any other.
-    scheduler = StudyAsha(longer, max_t=600, grace_steps=100, reduction_factor=2, slack=0.1)
+    scheduler = StudyAsha(longer, tmp_path, max_t=600, grace_steps=100, reduction_factor=2, slack=0.1)
     trial = SimpleNamespace(trial_id="x", config={"number": 3})
     for number in (5, 6, 7, 8):
         scheduler._rungs.on_result(keyed(number), 100, 0.95)

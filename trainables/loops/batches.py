@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from understudy.algorithm import Batch
 from understudy.devices import check_semaphores
 from understudy.envs.windows.augmentation import augment_batch
+from understudy.envs.windows.resident import Resident
 from understudy.envs.windows.windows import Windows
-from understudy.errors import UnderstudyError
+from understudy.errors import SpecError, UnderstudyError
 from understudy.observations import has_pictures
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.data import Data, open_data
@@ -52,9 +53,19 @@ class Steps(Dataset[Batch]):
     The store is opened by the process that reads from it.
     """
 
-    def __init__(self, spec: RunSpec, seeds: Sequence[int], rank: int, world: int, data: Data | None = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        seeds: Sequence[int],
+        rank: int,
+        world: int,
+        data: Data | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Draw from `data`; with a `device` from a copy of all samples that lies there."""
         self._spec, self._seeds, self._rank, self._world = spec, list(seeds), rank, world
-        self._data = data
+        self._data, self._device = data, device
+        self._resident: Resident | None = None
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of update number `step`, or of held-out episodes."""
@@ -72,10 +83,20 @@ class Steps(Dataset[Batch]):
         if step <= 0:
             assert self._data.validation is not None
             return held_out_batch(self._data.validation, len(self._seeds), -step, spec.config.batch_size)
-        batch = self._data.windows(step).sample(self._seeds, step, spec.config.batch_size, **share)
+        batch = self._windows(step).sample(self._seeds, step, spec.config.batch_size, **share)
         if spec.augment.augment_where == "workers":
             batch = augment_batch(batch, spec.augment, self._seeds, step, obs_horizon=spec.data.obs_horizon, **share)
         return batch
+
+    def _windows(self, step: int) -> Windows | Resident:
+        """Return what the batch of a step is drawn from."""
+        assert self._data is not None
+        windows = self._data.windows(step)
+        if self._device is None:
+            return windows
+        if self._resident is None or self._resident.windows is not windows:
+            self._resident = Resident(windows, self._device)
+        return self._resident
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped store behind: the other process opens it anew."""
@@ -162,8 +183,20 @@ class Batches:
         self._iterator = None
 
 
+def check_resident(spec: RunSpec, windows: Windows) -> None:
+    """Raise SpecError where samples cannot all lie on the device (`data_on_device`)."""
+    if windows.goals != "none":
+        raise SpecError(f"data_on_device=true: goals ({windows.goals}) are drawn anew at each step; leave it out")
+    if spec.placement.loader_workers > 0:
+        raise SpecError(f"loader_workers={spec.placement.loader_workers} changes nothing with data_on_device=true")
+    if spec.augment.augment_where == "workers" and spec.augment.augmentation:
+        raise SpecError("augment_where=workers: with data_on_device=true pictures are augmented there: device")
+
+
 def loader_workers(spec: RunSpec, data: Data) -> int:
     """Return how many processes prepare batches: as `loader_workers` says, else none for states, some for pictures."""
+    if spec.placement.data_on_device:
+        return 0
     if spec.placement.loader_workers >= 0:
         return spec.placement.loader_workers
     return max(1, spec.placement.cpus - 1) if has_pictures(data.windows(1).observation_shape) else 0

@@ -22,10 +22,11 @@ from understudy.registry import loops
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
+from understudy.runs.turns import Turns
 from understudy.spec.effects import check_with_data
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.agent import Agent
-from understudy.trainables.loops.batches import Batches, Order, Steps, loader_workers
+from understudy.trainables.loops.batches import Batches, Order, Steps, check_resident, loader_workers
 from understudy.trainables.loops.contract import contract
 from understudy.trainables.loops.data import algorithm_for, data_here, facts_of, is_playable, open_data
 from understudy.trainables.loops.dry_run import try_plug_ins
@@ -36,6 +37,7 @@ from understudy.trainables.loops.saved import collect_episodes, evaluate_chance,
 from understudy.trainables.loops.session import Caller, Feed, train
 from understudy.trainables.loops.steps import Training, steps
 from understudy.trainables.loops.whole import fit
+from understudy.trainables.packs.captured import check_capture
 from understudy.trainables.packs.members import check_useful
 from understudy.trainables.packs.optimiser import Schedule
 from understudy.trainables.packs.precision import check_precision
@@ -50,6 +52,7 @@ class OfflineLoop(Loop):
     """Train every seed of one configuration from a fixed dataset."""
 
     has_fixed_data = True
+    shares = True
     evaluate = staticmethod(evaluate_policy)
     record = staticmethod(record_policy)
     film = staticmethod(film_policy)
@@ -61,12 +64,15 @@ class OfflineLoop(Loop):
     agent = Agent
 
     def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
+        self.spec, self._place = spec, None
         self.device = resolve_device(spec.placement.device)
         self.data = open_data(spec)
         first = self.data.windows(1)
         self.algorithm, _ = _learner(spec, first)  # an encoder that does not fit is said now
         check_precision(spec.config.precision, self.device)
+        check_capture(spec.placement.cuda_graphs, self.device)
+        if spec.placement.data_on_device:
+            check_resident(spec, first)
         Schedule.of(spec.config, spec.total_steps)
         self.evaluator = Evaluator(spec) if spec.evaluation.eval_episodes and self.algorithm.acts else None
         if self.evaluator:
@@ -99,6 +105,10 @@ class OfflineLoop(Loop):
         """Return the transitions that are trained on."""
         return open_data(spec).windows(1).num_transitions
 
+    def share(self, turns: Turns, place: int) -> None:
+        """Have the run's updates taken with those of others, as one pack."""
+        self._place = (turns, place)
+
     def run(
         self,
         path: Path,
@@ -112,7 +122,7 @@ class OfflineLoop(Loop):
         """Train to `training_steps`, going on from the newest whole checkpoint in the run directory."""
         torch.set_num_threads(self.spec.placement.cpus)
         worker = Worker(rank, world)
-        training = Training(self.spec, RunDir(path), self.data, self.algorithm, self.device, worker)
+        training = Training(self.spec, RunDir(path), self.data, self.algorithm, self.device, worker, self._place)
         return train(training, self._feed(training), self.evaluator, Caller(report, progress, grid or {}))
 
     def _feed(self, training: Training) -> Feed:
@@ -123,7 +133,8 @@ class OfflineLoop(Loop):
     def _batches(self, training: Training) -> Batches:
         """Return the batches of the remaining steps on the data and of their evaluations."""
         worker = training.worker
-        drawn = Steps(self.spec, training.seeds, worker.rank, worker.world, self.data)
+        resident = self.device if self.spec.placement.data_on_device else None
+        drawn = Steps(self.spec, training.seeds, worker.rank, worker.world, self.data, resident)
         order = Order(training.step + 1, self.spec.training_steps, training.validation_due, training.evaluating)
         return Batches(drawn, order, loader_workers(self.spec, self.data), self.device)
 

@@ -27,11 +27,13 @@ from understudy.normaliser import Mode, Normaliser
 from understudy.runs.directory import RunDir
 from understudy.runs.rows import KEY as FILES
 from understudy.runs.rows import check_rows
+from understudy.runs.turns import Turns
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.batches import Batches
 from understudy.trainables.packs.growing import begun_from
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.population import first_settings
+from understudy.trainables.packs.share import Share, Wanted
 from understudy.trainables.packs.transfer import read_weights
 from understudy.trainables.packs.workers import Worker
 
@@ -79,7 +81,9 @@ class Training:
         algorithm: Algorithm,
         device: torch.device,
         worker: Worker = Worker(),
+        place: tuple[Turns, int] | None = None,
     ) -> None:
+        """Make it; with a `place` among others' turns its pack is a share of theirs."""
         self.spec, self.run, self.data, self.algorithm, self.worker = spec, run, data, algorithm, worker
         self.seeds = spec.all_seeds
         run.check_data(run.state().get("dataset_hash") or "", data.content_hash)
@@ -87,15 +91,7 @@ class Training:
         saved = checkpoints.load_newest(run.resume)
         self.begun_from = saved or {}
         """The checkpoint that the run goes on from."""
-        self.pack = Pack(
-            algorithm,
-            self.seeds,
-            normaliser=self._normaliser(saved),
-            device=device,
-            own=first_settings(spec),
-            worker=worker,
-            training_steps=spec.total_steps,
-        )
+        self.pack = self._pack(saved, device, place)
         self.step = 0
         self.metrics: dict[str, float] = {}
         """The newest means over seeds, of training and of evaluation."""
@@ -117,6 +113,24 @@ class Training:
     def text_table(self) -> str | None:
         """Digest of the table that task texts are embedded by; None where the policy is told none."""
         return self.algorithm.config.language.language_table
+
+    def _pack(
+        self, saved: dict[str, Any] | None, device: torch.device, place: tuple[Turns, int] | None
+    ) -> Pack | Share:
+        normaliser, steps = self._normaliser(saved), self.spec.total_steps
+        if place is not None:
+            return Share(*place, Wanted(self.algorithm, self.seeds, normaliser, device, steps))
+        own, worker = first_settings(self.spec), self.worker
+        return Pack(
+            self.algorithm,
+            self.seeds,
+            normaliser=normaliser,
+            device=device,
+            own=own,
+            worker=worker,
+            training_steps=steps,
+            captures=self.spec.placement.cuda_graphs,
+        )
 
     def _normaliser(self, saved: dict[str, Any] | None) -> Normaliser:
         if saved:

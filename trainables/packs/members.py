@@ -11,24 +11,17 @@ from typing import Any
 
 from torch import nn
 
-from understudy.algorithm import Algorithm, AlgorithmConfig, belongs
+from understudy.algorithm import Algorithm, belongs
 from understudy.errors import SpecError, did_you_mean
 from understudy.spec.learning import Optimisation
-from understudy.spec.part import Part, PerMember, mark
 
 Own = Mapping[str, Any]
-"""A member's own values of settings that `may_differ` names."""
-
-
-def may_differ(config: type[AlgorithmConfig]) -> set[str]:
-    """Return the settings of a method that members of one pack may each have a value of their own of."""
-    parts = [base for base in config.__mro__ if issubclass(base, Part)]  # a redefined default has lost the mark
-    return {name for part in parts for name, field in part.model_fields.items() if mark(field, PerMember)}
+"""A member's own values of settings that `AlgorithmConfig.may_differ` names."""
 
 
 def check_own(settings: Own, algorithm: Algorithm) -> None:
     """Raise SpecError for a setting that members cannot differ in."""
-    known = may_differ(algorithm.Config)
+    known = algorithm.Config.may_differ()
     for name in settings:
         if name not in known:
             raise SpecError(f"{name}: members of a pack cannot differ in it{did_you_mean(name, known)}")

@@ -34,6 +34,7 @@ from understudy.errors import CheckpointError
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations
 from understudy.randomness import global_generator, torch_generator
+from understudy.trainables.packs.captured import Captured, check_capture
 from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.inputs import Inputs
 from understudy.trainables.packs.members import Own, Settings
@@ -41,7 +42,7 @@ from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phase_metrics import PhaseMetrics
 from understudy.trainables.packs.phases import phases_of
-from understudy.trainables.packs.precision import check_precision
+from understudy.trainables.packs.precision import check_precision, tf32
 from understudy.trainables.packs.runners import (
     Looped,
     Mode,
@@ -73,10 +74,12 @@ class Pack:
         mode: Mode | None = None,
         training_steps: int | None = None,
         freezes: bool = False,
+        captures: bool = False,
     ) -> None:
         """Build the members; `own` holds each one's own values of settings that may differ, in place of the config's.
 
-        With `freezes` a member whose loss is no number stays as it was, and the others go on; else all end.
+        With `freezes` a member whose loss is no number stays as it was, and the others go on; else all end. With
+        `captures` losses and gradients are replayed as CUDA graphs.
         """
         self.algorithm = algorithm
         self.seeds = [int(seed) for seed in seeds]
@@ -84,6 +87,8 @@ class Pack:
         self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
         self.worker = worker
         check_precision(algorithm.config.precision, self.device)
+        check_capture(captures, self.device)
+        self._captures = captures
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
         self._inputs = Inputs(self.normaliser, self.device, algorithm.config.chunks.action_clip)
 
@@ -109,10 +114,13 @@ class Pack:
         if self.mode == "vmap":
             try:
                 own = self._settings.of_losses if self._settings.losses_differ else ()
-                return Stacked(self.algorithm, self._networks, own)
+                return self._captured(Stacked(self.algorithm, self._networks, own))
             except Unstackable:
                 self.mode = "loop"
-        return Looped(self.algorithm, self._networks, self._seeded, self._settings.of_loss)
+        return self._captured(Looped(self.algorithm, self._networks, self._seeded, self._settings.of_loss))
+
+    def _captured(self, runner: Runner) -> Runner:
+        return Captured(runner, len(self.seeds)) if self._captures and not self.algorithm.draws_globally else runner
 
     def _seeded(self, index: int) -> AbstractContextManager[None]:
         """Seed torch's global generator for a member's loss at this step, where a plug-in's code may draw from it."""
@@ -254,7 +262,8 @@ class Pack:
         That are losses which draw from the global generator, and those that branch by a setting members differ in.
         """
         try:
-            return self._runner.backward(phase, part, drawn, members, share, scales)
+            with tf32(self.algorithm.config.precision):
+                return self._runner.backward(phase, part, drawn, members, share, scales)
         except (RuntimeError, Unstackable) as error:
             draws = self.algorithm.draws_globally and "random" in str(error)
             branches = self._settings.losses_differ and "data-dependent" in str(error)

@@ -19,6 +19,10 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Raise SpecError, in one line, unless `device` multiplies in this precision."""
     if precision == "float32":
         return
+    if precision == "tf32":
+        if device.type != "cuda":
+            raise SpecError(f"precision=tf32 is for device=cuda, not {device.type}; float32 does")
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns and goes on in float32; the outcome is looked at instead
@@ -36,6 +40,24 @@ def check_precision(precision: str, device: torch.device) -> None:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which torch chooses each operation's dtype; that of float32 does nothing."""
     return torch.autocast(device.type, DTYPES[precision]) if precision in DTYPES else nullcontext()
+
+
+@contextmanager
+def tf32(precision: str) -> Generator[None]:
+    """Let CUDA round the factors of float32 products to 10 bits in the block, where `precision` says so.
+
+    Forward and backward both belong in it. Outside torch's defaults hold: convolutions may round, products not.
+    """
+    if precision != "tf32":
+        yield
+        return
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,6 +81,8 @@ def _begin(spec: RunSpec, run: RunDir, name: str | None, parent_run_id: str | No
         **{ended.KEY: None, ended.RESULT: None},
         **origin_changes(state),
     )
+    if state.get("together"):
+        tracked.set_tags({"trained_together": ",".join(f"{number:04d}" for number in state["together"])})
     if state.get("lineage"):
         tracked.set_tags({key: value for key, value in state["lineage"].items() if value is not None})
     if tracked.url:

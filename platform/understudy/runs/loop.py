@@ -12,6 +12,7 @@ from understudy.files import check_writable
 from understudy.registry import algorithms, loops
 from understudy.runs import mirror
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
+from understudy.runs.turns import Turns
 from understudy.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Loop(abc.ABC):
 
     has_fixed_data: ClassVar[bool] = False
     """Whether it passes over a dataset, so that epochs can be counted (`samples`)."""
+    shares: ClassVar[bool] = False
+    """Whether trainings of several configurations can take their updates together (`share`)."""
 
     @abc.abstractmethod
     def __init__(self, spec: RunSpec) -> None:
@@ -69,6 +72,10 @@ class Loop(abc.ABC):
         world: int = 1,
     ) -> RunResult:
         """Train in the run directory `path`, going on from its newest checkpoint."""
+
+    def share(self, turns: Turns, place: int) -> None:
+        """Have the run's updates taken with those of others that take turns, before `run` is called in its turn."""
+        raise UserError(f"{self}: trainings of this kind are not taken together")
 
     @staticmethod
     @abc.abstractmethod
@@ -189,6 +196,31 @@ def make_loop(spec: RunSpec) -> Loop:
     """Return the spec's training loop; every problem with data, environment, storage or device is raised here."""
     mirror.check(spec.placement.checkpoint_storage)
     return _loop_of(spec)(spec)
+
+
+def can_share(spec: RunSpec) -> bool:
+    """Return whether a run's updates can be taken with those of other configurations, as one pack."""
+    return _loop_of(spec).shares
+
+
+class InTurns:
+    """A run whose updates are taken with others', opened and trained in its turn."""
+
+    def __init__(self, spec: RunSpec, turns: Turns, place: int) -> None:
+        self._spec, self._turns, self._place = spec, turns, place
+
+    def run(
+        self,
+        path: Path,
+        *,
+        report: OnEvaluation | None = None,
+        progress: OnProgress | None = None,
+        grid: Mapping[str, tuple[Any, ...]] | None = None,
+    ) -> RunResult:
+        """Train in the run directory `path`."""
+        loop = make_loop(self._spec)
+        loop.share(self._turns, self._place)
+        return loop.run(path, report=report, progress=progress, grid=grid)
 
 
 def _loop_of(spec: RunSpec) -> type[Loop]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Generator
 from pathlib import Path
 
+from understudy.runs.turns import THREAD
 from understudy.secrecy import without_secrets
 
 LOG = "log.txt"
@@ -38,10 +40,12 @@ class _Handler(logging.Handler):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._thread = folder, threading.current_thread().name
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append one message."""
+        """Append one message, if it is of no other training that takes turns with this one."""
+        if str(record.threadName).startswith(THREAD) and record.threadName != self._thread:
+            return
         note(self._folder, f"{record.levelname.lower()}: {record.getMessage()}")
 
 

@@ -32,6 +32,7 @@ from understudy.spec.part import (
     Role,
     Width,
     absolute,
+    mark,
 )
 
 TOLD_TEXTS = OnlyWith("language_encoder", reason="is for policies that are told texts, which need language_encoder=")
@@ -120,8 +121,9 @@ class Optimisation(Part):
     grad_accumulation: int = Field(
         default=1, ge=1, description="parts that a batch is computed in, one after the other: less memory, same result"
     )
-    precision: Literal["float32", "bf16", "fp16"] = Field(
-        default="float32", description="of the loss's products: bf16 and fp16 are faster on GPUs; fp16 scales its loss"
+    precision: Literal["float32", "tf32", "bf16", "fp16"] = Field(
+        default="float32",
+        description="of the loss's products: tf32, bf16 and fp16 are faster on GPUs; fp16 scales its loss",
     )
     compile: bool = Field(default=False, description="compile the loss with torch.compile")
 
@@ -168,6 +170,12 @@ class AlgorithmConfig(Optimisation, Noise):
     def forked(cls, parent: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a fork begins with in place of its parent's settings, where neither says what is meant."""
         return {}
+
+    @classmethod
+    def may_differ(cls) -> set[str]:
+        """Return the settings that members of one pack may each have a value of their own of."""
+        parts = [base for base in cls.__mro__ if issubclass(base, Part)]  # a redefined default has lost the mark
+        return {name for part in parts for name, field in part.model_fields.items() if mark(field, PerMember)}
 
     @property
     def chunks(self) -> Chunks:

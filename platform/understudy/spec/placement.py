@@ -34,6 +34,10 @@ class Placement(Part):
         le=256,
         description="processes that prepare batches; 0: none; -1: none for states, cpus - 1 for pictures",
     )
+    data_on_device: Annotated[bool, Needs("fixed_data")] = Field(
+        default=False, description="keep all samples on the device, and gather batches there (states, without goals)"
+    )
+    cuda_graphs: bool = Field(default=False, description="replay losses and gradients as CUDA graphs: device=cuda")
     eval_envs: int = Field(default=4, ge=1, le=4096, description="environments stepped side by side in an evaluation")
     eval_processes: Annotated[bool, Needs("eval_episodes>=1", note=True)] = Field(
         default=False, description="step them in `cpus` processes of their own"

@@ -31,6 +31,7 @@ from understudy.sweeping.race import ranking
 from understudy.sweeping.report import REPORT, confirmation_lines
 from understudy.sweeping.study import Study, failed, state_name
 from understudy.sweeping.sweep_spec import SweepSpec
+from understudy.sweeping.together import trials_together
 from understudy.sweeping.trial import trial_folder, trial_name
 from understudy.tracking import Tracked
 from understudy.tracking.recording import NOTE_TAG
@@ -50,7 +51,7 @@ LONGEST = 4800
 
 def track_sweep(spec: SweepSpec, path: Path, run_id: str | None, parent_run_id: str | None = None) -> Tracked:
     """Open the sweep's run in MLflow, the parent of its trials'; it may be a child of a matrix's."""
-    base = spec.base
+    base, together = spec.base, trials_together(spec)
     return tracking.track(
         base.placement.tracking(),
         path,
@@ -73,6 +74,7 @@ def track_sweep(spec: SweepSpec, path: Path, run_id: str | None, parent_run_id: 
             "environment": base.env_name,
             "run_group": base.placement.run_group,
             "seeds": ",".join(map(str, base.all_seeds)),
+            **({"trials_together": together} if together > 1 else {}),
             "run_dir": path.absolute(),
         },
     )

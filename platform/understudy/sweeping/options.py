@@ -71,6 +71,13 @@ class SweepOptions(BaseModel):
     confirm_rivals: int = Field(
         3, ge=0, description="configurations that cannot be told from the best, confirmed beside it and the default"
     )
+    trials_together: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="trials that are trained at once as one pack, where all that is swept may differ in one; default 16"
+        " with gpus=, where that is faster, else 1",
+    )
     max_concurrent: int | None = Field(
         None, ge=1, le=100_000, description="trials at once; default as many as the CPUs hold"
     )

@@ -40,6 +40,7 @@ from understudy.sweeping.study import Study, check_storage, crashed, state_name
 from understudy.sweeping.summary import write_summary
 from understudy.sweeping.sweep_spec import SweepSpec, check_point, default_point
 from understudy.sweeping.table import SweepTable
+from understudy.sweeping.together import trials_together
 from understudy.sweeping.trial import trial_spec
 from understudy.sweeping.tuning import run_trials, start_tune, trials_left
 from understudy.sweeping.unchanged import check_unchanged, note_own
@@ -85,6 +86,7 @@ def longest(spec: SweepSpec) -> RunSpec:
 def check_trials(spec: SweepSpec) -> None:
     """Check the trials' data, files and network, without a simulator; raise what is wrong."""
     check_new(longest(spec))
+    trials_together(spec)
 
 
 def check_sweep(spec: SweepSpec) -> None:

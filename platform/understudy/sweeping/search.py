@@ -25,9 +25,12 @@ from understudy.runs.directory import RunDir
 from understudy.sweeping.budget import Budget
 from understudy.sweeping.outcomes import outcome_of
 from understudy.sweeping.study import Study
+from understudy.sweeping.together import forget, prune, pruned
 from understudy.sweeping.trial import trial_folder
 
 OBJECTIVE = "objective"
+TOGETHER = "together"
+"""Where a proposal of several trials at once has them all."""
 ENOUGH = 4
 """Values at a rung before a trial is stopped there."""
 logger = logging.getLogger("understudy")
@@ -36,31 +39,50 @@ logger = logging.getLogger("understudy")
 class StudySearch(Searcher):
     """Propose configurations from the study and write every result back into it at once."""
 
-    def __init__(self, study: Study, folder: Path) -> None:
+    def __init__(self, study: Study, folder: Path, together: int = 1) -> None:
+        """Propose `together` configurations at once, which one process trains as one pack."""
         super().__init__(metric=OBJECTIVE, mode="max")
-        self._study, self._folder = study, folder
+        self._study, self._folder, self._together = study, folder, together
         self._waiting = [(trial.number, dict(trial.params)) for trial in study.trials(TrialState.RUNNING)]
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, list[int]] = {}
         self._budget = Budget(study, RunDir(folder).state())
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's configuration, or Searcher.FINISHED (a text, which Ray's own type leaves out)."""
+        proposals: list[dict[str, Any]] = []
+        while len(proposals) < self._together and (proposal := self._next()) is not None:
+            proposals.append(proposal)
+        if not proposals:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = [proposal["number"] for proposal in proposals]
+        return proposals[0] if len(proposals) == 1 else {**proposals[0], TOGETHER: proposals}
+
+    def _next(self) -> dict[str, Any] | None:
+        """Return one more proposal, if there is one."""
         if self._waiting:
             number, parameters = self._waiting.pop(0)
+            forget(self._folder, number)
         elif not self._budget.spent() and self._study.left():
             number, parameters = self._study.ask()
         else:
-            return Searcher.FINISHED
-        self._numbers[trial_id] = number
+            return None
         return {"number": number, "parameters": parameters}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if not math.isnan(result.get(OBJECTIVE, math.nan)):
-            self._study.report(self._numbers[trial_id], int(result["step"]), float(result[OBJECTIVE]))
+        if math.isnan(result.get(OBJECTIVE, math.nan)):
+            return
+        number, step = int(result.get("number", self._numbers[trial_id][0])), int(result["step"])
+        self._study.report(number, step, float(result[OBJECTIVE]))
+        if pruned(self._folder, number):  # the scheduler's word on one of several
+            self._study.finish(number, TrialState.PRUNED, None, step=step)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Close the trial with what its run directory says: that is where it was made durable."""
-        number = self._numbers[trial_id]
+        """Close the trial, or the several of a pack, with what the run directories say: there it was made durable."""
+        numbers = self._numbers[trial_id]
+        for number in numbers:
+            self._close(trial_id, number, (result or {}) if len(numbers) == 1 else {}, error)
+
+    def _close(self, trial_id: str, number: int, result: dict[str, Any], error: bool) -> None:
         state = RunDir(trial_folder(self._folder, number)).state()
         spec = self._study.spec
         outcome = outcome_of(self._folder, spec, number, self._study.parameters(number))
@@ -79,8 +101,8 @@ class StudySearch(Searcher):
             self._study.finish(number, TrialState.PRUNED, None, error=state.get("error"), crashed=False, diverged=True)
         else:
             # Tune shows a searcher the result that a trial was stopped by only here.
-            self.on_trial_result(trial_id, result or {})
-            self._study.finish(number, TrialState.PRUNED, None, step=int((result or {}).get("step", 0)))
+            self.on_trial_result(trial_id, result)
+            self._study.finish(number, TrialState.PRUNED, None, step=int(result.get("step", 0)))
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the study is in its database."""
@@ -133,10 +155,11 @@ class SayCrashes(Callback):
         self._say(trial, "it counts as failed")
 
     def _say(self, trial: _Configured, then: str) -> None:
-        folder = trial_folder(self._folder, trial.config["number"])
-        folder = folder.with_name(trial.config.get("name", folder.name))
-        reason = RunDir(folder).state().get("error") or "its process or its node died"
-        logger.warning("trial %s: %s; %s", folder.name, reason, then)
+        for proposal in trial.config.get(TOGETHER, [trial.config]):
+            folder = trial_folder(self._folder, proposal["number"])
+            folder = folder.with_name(proposal.get("name", folder.name))
+            reason = RunDir(folder).state().get("error") or "its process or its node died"
+            logger.warning("trial %s: %s; %s", folder.name, reason, then)
 
 
 def keyed(number: int) -> Trial:
@@ -173,7 +196,9 @@ class StudyAsha(AsyncHyperBandScheduler):
 
     _trial_info: dict[str, Any]
 
-    def __init__(self, study: Study, max_t: int, grace_steps: int, reduction_factor: int, slack: float) -> None:
+    def __init__(
+        self, study: Study, folder: Path, max_t: int, grace_steps: int, reduction_factor: int, slack: float
+    ) -> None:
         super().__init__(
             time_attr="step",
             metric=OBJECTIVE,
@@ -183,7 +208,7 @@ class StudyAsha(AsyncHyperBandScheduler):
             reduction_factor=reduction_factor,
             stop_last_trials=False,
         )
-        grace = min(grace_steps, max_t)
+        self._folder, grace = folder, min(grace_steps, max_t)
         self._rungs = Rungs(slack, grace, max_t, reduction_factor, 0, stop_last_trials=False)
         self._brackets = [self._rungs]
         # What a trial that is not done reported is there since ASHA let it go on: that is not decided anew.
@@ -201,7 +226,12 @@ class StudyAsha(AsyncHyperBandScheduler):
         if math.isnan(value):
             return TrialScheduler.CONTINUE
         self._rungs.rate = bool(result.get("rate", True))
-        return self._rungs.on_result(keyed(trial.config["number"]), result["step"], value)
+        number = int(result.get("number", trial.config["number"]))
+        decision = self._rungs.on_result(keyed(number), result["step"], value)
+        if decision == TrialScheduler.STOP and TOGETHER in trial.config:
+            prune(self._folder, number)  # it leaves the others, which go on
+            return TrialScheduler.CONTINUE
+        return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)

@@ -21,12 +21,15 @@ from understudy.runs.ended import KEY, note_ended
 from understudy.runs.episodes import setting_text
 from understudy.runs.extend import train_on
 from understudy.runs.launch import launch
+from understudy.runs.loop import InTurns
+from understudy.runs.turns import Turns
 from understudy.spec.keys import with_changes
 from understudy.spec.run import RunSpec
 from understudy.sweeping.format import settings_of
 from understudy.sweeping.objective import LATENCY
 from understudy.sweeping.racing import first_seeds
 from understudy.sweeping.sweep_spec import SweepSpec
+from understudy.sweeping.together import pruned, train_together
 
 logger = logging.getLogger("understudy")
 LATENCIES, DECISIONS = "latency.json", 50
@@ -107,11 +110,30 @@ def _blank(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Train one configuration, reporting each evaluation; a divergence is a result, any other error a crash.
+    """Train one configuration, or several together, reporting each evaluation; a divergence is a result, any other
+    error a crash.
+    """
+    spec, sweep = SweepSpec.model_validate(config["sweep"]), Path(config["folder"])
+    several: list[dict[str, Any]] = config.get("together") or []
+
+    def train(proposal: Mapping[str, Any], turns: Turns, place: int) -> None:
+        _train(spec, {**config, **proposal}, turns, place)
+
+    try:
+        if several:  # after a crash, those that are left
+            train_together([one for one in several if not pruned(sweep, one["number"])], train)
+        else:
+            _train(spec, config)
+    except Stopped:
+        while True:  # the driver is ending: returning would tell Tune that the trial is done
+            time.sleep(1.0)
+
+
+def _train(spec: SweepSpec, config: dict[str, Any], turns: Turns | None = None, place: int = 0) -> None:
+    """Train one configuration, with `turns` together with others'.
 
     A further pack of a trial has `seeds` and a `name` of its own.
     """
-    spec = SweepSpec.model_validate(config["sweep"])
     run_spec = trial_spec(spec, config["parameters"])
     folder = trial_folder(Path(config["folder"]), config["number"])
     name = trial_name(run_spec.algo, config["number"], config["parameters"], config.get("name", ""))
@@ -123,15 +145,21 @@ def run_trial(config: dict[str, Any]) -> None:
     def report(step: int, metrics: Mapping[str, float]) -> None:
         goal.check(metrics)
         score = goal.first.score(metrics)
-        _tune.report({"step": step, "objective": score, "rate": goal.first.is_rate(metrics)})
+        result = {"step": step, "objective": score, "rate": goal.first.is_rate(metrics)}
+        _tune.report(result if turns is None else {**result, "number": config["number"]})
+        if turns is not None and pruned(Path(config["folder"]), config["number"]):
+            raise SystemExit  # as Tune ends a trial that is alone
 
     wait_until_free(run)
     with run.locked():
         train_on(run, run_spec)
+        others = [one["number"] for one in config.get("together", [])]
+        run.update_state(**({"together": others} if turns else {}))
     try:
         launch(
             run_spec,
             run,
+            loop=None if turns is None else InTurns(run_spec, turns, place),
             name=name,
             parent_run_id=config["parent_run_id"],
             report=report,
@@ -140,11 +168,11 @@ def run_trial(config: dict[str, Any]) -> None:
         if LATENCY in goal.names:
             measure_latency(run, spec)
     except Stopped:
-        while True:  # the driver is ending: returning would tell Tune that the trial is done
-            time.sleep(1.0)
+        raise
     except UnderstudyError as error:
         if run.state().get("status") != "failed":
             raise
         # In run.json already; for Tune the trial has ended, and the sweep goes on.
         logger.warning("trial %s: %s", folder.name, error)
-        _tune.report({"step": int(run.state().get("step", 0)), "objective": float("nan")})
+        ended = {"step": int(run.state().get("step", 0)), "objective": float("nan")}
+        _tune.report(ended if turns is None else {**ended, "number": config["number"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +21,10 @@ from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.study import Study
 from understudy.sweeping.sweep_spec import SweepSpec
 from understudy.sweeping.table import SweepTable
+from understudy.sweeping.together import trials_together
 from understudy.sweeping.trial import run_trial
 
+logger = logging.getLogger("understudy")
 RETRIES = 2
 """Times that a trial is started again after its process died."""
 ShowTable = Callable[[SweepTable], Any]
@@ -72,14 +75,18 @@ def run_trials(
     base, options = spec.base, spec.options
     grace = options.grace_steps or base.hooks.eval_interval or base.total_steps
     scheduler = (
-        StudyAsha(study, base.total_steps, grace, options.reduction_factor, options.asha_slack)
+        StudyAsha(study, sweep.path, base.total_steps, grace, options.reduction_factor, options.asha_slack)
         if options.scheduler == "asha"
         else FIFOScheduler()
     )
+    together = trials_together(spec)
+    if together > 1:
+        logger.info("%d trials at a time are trained together, as one pack", together)
+    sweep.update_state(trials_together=together)
     began, before = time.monotonic(), float(sweep.state().get("driven_seconds", 0.0))
     table = show(SweepTable(sweep.path, spec, study)) if show else contextlib.nullcontext()
     try:
-        _fit(sweep, spec, StudySearch(study, sweep.path), scheduler, left, parent_run_id, table)
+        _fit(sweep, spec, StudySearch(study, sweep.path, together), scheduler, left, parent_run_id, table)
     finally:
         sweep.update_state(driven_seconds=before + time.monotonic() - began)
 
