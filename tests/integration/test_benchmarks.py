@@ -122,3 +122,11 @@ def test_updates_prints_ratios_to_eager_torch_and_what_an_update_consists_of(rep
     said = output(repo_root, "updates.py", *words)
     assert all(f"\n  {name} " in said for name in ("ours", "ours, bf16", "eager", "eager, fused Adam"))
     assert "us" in output(repo_root, "updates.py", "--profile", "--sizes", "2 x 256")
+
+
+@pytest.mark.slow
+def test_training_on_pictures_prints_samples_a_second_beside_plain_loops_and_the_share_of_data(repo_root) -> None:
+    words = ("--sizes", "48", "--encoders", "impala", "--methods", "bc", "--episodes", "1", "--batch", "2")
+    said = output(repo_root, "picture_training.py", *words, "--repeats", "1", "--steps", "1")
+    assert all(f"\n    {name} " in said for name in ("ours", "DataLoader", "mp4 by PyAV"))
+    assert said.count("data ") == 3
