@@ -25,10 +25,11 @@ from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.options import STORAGE_VARIABLE, SweepOptions
 from understudy.sweeping.proposals import Known, NothingTwice
 from understudy.sweeping.run import begin
-from understudy.sweeping.search import Rungs, StudyAsha, keyed
+from understudy.sweeping.search import Rungs, StudyAsha, StudySearch, keyed
 from understudy.sweeping.study import Study, check_storage, crashed, failed, state_name
 from understudy.sweeping.sweep_spec import SweepSpec, build_sweep, check_given
 from understudy.sweeping.table import SweepTable, best_trial
+from understudy.sweeping.together import pruned, trials_together
 from understudy.sweeping.trial import trial_folder, trial_spec
 
 
@@ -83,6 +84,46 @@ def test_asha_opened_again_stops_what_it_would_have_stopped(tmp_path) -> None:
     assert decide(0.95, 100) == TrialScheduler.CONTINUE
     assert decide(0.1, 50) == TrialScheduler.CONTINUE
     assert decide(0.0, 400) == TrialScheduler.CONTINUE, "a trial at its last step still has to close its run"
+
+
+def test_of_trials_in_one_pack_asha_stops_one_and_the_others_go_on(tmp_path) -> None:
+    spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=7", "sampler=random", "trials_together=3", "with_default=false")
+    assert trials_together(spec) == 3
+    study = Study(tmp_path, spec)
+    for value in (0.9, 0.8, 0.8, 0.7):
+        number, _ = study.ask()
+        study.report(number, 100, value)
+        study.finish(number, TrialState.COMPLETE, value)
+    search = StudySearch(study, tmp_path, 3)
+    proposal = search.suggest("x")
+    assert [one["number"] for one in proposal["together"]] == [4, 5, 6]
+    assert search.suggest("y") == StudySearch.FINISHED
+    scheduler = StudyAsha(study, tmp_path, max_t=400, grace_steps=100, reduction_factor=2, slack=0.1)
+    trial = SimpleNamespace(trial_id="x", config=proposal)
+    for number, value in ((4, 0.95), (5, 0.1), (6, 0.9)):
+        result = {"step": 100, "objective": value, "number": number}
+        assert scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE
+        search.on_trial_result("x", result)
+        assert pruned(tmp_path, number) == (number == 5)
+    states = {one.number: one.state for one in study.trials() if one.number > 3}
+    assert states == {4: TrialState.RUNNING, 5: TrialState.PRUNED, 6: TrialState.RUNNING}
+    again = StudySearch(Study(tmp_path, spec), tmp_path, 3).suggest("z")
+    assert [one["number"] for one in again["together"]] == [4, 6], "a killed sweep goes on with those that are left"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("batch_size=16,32", "batch_size is nothing that members of one pack may differ in"),
+        ("ema_rate=null,0.1", "either all members of a pack act with an average"),
+    ],
+)
+def test_trials_that_cannot_be_one_pack_are_trained_one_by_one_unless_it_is_asked_for(word: str, said: str) -> None:
+    assert trials_together(sweep(word, "num_trials=2", "gpus=1")) == 1
+    assert trials_together(sweep("lr=1e-3,1e-4", "gpus=1")) == 2
+    assert trials_together(sweep("lr=1e-3,1e-4")) == 1
+    with pytest.raises(SpecError, match=said):
+        trials_together(sweep(word, "num_trials=2", "trials_together=2"))
 
 
 def stops_the_best(rng: np.random.Generator, rungs: _Bracket) -> bool:

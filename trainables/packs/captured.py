@@ -15,7 +15,7 @@ import torch
 
 from understudy.algorithm import Algorithm, Batch, Phase
 from understudy.errors import SpecError
-from understudy.observations import Observations, each
+from understudy.observations import Observations, each, named_parts
 from understudy.trainables.packs.runners import Runner, Tensors
 
 WARM_UPS = 3
@@ -114,14 +114,16 @@ def _form(inputs: Batch) -> tuple[Any, ...]:
     """Return names, shapes and types of inputs."""
 
     def of(value: Any) -> Any:
-        return _form(value) if isinstance(value, dict) else (tuple(value.shape), value.dtype)
+        parts = named_parts(value)
+        return (tuple(value.shape), value.dtype) if parts is None else _form({**parts})
 
     return tuple((name, of(value)) for name, value in sorted(inputs.items()))
 
 
 def _copy(into: Batch, values: Batch) -> None:
     for name, value in values.items():
-        if isinstance(value, dict):
-            _copy(into[name], value)
-        else:
+        parts = named_parts(value)
+        if parts is None:
             into[name].copy_(value, non_blocking=True)
+        else:
+            _copy(into[name], {**parts})
