@@ -15,6 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.schedulers.async_hyperband import _Bracket
 from rich.console import Console
 
+from understudy.cli.resume import extend_sweep
 from understudy.errors import SpecError, UserError
 from understudy.registry import algorithms
 from understudy.runs.directory import CsvLog, read_csv, read_last_row
@@ -243,6 +244,13 @@ def test_a_report_for_a_stopped_trial_changes_nothing(tmp_path) -> None:
     study.report(number, 20, 0.9)
     (trial,) = study.trials()
     assert trial.intermediate_values == {10: 0.5}
+
+
+def test_a_sweep_is_not_extended_by_half_where_a_number_is_wrong(tmp_path) -> None:
+    made = SweepDir.at(tmp_path / "sweep", sweep("lr=interval(1e-5,1e-3)", "num_trials=3"))
+    with pytest.raises(SpecError, match="--add-steps -5: must be at least 1"):
+        extend_sweep(made, add_steps=-5, add_trials=3, retry_failed=False, change_space=())
+    assert made.spec().options.num_trials == 3
 
 
 def test_a_trial_that_crashed_counts_until_its_configuration_was_tried_once_more(tmp_path) -> None:

@@ -165,7 +165,10 @@ def _do(matrix: MatrixDir, cell: Cell, parent: Tracked) -> None:
 
     folder = matrix.folder(cell)
     if RunDir(folder).state().get("status") == "finished" and result_of(matrix, cell) is not None:
-        check_kept(folder) if matrix.kind == "sweep" else check_ended(RunDir(folder))
+        if matrix.kind == "sweep":
+            check_kept(folder)
+        else:
+            check_ended(RunDir(folder))
         console.print("done already")
         return
     if parent.run_id:

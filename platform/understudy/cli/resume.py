@@ -176,6 +176,9 @@ def extend_sweep(
     from understudy.spec.compose import parse, split_sweeps
     from understudy.sweeping import extending
 
+    for option, count in (("--add-steps", add_steps), ("--add-trials", add_trials)):
+        if count < 0:  # before any of them is done
+            raise SpecError(f"{option} {count}: must be at least 1")
     if change_space:
         plain, sweeps = split_sweeps(parse(list(change_space)))
         if plain:
