@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", nargs="+", default=["bc_mse", "flow_bc", "ddpm_bc"], choices=list(METHODS))
+    parser.add_argument("--trained", nargs="+", default=list(TRAINED), choices=list(TRAINED), help="texts in training")
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--episodes", type=int, default=25, help="of each text")
     parser.add_argument("--demonstrations", type=int, default=150)
@@ -66,7 +67,8 @@ def main() -> None:
     env, data = TwoWays(), str(given.folder / "data")
     episodes: list[dict[str, Any]] = [demonstration(env, number) for number in range(given.demonstrations)]
     ways = [WORDS.get(way(episode["observations"][:, :2]), "middle") for episode in episodes]
-    for name, texts in TRAINED.items():
+    trained = {name: TRAINED[name] for name in given.trained}
+    for name, texts in trained.items():
         told = [{"language": "\n".join(text.format(word) for text in texts)} if texts else {} for word in ways]
         both = [{**episode, **text} for episode, text in zip(episodes, told, strict=True)]
         understudy.write_dataset(f"told-{name}", both, data_dir=data, overwrite=True)
@@ -75,7 +77,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     here = {"launcher": "inline", "tracking_uri": "none", "eval_episodes": 0, "quiet": True, "data_dir": data}
     for method in given.methods:
-        for name, texts in TRAINED.items():
+        for name, texts in trained.items():
             keys = {**METHODS[method], **here, "save_dir": str(given.folder / "runs"), "run_group": f"{method}-{name}"}
             keys |= {"language_encoder": given.encoder} if texts else {}
             run = understudy.train(env_name=f"told-{name}", training_steps=given.updates, **keys)

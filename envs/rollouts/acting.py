@@ -120,7 +120,9 @@ class Acting:
         self.member, self.episode = member, episode
         self.decisions = 0
         self._goal = goal
-        self._text = None if execution.told is None else execution.told.vector(text)
+        self.text = None if execution.told is None else execution.told.chosen(text)
+        """The task's text that the policy is told; None where it is told none."""
+        self._vector = None if execution.told is None else execution.told.vector(text)
         self._seen: deque[Any] = deque([view.choose(observation)] * view.obs_horizon, maxlen=view.obs_horizon)
         self._queue: deque[np.ndarray] = deque()
         self._ensemble = None if execution.ensemble is None else TemporalEnsemble(execution.ensemble)
@@ -132,7 +134,7 @@ class Acting:
     def shown(self) -> Any:
         """Return what the policy decides on now."""
         seen = self.view.join(self._seen, self._goal)
-        return seen if self._text is None else with_text(seen, self._text)
+        return seen if self._vector is None else with_text(seen, self._vector)
 
     @property
     def needs_decision(self) -> bool:

@@ -47,6 +47,7 @@ class Ended:
     length: int
     success: float | None
     normalized_return: float | None
+    text: str | None = None
 
 
 OnEnd = Callable[[Ended], None]
@@ -88,6 +89,9 @@ class Evaluation:
     seed: int
     frames: list[list[np.ndarray]] = field(default_factory=list)
     """frames[k][i]: the video [T, height, width, 3] uint8 of member k's episode i, of those that are filmed."""
+
+    texts: dict[tuple[int, int], str] = field(default_factory=dict[tuple[int, int], str])
+    """The task's text that member k's episode e was told, by (k, e); empty where policies are told none."""
 
     @property
     def members(self) -> int:
@@ -187,6 +191,7 @@ class _Rollouts:
             [[] for _ in range(min(episodes.filmed, episodes.count))] for _ in range(members)
         ]
         self._score: Callable[[np.ndarray], Any] | None = getattr(make_env, "normalized_score", None)
+        self._texts: dict[tuple[int, int], str] = {}
         self._playing: dict[int, Acting] = {}
         self._recordings: dict[int, Recording] = {}
 
@@ -222,6 +227,7 @@ class _Rollouts:
             normalized=None if score is None else score(self._returns),
             seed=self._episodes.seed,
             frames=[[np.stack(frames) for frames in member] for member in self._frames],
+            texts=self._texts,
         )
 
     def _start(self, slots: int) -> None:
@@ -238,6 +244,8 @@ class _Rollouts:
             told = {"goal": outcome.goal, "text": outcome.text}
             acting = Acting(self._view, self._execution, outcome.observation, **told, member=member, episode=episode)
             self._playing[command.slot] = acting
+            if acting.text is not None:
+                self._texts[member, episode] = acting.text
             self._frames_of(acting).extend(outcome.frames)
             if self.on_episode is not None:
                 reward = getattr(self._make_env, "stored_reward", float)
@@ -276,6 +284,7 @@ class _Rollouts:
             length=int(self._lengths[place]),
             success=None if np.isnan(self._successes[place]) else float(self._successes[place]),
             normalized_return=None if score is None else float(score[0]),
+            text=self._texts.get(place),
         )
 
     def _skip(self, episode: int) -> int:

@@ -86,7 +86,8 @@ class _Camera:
                 acting.see(observation)
             for step in outcome.recorded:
                 recording.add(step)
-        ended = Ended(member, episode, self.seed + episode, returns, len(recording), success, self._normalized(returns))
+        place, scored = (member, episode, self.seed + episode), self._normalized(returns)
+        ended = Ended(*place, returns, len(recording), success, scored, acting.text)
         return Filmed(ended, np.stack(frames), recording.columns())
 
     def _normalized(self, returns: float) -> float | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from understudy.errors import UserError
-from understudy.files import parse_json
+from understudy.files import home, parse_json
 from understudy.plugins import plug_in_errors
 from understudy.registry import text_encoders
 
@@ -32,6 +32,8 @@ TELLS = "language"
 """Where an environment tells its task's text: this key of a reset's info, or this attribute of the environment."""
 TABLES = ("embeddings", "embedding.weight")
 """Names of a table of token vectors in a safetensors file: Model2Vec's, WordLlama's."""
+ELSEWHERE = "text_encoders"
+"""Folder below UNDERSTUDY_HOME whose folders are named by their tables' digests."""
 LONGEST = 512
 """Tokens of a text that count, at most: Model2Vec's `max_length`."""
 
@@ -163,15 +165,26 @@ def is_place(encoder: str) -> bool:
 def open_encoder(encoder: str, table: str | None = None) -> TextEncoder:
     """Return the encoder of that name or folder, opened once in a process.
 
-    `table` is the digest that it must have. UserError in one line for what is not there, is damaged or is another.
+    `table` is the digest that it must have; a folder that is not there is then looked for by it in ELSEWHERE below
+    UNDERSTUDY_HOME. UserError in one line for what is not there, is damaged or is another.
     """
-    found = _of_folder(Path(encoder), _stamp(Path(encoder))) if is_place(encoder) else _registered(encoder)
+    if is_place(encoder):
+        folder = _place(Path(encoder), table)
+        found = _of_folder(folder, _stamp(folder))
+    else:
+        found = _registered(encoder)
     if table is not None and found.digest != table:
         raise UserError(
             f"language_encoder={encoder}: its table of token vectors is another ({found.digest[:12]}) than the one that"
             f" was trained with ({table[:12]}): put that one there"
         )
     return found
+
+
+def _place(folder: Path, table: str | None) -> Path:
+    """Return a folder, or where it lies on a machine that has it elsewhere."""
+    elsewhere = home() / ELSEWHERE / (table or "")
+    return elsewhere if table and not folder.is_dir() and elsewhere.is_dir() else folder
 
 
 def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
@@ -230,15 +243,19 @@ class Told:
         """Return the texts' vectors [N, D]."""
         return open_encoder(self.encoder, self.table).embed(texts)
 
-    def vector(self, told: str | None) -> np.ndarray:
-        """Return the vector [D] of the text that acting goes by; UserError where there is none."""
+    def chosen(self, told: str | None) -> str:
+        """Return the text that acting goes by, where the environment tells this one; UserError where there is none."""
         text = told if self.text is None else self.text
         if text is None:
             raise UserError(
                 "the policy goes by a task's text and is told none (an environment tells it as info['language'] of its"
                 " reset): eval_language='pick up the cup', say"
             )
-        return self.embed([text])[0]
+        return text
+
+    def vector(self, told: str | None) -> np.ndarray:
+        """Return the vector [D] of the text that acting goes by."""
+        return self.embed([self.chosen(told)])[0]
 
 
 def text_of(info: Mapping[str, Any], env: Any = None) -> str | None:

@@ -65,6 +65,7 @@ def demonstrations(count: int = 20, texts: Sequence[str] = (LEFT, RIGHT)) -> lis
         places = random.uniform(-0.2, 0.2) + 0.2 * side * np.arange(7)
         told = {"language": texts[number % 2]} if texts else {}
         episodes.append({"observations": places[:, None], "actions": np.full((6, 1), side), **told})
+        episodes[-1]["rewards"] = np.full(6, -1.0)
     return episodes
 
 

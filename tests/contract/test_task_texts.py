@@ -6,6 +6,7 @@ Shapes: K members, B samples, H steps of the chunk, A action dims, D numbers of 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import pytest
 import torch
 from tests.contract.task_texts import LEFT, RIGHT, Letters, demonstrations, write
 from tests.contract.test_algorithms import ACTION, OBSERVATION, batch, config, fitted
+from tests.unit.command_line import understudy as command_line
 
 import understudy
 from understudy.algorithm import Algorithm, Batch
 from understudy.cli.train import read_run
+from understudy.envs.rollouts.acting import decide
+from understudy.envs.serving.sessions import Session, described
 from understudy.envs.store.row_texts import TASK_TEXTS
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError, SpecError, UserError
+from understudy.exporting.function import PolicyFunction
 from understudy.language import open_encoder, text_of
 from understudy.observations import LANGUAGE, STATE, each
 from understudy.policy import Policy
@@ -144,6 +149,8 @@ def test_a_policy_goes_where_its_episodes_texts_say(tmp_path) -> None:
     words = ("training_steps=150", "eval_episodes=6", "seeds=[0,1]")
     result = trained(tmp_path, *words, TOLD)
     assert result.metrics["success"] == 1.0
+    rows = load_episodes(result.path).to_pylist()
+    assert all(row["text"] == (LEFT, RIGHT)[row["reset_seed"] % 2] for row in rows)
     policy = understudy.load_policy(str(result.path))
     left, right = policy.act({"state": [[0.0], [0.0]], "language": [LEFT, RIGHT]})[:, 0, 0]
     assert left < -0.5 < 0.5 < right
@@ -172,7 +179,81 @@ def test_a_text_is_an_evaluation_time_parameter_with_several_values(tmp_path) ->
     for text, side in ((LEFT, 0), (RIGHT, 1)):
         mine = [row for row in rows if f"eval_language={text}" in row["setting"]]
         assert len(mine) == 6
+        assert {row["text"] for row in mine} == {text}
         assert all((row["reset_seed"] % 2 == side) == (row["success"] == 1.0) for row in mine)
+
+
+def test_an_evaluation_prints_the_rate_of_each_text(tmp_path, monkeypatch, capsys) -> None:
+    result = trained(tmp_path, "training_steps=5", "eval_episodes=0", TOLD)
+    said = command_line(monkeypatch, capsys, "evaluate", str(result.path), "eval_episodes=4", "eval_max_steps=3")
+    assert said.code == 0, said.err
+    assert re.search(r"text +episodes +success", said.out)
+    assert all(re.search(rf"{text} +2 +0", said.out) for text in (LEFT, RIGHT))
+    said = command_line(monkeypatch, capsys, "evaluate", str(result.path), "eval_episodes=1", f"eval_language={LEFT}")
+    assert said.code == 0, said.err
+    assert "text  " not in said.out
+
+
+def test_a_server_takes_its_clients_texts(tmp_path) -> None:
+    result = trained(tmp_path, "training_steps=150", "eval_episodes=0", TOLD)
+    policy = understudy.load_policy(str(result.path))
+    told = described(policy, 0, None)
+    assert (told["observation"], told["language"]) == ({"state": [1]}, "")
+
+    def first(message: dict[str, Any]) -> float:
+        session = Session(policy, 0, None, 0)
+        acting = session.take(message, 0)
+        decide(policy.act_members, [acting], 0)
+        return float(acting.next_action()[0])
+
+    place = np.zeros(1)
+    assert first({"observation": place, "language": RIGHT}) > 0.5
+    assert first({"observation": place, "language": LEFT}) < -0.5
+    assert first({"observation": {"state": place, "prompt": RIGHT}}) > 0.5
+    assert first({"state": place, "prompt": LEFT}) < -0.5
+    with pytest.raises(UserError, match="goes by a task's text and is told none"):
+        first({"observation": place})
+
+
+def test_an_exported_policy_takes_a_texts_vector(tmp_path) -> None:
+    result = trained(tmp_path, "training_steps=5", "eval_episodes=0", TOLD)
+    policy = understudy.load_policy(str(result.path))
+    function = PolicyFunction(policy)
+    assert [(port.name, port.shape) for port in function.inputs] == [("state", (1,)), ("language", (26,))]
+    seen, vectors = torch.zeros(2, 1), torch.as_tensor(policy.embed([LEFT, RIGHT]))
+    wanted = policy.act({"state": seen.numpy(), "language": [LEFT, RIGHT]})
+    torch.testing.assert_close(function(seen, vectors), torch.as_tensor(wanted))
+
+
+@pytest.mark.parametrize("algo", ["bc", "diffusion_policy"])
+@pytest.mark.parametrize("state", [True, False])
+def test_pictures_and_histories_are_seen_beside_texts(tmp_path, algo, state) -> None:
+    random, episodes = np.random.default_rng(0), demonstrations(4)
+    for episode in episodes:
+        episode["images/front"] = random.integers(0, 256, (7, 16, 16, 3), np.uint8)
+        if not state:
+            del episode["observations"]
+    understudy.write_dataset("film", episodes, data_dir=tmp_path / "data")
+    keys = {"encoder": "impala_small", "obs_horizon": 2, "training_steps": 2, "batch_size": 4, "eval_episodes": 0}
+    sizes = {"hidden_dims": [8]} if algo == "bc" else {"down_dims": [8, 16], "step_embed_dim": 8, "n_groups": 4}
+    sizes |= {"horizon_length": 4} if algo == "diffusion_policy" else {}
+    here = {"launcher": "inline", "tracking_uri": "none", "device": "cpu", "quiet": True, "loader_workers": 0}
+    places = {"data_dir": str(tmp_path / "data"), "save_dir": str(tmp_path / "runs")}
+    run = understudy.train(algo=algo, env_name="film", language_encoder="letters", **keys, **sizes, **here, **places)
+    policy = run.policy()
+    parts = {"pixels" if not state else "front": random.integers(0, 256, (2, 16, 16, 3), np.uint8)}
+    parts |= {"state": np.zeros(2)} if state else {}
+    assert set(policy.algorithm.observation_shape) == {*parts, "language"}
+    assert policy.act({**parts, "language": LEFT}).shape[0] == 1
+    runner = policy.runner()
+    seen = {**({"state": np.zeros(1)} if state else {}), "front": parts[next(iter(parts))][0]}
+    runner.reset(seen, {"language": RIGHT})
+    assert runner.act(seen).shape == (1,)
+
+
+def test_a_critic_that_learns_from_the_data_is_told_texts_too(tmp_path) -> None:
+    words = ("training_steps=3", "use_critic=true", "eval_episodes=1", "action_chunking=true", "horizon_length=2")
+    assert "success" in trained(tmp_path, *words, TOLD).metrics
 
 
 def test_a_policy_that_is_told_nothing_does_not_know_the_way(tmp_path) -> None:

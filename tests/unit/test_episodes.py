@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import understudy
@@ -17,6 +19,7 @@ from understudy.runs.episodes import (
     EpisodeLog,
     Played,
     Setting,
+    by_text,
     interval_of,
     last_step,
     metrics_of,
@@ -71,6 +74,7 @@ def test_rows_are_there_as_soon_as_episodes_end_and_in_order_when_all_have(tmp_p
             "normalized_return": None,
             "length": 7,
             "last_frame": None,
+            "text": None,
         }
     ]
 
@@ -154,3 +158,14 @@ def test_a_run_of_an_earlier_version_has_no_rows(tmp_path: Path) -> None:
     (tmp_path / "flags.json").write_text("{}")
     assert understudy.load_episodes(tmp_path).num_rows == 0
     assert understudy.load_episodes(Run(tmp_path)).num_rows == 0  # what understudy.train returns
+
+
+def test_a_table_that_an_earlier_version_began_goes_on_and_is_read_without_texts(tmp_path: Path) -> None:
+    earlier = pa.schema([column for column in SCHEMA if column.name != "text"])
+    (tmp_path / FILE).write_bytes(earlier.serialize().to_pybytes())
+    recorder = EpisodeLog(tmp_path / FILE).at(100)
+    recorder.add(Setting(), replace(played(0, 0), text="lift it"))
+    recorder.finish()
+    assert read_episodes(tmp_path / FILE).select(["seed", "text"]).to_pylist() == [{"seed": 0, "text": None}]
+    told = [replace(played(0, episode, success), text="lift it") for episode, success in enumerate((1.0, 0.0))]
+    assert by_text([*told, played(1, 0)]) == [("lift it", 2, 0.5)]

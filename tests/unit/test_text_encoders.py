@@ -82,6 +82,17 @@ def test_the_digest_tells_tables_apart_and_a_folder_is_read_again_when_it_change
         open_encoder(str(tmp_path), first.digest)
 
 
+@NEEDS_TOKENIZERS
+def test_a_folder_that_lies_elsewhere_is_found_by_its_digest(tmp_path, monkeypatch) -> None:
+    digest = open_encoder(str(folder(tmp_path / "there"))).digest
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path / "home"))
+    with pytest.raises(UserError, match="no folder there"):
+        open_encoder(str(tmp_path / "gone"), digest)
+    (tmp_path / "home/text_encoders").mkdir(parents=True)
+    (tmp_path / "home/text_encoders" / digest).symlink_to(tmp_path / "there")
+    assert open_encoder(str(tmp_path / "gone"), digest).digest == digest
+
+
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [

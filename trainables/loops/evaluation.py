@@ -238,9 +238,8 @@ def setting_of(algorithm: Algorithm) -> Setting:
 
 def played(ended: Ended, seed: int) -> Played:
     """Return an episode as the table has it."""
-    return Played(
-        seed, ended.episode, ended.reset_seed, ended.returns, ended.length, ended.success, ended.normalized_return
-    )
+    came = (ended.returns, ended.length, ended.success, ended.normalized_return)
+    return Played(seed, ended.episode, ended.reset_seed, *came, text=ended.text)
 
 
 def episodes_of(result: Evaluation) -> list[Played]:
@@ -258,6 +257,7 @@ def episodes_of(result: Evaluation) -> list[Played]:
             int(result.lengths[member, episode]),
             at(result.successes, member, episode),
             at(result.normalized, member, episode),
+            text=result.texts.get((member, episode)),
         )
         for member in range(result.members)
         for episode in range(result.returns.shape[1])

@@ -31,7 +31,7 @@ from understudy.observations import (
 )
 from understudy.registry import encoders
 from understudy.spec.learning import Language, Vision
-from understudy.trainables.networks.mlp import linear
+from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.pictures import PictureEncoder
 
 SHARED = "shared"
@@ -131,7 +131,7 @@ class ObservationEncoder(nn.Module):
         self.inputs = picture_inputs(shape, config) if config.encoder else []
         self.single = None if isinstance(shape, dict) else next(iter(parts))
         self.features = sum(math.prod(parts[name]) for name in self.states)
-        self.text = text_layer(parts[LANGUAGE], config, generator) if LANGUAGE in parts else None
+        self.text = text_layer(parts[LANGUAGE], config) if LANGUAGE in parts else None
         """The layer that a text's vector goes through."""
         self.features += self.text.out_features if self.text is not None else 0
         self.map_shapes: dict[str, tuple[int, int, int]] = {}
@@ -204,11 +204,17 @@ class ObservationEncoder(nn.Module):
         return {item.picture: maps[item.picture].unflatten(0, (-1, item.frames or 1)) for item in self.inputs}
 
 
-def text_layer(shape: tuple[int, ...], config: Vision, generator: torch.Generator) -> nn.Linear:
-    """Return the layer that makes features of a text's vector; SpecError for a method whose settings have none."""
+def text_layer(shape: tuple[int, ...], config: Vision) -> nn.Linear:
+    """Return the layer that makes features of a text's vector; SpecError for a method whose settings have none.
+
+    It begins as zeros: what of a text no text of training has in common with it does nothing then.
+    """
     if not isinstance(config, Language):
         raise SpecError("observations hold a task's text, which only methods with `language_encoder` take")
-    return linear(math.prod(shape), config.language_dim, generator)
+    layer = blank(nn.Linear, math.prod(shape), config.language_dim)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def with_frames_on_channels(shape: ObservationShape) -> ObservationShape:

@@ -140,6 +140,7 @@ def evaluate_model(
             console.print(", ".join(f"{canonical(key, acting)}={setting[canonical(key, acting)]}" for key in sweeps))
         show_result(outcome.summary)
         show_measures(outcome)
+        show_texts(outcome)
         first = first or outcome.summary
     if video is not None:
         loop.record(policy.with_config(**settings[0]), spec, video)
@@ -174,6 +175,16 @@ def show_measures(outcome: Outcome) -> None:
         if key.startswith("validation/")
     ]
     show_table(("on held-out episodes", "mean", *seeds), rows)
+
+
+def show_texts(outcome: Outcome) -> None:
+    """Print what came of the episodes of each task text, where a policy was told several."""
+    from understudy.runs.episodes import by_text
+
+    rows = by_text(outcome.episodes)
+    if len(rows) > 1:
+        what = "return" if outcome.episodes[0].success is None else "success"
+        show_table(("text", "episodes", what), [(text, count, f"{mean:.4g}") for text, count, mean in rows])
 
 
 def folder_of(model: str) -> str:

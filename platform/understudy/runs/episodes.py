@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("normalized_return", pa.float64()),
         ("length", pa.int32()),
         ("last_frame", pa.int64()),
+        ("text", pa.string()),
     ]
 )
 ORDER = ("step", "setting", "seed", "episode")
@@ -64,6 +65,8 @@ class Played:
     normalized_return: float | None = None
     last_frame: int | None = None
     """Index, in the run's video, of the last frame of this episode; None where it was not filmed."""
+    text: str | None = None
+    """The task's text that the policy was told; None where it was told none."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,17 @@ class EpisodeLog:
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows as one batch, after the schema where there is none yet."""
         constant = {"trial": self._trial, "stage": self._stage}
-        batch = pa.RecordBatch.from_pylist([{**constant, **row} for row in rows], schema=SCHEMA)
+        batch = pa.RecordBatch.from_pylist([{**constant, **row} for row in rows], schema=self._schema())
         with storage_errors(self._path), open(self._path, "ab") as file:
             head = b"" if file.tell() else SCHEMA.serialize().to_pybytes()
             file.write(head + batch.serialize().to_pybytes())
+
+    def _schema(self) -> pa.Schema:
+        """Return the columns of the file that is there: one that an earlier version began may have fewer."""
+        if not self._path.is_file() or not self._path.stat().st_size:
+            return SCHEMA
+        with storage_errors(self._path), pa.OSFile(str(self._path)) as file:
+            return pa.ipc.read_schema(pa.ipc.read_message(file))
 
     def rewrite(self, place: int, rows: Sequence[dict[str, Any]]) -> None:
         """Replace everything after byte `place` by `rows`, in order; durable when it returns."""
@@ -178,10 +188,15 @@ def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch | None, int]]:
 
 
 def read_episodes(path: Path) -> pa.Table:
-    """Return the rows of one file, in order; none where there is no file, as in runs of earlier versions."""
+    """Return the rows of one file, in order; none where there is no file, as in runs of earlier versions.
+
+    Columns that an earlier version did not write are empty.
+    """
     found = [batch for batch, _ in _batches(path) if batch is not None]
-    table = pa.Table.from_batches(found).select(SCHEMA.names) if found else SCHEMA.empty_table()
-    return table.sort_by([(key, "ascending") for key in ORDER])
+    table = pa.Table.from_batches(found) if found else SCHEMA.empty_table()
+    if "text" not in table.schema.names:
+        table = table.append_column("text", pa.array([None] * table.num_rows, pa.string()))
+    return table.select(SCHEMA.names).sort_by([(key, "ascending") for key in ORDER])
 
 
 class HasFolder(Protocol):
@@ -197,8 +212,8 @@ def load_episodes(run: str | Path | HasFolder) -> pa.Table:
     """Return every episode of a run or of a sweep (all its trials and the confirmation), a row each.
 
     `run` is what `understudy.train` or `sweep` returned, a folder, its name or an MLflow run id. Columns: trial, stage,
-    seed, step, setting, temperature, episode, reset_seed, success, return, normalized_return, length, last_frame. No
-    rows for runs of versions without the table.
+    seed, step, setting, temperature, episode, reset_seed, success, return, normalized_return, length, last_frame,
+    text. No rows for runs of versions without the table.
     """
     folder = find(str(run if isinstance(run, str | Path) else run.path))
     files = [folder / FILE]
@@ -259,6 +274,15 @@ def metrics_of(table: pa.Table) -> dict[str, float]:
     column = objective_column(table)
     acted = {TEMPERATURE: float(table[TEMPERATURE][0].as_py())}
     return {**means, **interval_of(table, column).as_metrics(column), **acted}
+
+
+def by_text(played: Iterable[Played]) -> list[tuple[str, int, float]]:
+    """Return (text, episodes, share of successes, else mean return) of each text that policies were told, sorted."""
+    found: dict[str, list[float]] = {}
+    for item in played:
+        if item.text is not None:
+            found.setdefault(item.text, []).append(item.returns if item.success is None else item.success)
+    return [(text, len(found[text]), float(np.mean(found[text]))) for text in sorted(found)]
 
 
 def values_of(table: pa.Table, column: str) -> list[Any]:
