@@ -12,6 +12,7 @@ import typer
 
 from understudy.cli.output import console, progress_bar
 from understudy.envs.commands.options import (
+    MOST_PROCESSES,
     DataDir,
     ImageEncoding,
     JpegQuality,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def generate(
     env: Annotated[str, typer.Argument(metavar="ENV", help="a dataset's name: its task is played")],
-    episodes: Annotated[int, typer.Option("--episodes", help="episodes to keep")] = 100,
+    episodes: Annotated[int, typer.Option("--episodes", max=10_000_000, help="episodes to keep")] = 100,
     policy: Annotated[
         str,
         typer.Option(
@@ -49,7 +50,9 @@ def generate(
     keep: Annotated[
         str, typer.Option("--keep", help="successful or all attempts; default successful, where the task tells it")
     ] = "",
-    workers: Annotated[int, typer.Option("--workers", help="processes; default one for each CPU")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, max=MOST_PROCESSES, help="processes; default one for each CPU")
+    ] = 0,
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="write the episodes in this format too (repeatable): FORMATS"),

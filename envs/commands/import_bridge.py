@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from understudy.cli.output import HELP_WIDTH, console, examples, progress_bar
-from understudy.envs.commands.options import DataDir, ImageEncoding, JpegQuality, data_folder, interruptible, show_store
+from understudy.envs.commands.options import (
+    MOST_PROCESSES,
+    DataDir,
+    ImageEncoding,
+    JpegQuality,
+    data_folder,
+    interruptible,
+    show_store,
+)
 from understudy.errors import UserError
 from understudy.files import user_path
 
@@ -30,7 +38,9 @@ def bridge_raw(
         0.9, "--train-proportion", "--train_proportion", help="share of each dated folder's trajectories to train on"
     ),
     seed: int = typer.Option(0, "--seed", help="of the split into training and validation"),
-    num_workers: int = typer.Option(0, "--num-workers", "--num_workers", help="processes; default one for each CPU"),
+    num_workers: int = typer.Option(
+        0, "--num-workers", "--num_workers", min=0, max=MOST_PROCESSES, help="processes; default one for each CPU"
+    ),
     im_size: int = typer.Option(128, "--im-size", "--im_size", min=8, max=4096, help="height and width of pictures"),
     saliency: bool = typer.Option(False, "--saliency", help="read saliency_map.pkl; those without it are left out"),
     cameras: str = typer.Option("", "--cameras", help="like images0,images1; default those that every trajectory has"),

@@ -15,6 +15,8 @@ from understudy.files import user_path
 if TYPE_CHECKING:
     from understudy.envs.store.store import EpisodeStore
 
+MOST_PROCESSES = 256
+"""That a command starts: each takes memory, and a machine has no more CPUs."""
 DataDir = Annotated[
     str,
     typer.Option("--data_dir", help="folder of episode stores; default $UNDERSTUDY_HOME/datasets", show_default=False),

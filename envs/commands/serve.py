@@ -48,13 +48,13 @@ def serve(
     seed: int | None = typer.Option(None, "--seed", help="of several seeds, the one that acts; default the first"),
     noise_seed: int = typer.Option(1_000_000, "--noise_seed", min=0, help="seed of the noise: evaluations' eval_seed"),
     device: str = typer.Option("auto", "--device", help="cpu, cuda, cuda:1, mps or auto"),
-    max_request: float = typer.Option(16, "--max_request", min=0.001, help="largest request, MiB"),
-    max_clients: int = typer.Option(64, "--max_clients", min=1, help="clients at a time"),
+    max_request: float = typer.Option(16, "--max_request", min=0.001, max=4096, help="largest request, MiB"),
+    max_clients: int = typer.Option(64, "--max_clients", min=1, max=65536, help="clients at a time"),
     tracking_uri: str = typer.Option("", "--tracking_uri", help="where models:/ and runs:/ are looked up"),
     cluster: bool = typer.Option(
         False, "--cluster", help="on Ray Serve: of the Ray at $RAY_ADDRESS, else one of this machine"
     ),
-    replicas: int = typer.Option(1, "--replicas", min=1, help="--cluster: processes that answer"),
+    replicas: int = typer.Option(1, "--replicas", min=1, max=1024, help="--cluster: processes that answer"),
     replica_cpus: float = typer.Option(1, "--replica_cpus", min=0, help="--cluster: CPUs of each"),
     replica_gpus: float = typer.Option(0, "--replica_gpus", min=0, help="--cluster: GPUs of each, 0.5 for half of one"),
 ) -> None:

@@ -1,7 +1,7 @@
 """Where secrets stand in addresses: the one place that knows, used wherever an address is shown or kept.
 
 A password or a token is the user part of an address (`user:password@`, `token@`) or a value of its query
-(`?password=`, a cloud's signature).
+or its fragment (`?password=`, a cloud's signature, `#token=`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _USER = re.compile(
     r"|[^/\s@:]+:(?!\d+(?:[/?#\s]|$))[^\s@]*@)"  # a password with a slash in it; host:5000/a@b has a port
 )
 _KEY = r"pass(?:word|wd|phrase)?|pwd|secret|api_?key|access_?key(?:_?id)?|auth|token|sig|signature|credentials?"
-_QUERY = re.compile(rf"([?&;](?:[\w.-]*[._-])?(?:aws)?(?:{_KEY})=)[^&;#\s]*[^&;#\s'\"),\]:]", re.I)
+_QUERY = re.compile(rf"([?&;#](?:[\w.-]*[._-])?(?:aws)?(?:{_KEY})=)[^&;#\s]*[^&;#\s'\"),\]:]", re.I)
 _NAME = re.compile(r"(^|[._-])(password|passwd|secret|api_?key|access_?key|token|credentials?)$", re.I)
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://\S+")
 _NAMED_USERS = re.compile(r"(postgres\w*|mysql|mariadb|mssql|oracle|sftp|ssh|ftps?|smb|(web)?hdfs|abfss?|wasbs?|az)\b")

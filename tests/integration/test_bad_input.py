@@ -248,6 +248,17 @@ def test_an_encoding_of_pictures_that_changes_nothing_is_refused_or_said(file, s
             ("unknown environment 'hoper-medium-v2'", "did you mean"),
         ),
         (("sweep", "env_name=hopper-medium-v2", "horizon_length=1,5000"), ("horizon 5000 is longer",)),
+        (
+            ("data", "generate", "minari:pendulum/scripted-v0", "--workers", "100000"),
+            ("--workers", "less than or equal to 256"),
+        ),
+        (("data", "import", "bridge-raw", "tree", "--num_workers", "5000"), ("--num", "less than or equal to 256")),
+        (
+            ("data", "generate", "minari:pendulum/scripted-v0", "--episodes", "1000000000000"),
+            ("--episodes", "10000000"),
+        ),
+        (("models", "register", "run", "--episodes", "1000000000000"), ("less than or equal to 1000000",)),
+        (("serve", "model", "--replicas", "100000"), ("--replicas", "less than or equal to 1024")),
         (("ui", "--port", "70000"), ("port=70000: allowed are 1 to 65535",)),
         (("ui", "--tracking_uri", "http://127.0.0.1:9"), ("is a server already", "open it in a browser")),
     ],

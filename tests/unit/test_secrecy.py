@@ -22,6 +22,7 @@ SECRET = [
     ),
     ("https://host/f?AWSAccessKeyId=hunter2&Expires=1", "https://host/f?AWSAccessKeyId=***&Expires=1"),
     ("https://host/f?se=2026&sig=hunter2", "https://host/f?se=2026&sig=***"),
+    ("https://host/f#token=hunter2", "https://host/f#token=***"),
     ("https://host/f?access_token=hunter2#top", "https://host/f?access_token=***#top"),
 ]
 
@@ -48,6 +49,13 @@ def test_a_secret_is_found_wherever_it_stands_and_taken_out_of_any_text(address,
 )
 def test_what_is_no_secret_is_let_through(address) -> None:
     assert not holds_secret(address)
+
+
+@pytest.mark.parametrize("key", ["encoder_weights", "save_dir", "data_dir", "run_group", "project"])
+def test_a_key_for_a_path_or_a_name_takes_no_address_and_shows_no_secret_of_one(key) -> None:
+    with pytest.raises(SpecError, match=rf"{key}=.*must be a (path|name)") as caught:
+        build_run({key: "https://me:hunter2@host/a"})
+    assert "hunter2" not in shown(str(caught.value))  # as commands print it
 
 
 @pytest.mark.parametrize("address", [address for address, _ in SECRET if address.startswith(("s3", "https"))])

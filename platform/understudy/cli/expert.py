@@ -38,8 +38,10 @@ def add_to(app: typer.Typer) -> None:
 
 def expert(
     context: typer.Context,
-    episodes: int = typer.Option(50, "--episodes", help="episodes to collect"),
-    transitions: int = typer.Option(0, "--transitions", help="collect at least so many transitions instead"),
+    episodes: int = typer.Option(50, "--episodes", min=1, max=1_000_000, help="episodes to collect"),
+    transitions: int = typer.Option(
+        0, "--transitions", min=0, max=1_000_000_000, help="collect at least so many transitions instead"
+    ),
     sampled: bool = typer.Option(
         False, "--sampled/--deterministic", help="draw the expert's actions; default its most likely ones"
     ),

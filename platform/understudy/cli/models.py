@@ -65,7 +65,9 @@ def register(
     seed: int | None = typer.Option(
         None, "--seed", help="a run: this seed's policy; default the best on fresh episodes"
     ),
-    episodes: int = typer.Option(50, "--episodes", min=1, help="a run: fresh episodes of its evaluation"),
+    episodes: int = typer.Option(
+        50, "--episodes", min=1, max=1_000_000, help="a run: fresh episodes of its evaluation"
+    ),
     tracking_uri: str = typer.Option(
         "", "--tracking_uri", help="where to, for what was trained with tracking_uri=none"
     ),

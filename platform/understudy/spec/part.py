@@ -152,6 +152,8 @@ def _place(text: str) -> str:
 
 
 def _of_user(path: str) -> Path:
+    if "://" in path:
+        raise ValueError("must be a path of this machine, no address")
     try:
         return user_path(path)
     except UserError as error:
@@ -160,7 +162,7 @@ def _of_user(path: str) -> Path:
 
 def _below(name: str) -> str:
     """Return what can name a folder below another: a name that leads elsewhere would write there."""
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts or "://" in name:
         raise ValueError("must be a name: not empty, no path that leads elsewhere")
     return name
 
