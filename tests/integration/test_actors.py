@@ -77,6 +77,12 @@ def test_an_actor_of_other_settings_or_without_a_learner_is_refused(tmp_path: Pa
     assert first.wait(300) == 0
 
 
+def test_a_method_without_actors_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    for command in ("learner", "actor"):
+        said = run(command, "algo=bc", "env_name=Pendulum-v1", cwd=tmp_path, code=2)
+        assert said == "understudy: algo=bc has no actors of its own; algo=hilserl has\n"
+
+
 @pytest.mark.slow
 def test_seeds_have_actors_of_their_own_from_other_terminals(done, tmp_path: Path) -> None:
     words = (*SMALL, f"actor_address={free_address()}", "seeds=[0,5]", "training_steps=100")

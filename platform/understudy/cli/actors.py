@@ -89,14 +89,17 @@ def _spec(words: list[str]) -> RunSpec:
     from understudy.cli.train import read_run
     from understudy.config_files import config_words
     from understudy.errors import UserError
+    from understudy.registry import algorithms
     from understudy.spec.compose import given_keys
     from understudy.spec.in_the_loop import InTheLoop
     from understudy.spec.lerobot_config import read_training
 
     path, rest = config_words(words)
-    given = {*given_keys(rest), *(read_training(path).values if path else ())}
-    more = [f"{key}={value}" for key, value in (("algo", "hilserl"), ("actor_address", ADDRESS)) if key not in given]
-    spec = read_run([*words, *more])
-    if not isinstance(spec.config, InTheLoop):
-        raise UserError(f"algo={spec.algo} has no actors of its own; algo=hilserl has")
-    return spec
+    in_file = read_training(path).values if path else {}
+    given = {*given_keys(rest), *in_file}
+    named = [word.partition("=")[2] for word in rest if word.lstrip("-").startswith("algo=")]
+    algo = named[-1] if named else str(in_file.get("algo", "hilserl"))
+    if algo in algorithms.names() and not issubclass(algorithms.get(algo).Config, InTheLoop):
+        raise UserError(f"algo={algo} has no actors of its own; algo=hilserl has")
+    more = [f"{key}={value}" for key, value in (("algo", algo), ("actor_address", ADDRESS)) if key not in given]
+    return read_run([*words, *more])
