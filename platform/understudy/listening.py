@@ -40,6 +40,12 @@ def program_of(command: Sequence[str]) -> str:
     return "MLflow" if any(word.startswith("mlflow.server") for word in command) else ""
 
 
+def interface_of(address: str) -> str:
+    """Return the address of a socket, IPv4's without what IPv6 writes before it; "" for every interface."""
+    address = address.removeprefix("::ffff:")
+    return "" if address in EVERYWHERE else address
+
+
 def listening() -> dict[tuple[str, str], set[int]]:
     """Return the ports that are listened on, by program and address; "" is every interface."""
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -52,7 +58,7 @@ def listening() -> dict[tuple[str, str], set[int]]:
         for socket in sockets:
             if socket.status == psutil.CONN_LISTEN:
                 host, port = socket.laddr
-                found[name, "" if host in EVERYWHERE else host].add(port)
+                found[name, interface_of(host)].add(port)
     return dict(found)
 
 

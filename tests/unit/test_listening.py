@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.listening import described, listening, program_of
+from understudy.listening import described, interface_of, listening, program_of
 
 LISTEN = """
 import socket, sys
@@ -50,6 +50,14 @@ def test_what_listens_is_found_with_who_can_reach_it(host: str, shown: str, tmp_
         port = int(running.stdout.readline())
         assert port in listening()["Prometheus", shown]
         running.communicate("")
+
+
+@pytest.mark.parametrize(
+    ("address", "interface"),
+    [("127.0.0.1", "127.0.0.1"), ("::ffff:127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", ""), ("::ffff:0.0.0.0", "")],
+)
+def test_an_address_is_told_alike_in_both_protocols(address: str, interface: str) -> None:
+    assert interface_of(address) == interface
 
 
 def test_what_everyone_can_reach_is_said_first_and_many_ports_are_counted() -> None:
