@@ -54,27 +54,27 @@ def serve(settings: Settings, replicas: int, cpus: float, gpus: float, say: Call
         max_ongoing_requests=settings.max_clients,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
     )(api.ingress(build)())
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
     try:
         api.run(deployment.bind(), name=NAME, route_prefix="/", blocking=False)
-        _wait(api)
+        _wait(api, stopped)
         say(f"{settings.model}: {replicas} replica{'s' if replicas > 1 else ''} on Ray Serve")
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         token = f"token: {place}" if settings.token else "no token"
         say(f"http://{shown}:{settings.port}, ws://{shown}:{settings.port}; {token}; Ctrl-C ends it")
         if settings.host not in LOCAL:
             say("what is sent is not encrypted: keep it to a network of your own, or put TLS in front of it")
-        stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         stopped.wait()
     finally:
         api.shutdown()
 
 
-def _wait(api: Any) -> None:
-    """Return when the replicas run; UnderstudyError with what Ray says where they do not start."""
+def _wait(api: Any, stopped: threading.Event) -> None:
+    """Return when the replicas run, or are to be ended; UnderstudyError with what Ray says where they do not start."""
     begun = time.monotonic()
-    while True:
+    while not stopped.is_set():
         application = api.status().applications[NAME]
         state = str(getattr(application.status, "value", application.status))
         if state == "RUNNING":
