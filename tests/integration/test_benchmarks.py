@@ -46,6 +46,16 @@ def test_two_ways_prints_a_row_for_each_method_and_temperature(repo_root, tmp_pa
 
 
 @pytest.mark.slow
+def test_told_ways_prints_what_came_of_texts_of_training_and_of_others(repo_root, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_PLUGINS", str(repo_root / "tests/contract/task_texts.py"))
+    words = ("--methods", "bc_mse", "--trained", "none", "one", "--encoder", "letters", "--updates", "3")
+    small = ("--episodes", "1", "--demonstrations", "8")
+    said = output(repo_root, "told_ways.py", str(tmp_path), *words, *small)
+    rows = [line.split(" | ")[1:3] for line in said.splitlines() if line.startswith("| bc_mse")]
+    assert rows == [["none", "nothing"], ["one", "seen"], ["one", "unseen"]]
+
+
+@pytest.mark.slow
 def test_checkpoints_prints_the_share_of_the_time_that_training_waits(repo_root) -> None:
     said = output(repo_root, "checkpoints.py", "--steps", "20", "--repeats", "1", "--seconds", "0.5")
     assert said.count("% of the run") == 2
