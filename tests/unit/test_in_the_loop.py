@@ -23,6 +23,7 @@ from understudy.randomness import torch_generator
 from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run
 from understudy.trainables.algorithms.hilserl import HILSERL, PENALTIES, HILSERLConfig, WithGrasp
+from understudy.trainables.loops.in_the_loop import InTheLoopLoop
 from understudy.trainables.packs.pack import Pack
 
 
@@ -146,3 +147,9 @@ def test_a_penalty_lowers_what_the_gripper_is_worth() -> None:
 def test_settings_that_contradict_each_other_are_refused(words: dict, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         build_run({"algo": "hilserl", **words})
+
+
+def test_an_oracle_that_there_is_not_is_said_before_a_run_begins() -> None:
+    spec = build_run({"algo": "hilserl", "env_name": "Pendulum-v1", "offline_ratio": 0.0, "takeover": "scripted"})
+    with pytest.raises(SpecError, match="takeover=scripted: Pendulum-v1 has no oracle; takeover=keyboard"):
+        InTheLoopLoop(spec)

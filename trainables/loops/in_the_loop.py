@@ -15,6 +15,7 @@ import torch
 
 from understudy import checkpoints
 from understudy.algorithm import Batch
+from understudy.envs.recording.overseer import SCRIPTED
 from understudy.envs.replay.pool import Pool
 from understudy.errors import CheckpointError, SpecError
 from understudy.observations import together
@@ -42,6 +43,12 @@ class InTheLoopLoop(OnlineLoop):
 
     def __init__(self, spec: RunSpec) -> None:
         super().__init__(spec)
+        assert isinstance(spec.config, InTheLoop)
+        factory = self.surroundings.factory
+        if spec.config.takeover == SCRIPTED and factory.task.expert() is None:
+            raise SpecError(
+                f"takeover=scripted: {factory.env_name} has no scripted expert; takeover=keyboard drives it"
+            )
         self.judge = judge_of(spec)
 
     def _feed(self, training: Training) -> Feed:

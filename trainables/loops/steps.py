@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -114,12 +114,11 @@ class Training:
         """Digest of the table that task texts are embedded by; None where the policy is told none."""
         return self.algorithm.config.language.language_table
 
-    def _pack(
-        self, saved: dict[str, Any] | None, device: torch.device, place: tuple[Turns, int] | None
-    ) -> Pack | Share:
+    def _pack(self, saved: dict[str, Any] | None, device: torch.device, place: tuple[Turns, int] | None) -> Pack:
         normaliser, steps = self._normaliser(saved), self.spec.total_steps
         if place is not None:
-            return Share(*place, Wanted(self.algorithm, self.seeds, normaliser, device, steps))
+            share = Share(*place, Wanted(self.algorithm, self.seeds, normaliser, device, steps))
+            return cast(Pack, share)  # as much of one as loops and hooks need
         own, worker = first_settings(self.spec), self.worker
         return Pack(
             self.algorithm,
