@@ -283,7 +283,7 @@ def test_a_pack_on_the_gpu_follows_the_one_on_the_cpu() -> None:
         pack = Pack(algorithm, [0, 1, 2], device=device)
         drawn = [Pack(algorithm, [0, 1, 2])._draw(worker.SAMPLES, step) for step in range(20)]
         # The two devices' generators differ: the CPU's noise is given to both.
-        pack._draw = lambda share, step, drawn=drawn, pack=pack: [  # type: ignore[method-assign]
+        pack._draw = lambda share, step, members=None, drawn=drawn, pack=pack: [  # type: ignore[method-assign]
             {name: value.to(pack.device) for name, value in member.items()} for member in drawn[step]
         ]
         losses[device] = [pack.update(batch(3), step)["actor_loss"].tolist() for step in range(20)]
