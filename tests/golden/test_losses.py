@@ -32,7 +32,12 @@ RLPD: dict[str, Any] = {
     **{"num_critics": 4, "num_subsample_critics": 2, "critic_layer_norm": True, "actor_q": "mean"},
     **{"backup_entropy": False, "critic_lr": 3e-3},
 }
-IPMD: dict[str, Any] = {"hidden_dims": (32, 32), "reward_hidden_dims": (32,), "lr": 1e-3}
+IPMD: dict[str, Any] = {
+    "reward_gradient_penalty": 0.0,
+    "hidden_dims": (32, 32),
+    "reward_hidden_dims": (32,),
+    "lr": 1e-3,
+}
 UNET: dict[str, Any] = {
     **{"down_dims": (16, 32), "step_embed_dim": 16, "n_groups": 4, "kernel_size": 3, "lr": 1e-3},
     "horizon_length": HORIZON,

@@ -20,7 +20,8 @@ OBSERVATION, ACTION, SAMPLES = 4, 2, 32
 
 
 def make(**settings: Any) -> IPMD:
-    return IPMD((OBSERVATION,), ACTION, IPMDConfig(**{"hidden_dims": (16,), "reward_hidden_dims": (16,), **settings}))
+    small = {"hidden_dims": (16,), "reward_hidden_dims": (16,), "reward_gradient_penalty": 0.0}
+    return IPMD((OBSERVATION,), ACTION, IPMDConfig(**{**small, **settings}))
 
 
 def transitions(name: str, count: int, step: int = 0) -> Batch:

@@ -16,7 +16,8 @@ OBSERVATION, ACTION, SAMPLES, DISCOUNT = 2, 1, 64, 0.9
 
 
 def make(**settings: Any) -> IPMD:
-    return IPMD((OBSERVATION,), ACTION, IPMDConfig(**{"hidden_dims": (16,), "reward_hidden_dims": (16,), **settings}))
+    small = {"hidden_dims": (16,), "reward_hidden_dims": (16,), "reward_gradient_penalty": 0.0}
+    return IPMD((OBSERVATION,), ACTION, IPMDConfig(**{**small, **settings}))
 
 
 def samples(step: int, whose: str, *, terminates: bool = False) -> Batch:
