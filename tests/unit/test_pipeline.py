@@ -294,7 +294,8 @@ def test_epochs_are_passes_over_the_data_and_are_said_as_steps(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--episodes", "0"), "episodes=0: must be at least 1"),
+        (("--episodes", "0"), "--episodes=0: must be greater than or equal to 1; see `understudy expert --help`"),
+        (("--episodes", "x"), "--episodes=x: must be a valid integer"),
         (("--frames", "100"), "training_steps=100 leaves no update"),
         (("--env", "Pendulumm-v1"), "did you mean 'Pendulum-v1'?"),
         (("--env", "CartPole-v1"), "its actions are Discrete(2)"),

@@ -177,6 +177,16 @@ def _run_as(worker: torchrun.TorchrunWorker) -> int:
     return code
 
 
+def _refusal(error: Any) -> str:
+    """Return what is wrong with a word that typer cannot read: of an option, the value and what is allowed."""
+    if type(error.__cause__).__name__ != "ValidationError":
+        return str(error.format_message())
+    from understudy.spec.keys import explain
+
+    name = error.param.opts[0] if error.param is not None else "value"
+    return "; ".join(f"{name}={item['input']}: {explain(item)}" for item in error.__cause__.errors())
+
+
 def _run() -> int:
     """Run the command and return its exit code; a word that typer cannot read is one line, not its usage text."""
     try:
@@ -186,7 +196,7 @@ def _run() -> int:
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
             raise
         refused: Any = error
-        message = str(refused.format_message())
+        message = _refusal(refused)
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message, file=sys.stderr)
         else:

@@ -163,15 +163,15 @@ def validate(model: Any, values: dict[str, Any]) -> Any:
             if item["type"] == "too_short" and item["loc"][0] in inside:
                 continue  # pydantic counts the values that are left
             key = ".".join(str(part) for part in item["loc"])
-            message = _explain(item)
+            message = explain(item)
             field = model.model_fields.get(key)
             shown = "***" if field is not None and mark(field, Secret) else repr(item["input"])
             parts.append(f"{key}={shown}: {message}" if key else message)
         raise SpecError("; ".join(parts)) from None
 
 
-def _explain(item: Any) -> str:
-    """Return what is wrong with one value, and what is allowed, in few words."""
+def explain(item: Any) -> str:
+    """Return what is wrong with one value, one of pydantic's errors, and what is allowed, in few words."""
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "literal_error":
         allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
