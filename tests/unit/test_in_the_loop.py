@@ -151,5 +151,5 @@ def test_settings_that_contradict_each_other_are_refused(words: dict, said: str)
 
 def test_an_oracle_that_there_is_not_is_said_before_a_run_begins() -> None:
     spec = build_run({"algo": "hilserl", "env_name": "Pendulum-v1", "offline_ratio": 0.0, "takeover": "scripted"})
-    with pytest.raises(SpecError, match="takeover=scripted: Pendulum-v1 has no oracle; takeover=keyboard"):
+    with pytest.raises(SpecError, match="takeover=scripted: Pendulum-v1 has no scripted expert; takeover=keyboard"):
         InTheLoopLoop(spec)

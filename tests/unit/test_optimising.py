@@ -150,7 +150,7 @@ def test_a_cosine_without_room_is_refused_in_one_line(settings: dict[str, Any], 
         ({"grad_accumulation": 9, "batch_size": 8}, "exceeds batch_size=8"),
         ({"encoder_lr": 1e-4}, "need encoder="),
         ({"ema_rate": 0.0}, "greater than 0"),
-        ({"precision": "fp8"}, "'float32', 'bf16' or 'fp16'"),
+        ({"precision": "fp8"}, "'float32', 'tf32', 'bf16' or 'fp16'"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
