@@ -229,6 +229,11 @@ class EpisodeStore:
         said = (self.manifest.num_transitions, self.manifest.num_episodes)
         if rows != said or int(self.lengths.sum()) != said[0]:
             raise DatasetError(f"{self.path}: the files hold {rows} transitions and episodes, the manifest says {said}")
+        ends = np.cumsum(self.lengths)
+        if (self.lengths < 1).any() or not np.array_equal(self.starts, ends - self.lengths):
+            raise DatasetError(
+                f"{self.path / EPISODES}: its episodes overlap or leave rows out; import the dataset again"
+            )
 
     def _check_types(self) -> None:
         index = {"start": Column((), "int64"), "length": Column((), "int64")}

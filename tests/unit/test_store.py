@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,18 @@ def test_a_manifest_that_disagrees_with_the_files_is_refused(tmp_path) -> None:
     manifest.write_text(json.dumps({**data, "num_transitions": 7}))
     with pytest.raises(DatasetError, match="the manifest says"):
         EpisodeStore.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize("start", [2**48, -1, 19])
+def test_an_episode_that_begins_elsewhere_than_where_the_one_before_ends_is_refused(tmp_path, start: int) -> None:
+    write(tmp_path / "x", [episode(20, 1), episode(20, 2)])
+    file = tmp_path / "x" / "episodes.arrow"
+    changed = file.read_bytes().replace(struct.pack("<qq", 0, 20), struct.pack("<qq", 0, start))
+    assert changed != file.read_bytes()
+    file.write_bytes(changed)
+    with pytest.raises(DatasetError, match="its episodes overlap or leave rows out") as error:
+        EpisodeStore.open(tmp_path / "x")
+    one_line(error)
 
 
 def test_verify_finds_nothing_in_a_good_store_and_one_changed_byte_in_a_bad_one(tmp_path) -> None:
