@@ -168,6 +168,7 @@ class SweepKills(Kind):
     def _killed(self, who: str, when: float, random: Random) -> Outcome:
         """Run the sweep and kill -9 its group, or one process of those that it started."""
         deadline = time.monotonic() + when
+        place = random.random()  # drawn here: how many processes there are is no part of the input
 
         def kill(process: Process) -> None:
             while time.monotonic() < deadline and process.poll() is None:
@@ -178,7 +179,7 @@ class SweepKills(Kind):
                 else:
                     others = psutil.Process(process.pid).children(recursive=True)
                     if others:
-                        random.choice(others).kill()
+                        others[int(place * len(others))].kill()
 
         return self.room.say(*self.sweep, meanwhile=kill)
 
