@@ -29,7 +29,7 @@ def test_opening_prints_the_ratio_to_both_kinds_of_hdf5(repo_root) -> None:
 
 @pytest.mark.slow
 def test_memory_prints_what_processes_share_and_that_a_small_heap_is_enough(repo_root) -> None:
-    words = ("--transitions", "20000", "--processes", "2", "--megabytes", "240", "--limit", "160")
+    words = ("--transitions", "20000", "--processes", "2", "--megabytes", "150", "--limit", "130")
     said = output(repo_root, "memory.py", *words).splitlines()
     told = {line[:10].strip(): line[10:] for line in said[-9:]}
     assert "out of memory" in told.pop("h5py")
