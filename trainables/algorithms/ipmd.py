@@ -212,8 +212,8 @@ class IPMD(SAC):
     ) -> torch.Tensor:
         """Return the mean of (|dr/dx| - 1)^2 at points between pairs of samples (arXiv 1704.00028)."""
         count = min(len(own_BI), len(shown_DI))
-        points = torch.lerp(own_BI[:count], shown_DI[:count], between_B1[:count]).requires_grad_()
-        (gradient,) = torch.autograd.grad(reward(points).sum(), points, create_graph=True)
+        points = torch.lerp(own_BI[:count], shown_DI[:count], between_B1[:count])
+        gradient = torch.func.grad(lambda inputs: reward(inputs).sum())(points)  # vmap takes it, not requires_grad_
         return (gradient.norm(dim=-1) - 1.0).square().mean()
 
 
