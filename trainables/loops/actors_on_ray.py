@@ -113,9 +113,14 @@ class RayActors:
                 self._call(number)
 
     def publish(self, weights: Sequence[Published]) -> None:
-        """Put the weights into Ray's store; the next calls carry them."""
+        """Put the weights into Ray's store; the next calls carry them.
+
+        Of a Ray that is gone the next `poll` tells, between two steps: here the weights are those of half a step.
+        """
         ray = _ray()
 
+        if self._weights and ray_processes.lost(self._folder):
+            return
         ray_processes.check(self._folder)
         self._weights = [[of.version, of.steps, ray.put(of)] for of in weights]
 
