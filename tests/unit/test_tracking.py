@@ -209,12 +209,22 @@ Shipper([(folder / "train.csv", "train/")], send, folder / {CURSOR_FILE!r}).flus
     assert store.batches == [3, 3]
 
 
-def test_a_damaged_cursor_file_means_that_all_is_sent_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "held",
+    [
+        '{"files": {"tr',
+        "[]",
+        '{"files": {"train.csv": {"rows": 3, "header": "step"}}}',
+        '{"files": {"train.csv": {"offset": -1, "rows": 3, "header": "step"}}}',
+        '{"pending": {"train.csv": {"extent": {"offset": 9, "rows": 1, "header": "step"}}}}',
+    ],
+)
+def test_a_damaged_cursor_file_means_that_all_is_sent_again(tmp_path: Path, held: str) -> None:
     rows(tmp_path / "train.csv", range(3))
     (tmp_path / "timing.csv").write_text("step,time,steps_per_sec\n" + "".join(f"{s},{s},1\n" for s in range(3)))
     store = Store()
     assert ship(tmp_path, store).close(10)
-    (tmp_path / CURSOR_FILE).write_text('{"files": {"tr')
+    (tmp_path / CURSOR_FILE).write_text(held)
     assert ship(tmp_path, store).close(10)
     assert store.batches == [3, 3]
     assert len(store.points) == 3  # the times are those of timing.csv, so nothing is there twice

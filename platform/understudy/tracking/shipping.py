@@ -58,8 +58,7 @@ class Cursor:
         self.path = path
         self.data: dict[str, Any] = {"format_version": 1, "files": {}, "pending": {}}
         try:
-            held = parse_json(path.read_bytes())
-            self.data |= held if isinstance(held, dict) else {}
+            self.data |= _checked(parse_json(path.read_bytes()))
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
@@ -88,6 +87,24 @@ class Cursor:
         if self.data.get("run_id") != run_id:
             self.data["run_id"] = run_id
             self.save()
+
+
+def _checked(held: Any) -> dict[str, Any]:
+    """Return what a cursor's file holds; ValueError where that is not what `save` writes."""
+
+    def is_extent(value: Any) -> bool:
+        counts = (value["offset"], value["rows"])
+        return all(type(one) is int and one >= 0 for one in counts) and isinstance(value["header"], str)
+
+    try:
+        extents = [*held.get("files", {}).values(), *(one["extent"] for one in held.get("pending", {}).values())]
+        times = [one["times"] for one in held.get("pending", {}).values()]
+        right = all(map(is_extent, extents)) and all(isinstance(one, list) for one in times)
+    except (AttributeError, KeyError, TypeError):
+        right = False
+    if not right:
+        raise ValueError("it was changed")
+    return held
 
 
 class Shipper:
