@@ -31,7 +31,7 @@ def findings(store: EpisodeStore) -> tuple[list[str], list[str]]:
     data came in, dimensions that never change, duplicate episodes, black or still cameras.
     """
     pictures = scan_pictures(store)
-    damage = [*_changed(store), *_bad_numbers(store), *_index(store)]
+    damage = [*_changed(store), *_bad_numbers(store)]
     damage += [line for report in pictures for line in report.damage(store)]
     odd = [line for report in pictures for line in report.oddities(store)]
     return damage, [*notes_of(store), *_constant(store), *_duplicates(store), *odd]
@@ -79,14 +79,6 @@ def _constant(store: EpisodeStore) -> list[str]:
         same = [i for i, (low, high) in enumerate(zip(numbers["min"], numbers["max"], strict=True)) if low == high]
         if same:
             findings.append(f"{name}: never changes in dimension {', '.join(map(str, same))}")
-    return findings
-
-
-def _index(store: EpisodeStore) -> list[str]:
-    findings = [f"episode {i}: has no steps" for i in np.flatnonzero(store.lengths < 1)]
-    ends = store.starts + store.lengths
-    if store.starts[0] != 0 or (store.starts[1:] != ends[:-1]).any():
-        findings.append("episode index: episodes overlap or leave gaps")
     return findings
 
 
