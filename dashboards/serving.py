@@ -14,7 +14,7 @@ from understudy.cluster.profile import load_profile
 from understudy.dashboards.places import Root, address, kind_of
 from understudy.dashboards.reading.heads import Heads
 from understudy.dashboards.site import Site
-from understudy.errors import UserError
+from understudy.errors import UnknownName, UserError
 from understudy.files import home, user_path
 from understudy.secrecy import without_secrets
 
@@ -63,7 +63,6 @@ def remote_site(tracking_uri: str, data_dir: Path | None = None) -> Generator[Si
 def _site_of(what: str, save_dir: Path, data_dir: Path) -> Site:
     from understudy.envs.store.finding import store_name
     from understudy.envs.store.store import MANIFEST
-    from understudy.runs.find import find
 
     if not what:
         if not save_dir.is_dir():
@@ -74,9 +73,24 @@ def _site_of(what: str, save_dir: Path, data_dir: Path) -> Site:
         return Site(Root(path))
     if what not in ("", ".", "..") and (data_dir / store_name(what) / MANIFEST).is_file():
         return Site(Root(save_dir if save_dir.is_dir() else data_dir), start=address("dataset", what))
-    folder = (path if kind_of(path) else find(what, save_dir)).resolve()
+    folder = (path if kind_of(path) else _found(what, save_dir, data_dir)).resolve()
     root = Root(_root_above(folder))
     return Site(root, start=address(kind_of(folder), root.relative(folder)))
+
+
+def _found(what: str, save_dir: Path, data_dir: Path) -> Path:
+    """Return the folder of a run or sweep by its name; of a dataset that is not imported, say how it can be had."""
+    from understudy.envs.sources.getting import missing_dataset
+    from understudy.registry import sources
+    from understudy.runs.find import find
+
+    try:
+        return find(what, save_dir)
+    except UnknownName:
+        task = next((task for _, source in sources.items() if (task := source.parse(what)) is not None), None)
+        if task is None:
+            raise
+        raise missing_dataset(task, data_dir) from None
 
 
 def _root_above(folder: Path) -> Path:

@@ -65,6 +65,10 @@ class Task(abc.ABC):
     def env_id(self) -> str:
         """The environment's own name (a gymnasium id where there is one)."""
 
+    def env_id_in(self, provenance: Mapping[str, Any]) -> str:
+        """Return the environment's own name, where files may say it; empty where there is none."""
+        return self.env_id
+
     @property
     @abc.abstractmethod
     def max_episode_steps(self) -> int:
@@ -241,7 +245,7 @@ class Task(abc.ABC):
         raise UserError(f"{self.source.name}: pictures of recorded states cannot be rendered")
 
 
-def _read_again(source: str, env_name: str) -> Task:
+def _read_again(source: str, env_name: str) -> Any:
     from understudy.registry import sources
 
     found = sources.get(source)

@@ -18,6 +18,8 @@ from understudy.registry import sources
 BARS = " ▁▂▃▄▅▆▇█"
 ROUNDING = 1e-4
 """How far beyond 1 an action may lie that is 1 but for rounding."""
+SUCCESS, INTERVENTIONS = "success", "interventions"
+"""Columns of recordings: whether a step succeeded, and whether somebody took it from a policy."""
 PICTURES_SHOWN = 64
 """Pictures that the histogram of a camera is made from."""
 
@@ -50,6 +52,11 @@ class StoreInfo:
     length_histogram: str
     return_histogram: str
     terminated_episodes: int
+    successful_episodes: int | None
+    """None where the data do not tell success."""
+    corrected_steps: float
+    """Share of the steps that somebody took from a policy."""
+    corrected_episodes: int
     dimensions: list[DimensionInfo]
     notes: list[str]
 
@@ -69,6 +76,8 @@ class StoreInfo:
             _spread("length", (self.length_min, self.length_max, self.length_median, "median"), self.length_histogram),
             _spread("return", (self.return_min, self.return_max, self.return_mean, "mean"), self.return_histogram),
             *_wrapped("ends", f"{self.terminated_episodes} episodes reached a terminal state"),
+            *_wrapped("success", self._success()),
+            *_wrapped("corrected", self._corrected()),
             *(line for note in self.notes for line in _wrapped("note", note)),
             "",
             f"{'column':<18}{'dim':>9}{'min':>11}{'max':>11}{'mean':>11}{'std':>11}  histogram, min to max",
@@ -84,6 +93,17 @@ class StoreInfo:
                 numbers = "".join(f"{value:>11.4g}" for value in (first.min, first.max, first.mean, first.std))
                 lines.append(f"{heading}{numbers}  {first.histogram}")
         return "\n".join(lines)
+
+    def _success(self) -> str:
+        return (
+            ""
+            if self.successful_episodes is None
+            else f"{self.successful_episodes} of {self.manifest.num_episodes} episodes"
+        )
+
+    def _corrected(self) -> str:
+        episodes = self.corrected_episodes
+        return f"{self.corrected_steps:.2g} of the steps, in {episodes} episodes" if episodes else ""
 
     def __rich__(self) -> str:
         return self.text()
@@ -121,6 +141,7 @@ def describe_store(
     columns = (*columns, *(IMAGES + camera for camera in store.cameras()))
     returns = np.add.reduceat(store.column("rewards").astype(np.float64), store.starts)
     ended = np.maximum.reduceat(store.column("terminals"), store.starts)
+    solved, corrected = _flags(store, SUCCESS), _flags(store, INTERVENTIONS)
     dimensions = [info for name in columns for info in _dimensions(store, name, bins)]
     return StoreInfo(
         manifest=store.manifest,
@@ -134,9 +155,18 @@ def describe_store(
         length_histogram=text_histogram(store.lengths, bins),
         return_histogram=text_histogram(returns, bins),
         terminated_episodes=int((ended > 0).sum()),
+        successful_episodes=None if solved is None else int(np.maximum.reduceat(solved, store.starts).sum()),
+        corrected_steps=0.0 if corrected is None else float(corrected.mean()),
+        corrected_episodes=0 if corrected is None else int(np.maximum.reduceat(corrected, store.starts).sum()),
         dimensions=dimensions,
         notes=notes_of(store),
     )
+
+
+def _flags(store: EpisodeStore, name: str) -> np.ndarray | None:
+    """Return where a column is not 0, [N]; None without one that has a number a step."""
+    column = store.manifest.columns.get(name)
+    return None if column is None or column.shape else store.column(name) > 0
 
 
 def text_histogram(values: np.ndarray, bins: int = 16) -> str:

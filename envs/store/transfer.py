@@ -84,7 +84,7 @@ def import_file(
         target,
         name=name,
         source=source.name,
-        env_id=(options.environment or task).env_id,
+        env_id="",
         overwrite=options.overwrite,
         pictures=pictures,
     )
@@ -103,6 +103,7 @@ def import_file(
             **({"reading": reading} if reading else {}),
             **({"jpeg_quality": pictures.quality} if pictures.name == JPEG else {}),
         }
+        writer.env_id = (options.environment or task).env_id_in(writer.provenance)
         for episode in task.read(path, **reading):
             writer.add_episode(options.change.apply(episode) if options.change else episode)
             transitions += len(episode["actions"])

@@ -34,6 +34,7 @@ from tests.contract.source_examples import copy, one_line, same_episodes
 
 from understudy.envs.sources.lerobot.video import FrameReader, read_frames
 from understudy.envs.sources.source import task_of
+from understudy.envs.store.inspection import describe_store
 from understudy.envs.store.transfer import import_file
 from understudy.errors import DatasetError, UserError
 from understudy.spec.keys import build_run
@@ -291,9 +292,35 @@ def test_policies_are_evaluated_in_the_environment_that_the_dataset_keeps(tmp_pa
     assert (environment.env_name, json.loads(environment.settings)) == ("hopper-medium-v2", note["environment"])
 
 
+@pytest.mark.parametrize(
+    ("named", "played"),
+    [("gym_hil/PandaPickCube-state-v0", "gym_hil/PandaPickCube-v0"), ("Pendulum-v1", "Pendulum-v1")],
+)
+def test_the_environment_that_a_dataset_names_is_its_own_not_the_folder(tmp_path, named, played) -> None:
+    root = written(tmp_path / "set", 1, note={"env_name": named})
+    store = import_file(task_of(f"lerobot:{root}"), root, tmp_path / "stores")
+    assert store.manifest.env_id == played
+    assert f"lerobot, environment {played}" in describe_store(store).text()
+    environment = environment_of(spec(root, tmp_path / "stores"))
+    assert (environment.env_name, environment.playable) == (named, True)
+
+
+@pytest.mark.parametrize("named", ["lerobot:any/thing", "tests.contract.test_lerobot:never_called"])
+def test_a_dataset_names_no_other_dataset_and_no_code_as_its_environment(tmp_path, named) -> None:
+    root = written(tmp_path / "set", 1, note={"env_name": named})
+    store = import_file(task_of(f"lerobot:{root}"), root, tmp_path / "stores")
+    assert store.manifest.env_id == ""
+    assert "without an environment" in describe_store(store).text()
+    assert not environment_of(spec(root, tmp_path / "stores")).playable
+
+
+def never_called() -> None:
+    raise AssertionError("a dataset had this called")
+
+
 def test_a_dataset_without_a_simulator_says_so_in_one_line(tmp_path) -> None:
-    for note in ({}, {"env_name": "a real robot"}):
-        root = written(tmp_path / str(len(note)), 1, note=note)
+    for number, note in enumerate(({}, {"env_name": "a real robot"})):
+        root = written(tmp_path / str(number), 1, note=note)
         open_data(spec(root, tmp_path / "stores"))
         with pytest.raises(UserError) as error:
             environment_of(spec(root, tmp_path / "stores"))()

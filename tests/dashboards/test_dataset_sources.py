@@ -14,12 +14,15 @@ from tests.contract.lerobot_examples import made, written
 from tests.contract.source_examples import EXAMPLES, made_up, place
 from tests.dashboards.folders import data_in
 
-from understudy.dashboards.places import Root
+from understudy.dashboards.places import Root, address
 from understudy.dashboards.server import make_app
+from understudy.dashboards.serving import site_of
 from understudy.dashboards.site import Site
+from understudy.envs.sources.lerobot.writer import LeRobotWriter
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.columns import PictureEncoding
 from understudy.envs.store.transfer import ImportOptions, import_file
+from understudy.errors import DatasetError
 from understudy.registry import sources
 
 
@@ -66,6 +69,24 @@ def test_a_lerobot_datasets_videos_are_pictures_of_each_step(encoding: str, tmp_
         assert f'data-camera="{camera}"' in page
         shown = picture(pages, "lerobot:lab/arm", camera, 4 + 2).astype(int)  # the first episode has four steps
         assert np.abs(shown - made(1)[f"images/{camera}"][2]).mean() < 12, "pictures that were encoded twice"
+
+
+def test_a_recordings_page_names_its_environment_and_shows_success_and_corrections(tmp_path: Path) -> None:
+    root = tmp_path / "cubes"
+    with LeRobotWriter(root, fps=10, note={"env_name": "gym_hil/PandaPickCube-v0"}) as writer:
+        writer.add_episode({**made(0), "success": np.eye(4, dtype=np.uint8)[3], "interventions": np.ones(4, np.uint8)})
+    name = f"lerobot:{root}"
+    with pytest.raises(DatasetError, match="get it with `understudy data import lerobot ") as error:
+        site_of(name, tmp_path / "runs", tmp_path / "data")
+    assert f"--name {name}" in str(error.value)
+    import_file(task_of(name), root, tmp_path / "data")
+    pages = pages_of(tmp_path / "data")
+    assert site_of(name, tmp_path / "data" / "runs", tmp_path / "data").start == address("dataset", name)
+    page = pages.get(address("dataset", name)).text
+    assert "<dt>environment</dt><dd>gym_hil/PandaPickCube-v0</dd>" in page
+    shown = data_in(page)["episode"]
+    assert (shown["success"], shown["interventions"]) == ([[0, 0, 0, 1]], [[1, 1, 1, 1]])
+    assert "<td>gym_hil/PandaPickCube-v0</td>" in pages.get("/datasets").text
 
 
 def test_a_file_of_ones_own_has_a_page_with_its_cameras(tmp_path: Path) -> None:

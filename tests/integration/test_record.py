@@ -31,7 +31,9 @@ def test_an_oracles_recording_is_shown_trained_on_and_replayed(tmp_path: Path, d
     assert (_info(root)["total_episodes"], _info(root)["codebase_version"]) == (3, "v3.0")
     assert _info(root)["features"]["action"]["names"] == ["x", "y", "z", "gripper"]
     assert {"next.reward", "next.done", "next.success"} < set(_info(root)["features"])
-    assert "3 episodes" in done("data", "info", f"lerobot:{root}")
+    shown = done("data", "info", f"lerobot:{root}")
+    assert "lerobot, environment gym_hil/PandaPickCube-v0" in shown
+    assert "success   3 of 3 episodes" in shown
     replayed = done("record", *SCRIPTED, f"root={root}", "mode=replay", "replay_episode=2")
     assert "return 1, success True" in replayed
     words = ("algo=bc", f"env_name=lerobot:{root}", "training_steps=2", "hidden_dims=[8]", "eval_episodes=1")

@@ -203,6 +203,17 @@ def test_a_pads_sticks_move_the_hand_while_rb_is_held_and_buttons_speak_once() -
     assert control.read(None, None, {}).event is None
 
 
+def test_without_a_pad_one_line_says_so_and_no_library_speaks(capfd: pytest.CaptureFixture[str]) -> None:
+    joystick = pytest.importorskip("pygame.joystick")
+    joystick.init()
+    if joystick.get_count():
+        pytest.skip("a pad is connected")
+    capfd.readouterr()
+    with pytest.raises(UserError, match="no gamepad is connected; control=keyboard needs none"):
+        Gamepad(ARM).__enter__()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_picture_in_a_terminal_keeps_its_shape() -> None:
     frame = np.zeros((64, 128, 3), np.uint8)
     lines = as_text(frame, 32, 48).split("\r\n")

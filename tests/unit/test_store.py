@@ -302,6 +302,19 @@ def test_the_description_has_counts_returns_and_a_bar_for_each_bin(tmp_path) -> 
     assert len(info.dimensions) == 3 + 2 + 1
     assert all(len(dim.histogram) == 10 for dim in info.dimensions)
     assert "2 episodes, 12 transitions" in info.text()
+    assert "success" not in info.text()
+
+
+def test_the_description_of_a_recording_counts_successes_and_corrections(tmp_path) -> None:
+    flags = [([0, 0, 0, 0, 1], [0, 0, 1, 1, 1]), ([0] * 5, [0] * 5), ([0] * 5, [0, 1, 0, 0, 0])]
+    rows = [
+        episode(5, seed, success=np.array(won, np.uint8), interventions=np.array(mine, np.uint8))
+        for seed, (won, mine) in enumerate(flags)
+    ]
+    text = describe_store(write(tmp_path / "x", rows)).text()
+    assert "  success   1 of 3 episodes\n" in text
+    assert "  corrected 0.27 of the steps, in 2 episodes\n" in text
+    assert "corrected" not in describe_store(write(tmp_path / "y", rows[1:2])).text()
 
 
 def test_a_histogram_shows_every_bin_that_holds_something() -> None:

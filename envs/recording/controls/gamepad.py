@@ -69,7 +69,7 @@ class Gamepad(Control):
             raise UserError("control=gamepad needs 'pygame'; run `pip install pygame`") from None
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pads are told of through its window system
         os.environ.setdefault("SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS", "1")
-        pygame.init()
+        pygame.display.init()  # not all of pygame: its sound complains aloud of a machine that has none
         pygame.joystick.init()
         if not pygame.joystick.get_count():
             pygame.quit()

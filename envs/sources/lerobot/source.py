@@ -20,12 +20,13 @@ from understudy.envs.sources.lerobot.meta import is_dataset
 from understudy.envs.sources.lerobot.reader import data_files, declared, provenance, read_episodes
 from understudy.envs.sources.lerobot.video import TOLERANCE
 from understudy.envs.sources.lerobot.writer import LeRobotWriter, new_dataset
-from understudy.envs.sources.source import Source
-from understudy.envs.sources.task import Episode
+from understudy.envs.sources.own_env import OwnTask
+from understudy.envs.sources.source import Source, task_of
+from understudy.envs.sources.task import Episode, Task
 from understudy.envs.sources.unplayed import UnplayedTask
 from understudy.envs.store.column_kinds import Declared
 from understudy.envs.store.row_texts import TASK_TEXTS
-from understudy.errors import DatasetError, did_you_mean
+from understudy.errors import DatasetError, UnknownName, did_you_mean
 from understudy.files import home, tools_path, user_path
 from understudy.registry import sources
 
@@ -123,13 +124,18 @@ class LeRobotTask(UnplayedTask):
 
     @property
     def env_id(self) -> str:
-        """The dataset's own place: its file names the environment, if one does."""
+        """The dataset's own place: its files may name an environment."""
         return self.place
+
+    def env_id_in(self, provenance: Mapping[str, Any]) -> str:
+        """Return the name of the environment that the files name; empty where they name none."""
+        known = _known(provenance.get("env_name"))
+        return "" if known is None else known.env_id
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """Return rate, robot and cameras; and which environment the data are of, where that is known here."""
         found = provenance(path)
-        if not any(source.matches(str(found.get("env_name", ""))) for _, source in sources.items()):
+        if _known(found.get("env_name")) is None:
             found.pop("env_name", None)
         return found
 
@@ -149,6 +155,19 @@ def roots() -> list[Path]:
     """Return the folders that datasets called `user/name` are looked for in; the last one is LeRobot's own."""
     cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return [home() / "lerobot", tools_path(os.environ.get("HF_LEROBOT_HOME", f"{cache}/lerobot"))]
+
+
+def _known(env_name: Any) -> Task | None:
+    """Return the task of an environment that a note names: a dataset's name, or a gymnasium id registered here.
+
+    None for names that nothing here knows, for LeRobot's datasets, which name others, and for `module:Class`: what
+    came as data calls no code of its choice.
+    """
+    try:
+        task = task_of(str(env_name or ""))
+    except UnknownName:
+        return None
+    return None if isinstance(task, LeRobotTask | OwnTask) else task
 
 
 def _names_here() -> list[str]:
