@@ -8,10 +8,10 @@ defaults and evaluation-time settings is the config's own; the text is the modul
 
 from __future__ import annotations
 
+import argparse
 import enum
 import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,4 +143,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    options = argparse.ArgumentParser(prog="python -m understudy.documenting", description=__doc__)
+    options.add_argument("folder", type=Path, help="docs/methods: every other .md file there is removed")
+    main(options.parse_args().folder)
