@@ -127,6 +127,12 @@ class Acting:
         self._queue: deque[np.ndarray] = deque()
         self._ensemble = None if execution.ensemble is None else TemporalEnsemble(execution.ensemble)
 
+    def tell(self, text: str) -> None:
+        """Tell the policy another text from its next decision on, where it goes by what is told."""
+        told = self.execution.told
+        if told is not None and told.chosen(text) != self.text:
+            self.text, self._vector = told.chosen(text), told.vector(text)
+
     def see(self, observation: Any) -> None:
         """Take what followed an action; the oldest observation is forgotten."""
         self._seen.append(self.view.choose(observation))

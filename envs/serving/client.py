@@ -39,7 +39,7 @@ class PolicyClient:
         self._asked.append((self._step, self._pool.submit(lambda: (self._socket.send(data), self._receive())[1])))
         self._unsent.clear()
 
-    def reset(self, observation, **more):  # goal=..., episode=...: wait for the first chunk
+    def reset(self, observation, **more):  # goal=..., language=..., episode=...: wait for the first chunk
         self._step, self._end, self._asked, self._unsent = 0, 0, [], deque([observation], self.about["history"])
         self._ask(reset=True, **more)
         self._asked[0][1].result()

@@ -64,6 +64,7 @@ def serve(settings: Settings, say: Callable[[str], None], token_place: str) -> N
         served = PolicyServer(policy, member, settings)
         said = served.about()
         parts = ", ".join(f"{name} {tuple(shape)}" for name, shape in said["observation"].items())
+        parts += ", language (a task's text)" if said.get("language") == "" else ""
         port = listening.getsockname()[1]
         say(
             f"{said['algorithm']} of {said['env_name'] or settings.model}, seed {said['seed']}: {parts} -> chunks of"

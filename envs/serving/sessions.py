@@ -36,9 +36,10 @@ class Session(Runner):
         """Take a request's observations and return the episode, which needs a decision; UserError for what is wrong.
 
         A new episode begins with `reset`, and at the first request. It has the number `episode` of the request, which
-        its noise is drawn for, or `fresh_episode`.
+        its noise is drawn for, or `fresh_episode`. A text in a later request holds from that one on.
         """
         request = self._request(message)
+        text = self._text_of(request)
         seen = [self._observation(one) for one in request["observations"]]
         if request.get("reset") or self._acting is None:
             number = request.get("episode", fresh_episode)
@@ -47,11 +48,28 @@ class Session(Runner):
             self.episode = number - 1
             goal = request.get("goal")
             told = {} if goal is None else {"goal": self._observation(goal, "goal")}
-            told |= {TELLS: _text(request)}
+            told |= {TELLS: text}
             self.reset(seen[0], told, where="the request")
         for observation in seen:
             acting = self.see(observation)
+        if text is not None:
+            acting.tell(text)
         return acting
+
+    def _text_of(self, request: Mapping[str, Any]) -> str | None:
+        """Return the text that a request tells a policy that goes by one; UserError where it should and does not."""
+        told = self._execution.told
+        if told is None:
+            return None
+        text = _text(request)
+        if text is not None and not isinstance(text, str):
+            raise UserError(f"the task's text of a request is a text, not {type(text).__name__}")
+        if text is None and told.text is None and (request.get("reset") or self._acting is None):
+            raise UserError(
+                "the policy goes by its task's text and the request tells none: give `language`, or `prompt` in the"
+                " observation, or serve it with eval_language='pick up the cup'"
+            )
+        return text
 
     def _request(self, message: Any) -> dict[str, Any]:
         """Return a request with `observations`; one that has no key of ours is an observation by itself."""
@@ -64,8 +82,8 @@ class Session(Runner):
             if not known:
                 raise UserError(f"the request has no `observation`; it has {', '.join(map(str, message)) or 'nothing'}")
             single = not isinstance(shape, dict)
-            told = next((message[name] for name in PROMPTS if isinstance(message.get(name), str)), None)
-            return {"observations": [next(iter(known.values())) if single else known], TELLS: told}
+            told = {name: message[name] for name in PROMPTS if name in message}
+            return {"observations": [next(iter(known.values())) if single else known], **told}
         for key in message:
             if key not in KEYS:
                 raise UserError(f"{key!r} is no key of a request{did_you_mean(str(key), KEYS)}")
@@ -85,10 +103,10 @@ class Session(Runner):
         return {name: _numbers(part, name, what) for name, part in told.items()}
 
 
-def _text(request: Mapping[str, Any]) -> str | None:
-    """Return the task's text that a request tells, itself or in its first observation."""
-    parts = named_parts(request["observations"][0]) or {}
-    told = [request.get(TELLS), *(parts[name] for name in PROMPTS if isinstance(parts.get(name), str))]
+def _text(request: Mapping[str, Any]) -> Any:
+    """Return the task's text that a request tells, itself or in its newest observation; None where it tells none."""
+    parts = named_parts(request["observations"][-1]) or {}
+    told = [*(request.get(name) for name in PROMPTS), *(parts.get(name) for name in PROMPTS)]
     return next((text for text in told if text is not None), None)
 
 

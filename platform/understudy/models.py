@@ -11,6 +11,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,20 @@ import numpy as np
 from understudy import __version__
 from understudy.errors import UnknownName, did_you_mean
 from understudy.loading import load_policy
-from understudy.observations import as_shape, dtype_of, parts_of
+from understudy.observations import (
+    LANGUAGE,
+    ObservationShape,
+    as_shape,
+    dtype_of,
+    named_parts,
+    parts_of,
+    told_text,
+    without_text,
+)
 from understudy.policy import Policy
 from understudy.policy_document import content_hash, read_document
 from understudy.registry import algorithms
+from understudy.spec.learning import Language
 from understudy.spec.model_names import check_model_name
 from understudy.tracking.addresses import absolute_address, check_reachable
 from understudy.tracking.checkpoints import STEP_TAG, link_points
@@ -43,21 +54,31 @@ MODEL_NAME = "model"
 """Artifact name of a run's model: runs:/<run id>/model."""
 _RUNTIME = ("mlflow", "numpy", "safetensors", "torch")
 """What understudy needs to act; it is not named itself, for on the package index the name is another project's."""
+_FOR_TEXTS = ("tokenizers",)
+_HOLDS_TABLE: Mapping[str, tuple[str, ...]] = {"wordllama": ("wordllama",)}
+"""Packages that hold a text encoder's table."""
 
 
 # ---- the pyfunc: what mlflow calls ----
 
 
 class PolicyModel:
-    """What mlflow.pyfunc wraps: `predict` on observations [B, *O] gives actions [B, H, A]."""
+    """What mlflow.pyfunc wraps: `predict` on observations [B, *O], or their named parts, gives actions [B, H, A].
+
+    A task's text is the part `language`: an array of B texts, or of their vectors.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def predict(self, model_input: np.ndarray, params: Mapping[str, Any] | None = None) -> np.ndarray:
+    def predict(
+        self, model_input: np.ndarray | Mapping[str, np.ndarray], params: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """Return actions; params are temperature, seed and member, as in Policy.act."""
         settings: dict[str, Any] = {"temperature": None, "seed": 0, "member": 0, **(params or {})}
-        return self.policy.act(np.asarray(model_input), **settings)
+        parts = named_parts(model_input)
+        observations = np.asarray(model_input) if parts is None else {key: np.asarray(x) for key, x in parts.items()}
+        return self.policy.act(observations, **settings)
 
 
 def _load_pyfunc(path: str) -> PolicyModel:  # pyright: ignore[reportUnusedFunction]
@@ -116,14 +137,9 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    shape = as_shape(document["observation_shape"])
-    inputs: list[Any] = [
-        # A single array goes without a name: mlflow would hand a named one over as a dict.
-        TensorSpec(np.dtype(dtype_of(name)), (-1, *part), name if isinstance(shape, dict) else None)
-        for name, part in parts_of(shape).items()
-    ]
     kind = algorithms.get(document["algorithm"])
     config = kind.Config.recorded(document["config"])
+    inputs = [TensorSpec(*item) for item in _inputs(as_shape(document["observation_shape"]), config.language)]
     width = document["action_dim"] if kind.acts else 1
     actions = TensorSpec(np.dtype(np.float32), (-1, config.chunks.chunk_length, width))
     params = [
@@ -150,13 +166,32 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
             data_path=str(folder),
             mlflow_model=model,
             signature=ModelSignature(Schema(inputs), Schema([actions]), ParamSchema(params)),
-            pip_requirements=requirements(),  # named, because inferring them loads the model in a new process
+            # named, because inferring them loads the model in a new process
+            pip_requirements=requirements(config.language.language_encoder),
         )
 
 
-def requirements() -> list[str]:
-    """Return what a process needs to load a model beside understudy, pinned to the versions here (no +cpu suffix)."""
-    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in _RUNTIME]
+def _inputs(shape: ObservationShape, language: Language) -> list[tuple[np.dtype[Any], tuple[int, ...], str | None]]:
+    """Return type, shape and name of a signature's inputs; a task's text is one, where none is set."""
+    asks = told_text(shape) and language.eval_language is None
+    seen = without_text(shape)
+    named = asks or isinstance(
+        seen, dict
+    )  # a single array goes without a name: mlflow hands a named one over as a dict
+    inputs: list[tuple[np.dtype[Any], tuple[int, ...], str | None]] = [
+        (np.dtype(dtype_of(name)), (-1, *part), name if named else None) for name, part in parts_of(seen).items()
+    ]
+    return [*inputs, (np.dtype(str), (-1,), LANGUAGE)] if asks else inputs
+
+
+def requirements(text_encoder: str | None = None) -> list[str]:
+    """Return what a process needs to load a model beside understudy, pinned to the versions here (no +cpu suffix).
+
+    With a text encoder (`language_encoder`), what splits texts and the package that holds the table, too.
+    """
+    names = _RUNTIME if text_encoder is None else (*_RUNTIME, *_FOR_TEXTS, *_HOLDS_TABLE.get(text_encoder, ()))
+    found = {name: importlib.metadata.version(name) for name in names if name in _RUNTIME or find_spec(name)}
+    return [f"{name}=={version.split('+')[0]}" for name, version in found.items()]
 
 
 def register(

@@ -211,7 +211,7 @@ def test_a_server_takes_its_clients_texts(tmp_path) -> None:
     assert first({"observation": place, "language": LEFT}) < -0.5
     assert first({"observation": {"state": place, "prompt": RIGHT}}) > 0.5
     assert first({"state": place, "prompt": LEFT}) < -0.5
-    with pytest.raises(UserError, match="goes by a task's text and is told none"):
+    with pytest.raises(UserError, match="goes by its task's text and the request tells none"):
         first({"observation": place})
 
 

@@ -107,6 +107,7 @@ def register(
         "understudy models export models:/lift@best lift_onnx --format onnx",
         "understudy models export runs/fbc/.../sd000_20260101_120000 lift_pt2 flow_steps=5",
         "understudy models export policy_folder lift_ts --format torchscript --temperature 1",
+        "understudy models export policy_folder cups --text 'pick up the cup' --text 'push the cup'",
     )
 )
 def export(
@@ -124,6 +125,9 @@ def export(
         None, "--temperature", min=0, help="0: deterministic; above: noise is an input; default the method's own"
     ),
     seed: int | None = typer.Option(None, "--seed", help="of several seeds, the one to export; default the first"),
+    text: list[str] = typer.Option(
+        [], "--text", help="a task's text, whose vector export.json shall hold; once for each text"
+    ),
     tracking_uri: str = TRACKING_URI,
 ) -> None:
     """Write a policy as one file that acts without understudy, and export.json that says what goes in and out.
@@ -140,7 +144,13 @@ def export(
     policy = load_policy(folder_of(model), tracking_uri or None)
     member = policy.member_of(seed)
     said = export_policy(
-        with_settings(policy, keys or []), folder, format_, member=member, temperature=temperature, source=model
+        with_settings(policy, keys or []),
+        folder,
+        format_,
+        member=member,
+        temperature=temperature,
+        source=model,
+        texts=text,
     )
     ports = [f"{port['name']} {port['dtype']} {port['shape']}" for port in (*said["inputs"], *said["outputs"])]
     console.print(f"{folder}/{said['file']}: {', '.join(ports[:-1])} -> {ports[-1]}", soft_wrap=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from understudy.statistics import ConfidenceInterval
 
+EVALUATION = ("trial", "stage", "step", "setting")
+"""What tells one evaluation from another in a table of episodes."""
+COUNTED = ("seeds", "episodes", "of", "mean [95 %]")
 runs = typer.Typer(help="Runs in MLflow: list, show; the episodes of a run.", no_args_is_help=True)
 TRACKING_URI = typer.Option("", "--tracking_uri", help="default $MLFLOW_TRACKING_URI, else SQLite in save_dir")
 SAVE_DIR = typer.Option("", "--save_dir", help="root of the run directories; default runs/fbc/")
@@ -125,20 +129,34 @@ def episodes(
     else:
         headings, rows = episode_rows(table, step, failures)
     show_table(headings, rows)
+    if step < 0 and (by_text := text_rows(table)):
+        show_table((*EVALUATION, "text", *COUNTED), by_text)
 
 
 def evaluation_rows(table: pa.Table) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return a row for each evaluation: trial, stage, step, setting, seeds, episodes, the interval of its episodes."""
+    return (*EVALUATION, *COUNTED), [row for _, row in _intervals(table, EVALUATION)]
+
+
+def text_rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    """Return a row for each task text of each evaluation that told several; none where none did."""
+    found = _intervals(table, (*EVALUATION, "text"))
+    texts = Counter(tuple(group[key] for key in EVALUATION) for group, _ in found)
+    return [row for group, row in found if texts[tuple(group[key] for key in EVALUATION)] > 1]
+
+
+def _intervals(table: pa.Table, keys: Sequence[str]) -> list[tuple[dict[str, Any], tuple[Any, ...]]]:
+    """Return (group, row) for each group of episodes with the same keys; a row has them and the interval."""
     from understudy.runs.episodes import interval_of, objective_column, rows_where
 
-    keys = ["trial", "stage", "step", "setting"]
-    rows: list[tuple[Any, ...]] = []
-    for group in table.group_by(keys).aggregate([]).sort_by([(key, "ascending") for key in keys]).to_pylist():
+    rows: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+    groups = table.group_by(list(keys)).aggregate([]).sort_by([(key, "ascending") for key in keys])
+    for group in groups.to_pylist():
         chosen = rows_where(table, **group)
-        found = interval_of(chosen)
-        column = objective_column(chosen)
-        rows.append((*(dash(group[key]) for key in keys), found.n_seeds, found.n_episodes, column, figures(found)))
-    return ("trial", "stage", "step", "setting", "seeds", "episodes", "of", "mean [95 %]"), rows
+        found, column = interval_of(chosen), objective_column(chosen)
+        counted = (found.n_seeds, found.n_episodes, column, figures(found))
+        rows.append((group, (*(dash(group[key]) for key in keys), *counted)))
+    return rows
 
 
 def episode_rows(table: pa.Table, step: int, failures: bool) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

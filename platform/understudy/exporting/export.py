@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from understudy.exporting.formats import FORMATS, Format
 from understudy.exporting.function import NOISE, PolicyFunction
 from understudy.files import sha256, write_json
 from understudy.folders import replaced_folder
+from understudy.observations import LANGUAGE, told_text
 from understudy.policy import Policy
 
 DOCUMENT = "export.json"
@@ -39,17 +41,19 @@ def export_policy(
     member: int = 0,
     temperature: float | None = None,
     source: str = "",
+    texts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write one member of a policy as a file of a format, with export.json beside it; return what that says.
 
     The folder is written whole or not at all, and replaces an earlier export there. The file is read back and must
     give the policy's own actions; `difference` in the JSON is the largest that was found. `source` is where the
-    policy came from.
+    policy came from. The JSON holds the vectors of `texts`, for a policy that is told its task's.
     """
     kind, folder = format_named(format), Path(folder)
     if folder.is_file() or (any(folder.glob("*")) and not (folder / DOCUMENT).is_file()):
         raise UserError(f"{folder}: holds something else than an exported policy; choose another folder")
     function = PolicyFunction(policy.on("cpu"), member, temperature)
+    language = _texts(policy, texts)
     with replaced_folder(folder) as beside:
         path = beside / kind.file
         facts = kind.write(function, path)
@@ -61,6 +65,7 @@ def export_policy(
             "sha256": sha256(path),
             **facts,
             **_described(policy, function, member, source),
+            **language,
             "difference": difference,
             "made_with": {"understudy": __version__, "torch": torch.__version__},
         }
@@ -88,6 +93,24 @@ def compare(function: PolicyFunction, kind: Format, path: Path) -> float:
             )
         largest = max(largest, difference)
     return largest
+
+
+def _texts(policy: Policy, texts: Sequence[str]) -> dict[str, Any]:
+    """Return what the JSON says of task texts: the encoder, the text that is inside or the vectors of those given.
+
+    UserError for texts where the file takes none.
+    """
+    language = policy.algorithm.config.language
+    if not told_text(policy.algorithm.observation_shape):
+        if texts:
+            raise UserError(f"--text {texts[0]!r}: this policy of {policy.algorithm.name} is told no task texts")
+        return {}
+    if texts and language.eval_language is not None:
+        raise UserError(f"--text {texts[0]!r}: eval_language={language.eval_language!r} is inside, and no text goes in")
+    encoder = {"encoder": language.language_encoder, "table": language.language_table}
+    inside = {} if language.eval_language is None else {"inside": language.eval_language}
+    vectors = {text: vector.tolist() for text, vector in zip(texts, policy.embed(list(texts)), strict=True)}
+    return {LANGUAGE: {**encoder, **inside, **({"vectors": vectors} if texts else {})}}
 
 
 def _described(policy: Policy, function: PolicyFunction, member: int, source: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from understudy.errors import UserError
-from understudy.observations import dtype_of, parts_of
+from understudy.language import Told
+from understudy.observations import LANGUAGE, dtype_of, parts_of, told_text
 from understudy.policy import Policy
 from understudy.randomness import numpy_generator
 
@@ -46,7 +47,7 @@ class PolicyFunction(nn.Module):
     """Actions [B, H, A] float32 of raw observations, a tensor for each part, and of noise where the policy takes any.
 
     The noise is standard normal; the temperature is inside. At temperature 0 there is none, and the same observations
-    give the same actions.
+    give the same actions. A task's text is an input, its vector; where `eval_language` sets one it is inside instead.
     """
 
     def __init__(self, policy: Policy, member: int = 0, temperature: float | None = None) -> None:
@@ -61,8 +62,14 @@ class PolicyFunction(nn.Module):
         self.noise_shape = tuple(algorithm.noise_shape())
         self._act, self._scaling = algorithm.act, policy.scaling
         self._single = not isinstance(algorithm.observation_shape, dict)
+        vector = _set_text(policy)
+        self.register_buffer("text", vector)
         shapes = parts_of(algorithm.observation_shape)
-        ports = [Port(name, np.dtype(dtype_of(name)).name, shape) for name, shape in shapes.items()]
+        ports = [
+            Port(name, np.dtype(dtype_of(name)).name, shape)
+            for name, shape in shapes.items()
+            if vector is None or name != LANGUAGE
+        ]
         takes_noise = self.temperature != 0.0 and algorithm.config.acts_at_random
         self.inputs = [*ports, Port(NOISE, "float32", self.noise_shape)] if takes_noise else ports
         self.output = Port(ACTIONS, "float32", (algorithm.chunk_length, algorithm.action_dim))
@@ -75,5 +82,15 @@ class PolicyFunction(nn.Module):
             noise = torch.zeros(tensors[0].shape[0], *self.noise_shape)
         else:
             noise = noise * self.temperature
+        if self.text is not None:
+            given[LANGUAGE] = self.text.expand(tensors[0].shape[0], -1)
         seen = self._scaling.observations(next(iter(given.values())) if self._single else given)
         return self._scaling.actions_back(self._act(self.network, seen, noise))
+
+
+def _set_text(policy: Policy) -> torch.Tensor | None:
+    """Return the vector [D] of the text that a policy's settings name; None where they name none."""
+    told = Told.of(policy.algorithm.config.language)
+    if told is None or told.text is None or not told_text(policy.algorithm.observation_shape):
+        return None
+    return torch.as_tensor(told.vector(None))
