@@ -139,7 +139,8 @@ def _save_pyfunc(path: Path, folder: Path, document: dict[str, Any], run_id: str
 
     kind = algorithms.get(document["algorithm"])
     config = kind.Config.recorded(document["config"])
-    inputs = [TensorSpec(*item) for item in _inputs(as_shape(document["observation_shape"]), config.language)]
+    shape = as_shape(document["observation_shape"])
+    inputs: list[Any] = [TensorSpec(*item) for item in _inputs(shape, config.language)]
     width = document["action_dim"] if kind.acts else 1
     actions = TensorSpec(np.dtype(np.float32), (-1, config.chunks.chunk_length, width))
     params = [

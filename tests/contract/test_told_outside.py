@@ -65,7 +65,7 @@ def logged(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
 
 def test_pyfunc_takes_a_text_for_each_observation(policy: Policy, tmp_path: Path, monkeypatch) -> None:
     from mlflow.exceptions import MlflowException
-    from mlflow.pyfunc.scoring_server import parse_tf_serving_input
+    from mlflow.utils.proto_json_utils import parse_tf_serving_input
 
     loaded = logged(policy, tmp_path, monkeypatch)
     assert "'language': Tensor('str', (-1,))" in str(loaded.metadata.signature)

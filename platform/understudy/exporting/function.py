@@ -50,6 +50,9 @@ class PolicyFunction(nn.Module):
     give the same actions. A task's text is an input, its vector; where `eval_language` sets one it is inside instead.
     """
 
+    text: torch.Tensor | None
+    """The vector [D] of the text that is inside, a buffer."""
+
     def __init__(self, policy: Policy, member: int = 0, temperature: float | None = None) -> None:
         """Take one member; UserError where there is no such member, or nothing that acts."""
         super().__init__()
