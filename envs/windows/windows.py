@@ -16,7 +16,9 @@ import torch
 
 from understudy.algorithm import RETURNS, Batch
 from understudy.envs.store.store import EpisodeStore
+from understudy.envs.windows.balance import balanced, sides
 from understudy.envs.windows.episodes import Split, chosen_episodes
+from understudy.envs.windows.lengths import ranges, returns_to_go, steps_left, steps_to_done
 from understudy.envs.windows.n_step import n_step
 from understudy.envs.windows.relabelling import goal_offsets
 from understudy.envs.windows.texts import TaskTexts, ToldView
@@ -70,7 +72,7 @@ class Windows:
                 f"horizon {ahead} is longer than every episode of {store.name!r}; the longest has {lengths.max()} steps"
             )
         self.num_episodes, self.num_transitions = len(lengths), int(lengths.sum())
-        self._rows = None if len(lengths) == len(store.lengths) else _ranges(starts, lengths)
+        self._rows = None if len(lengths) == len(store.lengths) else ranges(starts, lengths)
         view = StoreView(store, data, with_goal=self.goals != "none")
         self._view = view if texts is None else ToldView(view, TaskTexts(store, texts))
         self._saliency_alpha = sampling.saliency_alpha
@@ -80,14 +82,14 @@ class Windows:
         self._columns = {name: self._column(name) for name in sampling.columns}
         """What batches hold beside actions, by selected transition."""
         above = sampling.balanced_above
-        self._sides = None if above is None else _sides(self.rewards(), above, store.name, split)
+        self._sides = None if above is None else sides(self.rewards(), above, store.name, split)
         executed = sampling.executed and EXECUTED in store.manifest.columns
         self._actions = store.column(EXECUTED if executed else "actions")
         self._chunks = opaque(self._actions, rows=ahead) if ahead <= lengths.max() else None
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
-        self._left = _steps_left(lengths, ahead)
+        self._left = steps_left(lengths, ahead)
         if data.mask_after_done:
-            self._left = np.minimum(self._left, _steps_to_done(self._selected(store.column("terminals")), lengths))
+            self._left = np.minimum(self._left, steps_to_done(self._selected(store.column("terminals")), lengths))
         self._valid = np.tri(self.horizon, dtype=np.float32)  # row `left` has left + 1 ones
 
     @property
@@ -126,7 +128,7 @@ class Windows:
             if self._sides is None:
                 numbers = generator.integers(0, self.num_transitions, (STEPS_DRAWN, batch_size))
             else:
-                numbers = _balanced(self._sides, generator, (STEPS_DRAWN, batch_size))
+                numbers = balanced(self._sides, generator, (STEPS_DRAWN, batch_size))
             held = self._drawn[seed] = ((block, batch_size), numbers)
         drawn = held[1][place]
         return drawn[rank * share : (rank + 1) * share]
@@ -275,64 +277,3 @@ def _check_aligned(data: DataSpec, goals: str) -> None:
         raise DatasetError(f"goal_relabelling={goals}: a method that learns a window of steps is told no goal: none")
     if data.mask_after_done:
         raise DatasetError("mask_after_done=true is for chunks that begin at the newest observation: false")
-
-
-def _steps_to_done(terminals: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return how many steps follow each row up to the first done at or after it, or to the end of its episode."""
-    rows, ends = np.arange(len(terminals)), np.repeat(np.cumsum(lengths), lengths) - 1
-    stops = np.minimum.accumulate(np.where(terminals != 0, rows, len(rows))[::-1])[::-1]
-    return np.minimum(stops, ends) - rows
-
-
-def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float) -> np.ndarray:
-    """Return sum_k discount^k r_(t + k) to the end of t's episode, float32, for rewards of episodes one after another.
-
-    Sums of 1, 2, 4, ... terms: S_2k(t) = S_k(t) + discount^k S_k(t + k), where t + k is in the same episode.
-    """
-    ends = np.repeat(np.cumsum(lengths), lengths)
-    total, span, place = rewards.astype(np.float64), 1, np.arange(len(rewards))
-    while span < lengths.max():
-        inside = np.flatnonzero(place + span < ends)
-        total[inside] = total[inside] + discount**span * total[inside + span]
-        span *= 2
-    return total.astype(np.float32)
-
-
-def _steps_left(lengths: np.ndarray, horizon: int) -> np.ndarray:
-    """Return how many whole steps follow each row of its episode, at most horizon - 1, episode after episode.
-
-    Only an episode's last rows have fewer: one fill and a few scatters, so that a large store opens at once.
-    """
-    left = np.full(int(lengths.sum()), horizon - 1, np.min_scalar_type(horizon - 1))
-    ends = np.cumsum(lengths)
-    for steps in range(horizon - 1):
-        left[ends[lengths > steps] - 1 - steps] = steps
-    return left
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the rows of several episodes, one after another."""
-    offsets = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - offsets, lengths)
-
-
-def _sides(rewards: np.ndarray, above: float, name: str, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the transitions whose reward is above a bound, and the others; DatasetError where either has none."""
-    positive = rewards > above
-    if positive.all() or not positive.any():
-        raise DatasetError(
-            f"{name!r}: {'every' if positive.all() else 'no'} reward of the {split} episodes is above"
-            f" reward_threshold={above:g}; they are from {rewards.min():g} to {rewards.max():g}, and both are needed"
-        )
-    return np.flatnonzero(positive), np.flatnonzero(~positive)
-
-
-def _balanced(
-    sides: tuple[np.ndarray, np.ndarray], generator: np.random.Generator, shape: tuple[int, int]
-) -> np.ndarray:
-    """Return transitions [steps, samples]: even samples are drawn from the first side, odd ones from the second."""
-    numbers = np.empty(shape, np.int64)
-    for place, side in enumerate(sides):
-        count = len(range(place, shape[1], 2))
-        numbers[:, place::2] = side[generator.integers(0, len(side), (shape[0], count))]
-    return numbers

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.episodes import select_episodes
-from understudy.envs.windows.windows import Windows, returns_to_go
+from understudy.envs.windows.lengths import returns_to_go
+from understudy.envs.windows.windows import Windows
 from understudy.errors import DatasetError
 from understudy.spec.data import DataSpec
 from understudy.spec.learning import Sampling
