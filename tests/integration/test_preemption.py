@@ -179,7 +179,7 @@ def test_a_sweep_that_is_told_to_stop_saves_its_trials_and_goes_on(hopper_data, 
     sweep = only(tmp_path / "stopped", "sweep.json")
     assert f"`understudy resume {sweep}` goes on" in said
     states = [RunDir(folder).state() for folder in sorted((sweep / "trials").iterdir())]
-    begun = [state for state in states if state["status"] == "interrupted"]
+    begun = [state for state in states if state.get("status") == "interrupted"]
     assert begun, f"{states}\n{said}"
     assert all(state["step"] > 0 for state in begun)
     out = run("resume", str(sweep), cwd=tmp_path)
