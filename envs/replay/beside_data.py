@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from understudy.algorithm import Batch
+from understudy.algorithm import EXECUTED, Batch
 from understudy.envs.replay.replay import Replay
 from understudy.envs.windows.windows import Windows
 from understudy.observations import each, together
@@ -39,6 +39,8 @@ class DataAndReplay:
             return shown
         places = buffer.first + rows[~of_data] - self._windows.num_transitions
         done = buffer.gather(places, self._windows.horizon, self._discount)
+        if EXECUTED in shown:
+            done[EXECUTED] = done["actions"]
         order = torch.as_tensor(np.argsort(np.concatenate([np.flatnonzero(of_data), np.flatnonzero(~of_data)])))
         parts = {name: together(_joined, [shown[name], done[name]]) for name in shown}
         return {name: each(lambda values: values[order], value) for name, value in parts.items()}

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from understudy.algorithm import RETURNS, Batch
+from understudy.algorithm import EXECUTED, RETURNS, Batch
 from understudy.envs.store.store import EpisodeStore
+from understudy.envs.windows.ahead import ActionsAhead
 from understudy.envs.windows.balance import balanced, sides
 from understudy.envs.windows.episodes import Split, chosen_episodes
 from understudy.envs.windows.lengths import ranges, returns_to_go, steps_left, steps_to_done
 from understudy.envs.windows.n_step import n_step
 from understudy.envs.windows.relabelling import goal_offsets
 from understudy.envs.windows.texts import TaskTexts, ToldView
-from understudy.envs.windows.views import StoreView, opaque
+from understudy.envs.windows.views import StoreView
 from understudy.errors import DatasetError
 from understudy.language import TextEncoder
 from understudy.normaliser import Mode, Normaliser
@@ -33,10 +34,6 @@ from understudy.spec.learning import Sampling
 
 STEPS_DRAWN = 64
 """Steps whose draws are made at once: a generator for each would take a quarter of a batch's time."""
-
-
-EXECUTED = "executed_actions"
-"""The column of what was done where noise moved the environment, while `actions` are what should have been done."""
 
 
 class Windows:
@@ -85,12 +82,14 @@ class Windows:
         self._sides = None if above is None else sides(self.rewards(), above, store.name, split)
         executed = sampling.executed and EXECUTED in store.manifest.columns
         self._actions = store.column(EXECUTED if executed else "actions")
-        self._chunks = opaque(self._actions, rows=ahead) if ahead <= lengths.max() else None
+        beside = sampling.executed_beside and EXECUTED in store.manifest.columns
+        longest = int(lengths.max())
+        self._ahead = ActionsAhead(self._actions, ahead, longest)
+        self._executed = ActionsAhead(store.column(EXECUTED), ahead, longest) if beside else None
         self._drawn: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
         self._left = steps_left(lengths, ahead)
         if data.mask_after_done:
             self._left = np.minimum(self._left, steps_to_done(self._selected(store.column("terminals")), lengths))
-        self._valid = np.tri(self.horizon, dtype=np.float32)  # row `left` has left + 1 ones
 
     @property
     def observation_shape(self) -> ObservationShape:
@@ -171,13 +170,16 @@ class Windows:
             assert episodes is not None
             actions, valid = self._aligned(first, left, first - self.store.starts[episodes])
         else:
-            actions, valid = self._ahead(first, left)
+            actions, valid = self._ahead.gather(first, left)
         shape = leading if len(leading) == 1 else (leading[0], len(indices) // leading[0])
         batch = {
             "observations": each(lambda part: torch.from_numpy(part.reshape(*shape, *part.shape[1:])), observations),
             "actions": torch.from_numpy(actions.reshape(*shape, self.horizon, self.action_dim)),
             "valid": torch.from_numpy(valid.reshape(*shape, self.horizon)),
         }
+        if self._executed is not None:
+            executed = self._executed.gather(first, left)[0]
+            batch[EXECUTED] = torch.from_numpy(executed.reshape(*shape, self.horizon, self.action_dim))
         if self._saliency_alpha is not None:
             for name, maps in self._view.saliency(first, episodes, self._saliency_alpha).items():
                 batch[name] = torch.from_numpy(maps.reshape(*shape, *maps.shape[1:]))
@@ -191,22 +193,6 @@ class Windows:
                 for name, values in following.items()
             }
         return batch
-
-    def _ahead(self, first: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the actions [b, H, A] from rows `first` [b] on, and which are inside their episodes [b, H]."""
-        if self._chunks is None:  # no chunk is whole
-            steps = np.minimum(np.arange(self.horizon), left[:, None])
-            return self._actions[first[:, None] + steps], self._valid[left]
-        valid = np.ones((len(first), self.horizon), np.float32)
-        short = np.flatnonzero(left < self.horizon - 1)
-        whole = np.minimum(first, len(self._chunks) - 1) if len(short) else first
-        actions = self._chunks[whole].view(np.float32)
-        actions = actions.reshape(len(first), self.horizon, self.action_dim)  # (`take` would copy overlapping rows)
-        if len(short):
-            steps = np.minimum(np.arange(self.horizon), left[short, None])
-            actions[short] = self._actions[first[short, None] + steps]
-            valid[short] = self._valid[left[short]]
-        return actions, valid
 
     def _aligned(self, rows: np.ndarray, left: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the same from `before` steps before rows [b] on, which have `past` [b] steps of their episode before.

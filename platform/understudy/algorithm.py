@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # commands that never use torch know algorithms: it takes sec
 
 RETURNS = "returns_to_go"
 """What a batch calls the discounted returns from each sample's step to the end of its episode."""
+EXECUTED = "executed_actions"
+"""What stores and batches call the actions that were done where noise moved the environment, while `actions` are those
+that should have been."""
 Batch = dict[str, Any]
 """`observations` [B, *O] float32 or uint8 pictures, or a dict of such parts; `actions` [B, H, A] float32, from
 the newest observation's step on (or from `config.sampling.before` steps earlier on); `valid` [B, H] float32 in {0, 1};

@@ -75,6 +75,53 @@ def test_a_row_drawn_beside_others_is_the_window_that_it_is_alone(windows, tmp_p
     assert mixture.rows(buffer_of(tmp_path / "newer", 2), 0, 1, 500).max() < ROWS
 
 
+def test_the_critic_learns_of_the_actions_that_were_executed_and_the_flow_of_those_to_imitate(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", name="s", source="ogbench", env_id="x") as writer:
+        wanted, executed = np.arange(8.0)[:, None] / 10, np.arange(8.0)[:, None] / 10 + 0.05
+        rows = {"actions": wanted, "executed_actions": executed, "rewards": -np.ones(8), "terminals": np.zeros(8)}
+        writer.add_episode({"observations": wanted, **rows, "final_observation": wanted[-1]})
+    algorithm = FlowBC((1,), 1, FlowBCConfig(**SMALL, use_critic=True))
+    windows = Windows(EpisodeStore.open(tmp_path / "s"), DataSpec(), algorithm.config.sampling)
+    buffer = buffer_of(tmp_path / "r", 9)
+    batch = DataAndReplay(windows, 0.9).gather(buffer, np.array([9, 1, 7, 8]))
+    assert batch["actions"][1].flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert batch["executed_actions"][1].flatten().tolist() == pytest.approx([0.15, 0.25, 0.35])
+    assert batch["executed_actions"][2].flatten().tolist() == pytest.approx([0.75, 0.75, 0.75])  # its episode's end
+    assert torch.equal(batch["executed_actions"][[0, 3]], batch["actions"][[0, 3]])  # online nothing else was wanted
+    assert DataAndReplay(windows, 0.9).gather(buffer, np.array([9]))["executed_actions"].shape == (1, HORIZON, 1)
+
+    network = algorithm.network(torch.Generator().manual_seed(0))
+    draws = algorithm.draw(4, torch.Generator().manual_seed(0))
+    assert isinstance(network, QChunkingPolicy)
+    target = {"chunk_critic": network.chunk_critic}
+    told = {name: value for name, value in batch.items() if name != "executed_actions"}
+    for one, changed in ((algorithm.loss, False), (algorithm.critic_loss, True)):
+        assert (one(network, target, batch, draws)[0] != one(network, target, told, draws)[0]) == changed
+
+
+@pytest.mark.parametrize(("learns", "counted"), [(False, [1, 0, 0]), (True, [1, 1, 0])])
+def test_a_chunk_that_a_termination_cuts_short_counts_where_asked_and_one_at_a_time_limit_never(
+    learns: bool, counted: list[float], tmp_path: Path
+) -> None:
+    algorithm = FlowBC((1,), 1, FlowBCConfig(**SMALL, use_critic=True, learn_cut_chunks=learns))
+    network = algorithm.network(torch.Generator().manual_seed(0))
+    draws = algorithm.draw(1, torch.Generator().manual_seed(0))
+    assert isinstance(network, QChunkingPolicy)
+    for place, terminates in enumerate((True, True, False)):
+        buffer = Replay(tmp_path / str(place), (1,), 1, 100)
+        buffer.begin(np.zeros(1))
+        for step in range(5):
+            last = step == 4
+            buffer.add(np.zeros(1), -1.0, np.zeros(1), terminated=last and terminates, ended=last)
+        row = 2 if place == 0 else 3  # three steps before the end, or two
+        drawn = buffer.gather(np.array([row]), HORIZON, 0.9)
+        batch = {name: torch.as_tensor(value).float() for name, value in drawn.items()}
+        loss, _ = algorithm.critic_loss(network, {"chunk_critic": network.chunk_critic}, batch, draws)
+        returned = -1 - 0.9 - (0.81 if place == 0 else 0.0)
+        values = network.chunk_critic(batch["observations"], batch["actions"].flatten(1))
+        assert float(loss) == pytest.approx(counted[place] * float((values - returned).square().mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("actor", ["one_step", "best_of_n"])
 def test_a_fork_with_a_critic_keeps_the_flow_and_draws_the_rest_with_its_target(actor: str) -> None:
     parent = Pack(FlowBC((4,), 2, FlowBCConfig(**SMALL)), [0])

@@ -91,7 +91,9 @@ def test_other_tools_words_work_in_a_sweep() -> None:
     [
         ({"lrr": 1}, r"unknown key 'lrr' \(did you mean 'lr'\?\); allowed: .*lr"),
         ({"trainning_steps": 1}, r"did you mean 'training_steps'"),
-        ({"algo": "bc", "flow_steps": 5}, r"unknown key 'flow_steps'"),
+        ({"algo": "bc", "flow_steps": 5}, r"unknown key 'flow_steps' \(algo=flow_bc and flow_transformer have it\)"),
+        ({"algo": "bc", "use_critic": True}, r"unknown key 'use_critic' \(algo=flow_bc has it\); allowed: "),
+        ({"algo": "bc", "actor_type": "best-of-n"}, r"unknown key 'actor_type' \(algo=flow_bc has it\)"),
         ({"lr": 0}, r"lr=0: must be greater than 0"),
         ({"lr": 10}, r"lr=10: must be less than 10"),
         ({"lr": float("nan")}, r"lr=nan: must be a finite number"),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 
-from understudy.algorithm import RETURNS, Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
+from understudy.algorithm import EXECUTED, RETURNS, Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
 from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, FineTuning, Language, Sampling, Vision
@@ -68,6 +68,12 @@ class FlowBCConfig(FineTuning, Chunks, Dense, Vision, Language, AlgorithmConfig)
     )
     critic_layer_norm: Annotated[bool, WithCritic] = Field(default=True, description="LayerNorm in the critics")
 
+    learn_cut_chunks: Annotated[bool, WithCritic] = Field(
+        default=False,
+        description="the critic also learns from chunks that a termination cuts short, after which nothing counts"
+        " (Q-chunking leaves them out: an episode's success is then in one chunk, that ends with it)",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _critics_actor(cls, values: Any) -> Any:
@@ -98,7 +104,7 @@ class FlowBCConfig(FineTuning, Chunks, Dense, Vision, Language, AlgorithmConfig)
     def sampling(self) -> Sampling:
         """A critic learns from returns, or from transitions over the horizon, chunks or not."""
         if self.use_critic:
-            return Sampling(horizon=self.horizon_length, transitions=True)
+            return Sampling(horizon=self.horizon_length, transitions=True, executed_beside=True)
         return replace(super().sampling, columns=(RETURNS,) if self.actor == "best_of_n" else ())
 
 
@@ -207,10 +213,12 @@ class FlowBC(Algorithm):
         return actor_loss + critic_loss, {**metrics, **of_critic}
 
     def critic_loss(self, network: torch.nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
-        """Return mean((Q(o, a) - y)^2 valid), over members and batch, by whether the horizon lies in one episode.
+        """Return mean((Q(o, a) - y)^2 counts), over members and batch.
 
-        y = sum_j discount^j r_j + discount^H Q'(o_H, a'); nothing comes after a termination, a' is what the policy
-        does at o_H, and Q' is the target ensemble's mean or least value.
+        What counts are chunks that lie in one episode and, with `learn_cut_chunks`, those that a termination cuts
+        short: whatever their other actions are, they would not have been done. y = sum_j discount^j r_j
+        + discount^H Q'(o_H, a'); nothing comes after a termination, a' is what the policy does at o_H, and Q' is the
+        target ensemble's mean or least value.
         """
         assert isinstance(network, QChunkingPolicy)
         following = batch["next_observations"]
@@ -221,14 +229,20 @@ class FlowBC(Algorithm):
                 wanted_B = batch["n_step_rewards"] + batch["n_step_discounts"] * after_B
             else:
                 wanted_B = batch["rewards"][:, 0] + batch["discounts"][:, 0] * after_B
-        values_EB = network.chunk_critic(batch["observations"], self._chunk(batch))
-        loss = ((values_EB - wanted_B).square() * batch["valid"][:, -1]).mean()
+        values_EB = network.chunk_critic(batch["observations"], self._chunk(batch, EXECUTED))
+        counts_B = batch["valid"][:, -1]
+        if self.config.learn_cut_chunks and self.config.horizon_length > 1:
+            counts_B = torch.maximum(counts_B, (batch["n_step_discounts"] == 0).float())
+        loss = ((values_EB - wanted_B).square() * counts_B).mean()
         extremes = {"q_max": values_EB.amax(), "q_min": values_EB.amin()}
         return loss, {"critic_loss": loss, "q_mean": values_EB.mean(), **extremes}
 
-    def _chunk(self, batch: Batch) -> torch.Tensor:
-        """Return the actions [B, D] of one decision, of batches that may go on after them."""
-        return batch["actions"][:, : self.chunk_length].flatten(1)
+    def _chunk(self, batch: Batch, which: str = "actions") -> torch.Tensor:
+        """Return the actions [B, D] of one decision, of batches that may go on after them.
+
+        Those that were executed are the ones to imitate where a batch does not tell them apart.
+        """
+        return batch.get(which, batch["actions"])[:, : self.chunk_length].flatten(1)
 
     def loss(self, network: torch.nn.Module, target: Targets, batch: Batch, draws: Draws) -> LossAndMetrics:
         """Return mean((v(o, x_t, t) - (x_1 - x_0))^2 * valid); the mean divides by all entries, masked or not.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from understudy.algorithm import EXPERT, Batch
+from understudy.algorithm import EXECUTED, EXPERT, Batch
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations, each
 
@@ -16,7 +16,7 @@ ACTION_LIMIT = 1.0 - 1e-5
 """Demonstrated actions are clipped to +- this, as the reference does."""
 SEEN = {f"{whose}{name}" for whose in ("", EXPERT) for name in ("observations", "next_observations")}
 """Arrays of a batch that are scaled as observations."""
-DONE = {"actions", f"{EXPERT}actions"}
+DONE = {"actions", EXECUTED, f"{EXPERT}actions"}
 """Arrays that are scaled as actions."""
 
 

@@ -80,12 +80,23 @@ def algo_of(values: Mapping[str, Any]) -> str:
 
 
 def resolve_key(key: str, allowed: Iterable[str]) -> str:
-    """Return the canonical name of a key, or raise SpecError with the nearest match."""
+    """Return the canonical name of a key, or raise SpecError with the algorithms that have it and the nearest match."""
     names = set(allowed)
     name = canonical(key, names)
     if name not in names:
-        raise unknown_key(key, names)
+        raise unknown_key(key, names, f"unknown key {key!r}{_of_others(key)}")
     return name
+
+
+def _of_others(key: str) -> str:
+    """Return which algorithms have a key, for messages about one that has not."""
+    owners: list[str] = []
+    for algo in algorithms.names():
+        fields = algorithms.get(algo).Config.flat_fields()
+        if canonical(key, fields) in fields:
+            owners.append(algo)
+    *rest, last = owners or [""]
+    return f" (algo={', '.join(rest)} and {last} have it)" if rest else f" (algo={last} has it)" if last else ""
 
 
 def check_keys(keys: Iterable[str], algo: str) -> None:

@@ -60,6 +60,8 @@ class Sampling:
     executed: bool = False
     """Whether `actions` are those that were executed, where the data tell them from the ones to imitate: what followed
     is of these."""
+    executed_beside: bool = False
+    """Whether a batch holds these too, as `executed_actions` [B, H, A], beside the ones to imitate."""
     demonstrations: int = 0
     """Samples of the run's dataset that a batch of a method that acts while it learns holds beside its own, as arrays
     named `expert/...`."""
