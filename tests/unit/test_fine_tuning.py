@@ -119,7 +119,9 @@ def test_a_chunk_that_a_termination_cuts_short_counts_where_asked_and_one_at_a_t
         loss, _ = algorithm.critic_loss(network, {"chunk_critic": network.chunk_critic}, batch, draws)
         returned = -1 - 0.9 - (0.81 if place == 0 else 0.0)
         values = network.chunk_critic(batch["observations"], batch["actions"].flatten(1))
-        assert float(loss) == pytest.approx(counted[place] * float((values - returned).square().mean()), rel=1e-5)
+        assert float(loss.detach()) == pytest.approx(
+            counted[place] * float((values - returned).square().mean().detach()), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("actor", ["one_step", "best_of_n"])
