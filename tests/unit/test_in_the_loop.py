@@ -18,7 +18,7 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.writer import StoreWriter
 from understudy.envs.windows.windows import Windows
-from understudy.errors import SpecError
+from understudy.errors import SpecError, UserError
 from understudy.randomness import torch_generator
 from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run
@@ -153,3 +153,9 @@ def test_an_oracle_that_there_is_not_is_said_before_a_run_begins() -> None:
     spec = build_run({"algo": "hilserl", "env_name": "Pendulum-v1", "offline_ratio": 0.0, "takeover": "scripted"})
     with pytest.raises(SpecError, match="takeover=scripted: Pendulum-v1 has no scripted expert; takeover=keyboard"):
         InTheLoopLoop(spec)
+
+
+def test_a_classifier_that_is_not_there_is_named_by_its_key() -> None:
+    words = {"algo": "hilserl", "env_name": "Pendulum-v1", "offline_ratio": 0.0, "reward_classifier": "/no/such/run"}
+    with pytest.raises(UserError, match=r"^reward_classifier=/no/such/run: no policy at '/no/such/run'"):
+        InTheLoopLoop(build_run(words))

@@ -16,7 +16,7 @@ from understudy.envs.recording.control import Event, Said
 from understudy.envs.recording.overseer import Overseer
 from understudy.envs.replay.pool import INTERVENTIONS, Pool
 from understudy.envs.replay.replay import Replay
-from understudy.errors import SpecError
+from understudy.errors import SpecError, UserError
 from understudy.loading import load_policy
 from understudy.observations import Arrays, describe, each, shape_of, together
 from understudy.spec.in_the_loop import InTheLoop
@@ -130,7 +130,10 @@ def judge_of(spec: RunSpec) -> Judge | None:
     assert isinstance(config, InTheLoop)
     if config.reward_classifier is None:
         return None
-    policy = load_policy(config.reward_classifier, spec.placement.tracking())
+    try:
+        policy = load_policy(config.reward_classifier, spec.placement.tracking())
+    except UserError as error:
+        raise type(error)(f"reward_classifier={config.reward_classifier}: {error}") from None
     detector = SuccessDetector(
         policy,
         success_threshold=config.success_threshold,
