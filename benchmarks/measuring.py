@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -96,17 +97,14 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-class Jax:
-    """Another interpreter that measures when it is told to, and sleeps meanwhile."""
+class Beside:
+    """Another process that measures when it is told to, and sleeps meanwhile; `words` begin with an interpreter."""
 
-    def __init__(self, python: str, *words: str) -> None:
-        script = str(Path(__file__).with_name("in_jax.py"))
-        self._process = subprocess.Popen(
-            [python, script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, *words: str) -> None:
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{python} cannot run {script}: see above")
+            raise SystemExit(f"{' '.join(words)}: does not run: see above")
 
     def measure(self, seconds: float) -> float:
         """Return what it measures in so many seconds."""
@@ -120,3 +118,17 @@ class Jax:
         """End it."""
         self._process.kill()
         self._process.wait()
+
+
+class Jax(Beside):
+    """The interpreter `python`, which has jax, with `in_jax.py`."""
+
+    def __init__(self, python: str, *words: str) -> None:
+        super().__init__(python, str(Path(__file__).with_name("in_jax.py")), *words)
+
+
+def answer(measure: Callable[[float], float]) -> None:
+    """Be what `Beside` starts: say `ready`, and answer each line of seconds by what is measured in them."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(measure(float(line)), flush=True)

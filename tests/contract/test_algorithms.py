@@ -19,7 +19,10 @@ from understudy.registry import algorithms
 from understudy.spec.learning import Chunks
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.contract import MadeUp
+from understudy.trainables.packs.captured import Captured
 from understudy.trainables.packs.pack import Pack
+from understudy.trainables.packs.runners import Looped
+from understudy.trainables.packs.tape import Tape
 
 OBSERVATION, ACTION, HORIZON = 5, 3, 4
 NAMES = algorithms.names()
@@ -210,6 +213,20 @@ def test_a_member_of_a_pack_equals_the_seed_trained_alone_bit_for_bit(name: str,
         assert torch.equal(pack.parameters[index], alone.parameters[0])
         observations, noise = decisions(algorithm, members=1)
         assert np.array_equal(pack.act(observations, noise, [index]), alone.act(observations, noise))
+
+
+@EACH_SETTING
+def test_steps_from_a_tape_are_the_steps_to_the_bit(name: str, settings: dict[str, Any], monkeypatch: Any) -> None:
+    taped = Pack(make(name, **settings), [4, 5])
+    monkeypatch.setattr(Pack, "_taped", False)
+    plain = Pack(make(name, **settings), [4, 5])
+    every = max(phase.every for phase in plain.phases)
+    assert train(taped, 1, 4 * every) == train(plain, 1, 4 * every)
+    assert torch.equal(taped.parameters, plain.parameters)
+    assert isinstance(taped._runner, Captured)
+    assert isinstance(plain._runner, Looped)
+    tapes = taped._runner._recordings.values()
+    assert all(isinstance(one, Tape) and one.proven for one in tapes), "this loss's steps are not done from its tape"
 
 
 @EACH_SETTING

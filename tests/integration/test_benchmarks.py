@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 
 def output(repo_root, script: str, *words: str) -> str:
@@ -131,7 +132,21 @@ def test_updates_prints_ratios_to_eager_torch_and_what_an_update_consists_of(rep
     words = ("--sizes", "2 x 256", "--repeats", "1", "--seconds", "0.05")
     said = output(repo_root, "updates.py", *words)
     assert all(f"\n  {name} " in said for name in ("ours", "ours, bf16", "eager", "eager, fused Adam"))
-    assert "us" in output(repo_root, "updates.py", "--profile", "--sizes", "2 x 256")
+    said = output(repo_root, "updates.py", "--profile", "--sizes", "2 x 256")
+    assert all(f"\n  {what} " in said for what in ("matrix products", "Adam", "GELU, forward and backward"))
+
+
+def test_members_beside_eager_runs_are_measured_on_the_cpu_and_need_cuda_otherwise(repo_root) -> None:
+    said = output(repo_root, "members.py", "--device", "cpu", "--members", "1,4", "--repeats", "1", "--seconds", "0.02")
+    assert "pack of 1 " in said
+    assert "pack of 4 " in said
+    for words, line in ((("--members", "0"), "numbers of members from 1 on"), ((), "torch sees no CUDA device here")):
+        if not words and torch.cuda.is_available():
+            continue
+        command = [sys.executable, str(repo_root / "benchmarks" / "members.py"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert line in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

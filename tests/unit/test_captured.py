@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run
 from understudy.spec.learning import Sampling
 from understudy.trainables.loops.batches import check_resident
-from understudy.trainables.packs.captured import Captured, check_capture
+from understudy.trainables.packs.captured import Captured, Function, check_capture
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.precision import check_precision, tf32
 from understudy.trainables.packs.runners import Mode, Tensors
@@ -25,20 +25,25 @@ CPU = torch.device("cpu")
 recorded: list[int] = []
 
 
-def again(function: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
-    """Record as a graph would: what is done again writes into the memory of what was returned first."""
-    outputs = function()
+def again(function: Function, inputs: Sequence[torch.Tensor]) -> tuple[Tensors, Function]:
+    """Record as a graph would: inputs are copied into memory of its own, and results come out of such memory."""
+    held = [value.clone() for value in inputs]
+    outputs = function(held)
     recorded.append(1)
 
-    def replay() -> None:
-        for name, value in function().items():
+    def replay(values: Sequence[torch.Tensor]) -> Tensors:
+        for own, value in zip(held, values, strict=True):
+            own.copy_(value)
+        for name, value in function(held).items():
             outputs[name].copy_(value)
+        return {name: value.clone() for name, value in outputs.items()}
 
-    return outputs, replay
+    return replay(inputs), replay
 
 
 def captured(pack: Pack) -> Pack:
-    pack._runner = Captured(pack._runner, len(pack), again)
+    assert isinstance(pack._runner, Captured)
+    pack._runner = Captured(pack._runner._runner, len(pack), again)
     return pack
 
 

@@ -1,9 +1,9 @@
-"""Losses and gradients recorded once and then replayed, so that a step costs one launch and not thousands of kernels'.
+"""Losses and gradients recorded once and then done again, so that a step costs its kernels and little beside them.
 
-What is recorded reads its inputs from memory of its own, into which each batch and its random numbers are copied, and
-writes where the runner writes. The optimiser's fused step stays outside: its learning rate varies. **Recording CUDA
-graphs has not been run on a GPU by us**; what surrounds it is tested on the CPU, where a recording is the function
-itself. Knows nothing of optimisers, workers or data.
+On the CPU a recording is a tape of operations (`tape.py`), without Python's and autograd's share. On a GPU it is a CUDA
+graph, where `cuda_graphs=true` asks for it: it reads its inputs from memory of its own, into which each batch and its
+random numbers are copied. **Recording CUDA graphs has not been run on a GPU by us**; what surrounds it is tested on the
+CPU. The optimiser's fused step stays outside: its learning rate varies. Knows nothing of optimisers, workers or data.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import torch
 
 from understudy.algorithm import Algorithm, Batch, Phase
 from understudy.errors import SpecError
-from understudy.observations import Observations, each, named_parts
+from understudy.observations import Observations, named_parts
 from understudy.trainables.packs.runners import Runner, Tensors
 
 WARM_UPS = 3
 """Runs before a recording, in which libraries choose their kernels and take their memory."""
-Record = Callable[[Callable[[], Tensors]], tuple[Tensors, Callable[[], None]]]
-"""Returns what a function returned while it was recorded, and what does it again, into the same memory."""
+Function = Callable[[Sequence[torch.Tensor]], Tensors]
+Record = Callable[[Function, Sequence[torch.Tensor]], tuple[Tensors, Function]]
+"""Returns what a function gave for some inputs, and what does the same for others of their form."""
 
 
 def check_capture(captures: bool, device: torch.device) -> None:
@@ -30,58 +31,39 @@ def check_capture(captures: bool, device: torch.device) -> None:
         raise SpecError(f"cuda_graphs=true needs device=cuda, not {device.type}")
 
 
-def cuda_graph(function: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
+def cuda_graph(function: Function, inputs: Sequence[torch.Tensor]) -> tuple[Tensors, Function]:
     """Record a CUDA graph, as torch's documentation says: warmed up on another stream."""
     cuda: Any = torch.cuda  # the types of its streams and graphs are known in part only
-    stream = cuda.Stream()
-    stream.wait_stream(cuda.current_stream())
-    with cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            function()
-    cuda.current_stream().wait_stream(stream)
-    graph = cuda.CUDAGraph()
-    with cuda.graph(graph):
-        outputs = function()
-    return outputs, graph.replay
+    held = [value.clone() for value in inputs]
+    try:
+        stream = cuda.Stream()
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                function(held)
+        cuda.current_stream().wait_stream(stream)
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
+            outputs = function(held)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SpecError(f"cuda_graphs=true: this loss cannot be captured: {reason}") from error
 
+    def again(values: Sequence[torch.Tensor]) -> Tensors:
+        for own, value in zip(held, values, strict=True):
+            own.copy_(value, non_blocking=True)
+        graph.replay()
+        return {name: value.clone() for name, value in outputs.items()}
 
-class _Recording:
-    """One phase's loss for inputs of one form."""
-
-    def __init__(self, runner: Runner, phase: Phase, batch: Batch, draws: list[Tensors], members: list[int]) -> None:
-        self._runner, self._phase, self._members = runner, phase, members
-        self._batch: Batch = {name: each(torch.clone, value) for name, value in batch.items()}
-        self._draws = [{name: value.clone() for name, value in drawn.items()} for drawn in draws]
-        self._outputs: Tensors = {}
-        self._replay: Callable[[], None] | None = None
-
-    def record(self, record: Record, scales: torch.Tensor | None) -> None:
-        """Record it with the inputs that it was made with; `scales` are of one place in memory."""
-        phase, batch, draws, members = self._phase, self._batch, self._draws, self._members
-        try:
-            self._outputs, self._replay = record(
-                lambda: self._runner.backward(phase, batch, draws, members, 1.0, scales)
-            )
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise SpecError(f"cuda_graphs=true: this loss cannot be captured: {reason}") from error
-
-    def run(self, batch: Batch, draws: list[Tensors]) -> Tensors:
-        """Replay it with other inputs."""
-        assert self._replay is not None
-        _copy(self._batch, batch)
-        for held, drawn in zip(self._draws, draws, strict=True):
-            _copy(held, drawn)
-        self._replay()
-        return {name: value.clone() for name, value in self._outputs.items()}
+    return again(inputs), again
 
 
 class Captured:
-    """A runner that replays recordings of another one's losses; batches in parts, and of some members, are not."""
+    """A runner that does recordings of another one's losses again; batches in parts, and of some members, are not."""
 
-    def __init__(self, runner: Runner, members: int, record: Record = cuda_graph) -> None:
+    def __init__(self, runner: Runner, members: int, record: Record) -> None:
         self._runner, self._count, self._record = runner, members, record
-        self._recordings: dict[Any, _Recording] = {}
+        self._recordings: dict[Any, Function] = {}
 
     def backward(
         self,
@@ -95,13 +77,18 @@ class Captured:
         """Write a phase's loss and gradients, as the runner does."""
         if share < 1.0 or len(members) < self._count or scales is not None:
             return self._runner.backward(phase, batch, draws, members, share, scales)
-        form = (phase.name, _form(batch), *map(_form, draws))
-        recording = self._recordings.get(form)
-        if recording is None:
-            recording = _Recording(self._runner, phase, batch, draws, list(members))
-            recording.record(self._record, scales)
-            self._recordings[form] = recording
-        return recording.run(batch, draws)
+        places, values = _flat(batch, draws)
+        form = (phase.name, *places, *((value.shape, value.stride(), value.dtype) for value in values))
+        if form in self._recordings:
+            return self._recordings[form](values)
+        chosen, count = list(members), 1 + len(draws)
+
+        def function(values: Sequence[torch.Tensor]) -> Tensors:
+            batch, *draws = _nested(count, places, values)
+            return self._runner.backward(phase, batch, draws, chosen, 1.0, None)
+
+        outputs, self._recordings[form] = self._record(function, values)
+        return outputs
 
     def act(
         self, policy: Algorithm, chosen: Sequence[int], observations: Observations, noise: torch.Tensor
@@ -110,20 +97,25 @@ class Captured:
         return self._runner.act(policy, chosen, observations, noise)
 
 
-def _form(inputs: Batch) -> tuple[Any, ...]:
-    """Return names, shapes and types of inputs."""
+def _flat(batch: Batch, draws: Sequence[Tensors]) -> tuple[list[tuple[int, str, str]], list[torch.Tensor]]:
+    """Return all tensors of a step's inputs, and where each lies: which of them, its name, and its part's."""
+    places: list[tuple[int, str, str]] = []
+    values: list[torch.Tensor] = []
+    for index, named in enumerate((batch, *draws)):
+        for name, value in named.items():
+            parts = named_parts(value)
+            for part, tensor in (("", value),) if parts is None else parts.items():
+                places.append((index, name, part))
+                values.append(tensor)
+    return places, values
 
-    def of(value: Any) -> Any:
-        parts = named_parts(value)
-        return (tuple(value.shape), value.dtype) if parts is None else _form({**parts})
 
-    return tuple((name, of(value)) for name, value in sorted(inputs.items()))
-
-
-def _copy(into: Batch, values: Batch) -> None:
-    for name, value in values.items():
-        parts = named_parts(value)
-        if parts is None:
-            into[name].copy_(value, non_blocking=True)
+def _nested(count: int, places: Sequence[tuple[int, str, str]], values: Sequence[torch.Tensor]) -> list[Batch]:
+    """Return what `_flat` took apart."""
+    found: list[Batch] = [{} for _ in range(count)]
+    for (index, name, part), value in zip(places, values, strict=True):
+        if part:
+            found[index].setdefault(name, {})[part] = value
         else:
-            _copy(into[name], {**parts})
+            found[index][name] = value
+    return found

@@ -3,6 +3,8 @@
 Their networks lie in blocks of memory (`Networks`), so that clearing, averaging over workers and the fused AdamW step
 each touch one. A single run is a pack of one. A batch may be computed in parts (`grad_accumulation`) in turn.
 
+On the CPU a step's operations are written down once and then done again from that tape (`tape.py`).
+
 Two ways to run the members give the same numbers: `loop` (one after the other; a member is then bit for
 bit the seed trained alone) and `vmap` (one stacked model through torch.func; equal within float tolerance,
 and faster where kernel launches dominate, that is on GPUs).
@@ -34,10 +36,11 @@ from understudy.errors import CheckpointError
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations
 from understudy.randomness import global_generator, torch_generator
-from understudy.trainables.packs.captured import Captured, check_capture
+from understudy.trainables.packs.captured import Captured, check_capture, cuda_graph
 from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.inputs import Inputs
 from understudy.trainables.packs.members import Own, Settings
+from understudy.trainables.packs.memory import keep_memory
 from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phase_metrics import PhaseMetrics
@@ -53,6 +56,7 @@ from understudy.trainables.packs.runners import (
     named_loss,
     part_of,
 )
+from understudy.trainables.packs.tape import tape
 from understudy.trainables.packs.transfer import LoadedEncoder
 from understudy.trainables.packs.workers import Worker
 
@@ -84,6 +88,8 @@ class Pack:
         self.algorithm = algorithm
         self.seeds = [int(seed) for seed in seeds]
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_memory()
         self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
         self.worker = worker
         check_precision(algorithm.config.precision, self.device)
@@ -120,7 +126,14 @@ class Pack:
         return self._captured(Looped(self.algorithm, self._networks, self._seeded, self._settings.of_loss))
 
     def _captured(self, runner: Runner) -> Runner:
-        return Captured(runner, len(self.seeds)) if self._captures and not self.algorithm.draws_globally else runner
+        """Have recordings done again: of methods of this package, as others may do more than a recording has."""
+        if self.algorithm.draws_globally or not (self._captures or self._taped):
+            return runner
+        return Captured(runner, len(self.seeds), cuda_graph if self._captures else tape)
+
+    @property
+    def _taped(self) -> bool:
+        return self.device.type == "cpu" and not self.algorithm.config.compile
 
     def _seeded(self, index: int) -> AbstractContextManager[None]:
         """Seed torch's global generator for a member's loss at this step, where a plug-in's code may draw from it."""
