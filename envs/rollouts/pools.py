@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from understudy.devices import deaf_to_ctrl_c
 from understudy.envs.files.processes import available_cpus
 from understudy.envs.rollouts.slots import Command, CommandResult, Poll, Slot, one_line
 from understudy.errors import UnderstudyError, UserError
@@ -99,7 +100,8 @@ class ProcessPool:
             process = context.Process(
                 target=serve, args=(theirs, make_env, render), daemon=True, name=f"understudy-env-{number}"
             )
-            process.start()
+            with deaf_to_ctrl_c():
+                process.start()
             theirs.close()  # so that the worker's death closes the pipe
             self._connections.append(ours)
             self._processes.append(process)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from understudy.errors import SpecError, UnderstudyError
@@ -42,3 +46,19 @@ def check_semaphores(alone: str) -> None:
             f"no processes can be started that share work ({error.strerror or error}): they need a /dev/shm that can"
             f" be written to (a container's --shm-size=2g); {alone}"
         ) from error
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Generator[None]:
+    """Let processes that are started meanwhile be out of Ctrl-C's reach from their first instruction on.
+
+    It reaches every process of a terminal, and one that is still importing would end with a traceback. A process takes
+    over which signals are blocked where it is started; here Ctrl-C waits for the block's end. The tracker of shared
+    memory, whose start unblocks it, is there before.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -297,6 +297,14 @@ def test_a_worker_that_is_killed_is_named_and_nothing_hangs(batches) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_ctrl_c_reaches_no_worker_even_one_that_is_being_started(batches) -> None:
+    for worker in batches.workers():
+        os.kill(worker, signal.SIGINT)
+    for _ in range(4):
+        next(batches)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 class OnSmallMemory(Steps):
     """Batches in processes whose shared memory holds 1000 bytes, as a container's may hold too few."""
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from understudy.algorithm import Batch
-from understudy.devices import check_semaphores
+from understudy.devices import check_semaphores, deaf_to_ctrl_c
 from understudy.envs.windows.augmentation import augment_batch
 from understudy.envs.windows.resident import Resident
 from understudy.envs.windows.windows import Windows
@@ -143,7 +143,7 @@ class Batches:
                 multiprocessing_context="spawn",
                 worker_init_fn=_start_worker,
             )
-            with _told_by_next():
+            with _told_by_next(), deaf_to_ctrl_c():
                 self._iterator = iter(loader)
 
     def __iter__(self) -> Iterator[Batch]:
