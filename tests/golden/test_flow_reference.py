@@ -100,3 +100,21 @@ def test_actions_are_the_end_of_eulers_method(settings: dict[str, Any], flow_ste
     expected = np.clip(x, -1, 1).reshape(actions.shape)
     assert np.abs(expected).min() < 1 < np.abs(x).max()  # some are clipped and some are not
     np.testing.assert_allclose(actions.detach().numpy(), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_one_step_actor_is_distilled_from_the_clipped_end_of_the_flow(clip: bool) -> None:
+    algorithm, network, weights, data = setting({"actor": "one_step", "action_clip": clip})
+    field = {name: value for name, value in weights.items() if name.startswith("trunk.")}
+    end = np.random.default_rng(0).normal(size=data["noise"].shape)
+    draws = {name: torch.from_numpy(data[name]).float() for name in ("noise", "time")}
+    draws["distilled_noise"] = torch.from_numpy(end).float()
+    batch = {name: torch.from_numpy(data[name]).float() for name in ("observations", "actions", "valid")}
+    _, metrics = algorithm.loss(network, {}, batch, draws)
+    for step in range(10):
+        end = end + velocity(field, data["observations"], end, np.full((SAMPLES, 1), step / 10), False) / 10
+    assert 0.1 < (np.abs(end) > 1).mean() < 0.9
+    with torch.no_grad():
+        jump = network.jump(batch["observations"], draws["distilled_noise"]).double().numpy()  # type: ignore[operator]
+    wanted = ((jump - (end.clip(-1, 1) if clip else end)) ** 2).mean()
+    assert metrics["distill_loss"].item() == pytest.approx(wanted, rel=1e-5)

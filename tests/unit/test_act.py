@@ -363,3 +363,13 @@ def test_an_expert_executes_a_part_of_its_chunks_or_their_ensemble() -> None:
         else:
             wanted = np.concatenate([chunks[0, :3], chunks[3, :3], chunks[6, :1]])
         np.testing.assert_allclose(given, wanted, atol=1e-6)
+
+
+def test_a_run_on_pictures_says_that_published_weights_are_not_here_unless_a_file_is_named() -> None:
+    def notes(**settings: Any) -> list[str]:
+        return ACT(TWO_CAMERAS, 2, ACTConfig(**SMALL, **settings)).notes()
+
+    (said,) = notes(encoder="resnet18")
+    assert "begins as it is drawn, published ACT's with ImageNet's weights: encoder_weights=FILE" in said
+    assert not notes(encoder="resnet18", encoder_weights="resnet18.pt")
+    assert not ACT((5,), 2, ACTConfig(**SMALL)).notes()

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from understudy.cli.train import read_run
 from understudy.errors import UserError
-from understudy.matrix.published import PHASES, cells_of_study, studies, study_of
+from understudy.matrix.published import (
+    BEST,
+    LAST,
+    PHASES,
+    cells_of_study,
+    scores_that_count,
+    studies,
+    study_figures,
+    study_of,
+)
+from understudy.registry import algorithms
+from understudy.runs.episodes import EpisodeLog, Played, Setting, read_episodes
 
 STUDIES = studies().values()
 
@@ -21,12 +38,56 @@ def test_every_run_of_a_study_can_be_read(study) -> None:
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
-def test_published_numbers_are_percents_with_their_mean_inside_the_interval(study) -> None:
+def test_published_numbers_are_scores_with_a_deviation_or_the_ends_of_an_interval(study) -> None:
+    assert study.over in (LAST, BEST) or study.over > 1
     for group in study.groups:
-        assert set(group.published) <= set(PHASES)
-        for mean, *ends in group.published.values():
-            assert 0 <= mean <= 100
-            assert not ends or ends[0] <= mean <= ends[1]
+        for method, phases in group.published.items():
+            assert phases
+            assert method in algorithms.names()
+            assert set(phases) <= set(PHASES)
+            for mean, *spread in phases.values():
+                assert 0 <= mean <= (100 if study.measure == "success" else 120)
+                assert len(spread) <= 2
+                assert len(spread) < 2 or spread[0] <= mean <= spread[1]
+
+
+def test_the_methods_of_a_study_are_cells_and_a_user_chooses_among_them() -> None:
+    study = study_of("d4rl")
+    cells = cells_of_study(study, ["hopper-medium-expert-v2"], ())
+    assert [cell.method for cell in cells] == ["bc", "td3_bc", "iql"]
+    beta = {cell.method: read_run(list(cell.words)).config.model_dump().get("beta") for cell in cells}
+    assert beta == {"bc": None, "td3_bc": None, "iql": 6.0}
+    (cell,) = cells_of_study(study, ["hopper-medium-expert-v2"], ["algo=td3_bc", "alpha=3"])
+    assert read_run(list(cell.words)).config.model_dump()["alpha"] == 3.0
+    assert not cells_of_study(study, ["hopper-medium-v2"], ["algo=iql"])
+    with pytest.raises(UserError, match=r"algo=iqll: d4rl has no such method .did you mean 'iql'"):
+        cells_of_study(study, (), ["algo=iqll"])
+
+
+def episodes(folder: Path, success_SKE: np.ndarray, steps: Sequence[int]) -> pa.Table:
+    """Return the table of episodes of evaluations at some steps."""
+    log = EpisodeLog(folder / "episodes.arrow", None)
+    for step, success_KE in zip(steps, success_SKE, strict=True):
+        recorder = log.at(step)
+        for (seed, episode), success in np.ndenumerate(success_KE):
+            recorder.add(Setting(), Played(seed, episode, 7 + episode, 1.0, 3, float(success), None))
+        recorder.finish()
+    return read_episodes(folder / "episodes.arrow")
+
+
+def test_what_counts_is_the_last_evaluation_the_last_ones_or_each_seeds_best(tmp_path: Path) -> None:
+    success = np.array([[[1, 1], [0, 0]], [[0, 0], [1, 0]], [[1, 0], [0, 0]]])  # [steps, seeds, episodes]
+    table, study = episodes(tmp_path, success, (10, 20, 30)), study_of("qc")
+    counted = {over: scores_that_count(replace(study, over=over), table, 30).tolist() for over in (LAST, 2, BEST)}
+    assert counted == {LAST: [[1, 0], [0, 0]], 2: [[0.5, 0], [0.5, 0]], BEST: [[1.0], [0.5]]}
+    assert scores_that_count(replace(study, over=LAST), table, 20).tolist() == [[0, 0], [1, 0]]
+
+
+def test_figures_have_a_deviation_or_the_ends_of_an_interval() -> None:
+    qc, d4rl = study_of("qc"), study_of("d4rl")
+    assert [study_figures(qc, numbers) for numbers in ([97, 95, 99], [100], [6, 2])] == ["97 [95, 99]", "100", "6 ± 2"]
+    assert study_figures(d4rl, [42.4, 0.19]) == "42.4 ± 0.2"
+    assert study_figures(d4rl, [1.0, float("nan"), float("nan")]) == "1.0"
 
 
 def test_a_users_words_go_before_a_studys() -> None:
@@ -38,7 +99,9 @@ def test_a_users_words_go_before_a_studys() -> None:
 
 
 def test_unknown_studies_and_tasks_are_named_with_what_there_is() -> None:
-    with pytest.raises(UserError, match=r"no published results are called 'qq'.*allowed: qc"):
+    with pytest.raises(
+        UserError, match=r"no published results are called 'qq'; allowed: d4rl, ogbench, qc, robomimic-mh"
+    ):
         study_of("qq")
     with pytest.raises(UserError, match=r"--tasks lifd: qc has no such tasks .did you mean 'lift'"):
         cells_of_study(study_of("qc"), ["lifd"], ())
