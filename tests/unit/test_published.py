@@ -12,17 +12,21 @@ import pytest
 
 from understudy.cli.train import read_run
 from understudy.errors import UserError
+from understudy.matrix.cells import Cell, MatrixDir
 from understudy.matrix.published import (
     BEST,
     LAST,
     PHASES,
     cells_of_study,
+    notes_of,
+    rows_of,
     scores_that_count,
     studies,
     study_figures,
     study_of,
 )
 from understudy.registry import algorithms
+from understudy.runs.directory import RunDir
 from understudy.runs.episodes import EpisodeLog, Played, Setting, read_episodes
 
 STUDIES = studies().values()
@@ -81,6 +85,65 @@ def test_what_counts_is_the_last_evaluation_the_last_ones_or_each_seeds_best(tmp
     counted = {over: scores_that_count(replace(study, over=over), table, 30).tolist() for over in (LAST, 2, BEST)}
     assert counted == {LAST: [[1, 0], [0, 0]], 2: [[0.5, 0], [0.5, 0]], BEST: [[1.0], [0.5]]}
     assert scores_that_count(replace(study, over=LAST), table, 20).tolist() == [[0, 0], [1, 0]]
+
+
+def finished(matrix: MatrixDir, cell: Cell, steps: Sequence[int], score: float) -> None:
+    """Write the run of a cell as one that ended, each evaluation better by 1 than the one before."""
+    run = RunDir.at(matrix.folder(cell), read_run(list(cell.words)))
+    log = EpisodeLog(run.path / "episodes.arrow", None)
+    for number, step in enumerate(steps):
+        recorder = log.at(step)
+        for seed, episode in np.ndindex(2, 2):
+            success = float(episode <= number)
+            recorder.add(Setting(), Played(seed, episode, 7 + episode, 1.0, 3, success, score + number))
+        recorder.finish()
+    run.update_state(status="finished")
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "rows"),
+    [
+        (
+            *("d4rl", ["hopper-medium-expert-v2", "walker2d-medium-v2"]),
+            [
+                ("hopper-medium-expert-v2", "bc", "6 updates", "52.3 ± 4.0", "3.0 [3.0, 3.0]", "2 x 2"),
+                ("hopper-medium-expert-v2", "td3_bc", "6 updates", "101.2 ± 9.1", "4.0 [4.0, 4.0]", "2 x 2"),
+                ("hopper-medium-expert-v2", "iql", "6 updates", "107.4 ± 7.8", "5.0 [5.0, 5.0]", "2 x 2"),
+                ("walker2d-medium-v2", "bc", "6 updates", "63.2 ± 16.2", "6.0 [6.0, 6.0]", "2 x 2"),
+                ("walker2d-medium-v2", "td3_bc", "6 updates", "82.7 ± 4.8", "7.0 [7.0, 7.0]", "2 x 2"),
+                ("walker2d-medium-v2", "iql", "6 updates", "80.9 ± 3.2", "8.0 [8.0, 8.0]", "2 x 2"),
+            ],
+        ),
+        (
+            *("ogbench", ["cube-single-play"]),
+            [("cube-single-play", "6 updates", "6 ± 2", "83 [-129, 295]", "2 x 2, mean of the last 3")],
+        ),
+        (
+            *("robomimic-mh", ["square"]),
+            [
+                ("square", "bc", "6 updates", "53 ± 7", "100 [100, 100]", "2 x 2, the best of each seed"),
+                ("square", "bc_rnn", "6 updates", "78 ± 4", "100 [100, 100]", "2 x 2, the best of each seed"),
+            ],
+        ),
+        ("qc", ["lift"], [("lift", "6 updates", "97 [95, 99]", "100 [34, 100]", "2 x 2")]),
+    ],
+)
+def test_a_matrix_of_finished_runs_has_a_row_for_each_method_and_task(
+    name: str, tasks: list[str], rows: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    study = study_of(name)
+    words = ["seeds=[0,1]", "training_steps=6", "eval_interval=2", "eval_episodes=2", "tracking_uri=none"]
+    words += ["online_steps=0"] if name == "qc" else []
+    cells = cells_of_study(study, tasks, words)
+    matrix = MatrixDir.create(tmp_path, "compare", cells, name)
+    for number, cell in enumerate(cells):
+        finished(matrix, cell, (2, 4, 6), 1.0 + number)
+    made = rows_of(study, matrix)
+    assert made[: len(rows)] == rows
+    assert all(len(row) == len(study.headings) for row in made)
+    changed = [line for line in notes_of(study, matrix) if line.startswith("not as published, ")]
+    assert len(changed) == len(cells)
+    assert all("training_steps=6" in line for line in changed)
 
 
 def test_figures_have_a_deviation_or_the_ends_of_an_interval() -> None:
