@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -40,20 +41,29 @@ def test_memory_prints_what_processes_share_and_that_a_small_heap_is_enough(repo
 
 @pytest.mark.slow
 def test_two_ways_prints_a_row_for_each_method_and_temperature(repo_root, tmp_path) -> None:
-    words = ("--methods", "bc_mse", "vq_bet", "--updates", "3", "--episodes", "2", "--demonstrations", "8")
-    said = output(repo_root, "two_ways.py", str(tmp_path), *words)
-    rows = [line for line in said.splitlines() if line.startswith(("| bc_mse", "| vq_bet"))]
-    assert [row.split(" | ")[1] for row in rows] == ["0", "1", "0", "1"]
+    methods = ("bc_mse", "vq_bet", "bc_rnn", "flow_transformer", "diffusion_policy")
+    small = ("--seeds", "2", "--updates", "3", "--episodes", "2", "--demonstrations", "8")
+    said = output(repo_root, "two_ways.py", str(tmp_path), "--methods", *methods, *small)
+    rows = [
+        line.removeprefix("| ").split(" | ")
+        for line in said.splitlines()
+        if line.startswith(tuple(f"| {name}" for name in methods))
+    ]
+    assert [tuple(row[:2]) for row in rows] == [("bc_mse", "0"), *((name, t) for name in methods[1:] for t in "01")]
+    assert all(re.fullmatch(r"[01]\.\d\d \[[01]\.\d\d, [01]\.\d\d\]", row[place]) for row in rows for place in (2, 3))
 
 
 @pytest.mark.slow
 def test_told_ways_prints_what_came_of_texts_of_training_and_of_others(repo_root, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("UNDERSTUDY_PLUGINS", str(repo_root / "tests/contract/task_texts.py"))
     words = ("--methods", "bc_mse", "--trained", "none", "one", "--encoder", "letters", "--updates", "3")
-    small = ("--episodes", "1", "--demonstrations", "8")
+    small = ("--episodes", "1", "--demonstrations", "8", "--seeds", "2")
     said = output(repo_root, "told_ways.py", str(tmp_path), *words, *small)
     rows = [line.split(" | ")[1:3] for line in said.splitlines() if line.startswith("| bc_mse")]
     assert rows == [["none", "nothing"], ["one", "seen"], ["one", "unseen"]]
+    assert [line.split(" | ")[-1] for line in said.splitlines() if line.startswith("| bc_mse")] == [
+        *("2 x 2 |", "2 x 2 |", "2 x 6 |")
+    ]
 
 
 @pytest.mark.slow
