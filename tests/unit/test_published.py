@@ -116,7 +116,7 @@ def finished(matrix: MatrixDir, cell: Cell, steps: Sequence[int], score: float) 
         ),
         (
             *("ogbench", ["cube-single-play"]),
-            [("cube-single-play", "6 updates", "6 ± 2", "83 [-129, 295]", "2 x 2, mean of the last 3")],
+            [("cube-single-play", "6 updates", "6 ± 2", "83 [-128, 295]", "2 x 2, mean of the last 3")],
         ),
         (
             *("robomimic-mh", ["square"]),
