@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -56,7 +56,7 @@ class _Writing(TorchDispatchMode):
     """Writes down what is done while it is active, below autograd."""
 
     def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.calls: list[_Call] = []
         self.fixed: dict[str, Any] = {}
         self._names: dict[Key, Name] = {}
@@ -72,8 +72,8 @@ class _Writing(TorchDispatchMode):
 
     def _storage(self, tensor: torch.Tensor, *, fixed: bool) -> bool:
         """Note a tensor's storage where it is new; return whether it stays."""
-        storage = tensor.untyped_storage()
-        return self._storages.setdefault(storage._cdata, (StorageWeakRef(storage), fixed))[1]
+        held = StorageWeakRef(tensor.untyped_storage()), fixed
+        return self._storages.setdefault(_storage_of(tensor), held)[1]
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         if VARYING.intersection(function.tags) and not _by_numbers(function, arguments):
@@ -93,9 +93,9 @@ class _Writing(TorchDispatchMode):
     def _written(self, value: Any) -> Any:
         """Return an argument with names in place of what it holds."""
         if isinstance(value, list | tuple):
-            return [self._written(one) for one in value]
+            return [self._written(one) for one in cast("Sequence[Any]", value)]
         if isinstance(value, dict):
-            return {name: self._written(one) for name, one in value.items()}
+            return {name: self._written(one) for name, one in cast("dict[str, Any]", value).items()}
         if isinstance(value, torch.Generator):
             raise Unwritable("random numbers of a generator")
         if not isinstance(value, torch.Tensor):
@@ -119,7 +119,7 @@ class _Writing(TorchDispatchMode):
     def _result(self, value: Any, stays: bool) -> Any:
         """Return what an operation returned with names in place of tensors, new ones of what is new."""
         if isinstance(value, list | tuple):
-            return [self._result(one, stays) for one in value]
+            return [self._result(one, stays) for one in cast("Sequence[Any]", value)]
         if not isinstance(value, torch.Tensor):
             return None
         key = _key(value)
@@ -137,11 +137,15 @@ def _by_numbers(function: Any, arguments: Sequence[Any]) -> bool:
     return all(index is None or index.dtype in (torch.int64, torch.int32) for index in arguments[1])
 
 
+def _storage_of(tensor: torch.Tensor) -> int:
+    storage: Any = tensor.untyped_storage()  # its address has no public name
+    return storage._cdata
+
+
 def _key(tensor: torch.Tensor) -> Key:
     if tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
         raise Unwritable(f"a tensor of layout {tensor.layout}")
-    place = tensor.untyped_storage()._cdata, tensor.storage_offset()
-    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return (_storage_of(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
 def _names(*values: Any) -> Iterator[Name]:
@@ -193,7 +197,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Return inputs of which no two share memory, so that each can be told by its place in it."""
-    storages = [value.untyped_storage()._cdata for value in inputs]
+    storages = [_storage_of(value) for value in inputs]
     if len(set(storages)) == len(storages):
         return list(inputs)
     copies = [value.clone() for value in inputs]
@@ -249,7 +253,7 @@ def _compiled(calls: Sequence[_Call], outputs: dict[str, Name], fixed: dict[str,
 def _new(result: Any) -> Any:
     """Return an operation's result without names of what stays, which are not assigned to."""
     if isinstance(result, list):
-        return [_new(one) for one in result]
+        return [_new(one) for one in cast("list[Any]", result)]
     return None if isinstance(result, Name) and result.fixed else result
 
 
@@ -258,5 +262,5 @@ def _text(value: Any) -> str:
     if isinstance(value, Name):
         return value.text
     if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(_text, cast('list[Any]', value)))}]"
     return "_" if value is None else f"{{{', '.join(f'{name!r}: {_text(one)}' for name, one in value.items())}}}"
