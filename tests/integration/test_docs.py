@@ -65,6 +65,7 @@ ONLY_READ = {
     "halfcheetah-medium-v2": "a download",
     "hopper-medium-v2": "a download, or a model that is registered",
     "lift-mh-low_dim": "a download",
+    "cube-single-mixed-singletask-task1-v0": "what a policy does that takes minutes to be trained",
     "lerobot:/data/pick_cube": "a folder of the reader's",
     "lerobot:me/cubes": "a recording of the reader's",
     "my-reach": "the reader's own data",
