@@ -53,7 +53,7 @@ class StoreInfo:
     return_histogram: str
     terminated_episodes: int
     successful_episodes: int | None
-    """None where the data do not tell success."""
+    """Number of successful episodes; None where the data do not tell success."""
     corrected_steps: float
     """Share of the steps that somebody took from a policy."""
     corrected_episodes: int
