@@ -176,9 +176,8 @@ def _inputs(shape: ObservationShape, language: Language) -> list[tuple[np.dtype[
     """Return type, shape and name of a signature's inputs; a task's text is one, where none is set."""
     asks = told_text(shape) and language.eval_language is None
     seen = without_text(shape)
-    named = asks or isinstance(
-        seen, dict
-    )  # a single array goes without a name: mlflow hands a named one over as a dict
+    # A single array goes without a name: mlflow hands a named one over as a dict.
+    named = asks or isinstance(seen, dict)
     inputs: list[tuple[np.dtype[Any], tuple[int, ...], str | None]] = [
         (np.dtype(dtype_of(name)), (-1, *part), name if named else None) for name, part in parts_of(seen).items()
     ]
