@@ -19,7 +19,7 @@ from understudy import __version__
 from understudy.envs.experts.attempt_pool import AttemptPool, OnAttempt
 from understudy.envs.experts.attempts import AttemptSpec, read_attempt
 from understudy.envs.experts.demonstrations import Demonstrations
-from understudy.envs.sources.names import POLICY, SCRIPTED
+from understudy.envs.sources.names import POLICY, SCRIPTED, made_name
 from understudy.envs.sources.source import Source, task_of
 from understudy.errors import UserError
 from understudy.files import held, made_folder, user_path, write_json
@@ -151,8 +151,14 @@ def _prepared(attempt: AttemptSpec, wanted: Demonstrations, folder: Path) -> tup
 
     policy = load_policy(wanted.policy, wanted.tracking_uri).member(wanted.member)
     copy = policy.save(folder / POLICY)
-    settings = json.dumps(policy.environment, sort_keys=True) if policy.environment else ""
+    settings = _settings_of(policy.environment or {}, attempt.env_name)
     return replace(attempt, policy=str(copy), settings=settings), f"{policy.algorithm.name} {content_hash(copy)}"
+
+
+def _settings_of(known: Mapping[str, Any], env_name: str) -> str:
+    """Return as JSON the settings of what a policy was trained in, '' for those of another task than `env_name`."""
+    settings = known.get("environment")
+    return json.dumps(settings, sort_keys=True) if settings and made_name(known["env_name"], POLICY) == env_name else ""
 
 
 def _check_settings(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> None:

@@ -26,6 +26,7 @@ from understudy.envs.rollouts.factory import EnvFactory
 from understudy.envs.simulators.video import rendering_available, write_mp4
 from understudy.envs.sources.names import made_name
 from understudy.envs.sources.ogbench.experts import lights_out
+from understudy.envs.sources.robomimic.robosuite import published_settings
 from understudy.envs.sources.source import task_of
 from understudy.envs.store.store import EpisodeStore
 from understudy.envs.store.transfer import ImportOptions, episodes_of, import_file
@@ -248,6 +249,30 @@ def test_a_policy_sees_its_history_and_its_goal() -> None:
 def test_a_policy_of_another_task_is_one_line(folder, policy) -> None:
     with pytest.raises(UserError, match=r"the policy has observations \(11,\).*\(28,\) \(it was trained on hopper"):
         generate(Demonstrations(NAME, 1, policy=str(policy), keep="all"), OutputFiles(folder / "other.npz"))
+
+
+def test_a_policy_plays_in_the_settings_that_it_was_trained_in_and_its_data_say_so(tmp_path) -> None:
+    name, slow = "lift-policy-low_dim", published_settings("Lift")
+    slow["env_kwargs"]["controller_configs"]["body_parts"]["right"]["output_max"] = [0.01] * 6
+    slow["env_kwargs"]["controller_configs"]["body_parts"]["right"]["output_min"] = [-0.01] * 6
+    trained_in = {"env_name": "lift-mh-low_dim", "environment": slow}
+    policy = random_policy((19,), 7, environment=trained_in).save(tmp_path / "random")
+    wanted = Demonstrations("lift-mh-low_dim", 1, policy=str(policy), keep="all")
+    store = import_file(task_of(name), generate(wanted, OutputFiles(tmp_path / "x.hdf5")).path, tmp_path / "stores")
+    assert store.manifest.provenance["environment"] == slow
+    env = task_of(name).make_env(settings=slow)
+    seen = [env.reset(seed=AttemptSpec(name).reset_seed(0))[0]]
+    seen += [env.step(action)[0] for action in store.column("actions")[:9]]
+    env.close()
+    np.testing.assert_array_equal(store.column("observations")[:10], np.stack(seen))
+
+
+def test_a_policy_of_another_task_does_not_bring_its_settings(tmp_path) -> None:
+    trained_in = {"env_name": "lift-mh-low_dim", "environment": published_settings("Lift")}
+    policy = random_policy(environment=trained_in).save(tmp_path / "random")
+    files = OutputFiles(tmp_path / "x.hdf5", attempts_dir=tmp_path / "attempts")
+    generate(Demonstrations(HOPPER, 1, policy=str(policy)), files)
+    assert json.loads((tmp_path / "attempts" / "settings.json").read_text())["settings"] == ""
 
 
 # ---- formats ----
