@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 from understudy.algorithm import Batch
 from understudy.randomness import torch_generator
 from understudy.trainables.algorithms.sac import SAC, ActorCritic, SACConfig
-from understudy.trainables.networks.actor_critic import QEnsemble, _Layers, _Squashed
+from understudy.trainables.networks.actor_critic import QEnsemble, _Layers, _Least, _Squashed
 from understudy.trainables.packs.pack import Pack
 
 OBSERVATION, ACTION, SAMPLES = 5, 2, 64
@@ -105,13 +105,18 @@ def test_critics_that_are_held_pass_gradients_on_and_take_none() -> None:
 
 def test_a_phase_differentiates_by_what_it_moves_alone(monkeypatch) -> None:
     wanted: list[tuple[bool, ...]] = []
-    backward = _Layers.backward
 
-    def noted(ctx: Any, *gradients: Any) -> Any:
-        wanted.append(ctx.needs_input_grad)
-        return backward(ctx, *gradients)
+    def note(node: Any) -> None:
+        backward = node.backward
 
-    monkeypatch.setattr(_Layers, "backward", staticmethod(noted))
+        def noted(ctx: Any, *gradients: Any) -> Any:
+            wanted.append(ctx.needs_input_grad)
+            return backward(ctx, *gradients)
+
+        monkeypatch.setattr(node, "backward", staticmethod(noted))
+
+    note(_Layers)
+    note(_Least)
     pack = Pack(make(), [0])
     pack.update(batch(1), 1)
     critics, judged, actor = wanted
@@ -119,6 +124,44 @@ def test_a_phase_differentiates_by_what_it_moves_alone(monkeypatch) -> None:
     assert judged == (True, *[False] * 6)
     assert actor == (False, *[True] * 6)
     assert all(parameter.requires_grad for parameter in pack.members[0].parameters())
+
+
+@pytest.mark.parametrize("members", [1, 2, 5])
+@pytest.mark.parametrize("widths", [(16, 8), (12,), (6, 8)])
+def test_the_least_value_and_its_gradient_are_those_of_all_members_values(
+    members: int, widths: tuple[int, ...]
+) -> None:
+    ensemble = QEnsemble(members, OBSERVATION + ACTION, widths, torch_generator(0, "x"), layer_norm=False)
+    ensemble.requires_grad_(False)
+    features, actions = (
+        torch.randn(SAMPLES, size, generator=torch_generator(size, "least")).requires_grad_()
+        for size in (OBSERVATION, ACTION)
+    )
+    weights = torch.randn(SAMPLES, generator=torch_generator(0, "weights"))
+    found = []
+    for least in (ensemble.least(features, actions), ensemble(features, actions).amin(dim=0)):
+        found.append((least, *torch.autograd.grad((least * weights).sum(), (features, actions))))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_the_least_value_of_members_that_tie_has_the_gradient_of_one_of_them() -> None:
+    ensemble = QEnsemble(2, OBSERVATION + ACTION, (8,), torch_generator(0, "x"), layer_norm=False)
+    for parameter in ensemble.requires_grad_(False).parameters():
+        parameter[1] = parameter[0]
+    features = torch.randn(SAMPLES, OBSERVATION, generator=torch_generator(0, "f"))
+    actions = torch.zeros(SAMPLES, ACTION, requires_grad=True)
+    mine = torch.autograd.grad(ensemble.least(features, actions).sum(), actions)[0]
+    torch.testing.assert_close(mine, torch.autograd.grad(ensemble(features, actions)[0].sum(), actions)[0])
+
+
+def test_the_least_value_of_critics_that_learn_reaches_their_weights() -> None:
+    ensemble = QEnsemble(2, OBSERVATION + ACTION, (8,), torch_generator(0, "x"), layer_norm=False)
+    features, actions = torch.ones(SAMPLES, OBSERVATION), torch.ones(SAMPLES, ACTION)
+    parameters = list(ensemble.parameters())
+    mine = torch.autograd.grad(ensemble.least(features, actions).sum(), parameters)
+    theirs = torch.autograd.grad(ensemble(features, actions).amin(dim=0).sum(), parameters)
+    assert all(map(torch.equal, mine, theirs))
 
 
 @pytest.mark.parametrize("asked", [(0,), (1,), (0, 1)])

@@ -190,8 +190,10 @@ class SAC(Algorithm):
         with torch.no_grad() if self._encodes else torch.enable_grad():
             features_BF = network.encoder(batch["observations"])
         actions_BA, log_prob_B = network.actor.sample(features_BF, draws["noise"])
-        values_EB = network.critic(features_BF, actions_BA)
-        value_B = values_EB.amin(dim=0) if self.config.actor_q == "min" else values_EB.mean(dim=0)
+        if self.config.actor_q == "min":
+            value_B = network.critic.least(features_BF, actions_BA)
+        else:
+            value_B = network.critic(features_BF, actions_BA).mean(dim=0)
         temperature = network.log_temperature.exp().detach()
         policy_loss = (temperature * log_prob_B - value_B).mean()
         entropy = -log_prob_B.detach().mean()

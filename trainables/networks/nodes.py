@@ -18,9 +18,14 @@ def apply(function: type[Function], *arguments: Any) -> Any:
     Where torch.func is not at work, it is what torch itself does there after it has bound the arguments to the
     signature, at each call; that costs as much as a layer.
     """
-    if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    if stacking():
         return function.apply(*arguments)
     return cast(Any, super(Function, function)).apply(*arguments)
+
+
+def stacking() -> bool:
+    """Whether torch.func is at work."""
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
 
 
 def at_once(x: torch.Tensor) -> bool:
