@@ -103,6 +103,7 @@ def test_the_rendering_is_kept_in_the_manifest_and_evaluations_draw_alike(tmp_pa
         )
 
 
+@pytest.mark.slow
 def test_a_killed_generation_renders_only_what_is_missing(store, tmp_path, monkeypatch, capsys) -> None:
     if store is None:
         return

@@ -294,6 +294,7 @@ def test_the_report_of_the_page_writes_its_file(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "winner.txt").read_text() == "trial 3: {'lr': 0.001}\n"
 
 
+@pytest.mark.slow
 def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
     for name in (
         "help",
@@ -324,6 +325,7 @@ def test_a_plug_in_of_each_kind_is_one_file_and_no_edit_elsewhere(said) -> None:
     assert "desk needs room (where the machines are)" in said["refused"].err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
@@ -338,6 +340,7 @@ def test_names_and_keys_of_plug_ins_are_checked_as_the_builtin_ones(said, name: 
     assert hint in said[name].err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_plug_in_is_one_line_that_names_it(said, name: str) -> None:
     wanted, found = BROKEN[name], said[name]

@@ -43,6 +43,7 @@ def _rows(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_killed_learner_goes_on_and_its_actor_waits_for_it(done, tmp_path: Path) -> None:
     words = (*SMALL, f"actor_address={free_address()}")
     actor = start("actor", *words, "training_steps=400", cwd=tmp_path)
@@ -65,6 +66,7 @@ def test_a_killed_learner_goes_on_and_its_actor_waits_for_it(done, tmp_path: Pat
     assert "the same weights" in done("learner", "--replay", str(broken))
 
 
+@pytest.mark.slow
 def test_an_actor_of_other_settings_or_without_a_learner_is_refused(tmp_path: Path) -> None:
     words = (*SMALL, f"actor_address={free_address()}")
     said = run("actor", *words, "training_steps=200", "--wait", "0", cwd=tmp_path, code=2)

@@ -146,6 +146,7 @@ def test_updates_prints_ratios_to_eager_torch_and_what_an_update_consists_of(rep
     assert all(f"\n  {what} " in said for what in ("matrix products", "Adam", "GELU, forward and backward"))
 
 
+@pytest.mark.slow
 def test_members_beside_eager_runs_are_measured_on_the_cpu_and_need_cuda_otherwise(repo_root) -> None:
     said = output(repo_root, "members.py", "--device", "cpu", "--members", "1,4", "--repeats", "1", "--seconds", "0.02")
     assert "pack of 1 " in said

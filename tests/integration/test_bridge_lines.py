@@ -33,6 +33,7 @@ def numpy_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_line_of_the_published_training_trains_and_its_run_is_evaluated(numpy_root, done, tmp_path) -> None:
     data = f"data_dir={tmp_path / 'data'}"
     words = ("algo=bc", "bridgedata=lift_carrot_100", f"data_path={numpy_root}", "save_dir=runs", "name=my_bc_run")

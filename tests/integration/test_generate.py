@@ -168,6 +168,7 @@ def test_experts_solve_most_attempts_of_every_task_that_they_are_offered_for(fam
 # ---- killed and taken up ----
 
 
+@pytest.mark.slow
 def test_a_killed_generation_goes_on_where_it_was(store, tmp_path, monkeypatch, capsys) -> None:
     words = ["data", "generate", NAME, "--episodes", "4", "--workers", "2", "--data_dir", str(tmp_path)]
     attempts = tmp_path / ".generating" / NAME

@@ -84,6 +84,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_end(whole, tmp
         assert (whole / file).read_bytes() == (folder / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_names_the_run_and_resume_goes_on_to_the_same_end(whole, tmp_path) -> None:
     process = start("train", *SMALL, *WORDS, "loader_workers=1", "save_dir=stopped", cwd=tmp_path)
     said = press_ctrl_c_when(process, lambda: steps(tmp_path / "stopped") >= 100)

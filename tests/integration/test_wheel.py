@@ -106,6 +106,7 @@ def test_every_file_of_the_source_tree_is_in_the_wheel(wheel: Path, repo_root: P
     assert {name for name in held if name.startswith("understudy/")} == source_files(repo_root, pattern)
 
 
+@pytest.mark.slow
 def test_every_module_imports_from_the_wheel_outside_the_repository(
     installed: Path, repo_root: Path, tmp_path: Path
 ) -> None:

@@ -287,6 +287,7 @@ def test_workers_bring_the_held_out_batches_too_after_the_steps_that_are_validat
     there.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_named_and_nothing_hangs(batches) -> None:
     next(batches)
     victim = batches.workers()[1]

@@ -204,6 +204,7 @@ def test_an_environment_that_raises_in_a_process_is_an_error_with_its_words() ->
         run(make=Make("raise"), processes=2)
 
 
+@pytest.mark.slow
 def test_an_environment_that_hangs_is_killed_after_the_timeout_and_named() -> None:
     before = {child.pid for child in multiprocessing.active_children()}
     with pytest.raises(UnderstudyError, match=r"hangs: worker process \d .* gave no answer in 5 s"):

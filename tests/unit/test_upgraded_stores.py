@@ -59,6 +59,7 @@ def newest() -> str:
     return str(migrations().get_current_head())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", [prepare, list_runs, list_models], ids=lambda ask: ask.__name__)
 def test_a_store_that_mlflow_was_killed_in_making_is_made_anew_and_kept_beside(
     ask: Callable[[str], object], half_made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -85,6 +86,7 @@ def test_a_half_upgraded_store_that_holds_runs_is_left_as_it_is_with_a_line_that
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_older_store_is_upgraded_with_what_it_holds_and_kept_beside(tmp_path: Path) -> None:
     path, old = tmp_path / "mlflow.db", next(iter(migrations().walk_revisions())).down_revision
     downgrade = ["import sys", "from alembic import command", "from mlflow.store.db.utils import _get_alembic_config"]
