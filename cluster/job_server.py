@@ -109,8 +109,13 @@ class JobServer:
                 )
                 return
             except RuntimeError as error:
-                if NO_AGENT not in str(error) or time.monotonic() > ends:
+                if NO_AGENT not in str(error):
                     raise
+            if time.monotonic() > ends:
+                raise UnderstudyError(
+                    f"the head at {self.address} has had no agent, which starts jobs, for {AGENT_SECONDS} s: start it"
+                    " anew (its dashboard_agent.log has the reason)"
+                )
             time.sleep(1.0)
 
     def jobs(self) -> list[JobState]:

@@ -38,20 +38,25 @@ from understudy.runs.stop import STOP_WAIT
 
 HOST = "127.0.0.1"
 JOB_SERVER, GCS = 8265, 6379
-USUAL = {"gcs": GCS, "dashboard": JOB_SERVER, "agent": 52365, "client": 10001}
+USUAL = {"gcs": GCS, "dashboard": JOB_SERVER, "client": 10001}
 """The ports of a head that is alone on a machine."""
 MONITORS = (9090, 3000)
 """The usual ports of Prometheus and of Grafana."""
 START_SECONDS = 90.0
 ATTEMPTS = 3
-"""Ray gives a node 30 seconds to come up, which a busy machine may not make."""
+"""Ray gives a node 30 seconds to come up, which a busy machine may not make; and a port that was free may be taken."""
 STOP_SECONDS = 15.0
 READY_SECONDS = 20.0
+"""How long a monitor, and the agent of a head that is up, may take."""
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """What has a node that no other may join be 127.0.0.1 on Linux, as it is elsewhere: Ray binds all ports to its node,
 `/metrics` too, which asks for no token."""
 FORGOTTEN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 """Variables of the shell that would tie a new head to another one."""
+
+
+class _DidNotComeUp(UnderstudyError):
+    """What another attempt, with ports that are free then, may do better."""
 
 
 @cluster_kinds.register("local")
@@ -115,12 +120,12 @@ class LocalCluster(JobServer, Cluster):
 
     def _head(self, ports: dict[str, int], temp: str = "") -> list[str]:
         command = ["start", "--head", f"--port={ports['gcs']}", f"--dashboard-host={HOST}", "--block"]
-        command += [f"--dashboard-port={ports['dashboard']}", f"--dashboard-agent-listen-port={ports['agent']}"]
+        command += [f"--dashboard-port={ports['dashboard']}", *_agent_port(ports.get("agent"))]
         command += [f"--ray-client-server-port={ports['client']}", "--include-dashboard=true", "--disable-usage-stats"]
         return [*command, *_resources(self.profile.head), *([f"--temp-dir={temp}"] if temp else [])]
 
-    def _node(self, index: int, group: Nodes, gcs: str, temp: str = "") -> list[str]:
-        command = ["start", f"--address={gcs}", "--block", "--disable-usage-stats"]
+    def _node(self, index: int, group: Nodes, gcs: str, temp: str = "", agent: int | None = None) -> list[str]:
+        command = ["start", f"--address={gcs}", "--block", "--disable-usage-stats", *_agent_port(agent)]
         command += ["--min-worker-port=0", "--max-worker-port=0"]  # the head's raylet hands out the usual ones
         if sys.platform.startswith("linux"):
             command.append(f"--node-ip-address=127.0.1.{index + 1}")  # an address of its own, like another machine
@@ -132,8 +137,8 @@ class LocalCluster(JobServer, Cluster):
             for left in range(ATTEMPTS - 1, -1, -1):
                 try:
                     return self._up()
-                except UnderstudyError as error:
-                    if not left or "timed out during startup" not in str(error):
+                except _DidNotComeUp:
+                    if not left:
                         raise
             raise AssertionError("the last attempt returns or raises")
 
@@ -149,7 +154,8 @@ class LocalCluster(JobServer, Cluster):
             env |= environment(own_path(self.profile))
         env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1", **self._alone()}
         temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
-        ports = {name: free_port(port) for name, port in USUAL.items()}
+        # Every other Ray here takes the agents' usual port as it starts, and an agent that finds it taken does without.
+        ports = {**{name: free_port(port) for name, port in USUAL.items()}, "agent": free_port(0)}
         self.address = f"http://{HOST}:{ports['dashboard']}"
         notes: dict[str, Any] = {"address": self.address, "gcs_port": ports["gcs"], "temp": temp, "processes": []}
         monitors: list[Monitor] = []
@@ -159,8 +165,9 @@ class LocalCluster(JobServer, Cluster):
         try:
             self._start([*RAY, *self._head(ports, f"{temp}/h")], env, "head", notes)
             self._wait(notes, nodes=1)
+            self._wait_for_agent(notes, ports["agent"])
             for index, (name, group) in enumerate(self._nodes()):
-                command = self._node(index, group, f"{HOST}:{ports['gcs']}", f"{temp}/{index}")
+                command = self._node(index, group, f"{HOST}:{ports['gcs']}", f"{temp}/{index}", free_port(0))
                 self._start([*RAY, *command], env, f"{name}-{index}", notes)
             self._wait(notes, nodes=1 + len(self._nodes()))
             beside = [self._start_monitor(monitor, notes) for monitor in monitors]
@@ -217,7 +224,17 @@ class LocalCluster(JobServer, Cluster):
                 name = ended[0] if ended else notes["processes"][-1]["name"]
                 what = "ended" if ended else f"did not get ready in {START_SECONDS:g} s"
                 log = self.profile.state / f"{name}.log"
-                raise UnderstudyError(f"{name} {what}: {_last_line(log)} ({log})")
+                kind = _DidNotComeUp if ended else UnderstudyError
+                raise kind(f"{name} {what}: {_last_line(log)} ({log})")
+            time.sleep(0.25)
+
+    def _wait_for_agent(self, notes: dict[str, Any], port: int) -> None:
+        """Wait until the head's agent, which starts jobs, listens: Ray goes on without where its port was taken."""
+        head = noted_process(notes["processes"][0])
+        deadline = time.monotonic() + READY_SECONDS
+        while head is None or not any(_listens(process, port) for process in children_of(head)):
+            if head is None or time.monotonic() > deadline:
+                raise _DidNotComeUp(f"the head's agent, which starts jobs, does not listen at its port {port}")
             time.sleep(0.25)
 
     def _count(self) -> int:
@@ -275,6 +292,19 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _agent_port(port: int | None) -> list[str]:
+    return [] if port is None else [f"--dashboard-agent-listen-port={port}"]
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    """Return whether a process listens at a port; not one that has ended."""
+    try:
+        connections = process.net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)
 
 
 def _resources(nodes: Nodes) -> list[str]:

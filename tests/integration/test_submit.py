@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -28,8 +29,10 @@ from tests.integration.commands import SMALL, free_port, kill_when, run, start
 import understudy
 from understudy import tracking
 from understudy.cli.train import read_run
+from understudy.cluster import ports
 from understudy.cluster.code import code_hash
 from understudy.cluster.job import make_job
+from understudy.cluster.kinds import local
 from understudy.cluster.profile import load_profile
 from understudy.cluster.tokens import own_path
 from understudy.runs.directory import read_csv
@@ -359,3 +362,24 @@ def test_taking_one_cluster_down_leaves_others_alone(head: Head, understudy_home
     assert not Path(noted["temp"]).exists()
     assert "3 nodes alive" in head.command("cluster", "status", "three")
     assert "is down" in head.command("cluster", "status", "other")
+
+
+def test_a_head_whose_agent_finds_its_port_taken_comes_up_with_another_and_starts_jobs(
+    understudy_home: Path, hopper_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_profile(understudy_home, "taken", "extends: local\nhead: {cpus: 1}\n")
+    cluster = local.LocalCluster(load_profile("taken"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        agents = iter([other.getsockname()[1]])  # taken after it was found free
+        monkeypatch.setattr(
+            local, "free_port", lambda wanted: ports.free_port(wanted) if wanted else next(agents, ports.free_port(0))
+        )
+        try:
+            assert "taken is up" in cluster.up()[0]
+            assert next(agents, None) is None
+            words = [*SMALL, "algo=bc", "training_steps=5", f"data_dir={hopper_data}", "--follow"]
+            assert "[Step 5/5]" in run("submit", "train", "-p", "taken", *words, cwd=tmp_path, **PACKAGE)
+        finally:
+            cluster.down()
