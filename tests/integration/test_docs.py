@@ -66,6 +66,7 @@ ONLY_READ = {
     "hopper-medium-v2": "a download, or a model that is registered",
     "lift-mh-low_dim": "a download",
     "cube-single-mixed-singletask-task1-v0": "what a policy does that takes minutes to be trained",
+    "lift-mixed-low_dim": "the same",
     "lerobot:/data/pick_cube": "a folder of the reader's",
     "lerobot:me/cubes": "a recording of the reader's",
     "my-reach": "the reader's own data",
