@@ -7,6 +7,7 @@ import importlib.util
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 from understudy.envs.serving.settings import LOCAL, Settings
@@ -36,10 +37,15 @@ def has_websockets() -> bool:
 
 
 def server_of(app: Any, settings: Settings) -> Any:
-    """Return uvicorn's server of an application."""
+    """Return uvicorn's server of an application; it ends within GRACE_SECONDS of the first Ctrl-C."""
     import uvicorn
 
-    return uvicorn.Server(
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if not self.should_exit:  # a second Ctrl-C would have what is under way dropped, with a traceback
+                super().handle_exit(sig, frame)
+
+    return Server(
         uvicorn.Config(
             app,
             host=settings.host,
