@@ -251,6 +251,7 @@ def _robosuite() -> Any:
     chosen = os.environ.get("MUJOCO_GL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing.*")  # from mujoco's viewer
+        warnings.simplefilter("ignore", SyntaxWarning)  # Python 3.12 has some as it compiles robosuite's files
         import robosuite
     os.environ.pop("MUJOCO_GL", None)
     if chosen is not None:
