@@ -26,7 +26,7 @@ from understudy.registry import text_encoders
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from understudy.spec.learning import Language
+    from understudy.spec.parts import Language
 
 TELLS = "language"
 """Where an environment tells its task's text: this key of a reset's info, or this attribute of the environment."""

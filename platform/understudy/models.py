@@ -33,8 +33,8 @@ from understudy.observations import (
 from understudy.policy import Policy
 from understudy.policy_document import content_hash, read_document
 from understudy.registry import algorithms
-from understudy.spec.learning import Language
 from understudy.spec.model_names import check_model_name
+from understudy.spec.parts import Language
 from understudy.tracking.addresses import absolute_address, check_reachable
 from understudy.tracking.checkpoints import STEP_TAG, link_points
 from understudy.tracking.client import client, tracking_errors, untyped

@@ -16,9 +16,10 @@ from understudy.errors import CheckpointError, TrainingDiverged, UserError
 from understudy.normaliser import Normaliser
 from understudy.randomness import numpy_generator, torch_generator
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks
+from understudy.spec.parts import Chunks
 from understudy.trainables.loops.agent import Agent
 from understudy.trainables.loops.contract import MadeUp
+from understudy.trainables.packs import running
 from understudy.trainables.packs.captured import Captured
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.runners import Looped
@@ -218,14 +219,14 @@ def test_a_member_of_a_pack_equals_the_seed_trained_alone_bit_for_bit(name: str,
 @EACH_SETTING
 def test_steps_from_a_tape_are_the_steps_to_the_bit(name: str, settings: dict[str, Any], monkeypatch: Any) -> None:
     taped = Pack(make(name, **settings), [4, 5])
-    monkeypatch.setattr(Pack, "_taped", False)
+    monkeypatch.setattr(running, "Captured", lambda runner, *_: runner)
     plain = Pack(make(name, **settings), [4, 5])
     every = max(phase.every for phase in plain.phases)
     assert train(taped, 1, 4 * every) == train(plain, 1, 4 * every)
     assert torch.equal(taped.parameters, plain.parameters)
-    assert isinstance(taped._runner, Captured)
-    assert isinstance(plain._runner, Looped)
-    tapes = taped._runner._recordings.values()
+    assert isinstance(taped._running.runner, Captured)
+    assert isinstance(plain._running.runner, Looped)
+    tapes = taped._running.runner._recordings.values()
     assert all(isinstance(one, Tape) and one.proven for one in tapes), "this loss's steps are not done from its tape"
 
 

@@ -38,7 +38,8 @@ from understudy.runs.episodes import load_episodes
 from understudy.runs.launch import launch
 from understudy.spec.data import DataSpec
 from understudy.spec.keys import build_run
-from understudy.spec.learning import Language, Sampling
+from understudy.spec.learning import Sampling
+from understudy.spec.parts import Language
 from understudy.trainables.loops.offline import OfflineLoop
 from understudy.trainables.packs.pack import Pack
 

@@ -28,7 +28,7 @@ from understudy.randomness import torch_generator
 from understudy.registry import algorithms
 from understudy.runs.directory import RunDir, read_csv
 from understudy.runs.scores import Score, judge
-from understudy.spec.learning import Chunks
+from understudy.spec.parts import Chunks
 from understudy.tracking.artifacts import log_artifacts
 from understudy.tracking.checkpoints import log_checkpoints
 from understudy.tracking.client import client

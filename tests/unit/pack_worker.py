@@ -15,7 +15,7 @@ from understudy.algorithm import EXPERT, Algorithm, Batch
 from understudy.errors import TrainingDiverged
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks
+from understudy.spec.parts import Chunks
 from understudy.trainables.packs.pack import Pack
 from understudy.trainables.packs.workers import Worker
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.randomness import numpy_generator
-from understudy.spec.learning import AlgorithmConfig, Dense, Sampling
+from understudy.spec.learning import AlgorithmConfig, Sampling
+from understudy.spec.parts import Dense
 from understudy.trainables.networks.mlp import MLP
 
 OBSERVATION, ACTION, SAMPLES = 4, 2, 8

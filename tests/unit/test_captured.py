@@ -42,8 +42,8 @@ def again(function: Function, inputs: Sequence[torch.Tensor]) -> tuple[Tensors, 
 
 
 def captured(pack: Pack) -> Pack:
-    assert isinstance(pack._runner, Captured)
-    pack._runner = Captured(pack._runner._runner, len(pack), again)
+    assert isinstance(pack._running.runner, Captured)
+    pack._running.runner = Captured(pack._running.runner._runner, len(pack), again)
     return pack
 
 

@@ -12,7 +12,7 @@ from understudy.observations import ObservationShape
 from understudy.randomness import torch_generator
 from understudy.registry import encoders
 from understudy.spec.keys import build_run
-from understudy.spec.learning import Vision
+from understudy.spec.parts import Vision
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from understudy.randomness import torch_generator
-from understudy.spec.learning import Vision
+from understudy.spec.parts import Vision
 from understudy.trainables.networks.mlp import MLP, FourierFeatures, VectorField, gelu
 from understudy.trainables.networks.observation import ObservationEncoder
 

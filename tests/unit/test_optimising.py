@@ -250,7 +250,7 @@ def test_a_batch_in_parts_needs_the_memory_of_one_part() -> None:
             sizes.append(tensor.numel())
             return tensor
 
-        whole = pack._runner.backward
+        whole = pack._running.runner.backward
 
         def counted(*arguments: Any) -> Any:
             sizes.clear()
@@ -259,7 +259,7 @@ def test_a_batch_in_parts_needs_the_memory_of_one_part() -> None:
             kept.append(sum(sizes))
             return result
 
-        pack._runner.backward = counted  # type: ignore[method-assign]
+        pack._running.runner.backward = counted  # type: ignore[method-assign]
         pack.update(data, 1)
         return max(kept)
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from understudy.randomness import torch_generator
-from understudy.spec.learning import Vision
+from understudy.spec.parts import Vision
 from understudy.trainables.networks.encoders.impala import IMPALAS, ImpalaEncoder, ResidualStack
 from understudy.trainables.networks.encoders.resnet import RESNETS, FrozenBatchNorm, ResNet
 from understudy.trainables.networks.observation import picture_encoder

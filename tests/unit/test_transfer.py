@@ -21,7 +21,7 @@ from understudy.observations import ObservationShape
 from understudy.policy import Policy
 from understudy.randomness import torch_generator
 from understudy.registry import algorithms
-from understudy.spec.learning import Vision
+from understudy.spec.parts import Vision
 from understudy.trainables.networks.encoders.resnet import RESNETS, ResNet
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.packs.pack import Pack

@@ -20,8 +20,9 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import GOAL, LANGUAGE, STATE, Observations, ObservationShape, parts_of
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Language, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Sampling
 from understudy.spec.part import LOG, Needs, Part, PerMember
+from understudy.spec.parts import Chunks, Language, Vision
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import Input, ObservationEncoder
 from understudy.trainables.networks.transformer import (

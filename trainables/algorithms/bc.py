@@ -18,8 +18,8 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks, Dense, Language, Vision
 from understudy.spec.part import ActsOnly, Needs, OnlyWith, PerMember
+from understudy.spec.parts import Chunks, Dense, Language, Vision
 from understudy.trainables.networks.likelihoods import (
     Mixture,
     act_by_mode,

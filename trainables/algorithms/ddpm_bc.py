@@ -19,8 +19,8 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks, Dense, Language, Vision
 from understudy.spec.part import ActsOnly, OnlyWith, PerMember, Width
+from understudy.spec.parts import Chunks, Dense, Language, Vision
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.reverse import Reverse, Variance, deviation, leading_times

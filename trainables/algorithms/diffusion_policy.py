@@ -22,8 +22,9 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Language, Vision
+from understudy.spec.learning import AlgorithmConfig
 from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, PerMember, Width
+from understudy.spec.parts import Chunks, Language, Vision
 from understudy.trainables.algorithms.ddpm_bc import betas
 from understudy.trainables.networks.blocks import Block, Sines, causal, dense, learned, masks_of_blocks
 from understudy.trainables.networks.observation import ObservationEncoder

@@ -21,8 +21,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from understudy.algorithm import EXECUTED, RETURNS, Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Dense, FineTuning, Language, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Sampling
 from understudy.spec.part import LOG, ActsOnly, Needs, OnlyWith, PerMember, Width
+from understudy.spec.parts import Chunks, Dense, FineTuning, Language, Vision
 from understudy.trainables.networks.chunk_critic import Aggregate, ChunkCritic, aggregated
 from understudy.trainables.networks.critic import Critic
 from understudy.trainables.networks.mlp import MLP, VectorField

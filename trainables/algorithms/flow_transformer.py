@@ -20,8 +20,9 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Language, Vision
+from understudy.spec.learning import AlgorithmConfig
 from understudy.spec.part import LOG, ActsOnly
+from understudy.spec.parts import Chunks, Language, Vision
 from understudy.trainables.networks.blocks import ModulatedBlock, Sines, dense, learned, modulated
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.transformer import check_heads

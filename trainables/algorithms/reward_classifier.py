@@ -25,8 +25,9 @@ from understudy.loading import load_policy
 from understudy.observations import Arrays, Observations, ObservationShape, parts_of
 from understudy.policy import Policy
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Chunks, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Sampling
 from understudy.spec.part import LOG, Part, PerMember
+from understudy.spec.parts import Chunks, Vision
 from understudy.trainables.networks.mlp import draw_dropout, linear
 from understudy.trainables.networks.observation import ObservationEncoder
 from understudy.trainables.networks.pooling import POOLINGS

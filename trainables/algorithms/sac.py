@@ -18,8 +18,9 @@ from torch.nn import functional
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Dense, Interaction, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Sampling
 from understudy.spec.part import LOG, Width
+from understudy.spec.parts import Dense, Interaction, Vision
 from understudy.trainables.networks.actor_critic import QEnsemble, SquashedGaussian
 from understudy.trainables.networks.observation import ObservationEncoder
 

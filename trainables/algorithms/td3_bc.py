@@ -20,8 +20,9 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Phase, Targets
 from understudy.observations import Observations
 from understudy.registry import algorithms
-from understudy.spec.learning import AlgorithmConfig, Dense, Language, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Sampling
 from understudy.spec.part import LOG, PerMember, Width
+from understudy.spec.parts import Dense, Language, Vision
 from understudy.trainables.networks.actor_critic import QEnsemble, relu_layers
 from understudy.trainables.networks.observation import ObservationEncoder
 

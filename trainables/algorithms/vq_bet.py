@@ -23,8 +23,9 @@ from torch import nn
 from understudy.algorithm import Algorithm, Batch, Draws, LossAndMetrics, Targets, WholeData
 from understudy.observations import Observations, ObservationShape
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks, Sampling
+from understudy.spec.learning import Sampling
 from understudy.spec.part import LOG, PerMember, Redefines
+from understudy.spec.parts import Chunks
 from understudy.trainables.networks.gpt import GPT, GPTConfig, draw_gpt_masks, gpt_dropout
 from understudy.trainables.networks.likelihoods import drawn
 from understudy.trainables.networks.mlp import MLP

@@ -23,7 +23,7 @@ from understudy.language import open_encoder
 from understudy.normaliser import Mode, Normaliser
 from understudy.observations import GOAL, ObservationShape, describe, is_picture, parts_of, without_text
 from understudy.registry import algorithms
-from understudy.spec.learning import Chunks
+from understudy.spec.parts import Chunks
 from understudy.spec.run import RunSpec
 
 logger = logging.getLogger("understudy")

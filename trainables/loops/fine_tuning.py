@@ -21,7 +21,7 @@ from understudy.envs.windows.windows import Windows
 from understudy.errors import SpecError
 from understudy.observations import each, together
 from understudy.registry import loops
-from understudy.spec.learning import FineTuning
+from understudy.spec.parts import FineTuning
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.acting_feed import ActingFeed
 from understudy.trainables.loops.batches import HELD_OUT, Batches, held_out_batch

@@ -28,7 +28,7 @@ from understudy.registry import algorithms, loops
 from understudy.runs.directory import RunDir
 from understudy.runs.loop import Loop
 from understudy.runs.results import OnEvaluation, OnProgress, RunResult
-from understudy.spec.learning import Interaction
+from understudy.spec.parts import Interaction
 from understudy.spec.run import RunSpec
 from understudy.trainables.loops.acting_feed import ActingFeed
 from understudy.trainables.loops.agent import Agent

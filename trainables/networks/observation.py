@@ -30,7 +30,7 @@ from understudy.observations import (
     parts_of,
 )
 from understudy.registry import encoders
-from understudy.spec.learning import Language, Vision
+from understudy.spec.parts import Language, Vision
 from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.pictures import PictureEncoder
 

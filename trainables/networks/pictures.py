@@ -15,7 +15,7 @@ from torch.nn import functional
 from understudy.trainables.networks.pooling import coordinates
 
 if TYPE_CHECKING:
-    from understudy.spec.learning import Vision
+    from understudy.spec.parts import Vision
 
 
 class PictureEncoder(nn.Module, abc.ABC):

@@ -23,8 +23,9 @@ from understudy.observations import (
     is_picture,
     parts_of,
 )
-from understudy.spec.learning import AlgorithmConfig, Language, Sampling, Vision
+from understudy.spec.learning import AlgorithmConfig, Sampling
 from understudy.spec.part import ActsOnly, Needs, Redefines
+from understudy.spec.parts import Language, Vision
 from understudy.trainables.networks.likelihoods import Mixture, act_by_mode, mixture_loss, squared_error
 from understudy.trainables.networks.mlp import linear
 from understudy.trainables.networks.observation import ObservationEncoder

@@ -13,7 +13,7 @@ from torch import nn
 
 from understudy.algorithm import Algorithm, belongs
 from understudy.errors import SpecError, did_you_mean
-from understudy.spec.learning import Optimisation
+from understudy.spec.parts import Optimisation
 
 Own = Mapping[str, Any]
 """A member's own values of settings that `AlgorithmConfig.may_differ` names."""

@@ -36,7 +36,7 @@ from understudy.errors import CheckpointError
 from understudy.normaliser import Normaliser
 from understudy.observations import Arrays, Observations
 from understudy.randomness import global_generator, torch_generator
-from understudy.trainables.packs.captured import Captured, check_capture, cuda_graph
+from understudy.trainables.packs.captured import check_capture
 from understudy.trainables.packs.divergence import Divergence
 from understudy.trainables.packs.inputs import Inputs
 from understudy.trainables.packs.members import Own, Settings
@@ -45,18 +45,9 @@ from understudy.trainables.packs.networks import Networks
 from understudy.trainables.packs.optimiser import SMALLEST_SCALE, Optimiser
 from understudy.trainables.packs.phase_metrics import PhaseMetrics
 from understudy.trainables.packs.phases import phases_of
-from understudy.trainables.packs.precision import check_precision, tf32
-from understudy.trainables.packs.runners import (
-    Looped,
-    Mode,
-    Runner,
-    Stacked,
-    Unstackable,
-    micro_batches,
-    named_loss,
-    part_of,
-)
-from understudy.trainables.packs.tape import tape
+from understudy.trainables.packs.precision import check_precision
+from understudy.trainables.packs.runners import Mode, micro_batches, named_loss, part_of
+from understudy.trainables.packs.running import Running
 from understudy.trainables.packs.transfer import LoadedEncoder
 from understudy.trainables.packs.workers import Worker
 
@@ -90,11 +81,10 @@ class Pack:
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_memory()
-        self.mode: Mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
+        mode = mode or ("vmap" if self.device.type == "cuda" and len(self.seeds) > 1 else "loop")
         self.worker = worker
         check_precision(algorithm.config.precision, self.device)
         check_capture(captures, self.device)
-        self._captures = captures
         self.normaliser = normaliser or Normaliser.identity(algorithm.observation_shape)
         self._inputs = Inputs(self.normaliser, self.device, algorithm.config.chunks.action_clip)
 
@@ -106,34 +96,15 @@ class Pack:
         self.phases = phases_of(algorithm, self.layout)
         self._metrics = PhaseMetrics(len(self.seeds), self.device)
         self._divergence = Divergence(self.seeds, self.device, freezes=freezes)
-        self._runner: Runner = self._looped_or_stacked()
+        self._running = Running(
+            algorithm, self._networks, self._settings, self._seeded, mode=mode, device=self.device, captures=captures
+        )
         self._optimisers = {
             phase.name: Optimiser(algorithm, phase, self._networks, training_steps=training_steps)
             for phase in self.phases
         }
         for index, settings in enumerate(self._settings.own):
             self._apply(index, settings)
-
-    def _looped_or_stacked(self) -> Runner:
-        if self._networks.drops and self.mode == "vmap":  # stacked layers would share their draws, or refuse to draw
-            self.mode = "loop"
-        if self.mode == "vmap":
-            try:
-                own = self._settings.of_losses if self._settings.losses_differ else ()
-                return self._captured(Stacked(self.algorithm, self._networks, own))
-            except Unstackable:
-                self.mode = "loop"
-        return self._captured(Looped(self.algorithm, self._networks, self._seeded, self._settings.of_loss))
-
-    def _captured(self, runner: Runner) -> Runner:
-        """Have recordings done again: of methods of this package, as others may do more than a recording has."""
-        if self.algorithm.draws_globally or not (self._captures or self._taped):
-            return runner
-        return Captured(runner, len(self.seeds), cuda_graph if self._captures else tape)
-
-    @property
-    def _taped(self) -> bool:
-        return self.device.type == "cpu" and not self.algorithm.config.compile
 
     def _seeded(self, index: int) -> AbstractContextManager[None]:
         """Seed torch's global generator for a member's loss at this step, where a plug-in's code may draw from it."""
@@ -143,6 +114,11 @@ class Pack:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @property
+    def mode(self) -> Mode:
+        """How the members are run now; a method that cannot be stacked has brought it to `loop`."""
+        return self._running.mode
 
     def update(
         self, batch: Batch, step: int, only: Collection[str] | None = None, members: Sequence[int] | None = None
@@ -233,7 +209,7 @@ class Pack:
     ) -> LoadedEncoder:
         """Put another network's encoder weights into members; return what was loaded. SpecError if nothing was."""
         report = self._networks.load_encoder(weights, origin, range(len(self)) if members is None else members)
-        self._runner = self._looped_or_stacked()  # a stacked one holds copies of the buffers
+        self._running.again()  # a stacked one holds copies of the buffers
         return report
 
     def check_finite(self, members: Sequence[int] | None = None) -> None:
@@ -256,35 +232,10 @@ class Pack:
         total: Tensors = {}
         for share, part, drawn in micro_batches(batch, draws, self.algorithm.config.grad_accumulation):
             part = self._inputs.prepare(part) if self.algorithm.config.grad_accumulation > 1 else part
-            for name, value in self._run_backward(phase, part, drawn, members, share, scales).items():
+            for name, value in self._running.backward(phase, part, drawn, members, share, scales).items():
                 value = value if share == 1.0 else value * share
                 total[name] = total[name] + value if name in total else value
         return total
-
-    def _run_backward(
-        self,
-        phase: Phase,
-        part: Batch,
-        drawn: list[Tensors],
-        members: Sequence[int],
-        share: float,
-        scales: torch.Tensor | None,
-    ) -> Tensors:
-        """Ask the runner; a stacked one gives way to members in turn where it cannot do what these members need.
-
-        That are losses which draw from the global generator, and those that branch by a setting members differ in.
-        """
-        try:
-            with tf32(self.algorithm.config.precision):
-                return self._runner.backward(phase, part, drawn, members, share, scales)
-        except (RuntimeError, Unstackable) as error:
-            draws = self.algorithm.draws_globally and "random" in str(error)
-            branches = self._settings.losses_differ and "data-dependent" in str(error)
-            if self.mode != "vmap" or not (draws or branches or isinstance(error, Unstackable)):
-                raise
-            self.mode = "loop"
-            self._runner = self._looped_or_stacked()
-            return self._runner.backward(phase, part, drawn, members, share, scales)
 
     # ---- acting ----
 
@@ -306,7 +257,7 @@ class Pack:
         inputs = self._inputs.seen(observations)
         noise = torch.as_tensor(noise).to(self.device, torch.float32)
         with self._networks.without_dropout():
-            actions = self._runner.act(policy, chosen, inputs, noise)
+            actions = self._running.runner.act(policy, chosen, inputs, noise)
         return self._inputs.done(actions)
 
     # ---- members that differ ----
@@ -324,7 +275,7 @@ class Pack:
         self._settings.change(k, settings)
         self._apply(k, settings)
         if self._settings.of_losses != losses:
-            self._runner = self._looped_or_stacked()
+            self._running.again()
 
     def _apply(self, k: int, settings: Own) -> None:
         """Tell member k's optimisers and its average of its own settings."""
@@ -367,7 +318,7 @@ class Pack:
         self._networks.load_member_state(k, state)
         self.change(k, state.get("own", {}))
         if "buffers" in state:
-            self._runner = self._looped_or_stacked()  # a stacked one holds copies of them
+            self._running.again()  # a stacked one holds copies of them
         self._divergence.forget(k)
         self._metrics.load_member_state(k, state.get("metrics", {}))
         for name, optimiser in self._optimisers.items():

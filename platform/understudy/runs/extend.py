@@ -21,7 +21,7 @@ from understudy.runs.on_ray import check_launcher
 from understudy.runs.rows import ACCEPT
 from understudy.spec.effects import check_effects
 from understudy.spec.keys import algo_of, build_run, check_keys, with_changes
-from understudy.spec.learning import Interaction
+from understudy.spec.parts import Interaction
 from understudy.spec.placement import Placement
 from understudy.spec.run import RunSpec
 

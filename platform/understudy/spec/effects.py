@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from understudy.errors import SpecError
 from understudy.registry import algorithms
 from understudy.spec.keys import build_run, run_fields
-from understudy.spec.learning import Interaction
 from understudy.spec.part import ActsOnly, GivesWayTo, Needs, OnlyWith, Part, mark, marks
+from understudy.spec.parts import Interaction
 from understudy.spec.run import PARTS, RunSpec
 from understudy.spec.words import canonical
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from understudy.registry import controls
 from understudy.spec.choices import OneOf
-from understudy.spec.learning import Interaction
 from understudy.spec.part import LOG, ModelPlace, Needs, OfThisMachine, OnlyWith
+from understudy.spec.parts import Interaction
 
 
 class InTheLoop(Interaction):

@@ -19,8 +19,9 @@ from understudy.errors import did_you_mean
 from understudy.spec.augmentation import AugmentationConfig
 from understudy.spec.data import DataSpec
 from understudy.spec.evaluation import EvaluationSpec, HookSpec
-from understudy.spec.learning import AlgorithmConfig, Noise, Prompt, in_written_order
+from understudy.spec.learning import AlgorithmConfig, in_written_order
 from understudy.spec.part import ADDRESS, ActsOnly, FolderName, GivesWayTo, IsPath, Part, Role, mark
+from understudy.spec.parts import Noise, Prompt
 from understudy.spec.placement import Placement
 from understudy.spec.population import Population
 

@@ -80,14 +80,23 @@ class Known:
     def __init__(self) -> None:
         self.common = IntersectionSearchSpace(include_pruned=True)
         """The dimensions that all trials have, as TPE computes them."""
-        self._texts: dict[int, str] = {}
+        self._texts: set[str] = set()
+        self._without: set[int] = set()
+        self._seen = 0
 
     def tried(self, study: optuna.Study, but: int, space: Mapping[str, BaseDistribution]) -> set[str]:
-        """Return the configurations of all trials `but` one, as `_text` has them; `space` is the same each time."""
-        for trial in study.get_trials(deepcopy=False):
-            if trial.number != but and trial.number not in self._texts and trial.params.keys() >= space.keys():
-                self._texts[trial.number] = _text(trial.params, space)  # it never changes again
-        return {text for number, text in self._texts.items() if number != but}
+        """Return the configurations of all trials `but` one, as `_text` has them; `space` is the same each time.
+
+        `but` is being proposed and has none yet; what a trial has never changes again.
+        """
+        trials = study.get_trials(deepcopy=False)
+        self._without.update(range(self._seen, len(trials)))
+        self._seen = len(trials)
+        for number in self._without - {but}:
+            if trials[number].params.keys() >= space.keys():
+                self._texts.add(_text(trials[number].params, space))
+                self._without.remove(number)
+        return self._texts
 
 
 def sampler_for(spec: SweepSpec, number: int, known: Known) -> BaseSampler:

@@ -21,6 +21,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 logger = logging.getLogger("understudy")
+TO_OTHERS = "tpe:relative_params"
+"""Where TPE writes what a trial's parameters will be, which they are a moment later."""
 _open: weakref.WeakSet[WriteBehind] = weakref.WeakSet()
 
 
@@ -86,7 +88,9 @@ class WriteBehind(InMemoryStorage):
         self._changed(trial_id)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set an attribute of Optuna's own."""
+        """Set an attribute of Optuna's own, but not TPE's note to other processes that ask: there are none."""
+        if key.startswith(TO_OTHERS):
+            return
         super().set_trial_system_attr(trial_id, key, _as_json(value))
         self._changed(trial_id)
 

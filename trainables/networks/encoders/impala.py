@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from understudy.registry import encoders
-from understudy.spec.learning import Vision
+from understudy.spec.parts import Vision
 from understudy.trainables.networks.blank import blank
 from understudy.trainables.networks.mlp import MLP
 from understudy.trainables.networks.pictures import EncoderFactory, PictureEncoder, max_pool_same
