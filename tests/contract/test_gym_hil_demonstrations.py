@@ -44,6 +44,7 @@ def store(folder) -> EpisodeStore | None:
     return import_file(task_of(NAME), made.path, folder / "stores")
 
 
+@pytest.mark.slow
 def test_pictures_rendered_afterwards_are_those_seen_while_playing_bit_for_bit(store) -> None:
     if store is None:
         return

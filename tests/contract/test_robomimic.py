@@ -146,6 +146,7 @@ def test_what_is_written_is_read_back_unchanged(tmp_path, data, lengths) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["x.hdf5"]
 
 
+@pytest.mark.slow
 def test_a_store_written_as_a_file_and_imported_again_is_the_same_store(demos, tmp_path) -> None:
     store = import_file(task_of(SCRIPTED), demos, tmp_path)
     assert store.episode_column("mask/train").tolist() == [1, 0, 1]
@@ -361,6 +362,7 @@ env.close()
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_plays_the_same_says_nothing_and_leaves_no_file_in_the_home_folder(lift, tmp_path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", PLAY], env=environment, capture_output=True, text=True, check=False)
@@ -470,6 +472,7 @@ def test_without_robosuite_one_line_says_how_to_get_it(monkeypatch) -> None:
     assert str(error.value) == f"{LIFT}: its simulator needs 'robosuite'; {to_install('robosuite')}"
 
 
+@pytest.mark.slow
 def test_pictures_show_the_table_below_and_the_wall_above(lift) -> None:
     reason = rendering_available()
     if reason is not None:

@@ -186,6 +186,7 @@ def check_flipped(folder: Path, lines: list[str], cases: int) -> None:
         assert said.startswith(("read ", f"refused {path}")), (kind, case, said)
 
 
+@pytest.mark.slow
 def test_changed_bytes_at_a_files_start_are_refused_or_harmless(troubled) -> None:
     folder, lines = troubled
     check_flipped(folder / "flipped", lines, 12)

@@ -337,6 +337,7 @@ def test_a_disk_that_fills_up_during_an_import_leaves_no_dataset(file, tmp_path)
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_training_ends_it_in_one_line_and_resume_goes_on(
     hopper_data, say, tmp_path
 ) -> None:

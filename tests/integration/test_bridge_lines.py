@@ -61,6 +61,7 @@ def test_a_root_of_several_tasks_becomes_several_datasets(numpy_root, done, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_files_have_the_published_names_where_they_are_asked_for(numpy_root, done, tmp_path) -> None:
     words = ("algo=bc", "bridgedata=lift_carrot_100", f"data_path={numpy_root}", f"data_dir={tmp_path}", "layout=qc")
     done("train", *words, *SMALL, "save_dir=runs")

@@ -252,6 +252,7 @@ def test_a_policy_of_another_task_is_one_line(folder, policy) -> None:
         generate(Demonstrations(NAME, 1, policy=str(policy), keep="all"), OutputFiles(folder / "other.npz"))
 
 
+@pytest.mark.slow
 def test_a_policy_plays_in_the_settings_that_it_was_trained_in_and_its_data_say_so(tmp_path) -> None:
     name, slow = "lift-policy-low_dim", published_settings("Lift")
     slow["env_kwargs"]["controller_configs"]["body_parts"]["right"]["output_max"] = [0.01] * 6
@@ -411,6 +412,7 @@ def replay(store: EpisodeStore):
     return act
 
 
+@pytest.mark.slow
 def test_a_rollout_counts_the_success_and_ends_at_it_with_or_without_a_video(store, tmp_path) -> None:
     seed = stream_key(0, "expert", 0) % 2**31
     factory = EnvFactory(NAME, size=64)

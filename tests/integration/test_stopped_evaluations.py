@@ -84,6 +84,7 @@ def train(tmp_path, monkeypatch) -> Callable[..., int]:
     return command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", ["grid", "video"])
 def test_what_is_stopped_within_the_last_evaluation_comes_out_as_if_it_had_not_been(tmp_path, train, within) -> None:
     rng = np.random.default_rng(0)

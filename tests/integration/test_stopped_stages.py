@@ -121,6 +121,7 @@ def test_a_signal_in_each_stage_after_the_trials_ends_a_sweep_in_a_line_and_resu
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_matrix_names_the_matrix_and_its_comparison_is_made_once_it_goes_on(
     tmp_path, command, monkeypatch
 ) -> None:

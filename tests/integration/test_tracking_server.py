@@ -307,6 +307,7 @@ def test_a_run_that_starts_and_ends_while_the_server_is_away_is_tracked_when_it_
     assert len(tracking.list_runs(uri)) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_answering_after_it_was_checked_is_not_asked_for_minutes() -> None:
     """MLflow's own patience is 8 tries of 120 s each."""
     with _answering() as address:

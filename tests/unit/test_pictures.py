@@ -298,6 +298,7 @@ def test_a_worker_that_is_killed_is_named_and_nothing_hangs(batches) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_no_worker_even_one_that_is_being_started(batches) -> None:
     for worker in batches.workers():
         os.kill(worker, signal.SIGINT)
@@ -322,6 +323,7 @@ def test_too_little_shared_memory_is_an_error_that_says_so_and_no_hang(spec) -> 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_damage_that_a_worker_meets_is_told_in_one_line(spec, tmp_path) -> None:
     file = tmp_path / "filmed" / "transitions.arrow"
     content = file.read_bytes()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
+from torch.nn import functional
 
 from understudy.algorithm import Batch
 from understudy.randomness import torch_generator
@@ -143,6 +144,17 @@ def test_the_least_value_and_its_gradient_are_those_of_all_members_values(
         found.append((least, *torch.autograd.grad((least * weights).sum(), (features, actions))))
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_a_torch_without_grouped_products_takes_the_same_steps_within_rounding(monkeypatch) -> None:
+    found: list[torch.Tensor] = []
+    for _ in range(2):
+        pack = Pack(make(), [0])
+        for step in range(1, 4):
+            pack.update(batch(step), step)
+        found.append(pack.parameters)
+        monkeypatch.delattr(functional, "grouped_mm", raising=False)
+    torch.testing.assert_close(*found)
 
 
 def test_the_least_value_of_members_that_tie_has_the_gradient_of_one_of_them() -> None:

@@ -75,6 +75,7 @@ def test_a_store_that_mlflow_was_killed_in_making_is_made_anew_and_kept_beside(
     assert sorted(item.name for item in tmp_path.iterdir()) == ["mlflow.db", kept.name, "mlflow.db.lock"]
 
 
+@pytest.mark.slow
 def test_a_half_upgraded_store_that_holds_runs_is_left_as_it_is_with_a_line_that_says_what_to_do(
     half_made: Path, tmp_path: Path
 ) -> None:
