@@ -53,13 +53,14 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Return how many processes `-n auto` starts: three for two CPUs of its own, 2 GiB of free memory for each.
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes `-n auto` starts: one a CPU that this one may use, 2 GiB of free memory for each.
 
-    Tests wait for other processes for a part of their time.
+    Slow tests wait for other processes for half of their time: where they run there are half as many again.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cpus + (cpus + 1) // 2, int(psutil.virtual_memory().available / 2**31)))
+    wanted = cpus if "slow" in config.option.markexpr else cpus + (cpus + 1) // 2
+    return max(1, min(wanted, int(psutil.virtual_memory().available / 2**31)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
