@@ -55,7 +55,7 @@ class Sampling:
 
 
 class AlgorithmConfig(Optimisation, Noise):
-    """The settings that every algorithm has; a plug-in's config adds its own and the parts (`understudy.spec.parts`) that it takes."""
+    """Settings that every algorithm has; a config adds its own and the parts of `understudy.spec.parts` it takes."""
 
     role: ClassVar[Role] = "what"
     former: ClassVar[type[Part]] = Part
