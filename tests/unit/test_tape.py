@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+from understudy.trainables.packs import graph
 from understudy.trainables.packs.tape import Function, Tape, Tensors, tape
 
 Inputs = Sequence[torch.Tensor]
@@ -122,6 +124,46 @@ def test_what_depends_on_more_than_the_inputs_is_found_out_before_it_is_relied_o
         assert row[0] == numbers(1)[0].sum() * time
     assert isinstance(again, Tape)
     assert not again.proven
+
+
+def kinds(inputs: Inputs) -> Tensors:
+    """Operations with arguments of every kind: none, lists with and without entries, types, forms of memory, words."""
+    x, labels = inputs
+    largest, where = x.max(dim=1)
+    parts = x.split([1, 2], dim=1)
+    picked = x[:, labels.clamp(max=2)].to(torch.float64).clone(memory_format=torch.contiguous_format)
+    whole = torch.full_like(x, 2).sum(dim=[]) + torch.nn.functional.gelu(x, approximate="tanh").std(unbiased=False)
+    left = torch.where(x > 0, x, 0.0).to(torch.bfloat16).float().contiguous() @ x.T.contiguous()
+    torch._foreach_copy_([row[:3], row[3:6]], [parts[0].sum(0).expand(3), x[0]])  # type: ignore[attr-defined]
+    return {"largest": largest + where, "picked": picked, "whole": whole, "left": left, "one": x.new_ones(()) * 3}
+
+
+def test_arguments_of_every_kind_are_taken_again() -> None:
+    again = on_tape(kinds)
+    assert isinstance(again, Tape)
+    assert again.proven
+    for seed in (3, 4):
+        wanted, copied = kinds(numbers(seed)), row.clone()
+        row.fill_(torch.nan)
+        found = again(numbers(seed))
+        assert same(found, wanted)
+        assert [value.dtype for value in found.values()] == [value.dtype for value in wanted.values()]
+        assert torch.equal(row[:6], copied[:6])
+
+
+@pytest.mark.parametrize("where", ["written", "taken"])
+def test_what_another_torch_cannot_do_again_is_left_to_the_function(where: str, monkeypatch: Any) -> None:
+    def lacks(*given: Any) -> Any:
+        raise RuntimeError("Unknown builtin op: aten::mm")
+
+    if where == "written":
+        monkeypatch.setattr(graph.script, "Graph", lacks)
+    else:
+        monkeypatch.setattr(graph.script, "_create_function_from_graph", lambda *given: lacks)
+    _, again = tape(learns, numbers(0))
+    for seed in (1, 2, 3):
+        assert same(again(numbers(seed)), learns(numbers(seed)))
+    assert not (isinstance(again, Tape) and again.proven)
 
 
 def test_writing_a_tape_imports_no_compiler() -> None:

@@ -1,7 +1,8 @@
 """A function of tensors written down as the operations that it came to, to be done again without Python and autograd.
 
 A small network's step is mostly what surrounds its products: modules, the graph of gradients, functions of functions.
-None of it is there the second time: the same kernels get the same numbers, so the bits are the same. What a function
+None of it is there the second time: the same kernels, called by torch's interpreter (`graph.py`), get the same numbers,
+so the bits are the same. What a function
 computes must depend on its inputs and on memory that stays in place (parameters, buffers) alone; one that reads numbers
 out of tensors, draws random ones or makes results of varying sizes cannot be written down and says so. For the CPU;
 knows nothing of packs.
@@ -9,47 +10,21 @@ knows nothing of packs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from understudy.trainables.packs.graph import Call, Name, Replay, Unwritable, interpreted, names_in
+
 Tensors = dict[str, torch.Tensor]
 Function = Callable[[Sequence[torch.Tensor]], Tensors]
-Replay = Callable[..., Tensors]
 VARYING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
 """Marks of operations whose results are not a tensor of one shape that inputs decide."""
 Key = tuple[Any, ...]
 """A tensor by its place in memory, not by its object: autograd makes several objects of one tensor."""
-
-
-class Unwritable(Exception):
-    """What was done is more than operations on tensors."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A tensor or another argument in the text of a tape: a local or a global variable."""
-
-    text: str
-    fixed: bool
-    """Whether it is the same each time: memory that stays, and what is no tensor."""
-
-
-@dataclass
-class _Call:
-    """One operation: what it is called with, and the names of what it makes."""
-
-    function: Any
-    arguments: list[Any]
-    keywords: dict[str, Any]
-    made: list[Name]
-    result: Any
-    """The names in the form in which the operation returns them; None where they were known before."""
-    writes: bool
 
 
 class _Writing(TorchDispatchMode):
@@ -57,7 +32,7 @@ class _Writing(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         self.fixed: dict[str, Any] = {}
         self._names: dict[Key, Name] = {}
         self._storages: dict[int, tuple[StorageWeakRef, bool]] = {}
@@ -81,13 +56,13 @@ class _Writing(TorchDispatchMode):
         given, named = self._written(list(arguments)), self._written(keywords or {})
         result = function(*arguments, **(keywords or {}))
         writes = function._schema.is_mutable
-        stays = function.is_view and all(name.fixed for name in _names(given, named))
+        stays = function.is_view and all(name.fixed for name in names_in(given, named))
         before = len(self._names)
         names = self._result(result, stays)
         if writes or (not stays and len(self._names) > before):
-            made = [name for name in _names(names) if name.text.startswith("made_")]
+            made = [name for name in names_in(names) if name.text.startswith("made_")]
             known = len(self._names) == before
-            self.calls.append(_Call(function._op, given, named, made, None if known else names, writes))
+            self.calls.append(Call(function, given, named, made, None if known else names, writes))
         return result
 
     def _written(self, value: Any) -> Any:
@@ -148,15 +123,6 @@ def _key(tensor: torch.Tensor) -> Key:
     return (_storage_of(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
-def _names(*values: Any) -> Iterator[Name]:
-    """Yield every name of nested arguments or results that is a tensor's."""
-    for value in values:
-        if isinstance(value, Name):
-            yield value
-        elif isinstance(value, list | tuple | dict):
-            yield from _names(*(value.values() if isinstance(value, dict) else value))
-
-
 def tape(function: Function, inputs: Sequence[torch.Tensor]) -> tuple[Tensors, Function]:
     """Call a function, and return what it gave and what does the same for other inputs of the same forms.
 
@@ -184,8 +150,11 @@ class Tape:
         outputs = self._function(inputs)
         if self.proven is None:
             wanted = [*outputs.values(), *(value.clone() for value in self._written)]
-            found = [*self._replay(*inputs).values(), *self._written]
-            self.proven = all(map(_same, wanted, found))
+            try:
+                found = [*self._replay(*inputs).values(), *self._written]
+                self.proven = all(map(_same, wanted, found))
+            except RuntimeError:  # another torch's interpreter may lack an operation, or results have other types
+                self.proven = False
             for value, right in zip(self._written, wanted[len(outputs) :], strict=True):
                 value.copy_(right)
         return outputs
@@ -213,54 +182,16 @@ def _write(function: Function, inputs: Sequence[torch.Tensor]) -> tuple[Tensors,
     names = {name: writing.name(value) for name, value in outputs.items()}
     calls = _needed(writing.calls, set(names.values()))
     writing_calls = [(call.arguments, call.keywords) for call in calls if call.writes]
-    fixed = (writing.fixed[name.text] for name in _names(*writing_calls) if name.fixed)
+    fixed = (writing.fixed[name.text] for name in names_in(*writing_calls) if name.fixed)
     written = [value for value in fixed if isinstance(value, torch.Tensor)]
-    return outputs, _compiled(calls, names, writing.fixed, len(inputs)), written
+    return outputs, interpreted(calls, names, writing.fixed, len(inputs)), written
 
 
-def _needed(calls: Sequence[_Call], wanted: set[Name]) -> list[_Call]:
+def _needed(calls: Sequence[Call], wanted: set[Name]) -> list[Call]:
     """Return the calls that write to memory or make what is wanted, by those that come after them too."""
-    kept: list[_Call] = []
+    kept: list[Call] = []
     for call in reversed(calls):
         if call.writes or wanted.intersection(call.made):
             kept.append(call)
-            wanted.update(_names(call.arguments, call.keywords))
+            wanted.update(names_in(call.arguments, call.keywords))
     return kept[::-1]
-
-
-def _compiled(calls: Sequence[_Call], outputs: dict[str, Name], fixed: dict[str, Any], inputs: int) -> Replay:
-    """Return a function of the inputs that makes these calls in turn, each tensor kept as long as it is needed."""
-    last: dict[Name, int] = {}
-    for index, call in enumerate(calls):
-        for name in _names(call.arguments, call.keywords, call.made):
-            last[name] = index
-    kept = set(outputs.values())
-    lines = [f"def replay({', '.join(f'input_{index}' for index in range(inputs))}):"]
-    for index, call in enumerate(calls):
-        fixed[f"function_{index}"] = call.function
-        given = [_text(one) for one in call.arguments]
-        given += [f"{name}={_text(one)}" for name, one in call.keywords.items()]
-        result = "" if call.result is None else f"{_text(_new(call.result))} = "
-        lines.append(f"    {result}function_{index}({', '.join(given)})")
-        over = [name.text for name, end in last.items() if end == index and not name.fixed and name not in kept]
-        if over:
-            lines.append(f"    del {', '.join(over)}")
-    lines.append(f"    return {{{', '.join(f'{name!r}: {value.text}' for name, value in outputs.items())}}}")
-    exec("\n".join(lines), fixed)  # of names alone: what has them is in `fixed`
-    return torch.no_grad()(fixed["replay"])
-
-
-def _new(result: Any) -> Any:
-    """Return an operation's result without names of what stays, which are not assigned to."""
-    if isinstance(result, list):
-        return [_new(one) for one in cast("list[Any]", result)]
-    return None if isinstance(result, Name) and result.fixed else result
-
-
-def _text(value: Any) -> str:
-    """Return an argument, or the left side of an assignment, as Python's text."""
-    if isinstance(value, Name):
-        return value.text
-    if isinstance(value, list):
-        return f"[{', '.join(map(_text, cast('list[Any]', value)))}]"
-    return "_" if value is None else f"{{{', '.join(f'{name!r}: {_text(one)}' for name, one in value.items())}}}"
