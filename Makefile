@@ -3,6 +3,8 @@
 # GPU=1 those that need CUDA; T=tests/unit narrows; N=4 sets the number of processes (N=0: this one alone); ARGS goes to pytest.
 
 export PYTHON
+# Images of containers set it, and each process would compile all that it imports anew: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 T ?= tests
 N ?= auto

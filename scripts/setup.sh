@@ -42,6 +42,7 @@ install_packages() {
     local started=$SECONDS
     echo "Installing the pinned packages into .venv (the first time a few minutes and 2 GiB, more with CUDA)"
     pip_install -e '.[dev]'
+    compile_imports
     echo "$wanted" >"$stamp"
     echo "Installed in $((SECONDS - started)) s"
 }
@@ -54,6 +55,7 @@ install_simulators() {
     # Without what they declare: robomimic wants torchvision and a renderer's build, gym-hil the drivers of gamepads and
     # keyboards, and neither needs them for what is used here.
     pip_install --no-deps robomimic==0.3.0 gym-hil==0.1.14
+    compile_imports
     echo "$wanted" >"$simulators"
     echo "Installed in $((SECONDS - started)) s"
 }
@@ -62,8 +64,21 @@ install_simulators() {
 pip_install() {
     .venv/bin/python -m pip install --no-compile --no-input --disable-pip-version-check --progress-bar off -c constraints.txt "$@" 2>&1 |
         tee .venv/install.log | show_progress && return
+    installation_failed "pip failed"
+}
+
+# Compile what a sweep imports by importing it, also where PYTHONDONTWRITEBYTECODE is set, as in images of containers:
+# each process would compile it anew there, which doubles what its start takes.
+compile_imports() {
+    env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c \
+        'import mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store, ray.train.torch, ray.tune, torch._dynamo, understudy.sweeping.run' \
+        >>.venv/install.log 2>&1 && return
+    installation_failed "what was installed cannot be imported"
+}
+
+installation_failed() {
     tail -n 15 .venv/install.log >&2
-    echo "error: pip failed; the whole log is .venv/install.log" >&2
+    echo "error: $1; the whole log is .venv/install.log" >&2
     exit 1
 }
 

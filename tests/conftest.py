@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,6 +40,10 @@ HOME = Path(tempfile.mkdtemp(prefix="understudy-tests-", dir=os.environ.get("PYT
 # Two cores run the tests and Ray's workers: a thread pool in each process makes everything several times slower.
 for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
     os.environ[f"{library}_NUM_THREADS"] = "1"
+
+# The hundreds of processes that tests start read what the first of them compiled, also where an image forbids that.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 os.environ["UNDERSTUDY_HOME"] = str(HOME)
 for name in [n for n in os.environ if n.startswith("MLFLOW_")] + ["MUJOCO_GL", "RAY_ADDRESS"]:
