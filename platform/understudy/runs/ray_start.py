@@ -83,6 +83,8 @@ def start_ray(cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray would start an idle worker a CPU beforehand, of which trials, Ray Train's workers and actors use none.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS", "")
     if address not in ("", "local"):
