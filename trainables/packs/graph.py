@@ -1,7 +1,8 @@
 """Operations on tensors as a graph of torch's interpreter, which does them again in one call without Python's lock.
 
 The interpreter is TorchScript's, asked not to optimise: it calls the operations one after the other, as Python would,
-and lets go of each tensor after its last use. A tensor that stays where it is becomes an input of the graph, bound once.
+and lets go of each tensor after its last use. A tensor that stays where it is becomes an input of the graph, bound
+once.
 """
 
 from __future__ import annotations
