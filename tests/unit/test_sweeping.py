@@ -9,7 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.schedulers.async_hyperband import _Bracket
@@ -24,7 +27,7 @@ from understudy.sweeping import table as table_module
 from understudy.sweeping.budget import Budget
 from understudy.sweeping.directory import SweepDir
 from understudy.sweeping.options import STORAGE_VARIABLE, SweepOptions
-from understudy.sweeping.proposals import Known, NothingTwice
+from understudy.sweeping.proposals import KeptNumbers, Known, NothingTwice
 from understudy.sweeping.run import begin
 from understudy.sweeping.search import Rungs, StudyAsha, StudySearch, keyed
 from understudy.sweeping.study import Study, check_storage, crashed, failed, state_name
@@ -51,6 +54,32 @@ def test_a_study_opened_again_proposes_what_it_would_have_proposed(tmp_path, sam
         found.append(Study(tmp_path / "b", spec).ask())
     assert found == expected
     assert len({item["lr"] for _, item in found}) == 4
+
+
+def test_numbers_kept_of_finished_trials_propose_what_optunas_own_tpe_does() -> None:
+    spaces: list[dict[str, BaseDistribution]] = [
+        {
+            "lr": FloatDistribution(1e-5, 1e-1, log=True),
+            "layers": IntDistribution(1, 6),
+            "activation": CategoricalDistribution(["relu", "gelu", "silu"]),
+        },
+        {"lr": FloatDistribution(1e-4, 1e-1, log=True)},
+    ]
+    study, known = optuna.create_study(direction="maximize"), Known()
+    for number in range(60):
+        trial = study.ask(spaces[0])
+        if number >= 8:
+            settings = {"seed": number, "multivariate": True, "constant_liar": True, "n_startup_trials": 0}
+            for space in spaces:  # a cut space is one of its own
+                plain, kept = (
+                    sampler.sample_relative(study, study.trials[-1], dict(space))
+                    for sampler in (TPESampler(**settings), KeptNumbers(known, **settings))
+                )
+                assert kept == plain, (number, space)
+        if number % 7 == 3:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif number % 7 != 5:  # some go on
+            study.tell(trial, -abs(np.log10(trial.params["lr"]) + 3) - trial.params["layers"] % 3)
 
 
 def test_grid_proposes_every_combination_once(tmp_path) -> None:
@@ -483,8 +512,8 @@ def test_startup_trials_do_not_come_again_when_a_sweep_is_given_more(tmp_path) -
     spec = sweep("lr=interval(1e-5,1e-3)", "num_trials=8")
     more = spec.model_copy(update={"options": spec.options.model_copy(update={"num_trials": 400})})
     assert more.startup == spec.startup == 4
-    kinds = [type(NothingTwice(more, number, Known())._sampler(0)).__name__ for number in (3, 4, 99)]
-    assert kinds == ["RandomSampler", "TPESampler", "TPESampler"]
+    samplers = [NothingTwice(more, number, Known())._sampler(0) for number in (3, 4, 99)]
+    assert [isinstance(sampler, TPESampler) for sampler in samplers] == [False, True, True]
 
 
 def test_own_points_come_first_then_the_default(tmp_path) -> None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import (
@@ -80,9 +81,18 @@ class Known:
     def __init__(self) -> None:
         self.common = IntersectionSearchSpace(include_pruned=True)
         """The dimensions that all trials have, as TPE computes them."""
+        self._numbers: list[tuple[dict[str, BaseDistribution], dict[int, list[float]]]] = []
         self._texts: set[str] = set()
         self._without: set[int] = set()
         self._seen = 0
+
+    def numbers(self, space: dict[str, BaseDistribution]) -> dict[int, list[float]]:
+        """Return what is kept for a space: finished trials' parameters as TPE's numbers, by the trial's number."""
+        for known, numbers in self._numbers:
+            if known == space:
+                return numbers
+        self._numbers.append((dict(space), {}))
+        return self._numbers[-1][1]
 
     def tried(self, study: optuna.Study, but: int, space: Mapping[str, BaseDistribution]) -> set[str]:
         """Return the configurations of all trials `but` one, as `_text` has them; `space` is the same each time.
@@ -180,7 +190,7 @@ class NothingTwice(BaseSampler):
                 return CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
             if kind == "nsga2":
                 return NSGAIISampler(seed=seed, population_size=max(4, startup))
-            return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=0)
+            return KeptNumbers(self._known, seed=seed, multivariate=True, constant_liar=True, n_startup_trials=0)
 
     def _seed(self, attempt: int) -> int:
         again = (attempt,) if attempt else ()
@@ -190,6 +200,30 @@ class NothingTwice(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: optuna.trial.TrialState, values: Sequence[float] | None
     ) -> None:
         """Do nothing: a sampler is made for one proposal."""
+
+
+class KeptNumbers(TPESampler):
+    """TPE whose finished trials' parameters are turned into numbers once, not all of them for each proposal."""
+
+    def __init__(self, known: Known, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._known = known
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], *more: Any, **named: Any
+    ) -> dict[str, np.ndarray]:
+        """Return what Optuna's own does: for each dimension the numbers of the trials that have all dimensions."""
+        kept, rows = self._known.numbers(search_space), list[list[float]]()
+        for trial in trials:
+            row = kept.get(trial.number)
+            if row is None:
+                found = super()._get_internal_repr([trial], search_space, *more, **named)
+                row = [value for values in found.values() for value in values.tolist()]
+                if trial.state.is_finished():
+                    kept[trial.number] = row
+            if row:
+                rows.append(row)
+        return {key: np.asarray([row[place] for row in rows]) for place, key in enumerate(search_space)}
 
 
 def _text(parameters: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> str:
