@@ -12,6 +12,7 @@ from pathlib import Path
 from understudy.cluster.job import Job
 from understudy.cluster.profile import Nodes, Profile
 from understudy.errors import UserError
+from understudy.runs.ray_start import NO_IDLE_WORKERS
 from understudy.runs.stop import STOP_WAIT
 
 LOG = "job.log"
@@ -60,6 +61,7 @@ def _setup(profile: Profile, job: Job, folder: Path) -> list[str]:
     lines.append(f"cd {shlex.quote(str(folder))}")
     lines += ['export PYTHONPATH="$PWD/code${PYTHONPATH:+:$PYTHONPATH}"', "export RAY_USAGE_STATS_ENABLED=0"]
     lines.append("export SLURM_EXPORT_ENV=ALL # else srun hands on only what sbatch was told to take")
+    lines += [f"export {key}={value}" for key, value in NO_IDLE_WORKERS.items()]
     lines.append(f"export {STOP_WAIT}={STOP_SECONDS - 10}")
     lines += [f"export {key}={shlex.quote(value)}" for key, value in job.variables.items()]
     if profile.authentication == "none":

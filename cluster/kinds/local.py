@@ -34,6 +34,7 @@ from understudy.cluster.tools import RAY, check_secrets
 from understudy.errors import UnderstudyError, UserError
 from understudy.files import read_object, write_json
 from understudy.registry import cluster_kinds
+from understudy.runs.ray_start import NO_IDLE_WORKERS
 from understudy.runs.stop import STOP_WAIT
 
 HOST = "127.0.0.1"
@@ -103,7 +104,7 @@ class LocalCluster(JobServer, Cluster):
                 '[ -s "$token" ] || (umask 077; mkdir -p "$(dirname "$token")";'
                 " head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' >\"$token\")"
             )
-        lines += [f"export {name}={value}" for name, value in self._alone().items()]
+        lines += [f"export {name}={value}" for name, value in (NO_IDLE_WORKERS | self._alone()).items()]
         lines.append(f"{shlex.join(['ray', *self._head(USUAL)])} &")
         for index, (_, group) in enumerate(self._nodes()):
             lines.append(f"{shlex.join(['ray', *self._node(index, group, f'{HOST}:{GCS}')])} &")
@@ -152,7 +153,8 @@ class LocalCluster(JobServer, Cluster):
         if self._asks():
             make_token(own_path(self.profile))
             env |= environment(own_path(self.profile))
-        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1", **self._alone()}
+        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1"}
+        env |= NO_IDLE_WORKERS | self._alone()
         temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
         # Every other Ray here takes the agents' usual port as it starts, and an agent that finds it taken does without.
         ports = {**{name: free_port(port) for name, port in USUAL.items()}, "agent": free_port(0)}

@@ -19,6 +19,7 @@ from understudy.cluster.tokens import find_token, make_token, own_path
 from understudy.cluster.tools import RAY, call, need
 from understudy.errors import UserError
 from understudy.registry import cluster_kinds
+from understudy.runs.ray_start import NO_IDLE_WORKERS
 from understudy.runs.stop import STOP_WAIT
 
 FILE = "cluster.yaml"
@@ -155,10 +156,11 @@ def _start(profile: Profile, *, head: bool) -> list[str]:
         command += " --autoscaling-config=~/ray_bootstrap_config.yaml"
     else:
         command = "ray start --address=$RAY_HEAD_IP:6379"
+    idle = " ".join(f"{key}={value}" for key, value in NO_IDLE_WORKERS.items())
     return [
         *([f"chmod 600 {TOKEN}"] if token else []),
         "ray stop",
-        f"ulimit -n 65536; {STOP_WAIT}={SAVE_SECONDS} {prefix}{command} --disable-usage-stats",
+        f"ulimit -n 65536; {STOP_WAIT}={SAVE_SECONDS} {idle} {prefix}{command} --disable-usage-stats",
     ]
 
 

@@ -38,6 +38,9 @@ UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 log monitor, the dashboard's server without a dashboard. They are 0.3 GB and three seconds of a CPU."""
 SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 """What Ray adds to its folder for a socket's path."""
+NO_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0"}
+"""Ray would start an idle worker a CPU beforehand, of which trials, Ray Train's workers and actors use none; this
+stops a node that is started with it."""
 START_TRIES = 3
 RAY_BYTES = 16 << 20
 """What Ray's own files need at least: with less it waits for half a minute for one that it cannot write."""
@@ -83,8 +86,8 @@ def start_ray(cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray would start an idle worker a CPU beforehand, of which trials, Ray Train's workers and actors use none.
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    for key, value in NO_IDLE_WORKERS.items():
+        os.environ.setdefault(key, value)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS", "")
     if address not in ("", "local"):
