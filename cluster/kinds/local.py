@@ -153,8 +153,8 @@ class LocalCluster(JobServer, Cluster):
         if self._asks():
             make_token(own_path(self.profile))
             env |= environment(own_path(self.profile))
-        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1"}
-        env |= NO_IDLE_WORKERS | self._alone()
+        env |= {STOP_WAIT: str(SAVE_SECONDS), "RAY_DASHBOARD_REDACT_RUNTIME_ENV": "1", **self._alone()}
+        env = NO_IDLE_WORKERS | env
         temp = tempfile.mkdtemp(prefix="understudy-", dir=_short_temp())  # sockets' paths are at most 107 long
         # Every other Ray here takes the agents' usual port as it starts, and an agent that finds it taken does without.
         ports = {**{name: free_port(port) for name, port in USUAL.items()}, "agent": free_port(0)}
